@@ -1,0 +1,35 @@
+"""Tokens-to-Token Vision Transformer (arXiv 2101.11986): train, evaluate, predict and export.
+
+Names load what they need when they are first used, so that `import t2t_vit` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t2t_vit.errors import UserError
+    from t2t_vit.inference.load import load
+    from t2t_vit.model import T2TViT, create_model, list_models
+    from t2t_vit.weights import load_weights
+
+__version__ = "0.1.0"
+__all__ = ["T2TViT", "UserError", "__version__", "create_model", "list_models", "load", "load_weights"]
+
+_HOMES = {
+    "T2TViT": "t2t_vit.model",
+    "UserError": "t2t_vit.errors",
+    "create_model": "t2t_vit.model",
+    "list_models": "t2t_vit.model",
+    "load": "t2t_vit.inference.load",
+    "load_weights": "t2t_vit.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 't2t_vit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

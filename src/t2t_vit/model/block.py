@@ -1,0 +1,44 @@
+"""The backbone's block: multi-head self-attention and an MLP, each behind a LayerNorm and around a residual."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2t_vit.model.drop import DropPath
+from t2t_vit.model.mlp import Mlp
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(dim / heads)) v for each head, joined by a linear layer. No bias on q, k and v."""
+
+    def __init__(self, dim: int, heads: int, drop: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(drop)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
+        batch, length, dim = tokens.shape
+        qkv = self.qkv(tokens).view(batch, length, 3, self.heads, dim // self.heads)  # (B, N, 3, h, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, N, d) each
+        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, h, N, d)
+        joined = mixed.transpose(1, 2).reshape(batch, length, dim)  # (B, N, dim)
+        return self.proj_drop(self.proj(joined))
+
+
+class Block(nn.Module):
+    """x + path(attn(norm1(x))), then x + path(mlp(norm2(x)))."""
+
+    def __init__(
+        self, dim: int, heads: int, mlp_ratio: float, drop: float, drop_path: float, approximate_gelu: bool
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, heads, drop)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop, approximate_gelu)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))

@@ -1,0 +1,40 @@
+"""The T2T module's attention in its exact form."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2t_vit.model.mlp import Mlp
+
+
+class NarrowingAttention(nn.Module):
+    """One head of softmax attention from `dim` to `token_dim`, scaled by dim^-0.5, with the values as residual."""
+
+    def __init__(self, dim: int, token_dim: int) -> None:
+        super().__init__()
+        # The input's length, not the head's: released weights were trained so.
+        self.scale = dim**-0.5
+        self.qkv = nn.Linear(dim, 3 * token_dim, bias=False)
+        self.proj = nn.Linear(token_dim, token_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
+        q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)  # (B, 1, N, token_dim)
+        return (v + self.proj(mixed)).squeeze(1)  # (B, N, token_dim)
+
+
+class TokenTransformer(nn.Module):
+    """Exact attention over long tokens, narrowed to `token_dim`, and an MLP of ratio 1; neither drops anything.
+
+    Source: arXiv 2101.11986, section 3.1; the authors' `Token_transformer`.
+    """
+
+    def __init__(self, dim: int, token_dim: int, approximate_gelu: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = NarrowingAttention(dim, token_dim)
+        self.norm2 = nn.LayerNorm(token_dim)
+        self.mlp = Mlp(token_dim, token_dim, 0.0, approximate_gelu)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
+        tokens = self.attn(self.norm1(tokens))  # (B, N, token_dim)
+        return tokens + self.mlp(self.norm2(tokens))

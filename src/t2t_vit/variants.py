@@ -1,0 +1,94 @@
+"""The table of networks: one row a variant, free of torch, so that command line and model read the same rows.
+
+Source of the figures: Yuan et al., Tokens-to-Token ViT (arXiv 2101.11986), table 1, and the authors' code and weights.
+"""
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from t2t_vit.errors import UserError
+
+
+@dataclass(frozen=True)
+class SoftSplit:
+    """Overlapping square windows of a grid, in pixels of that grid; each window becomes one token."""
+
+    kernel: int
+    stride: int
+    padding: int
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Windows along each side: floor((side + 2 padding - kernel) / stride) + 1."""
+
+        def along(side: int) -> int:
+            return (side + 2 * self.padding - self.kernel) // self.stride + 1
+
+        return along(height), along(width)
+
+
+AUTHORS_SPLITS = (SoftSplit(7, 4, 2), SoftSplit(3, 2, 1), SoftSplit(3, 2, 1))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network: how it makes tokens, and the size of its backbone.
+
+    `published_top1` is the accuracy in percent that the authors report on ImageNet at 224 pixels, and `weights_file`
+    the name of the file that they released with it; None where there is none.
+    """
+
+    tokens: Literal["performer", "transformer"]
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    published_top1: float | None = None
+    weights_file: str | None = None
+    splits: tuple[SoftSplit, SoftSplit, SoftSplit] = AUTHORS_SPLITS
+    token_dim: int = 64
+
+    def grids(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Grid (height, width) in tokens after each of the three soft splits of an image of (height, width) pixels.
+
+        Raises:
+            UserError: the image is too small to hold one token.
+        """
+        grids, size = [], image_size
+        for split in self.splits:
+            size = split.grid(*size)
+            grids.append(size)
+        if min(size) < 1:
+            raise UserError(
+                f"image_size {image_size[0]}x{image_size[1]} is too small: no window of the soft splits fits into it"
+            )
+        return grids
+
+
+VARIANTS: dict[str, Variant] = {
+    "t2t_vit_7": Variant("performer", 256, 7, 4, 2, 71.7, "71.7_T2T_ViT_7.pth.tar"),
+    "t2t_vit_10": Variant("performer", 256, 10, 4, 2, 75.2, "75.2_T2T_ViT_10.pth.tar"),
+    "t2t_vit_12": Variant("performer", 256, 12, 4, 2, 76.5, "76.5_T2T_ViT_12.pth.tar"),
+    "t2t_vit_14": Variant("performer", 384, 14, 6, 3, 81.5, "81.5_T2T_ViT_14.pth.tar"),
+    "t2t_vit_19": Variant("performer", 448, 19, 7, 3, 81.9, "81.9_T2T_ViT_19.pth.tar"),
+    "t2t_vit_24": Variant("performer", 512, 24, 8, 3, 82.3, "82.3_T2T_ViT_24.pth.tar"),
+    "t2t_vit_t_14": Variant("transformer", 384, 14, 6, 3, 81.7, "81.7_T2T_ViTt_14.pth.tar"),
+    "t2t_vit_t_19": Variant("transformer", 448, 19, 7, 3, 82.4, "82.4_T2T_ViTt_19.pth.tar"),
+    "t2t_vit_t_24": Variant("transformer", 512, 24, 8, 3, 82.6, "82.6_T2T_ViTt_24.pth.tar"),
+    # Ours, for pictures of 28 x 28 pixels: finer splits keep a grid of 7 x 7 tokens.
+    "t2t_vit_quickstart": Variant(
+        "performer", 96, 4, 3, 2, splits=(SoftSplit(3, 2, 1), SoftSplit(3, 2, 1), SoftSplit(3, 1, 1))
+    ),
+}
+
+
+def find_variant(name: str) -> Variant:
+    """The row of that name.
+
+    Raises:
+        UserError: there is none; the nearest name is suggested.
+    """
+    if name in VARIANTS:
+        return VARIANTS[name]
+    near = difflib.get_close_matches(name.lower(), VARIANTS, n=1, cutoff=0)[0]
+    raise UserError(f"arch '{name}' is not known; did you mean '{near}'? All of them: {', '.join(VARIANTS)}")

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+
+from t2t_vit.errors import UserError
+from t2t_vit.files import atomic_write
+
+
+def test_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with atomic_write(path, "w") as file:
+        file.write("über")
+        assert not path.exists()
+    assert path.read_text(encoding="utf-8") == "über"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_failure_keeps_the_old_file_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(path, "w") as file:
+        file.write("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(UserError, match="No space left on device"), atomic_write(path, "w"):
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "old"
+
+
+def test_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "x"):
+        pass

@@ -1,5 +1,15 @@
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 # Shared test material (golden cases) lies beside the tests, not in the package.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -1,0 +1,11 @@
+"""Write a checkpoint as a file for another runtime: the same as `t2t-vit export`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "src"))  # works from a checkout that is not installed
+
+from t2t_vit.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["export", *sys.argv[1:]]))

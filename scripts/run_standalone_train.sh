@@ -1,0 +1,1 @@
+run_standalone_train_gpu.sh

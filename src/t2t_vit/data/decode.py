@@ -1,0 +1,223 @@
+"""Image files of every kind to upright 8-bit pixels; what cannot be shown right is refused with a reason.
+
+Pillow alone decodes. Its `convert` is not enough: it turns 16-bit grey all white, drops alpha where compositing is
+meant, and ignores the EXIF orientation.
+"""
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+Mode = Literal["L", "RGB", "RGBA"]
+
+# Formats that are parsed by Pillow and the codec libraries in its wheels alone. Left out: those that start another
+# program (EPS: Ghostscript), need a stub or a plugin (WMF, HDF5, GRIB), or have no reliable signature. The common ones
+# come first: they are found before Pillow imports its other readers. (JPEG covers MPO.)
+FORMATS = (
+    "JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "DIB", "ICO", "JPEG2000", "PCX", "QOI", "SGI", "TGA",
+)  # fmt: skip
+EXTENSIONS = frozenset({
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm",
+    ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip
+MODES: dict[int, Mode] = {1: "L", 3: "RGB", 4: "RGBA"}  # input channels -> mode
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TIFF_BITS_PER_SAMPLE = 258
+_TIFF_PHOTOMETRIC = 262  # 0: the smallest value is white
+
+
+class DecodeError(ValueError):
+    """An image that cannot be decoded; the message is the reason, without the name of the file."""
+
+
+def decode(source: str | Path | bytes | BinaryIO, mode: Mode) -> Image.Image:
+    """Read the first frame of an image, turn it upright and convert it to `mode`.
+
+    Args:
+        source: a path, the encoded bytes, or an open binary file.
+        mode: `"RGB"` and `"L"` show transparent images on white; `"RGBA"` keeps alpha.
+
+    Raises:
+        DecodeError: missing, empty, truncated, too large, or not an image of `FORMATS`.
+    """
+    try:
+        if isinstance(source, bytes):
+            return _decode_file(io.BytesIO(source), mode)
+        if isinstance(source, str | Path):
+            path = Path(source)
+            if path.exists() and not path.is_file():  # opening a pipe would wait forever
+                raise DecodeError("it is not a regular file")
+            with path.open("rb") as file:
+                return _decode_file(file, mode)
+        return _decode_file(source, mode)
+    except DecodeError:
+        raise
+    except Exception as error:  # broken files make Pillow raise almost any type: struct.error, SyntaxError, IndexError
+        raise DecodeError(_reason(error)) from error
+
+
+def convert(image: Image.Image, mode: Mode) -> Image.Image:
+    """Turn an opened Pillow image upright and convert it to `mode`, by the rules of `decode`.
+
+    Raises:
+        DecodeError: its pixels cannot be read.
+    """
+    try:
+        with _without_pillow_warnings():
+            image.load()
+            return to_mode(_upright(image), mode)
+    except Exception as error:
+        raise DecodeError(_reason(error)) from error
+
+
+def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
+    """Convert loaded pixels to 8 bits a channel, without looking at the orientation.
+
+    - 16-bit grey v becomes round(v / 257); an integer or float image whose range its format does not tell is taken
+      as 0..1 (float), 0..255 or 0..65535, whichever fits, and otherwise stretched from its least to its largest value.
+    - Alpha, and colours declared transparent, are composited on white unless `mode` is `"RGBA"`.
+    """
+    if image.mode == mode and (mode == "RGBA" or "transparency" not in image.info):
+        return image
+    if image.mode[0] in "IF":  # I, I;16, I;16B, ..., F: more than 8 bits a pixel
+        image = _eight_bits(image)
+    if image.mode == "LAB":
+        image = image.convert("RGB")
+    if not _has_alpha(image):
+        return image.convert(mode)
+    image = _with_straight_alpha(image)
+    if mode == "RGBA":
+        return image
+    opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return opaque.convert(mode)
+
+
+def _decode_file(file: BinaryIO, mode: Mode) -> Image.Image:
+    with _without_pillow_warnings(), _opened(file) as image:
+        image.load()
+        return to_mode(_upright(image), mode)
+
+
+def _opened(file: BinaryIO) -> ImageFile.ImageFile:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        file.seek(0, io.SEEK_END)
+        if file.tell() == 0:
+            raise DecodeError("the file is empty") from error
+        raise
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken metadata beside good pixels: the image is still worth having
+        return image
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _with_straight_alpha(image: Image.Image) -> Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    return image.convert("RGBA")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    levels = Image.fromarray(_scaled(values, image))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        alpha = np.where(values == transparent, np.uint8(0), np.uint8(255))
+        levels.putalpha(Image.fromarray(alpha))
+    return levels
+
+
+def _scaled(values: NDArray[np.generic], image: Image.Image) -> NDArray[np.uint8]:
+    wide = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = _range(wide, image)
+    levels = np.clip(np.rint((wide - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
+    inverted = _tiff_tag(image, _TIFF_PHOTOMETRIC, 1) == 0  # Pillow inverts such images of 8 bits only
+    return 255 - levels if inverted else levels
+
+
+def _range(values: NDArray[np.float32], image: Image.Image) -> tuple[float, float]:
+    """The values that stand for black and white."""
+    if image.mode.startswith("I;"):
+        bits = _tiff_tag(image, _TIFF_BITS_PER_SAMPLE, 16)  # 12-bit samples arrive in the low bits of 16
+        return 0.0, float(2**bits - 1)
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        return 0.0, 65535.0
+    low, high = float(values.min()), float(values.max())
+    known = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
+    for white in known:
+        if low >= 0.0 and high <= white:
+            return 0.0, white
+    return low, max(high, low + 1.0)
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
+    value = getattr(image, "tag_v2", {}).get(tag, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return "it has too many pixels to be decoded safely"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image, or of a format that is not read"
+    if isinstance(error, OSError) and error.strerror:
+        return f"it cannot be read ({error.strerror})"
+    if isinstance(error, EOFError) or "truncated" in str(error).lower():
+        return "the file is truncated"
+    detail = " ".join(str(error).split())[:120] or type(error).__name__
+    return f"its content is broken ({detail})"
+
+
+class _Quiet:
+    lock = threading.Lock()
+    inside = 0
+    filters: "warnings.catch_warnings[None] | None" = None
+
+
+@contextmanager
+def _without_pillow_warnings() -> Iterator[None]:
+    """Silence the warnings of Pillow's own modules (odd metadata, large images) while it decodes.
+
+    The first thread that comes in sets the filter and the last one out restores it, so that threads may decode at once.
+    """
+    with _Quiet.lock:
+        if _Quiet.inside == 0:
+            _Quiet.filters = warnings.catch_warnings()
+            _Quiet.filters.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _Quiet.inside += 1
+    try:
+        yield
+    finally:
+        with _Quiet.lock:
+            _Quiet.inside -= 1
+            if _Quiet.inside == 0 and _Quiet.filters is not None:
+                _Quiet.filters.__exit__(None, None, None)
+                _Quiet.filters = None

@@ -1,0 +1,210 @@
+"""Batches on the device: which images, in which order, on which process, how far ahead."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from t2t_vit.data.batch_transform import BatchTransform
+from t2t_vit.data.images import ImageSet
+from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSamples
+from t2t_vit.data.seeds import Purpose, generator
+from t2t_vit.data.transforms import TrainTransform
+from t2t_vit.data.workers import answers, reader, usable_workers
+from t2t_vit.errors import UserError
+
+Batch = tuple[Tensor, Tensor]
+Note = Callable[[str], None]
+
+_CPU = torch.device("cpu")
+_BROKEN_AT_LEAST = 100  # broken training images that are passed over: this many, or 1 %, but never half of them
+_BROKEN_SHARE = 0.01
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+class TrainLoader:
+    """Training batches of float32 images (B, C, H, W) and soft targets (B, K) on the device, incomplete ones dropped.
+
+    Epoch e visits the images in one order, a function of (seed, e); step k takes the k-th `batch_size * world` of
+    them, of which each rank takes its part. So the images of a step do not depend on how many processes share it.
+
+    A broken image is named through `note` once and replaced by another, always the same one. More of them than 100 or
+    1 % of the images (whichever is more, but at most half) end the training with UserError.
+
+    Args:
+        batch_size: per process; cut to what there is, with a note.
+        workers: processes that read ahead; 0 reads in this one. Cut to the number of cores, with a note.
+        ahead: on CUDA, copy and transform the next batch on a stream of its own while this one is worked on.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: TrainTransform,
+        batch_transform: BatchTransform,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device = _CPU,
+        ahead: bool = True,
+        note: Note = _silent,
+    ) -> None:
+        if len(images) < world:
+            raise UserError(f"there are {len(images)} training images for {world} processes; each needs at least one")
+        self.batch_size = min(batch_size, len(images) // world)
+        if self.batch_size < batch_size:
+            note(f"batch_size {batch_size} is cut to {self.batch_size}: there are {len(images)} training images")
+        self._batch_transform = batch_transform
+        self._device = device
+        self._ahead = ahead
+        self._broken = _Broken(images, note)
+        self._requests = _TrainRequests(len(images), self.batch_size, batch_transform.seed, rank, world)
+        samples = TrainSamples(images, transform, batch_transform.seed)
+        modules = [TrainSamples.__module__] + (["timm.data.auto_augment"] if transform.auto_augment else [])
+        self._reader = reader(samples, self._requests, _limited(workers, len(self), note), device, modules)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self._requests.batches
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; those before it are not read."""
+        self._requests.epoch, self._requests.start = epoch, start
+        return on_device(answers(self._reader), lambda samples: self._finish(samples, epoch), self._device, self._ahead)
+
+    def _finish(self, samples: Samples, epoch: int) -> Batch:
+        self._broken.add(samples)
+        images = samples.images.to(self._device, non_blocking=True)
+        targets = samples.targets.to(self._device, non_blocking=True)
+        return self._batch_transform(images, targets, epoch, samples.indices)
+
+
+class EvalLoader:
+    """Evaluation batches of normalised float32 images (B, C, H, W) and int64 targets (B,) on the device.
+
+    Every image comes exactly once over all ranks, in order; the last batch may be smaller, and a rank may have a batch
+    less than another. A broken image ends the evaluation with UserError: an exact one cannot pass it over.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device = _CPU,
+        ahead: bool = True,
+        note: Note = _silent,
+    ) -> None:
+        self._images = images
+        self._preprocessing = preprocessing
+        self._device = device
+        self._ahead = ahead
+        mine = np.arange(rank, len(images), world)
+        self._requests = [Request(0, mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
+        samples = EvalSamples(images, preprocessing)
+        self._reader = reader(
+            samples, self._requests, _limited(workers, len(self), note), device, [EvalSamples.__module__]
+        )
+
+    def __len__(self) -> int:
+        """Batches of this rank."""
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return on_device(answers(self._reader), self._finish, self._device, self._ahead)
+
+    def _finish(self, samples: Samples) -> Batch:
+        for failure in samples.failures:
+            raise UserError(
+                f"{self._images.name(failure.image)}: {failure.reason};"
+                " evaluation counts every image, so repair or remove it"
+            )
+        images = self._preprocessing.normalize(samples.images.to(self._device, non_blocking=True))
+        return images, samples.targets.to(self._device, non_blocking=True)
+
+
+def on_device(
+    samples: Iterable[Samples], finish: Callable[[Samples], Batch], device: torch.device, ahead: bool
+) -> Iterator[Batch]:
+    """Finished batches; on CUDA with `ahead`, each is made on a side stream while the one before it is in use."""
+    if device.type != "cuda" or not ahead:
+        yield from map(finish, samples)
+        return
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ready: Batch | None = None
+    for following in samples:
+        with torch.cuda.stream(side):
+            made = finish(following)
+        if ready is not None:
+            yield ready
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        for tensor in made:
+            tensor.record_stream(current)  # else its memory could be given to the side stream while still in use
+        ready = made
+    if ready is not None:
+        yield ready
+
+
+class _TrainRequests:
+    """The requests of one rank for one epoch."""
+
+    def __init__(self, images: int, batch_size: int, seed: int, rank: int, world: int) -> None:
+        self.epoch = 0
+        self.start = 0
+        self.batches = images // (batch_size * world)
+        self._images, self._batch_size, self._seed = images, batch_size, seed
+        self._rank, self._world = rank, world
+
+    def __len__(self) -> int:
+        return self.batches - self.start
+
+    def __iter__(self) -> Iterator[Request]:
+        epoch, step = self.epoch, self._batch_size * self._world
+        order: NDArray[np.int64] = generator(self._seed, epoch, 0, Purpose.ORDER).permutation(self._images)
+        for k in range(self.start, self.batches):
+            mine = k * step + self._rank * self._batch_size
+            yield Request(epoch, order[mine : mine + self._batch_size])
+
+
+class _Broken:
+    """The broken images met so far."""
+
+    def __init__(self, images: ImageSet, note: Note) -> None:
+        self._images, self._note = images, note
+        self._limit = min(len(images) // 2, max(_BROKEN_AT_LEAST, math.ceil(_BROKEN_SHARE * len(images))))
+        self._seen: set[int] = set()
+
+    def add(self, samples: Samples) -> None:
+        for failure in samples.failures:
+            if failure.image not in self._seen:
+                self._seen.add(failure.image)
+                self._note(f"{self._text(failure)}; another image takes its place")
+        if samples.lost or len(self._seen) > self._limit:
+            raise UserError(
+                f"too many training images are broken: {len(self._seen)} so far of {len(self._images)},"
+                f" the last is {self._text(samples.failures[-1])}; repair or remove them"
+            )
+
+    def _text(self, failure: Failure) -> str:
+        return f"{self._images.name(failure.image)}: {failure.reason}"
+
+
+def _limited(workers: int, batches: int, note: Note) -> int:
+    usable = usable_workers(workers)
+    if usable < workers:
+        note(f"num_parallel_workers {workers} is cut to {usable}, the number of cores")
+    return min(usable, batches)

@@ -1,0 +1,102 @@
+"""A batch's samples, read and transformed as one piece of work for a worker process."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from t2t_vit.data.decode import DecodeError
+from t2t_vit.data.images import ImageSet
+from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.data.seeds import Purpose, keys, uniforms
+from t2t_vit.data.transforms import TrainTransform
+
+_REPLACEMENTS = 10
+
+
+class Request(NamedTuple):
+    """The samples of one batch."""
+
+    epoch: int
+    indices: NDArray[np.int64]
+
+
+class Failure(NamedTuple):
+    """An image that could not be decoded, and why."""
+
+    image: int
+    reason: str
+
+
+class Samples(NamedTuple):
+    """A batch on its way to the device; `lost` counts the samples for which no replacement could be read either."""
+
+    images: Tensor  # (B, C, H, W) uint8
+    targets: Tensor  # (B,) int64
+    indices: NDArray[np.int64]
+    failures: list[Failure]
+    lost: int
+
+
+@dataclass(frozen=True)
+class TrainSamples(Dataset[Samples]):
+    """Training samples by request: a sample is a function of (seed, epoch, index), whatever batch it is in."""
+
+    images: ImageSet
+    transform: TrainTransform
+    seed: int
+
+    def __getitem__(self, request: Request) -> Samples:
+        height, width = self.transform.image_size
+        channels = self.transform.in_chans
+        pixels = np.zeros((len(request.indices), height, width, channels), np.uint8)
+        targets = np.zeros(len(request.indices), np.int64)
+        rows = self.transform.numbers(keys(self.seed, request.epoch, request.indices, Purpose.TRANSFORM)).tolist()
+        failures: list[Failure] = []
+        lost = 0
+        for i, index in enumerate(request.indices.tolist()):
+            image, source = self._read(index, request.epoch, failures)
+            if image is None:
+                lost += 1
+                continue
+            pixels[i] = np.asarray(self.transform.apply(image, rows[i])).reshape(height, width, channels)
+            targets[i] = self.images.targets[source]
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        return Samples(images, torch.from_numpy(targets), request.indices, failures, lost)
+
+    def _read(self, index: int, epoch: int, failures: list[Failure]) -> tuple[Image.Image | None, int]:
+        """The image, or in place of a broken one another, always the same; and the index it was read from."""
+        source = index
+        for attempt in range(_REPLACEMENTS + 1):
+            try:
+                return self.images.read(source), source
+            except DecodeError as error:
+                failures.append(Failure(source, str(error)))
+                others = uniforms(keys(self.seed, epoch, [index], Purpose.REPLACE), attempt + 1)
+                source = int(others[0, attempt] * len(self.images))
+        return None, index
+
+
+@dataclass(frozen=True)
+class EvalSamples(Dataset[Samples]):
+    """Evaluation samples by request; a broken one is left blank and reported."""
+
+    images: ImageSet
+    preprocessing: Preprocessing
+
+    def __getitem__(self, request: Request) -> Samples:
+        height, width = self.preprocessing.image_size
+        images = torch.zeros(len(request.indices), self.preprocessing.in_chans, height, width, dtype=torch.uint8)
+        failures: list[Failure] = []
+        for i, index in enumerate(request.indices.tolist()):
+            try:
+                images[i] = self.preprocessing(self.images.read(index))
+            except DecodeError as error:
+                failures.append(Failure(index, str(error)))
+        targets = torch.from_numpy(self.images.targets[request.indices])
+        return Samples(images, targets, request.indices, failures, len(failures))

@@ -1,0 +1,129 @@
+"""The training transform of one image: crop, flip, augment, in the order of the T2T-ViT authors' recipe."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from t2t_vit.data.policy import INTERPOLATIONS, apply_policy, build_policy, check_policy
+from t2t_vit.data.preprocessing import IMAGENET_MEAN, fit_channels, to_tensor
+from t2t_vit.data.seeds import Keys, uniforms
+from t2t_vit.errors import UserError
+
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+
+_ATTEMPTS = 10
+_LOG_RATIO = math.log(4 / 3)
+# The columns of a sample's random numbers. Another transform takes the next column and leaves these as they are.
+_FLIP, _INTERPOLATION, _POLICY, _TOP, _LEFT = range(5)
+_JITTER = 5  # three factors, then three that sort the order
+_CROP = 11  # area and ratio of each attempt
+_COLUMNS = _CROP + 2 * _ATTEMPTS
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random resized crop -> horizontal flip -> `auto_augment`, or `color_jitter` where that is empty -> uint8.
+
+    Args:
+        image_size: (height, width) of the result.
+        min_crop: the crop's area is uniform in (min_crop, 1) of the image's; its width / height lies within 3/4..4/3
+            of that of `image_size`.
+        hflip: probability of a horizontal flip.
+        color_jitter: brightness, contrast and saturation factors are uniform in 1 +- color_jitter, in random order.
+        auto_augment: a policy in timm's grammar; empty for none.
+        aa_interpolation: the policy's own: bilinear, bicubic, nearest or random.
+        train_interpolation: the crop's: bilinear, bicubic, nearest, or random (bilinear or bicubic for each sample).
+        mean: fills what the policy's geometric operations uncover, of the range 0..1.
+
+    Raises:
+        UserError: a policy that timm does not know, an unknown interpolation, a policy on images with alpha.
+    """
+
+    image_size: Size
+    in_chans: int = 3
+    min_crop: float = 0.08
+    hflip: float = 0.5
+    color_jitter: float = 0.0
+    auto_augment: str = ""
+    aa_interpolation: str = "bilinear"
+    train_interpolation: str = "random"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+
+    def __post_init__(self) -> None:
+        for key, value in (
+            ("aa_interpolation", self.aa_interpolation),
+            ("train_interpolation", self.train_interpolation),
+        ):
+            if value not in INTERPOLATIONS and value != "random":
+                raise UserError(f"{key} is {value!r}; choose from {', '.join(INTERPOLATIONS)}, random")
+        if not 0.0 < self.min_crop <= 1.0:
+            raise UserError(f"min_crop is {self.min_crop}; it must lie in (0, 1]")
+        if self.auto_augment:
+            check_policy(self.auto_augment)
+            if self.in_chans == 4:
+                raise UserError("auto_augment works on grey and RGB images; leave it empty with in_chans 4")
+        object.__setattr__(self, "mean", fit_channels("mean", self.mean, self.in_chans))
+
+    def numbers(self, keys: Keys) -> NDArray[np.float64]:
+        """All the random numbers of a batch at once: (N,) keys -> (N, columns), a row for each `apply`."""
+        return uniforms(keys, _COLUMNS)
+
+    def __call__(self, image: Image.Image, key: int) -> Tensor:
+        """An image and its key -> uint8 tensor (C, height, width)."""
+        return to_tensor(self.apply(image, self.numbers(np.array([key], np.uint64))[0].tolist()))
+
+    def apply(self, image: Image.Image, numbers: Sequence[float]) -> Image.Image:
+        """The transformed image of the size `image_size`, for one row of `numbers`."""
+        height, width = self.image_size
+        box = crop_box(image.size, width / height, self.min_crop, numbers)
+        image = image.crop(box).resize((width, height), self._interpolation(numbers[_INTERPOLATION]))
+        if numbers[_FLIP] < self.hflip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.auto_augment:
+            policy = build_policy(self.auto_augment, min(self.image_size), self.mean, self.aa_interpolation)
+            return apply_policy(policy, image, int(numbers[_POLICY] * 2.0**53))
+        if self.color_jitter > 0.0:
+            return jitter(image, self.color_jitter, numbers[_JITTER : _JITTER + 6])
+        return image
+
+    def _interpolation(self, number: float) -> Image.Resampling:
+        if self.train_interpolation == "random":
+            return Image.Resampling.BILINEAR if number < 0.5 else Image.Resampling.BICUBIC
+        return INTERPOLATIONS[self.train_interpolation]
+
+
+def crop_box(size: Size, shape: float, min_area: float, numbers: Sequence[float]) -> Box:
+    """A random (left, top, right, bottom) within an image of `size` (width, height).
+
+    The area is uniform in (min_area, 1) of the image's, the logarithm of width / height uniform within 3/4..4/3 of
+    `shape`. Ten attempts are made; if none fits, the largest centred box of a permitted shape is taken (Szegedy et
+    al., arXiv 1409.4842; torchvision's RandomResizedCrop).
+    """
+    image_width, image_height = size
+    for attempt in range(_CROP, _COLUMNS, 2):
+        area = image_width * image_height * (min_area + (1.0 - min_area) * numbers[attempt])
+        ratio = shape * math.exp((2.0 * numbers[attempt + 1] - 1.0) * _LOG_RATIO)
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= image_width and 0 < height <= image_height:
+            left = int(numbers[_LEFT] * (image_width - width + 1))
+            top = int(numbers[_TOP] * (image_height - height + 1))
+            return left, top, left + width, top + height
+    width = max(1, min(image_width, round(image_height * shape * 4 / 3)))
+    height = max(1, min(image_height, round(image_width / (shape * 3 / 4))))
+    left, top = (image_width - width) // 2, (image_height - height) // 2
+    return left, top, left + width, top + height
+
+
+def jitter(image: Image.Image, strength: float, numbers: Sequence[float]) -> Image.Image:
+    """Brightness, contrast and saturation by factors uniform in 1 +- strength, in an order that the numbers sort."""
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for i in sorted(range(3), key=lambda i: numbers[3 + i]):
+        factor = max(0.0, 1.0 + strength * (2.0 * numbers[i] - 1.0))
+        image = enhancers[i](image).enhance(factor)
+    return image

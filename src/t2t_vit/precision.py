@@ -1,0 +1,155 @@
+"""On which device a job runs, and in which numbers.
+
+`choose_device` answers `device_target`, `choose_precision` answers `amp_level`; both are asked once, by the
+command line, and say through `note` what the user would otherwise have to guess.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+from t2t_vit.errors import UserError
+
+Note = Callable[[str], None]
+
+DEVICE_TARGETS = ("auto", "GPU", "CPU", "Ascend")
+AMP_LEVELS = ("auto", "O0", "O1", "O2", "O3", "bf16")
+
+
+def choose_device(
+    device_target: str, device_id: int = 0, *, required: bool = True, note: Note | None = None
+) -> torch.device:
+    """The device that `device_target` means on this machine.
+
+    auto: an accelerator that is really there, else the CPU. GPU: that accelerator, or an error.
+    Ascend: `torch_npu` where it is installed (nobody has tested it), or an error.
+    required=False is for commands that never fail for this key: they fall back to the CPU and say so.
+
+    Raises:
+        UserError: no such device here, an unknown target, or a `device_id` that this machine does not have.
+    """
+    if device_target not in DEVICE_TARGETS:
+        raise UserError(f"device_target: {device_target!r} is none of {', '.join(DEVICE_TARGETS)}")
+    if device_target == "CPU":
+        return torch.device("cpu")
+    try:
+        return _ascend(device_id, note) if device_target == "Ascend" else _accelerator(device_target, device_id)
+    except UserError as error:
+        if required:
+            raise
+        if note is not None:
+            note(f"{error}; running on the CPU")
+        return torch.device("cpu")
+
+
+def _accelerator(device_target: str, device_id: int) -> torch.device:
+    # A CUDA build names cuda on every machine unless it is asked to look.
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None:
+        if device_target == "GPU":
+            raise UserError("device_target: GPU, but PyTorch finds no GPU here; use auto or CPU")
+        return torch.device("cpu")
+    return _numbered(found.type, device_id, torch.accelerator.device_count())
+
+
+def _ascend(device_id: int, note: Note | None) -> torch.device:
+    if find_spec("torch_npu") is None:
+        raise UserError(
+            "device_target: Ascend needs the package torch_npu, which is not installed; "
+            "install it, or export the model as MINDIR and run that on Ascend with MindSpore"
+        )
+    import torch_npu  # type: ignore[import-not-found]
+
+    if note is not None:
+        note("device_target: Ascend through torch_npu, which nobody has tested with this program")
+    return _numbered("npu", device_id, torch_npu.npu.device_count())
+
+
+def _numbered(kind: str, device_id: int, count: int) -> torch.device:
+    if not 0 <= device_id < count:
+        raise UserError(f"device_id: {device_id}, but this machine has {count} {kind} device(s), numbered from 0")
+    return torch.device(kind, device_id)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The numbers a job computes in.
+
+    name            O0, O1, bf16 or O3: what `amp_level` came to, for the output
+    autocast_dtype  what matrix products run in; None: what the weights are in
+    weights_dtype   what the weights are held in
+    scales_loss     fp16 gradients underflow, so the loss is scaled up before the backward pass
+    """
+
+    name: str
+    device: torch.device
+    autocast_dtype: torch.dtype | None = None
+    weights_dtype: torch.dtype = torch.float32
+    scales_loss: bool = False
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context a forward pass runs in."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """`model` on the device with its weights in `weights_dtype`; it then takes float32 images still."""
+        model.to(self.device, self.weights_dtype)
+        if self.weights_dtype is not torch.float32:
+            model.register_forward_pre_hook(self._cast_images)
+        return model
+
+    def _cast_images(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(images.to(self.weights_dtype) for images in inputs)
+
+
+def choose_precision(amp_level: str, device: torch.device, *, training: bool, note: Note | None = None) -> Precision:
+    """The precision that `amp_level` means on `device`.
+
+    O0: float32 everywhere. O1: autocast to float16, with loss scaling in training. bf16: autocast to bfloat16.
+    O3: weights and arithmetic in float16, for inference only. auto: the fastest safe one here: bf16 where the
+    hardware multiplies it, else O1 on an accelerator, else O0.
+
+    Raises:
+        UserError: an unknown level, O2, or O3 in training.
+    """
+    if amp_level not in AMP_LEVELS:
+        raise UserError(f"amp_level: {amp_level!r} is none of {', '.join(AMP_LEVELS)}")
+    if amp_level == "O2":
+        raise UserError("amp_level: O2 is not available in this version; use O1, bf16 or auto")
+    if amp_level == "O3" and training:
+        raise UserError("amp_level: O3 is for inference only (float16 weights do not train); use O1, bf16 or auto")
+    level = _fastest_safe(device) if amp_level == "auto" else amp_level
+    if level in {"O1", "O3"} and device.type == "cpu" and note is not None:
+        note(
+            f"amp_level: {level} computes in float16, which CPUs do up to ten times slower than float32; "
+            "bf16 or O0 are faster"
+        )
+    if level == "O1":
+        return Precision("O1", device, autocast_dtype=torch.float16, scales_loss=training)
+    if level == "bf16":
+        return Precision("bf16", device, autocast_dtype=torch.bfloat16)
+    if level == "O3":
+        return Precision("O3", device, weights_dtype=torch.float16)
+    return Precision("O0", device)
+
+
+def _fastest_safe(device: torch.device) -> str:
+    if device.type == "cuda":
+        # Older cards emulate bfloat16, slower than float32.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "O1"
+    if device.type == "cpu":
+        return "bf16" if cpu_multiplies_bf16() else "O0"
+    return "O1"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this processor has instructions for bfloat16 products (AVX512-BF16 or AMX-BF16)."""
+    look = getattr(torch.cpu, "get_capabilities", None)
+    capabilities = look() if look is not None else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

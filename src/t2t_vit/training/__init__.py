@@ -1,0 +1,1 @@
+"""Batches -> checkpoints: step, loop, schedule, optimizer, EMA, checkpoints, callbacks."""

@@ -1,0 +1,38 @@
+"""Compiling the network for the training step."""
+
+from collections.abc import Callable
+from shutil import which
+
+import torch
+from torch import nn
+
+COMPILERS = ("cc", "gcc", "g++", "clang", "clang++")
+
+
+def compile_for_training(model: nn.Module, device: torch.device, note: Callable[[str], None]) -> nn.Module:
+    """`model` as torch.compile runs it, or `model` itself where nothing here can compile, which `note` is told.
+
+    The result shares its weights with `model`; take state dicts from `model`, whose keys stay as they are.
+    """
+    reason = why_not(device)
+    if reason:
+        note(f"pynative_mode: False asks for a compiled graph, but {reason}; running eagerly")
+        return model
+    note("compiling the network for training; the first step waits for it, up to a few minutes")
+    return torch.compile(model)  # type: ignore[return-value]
+
+
+def why_not(device: torch.device) -> str:
+    """Why torch.compile does not work on `device`, or nothing; it tries with a small function."""
+    if not any(which(name) for name in COMPILERS):
+        return f"there is no C compiler ({', '.join(COMPILERS)})"
+    try:
+        torch.compile(_probe)(torch.ones(8, device=device))
+    except Exception as error:  # whatever the compiler, its headers or its libraries lack
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"compiling fails ({lines[0][:200]})"
+    return ""
+
+
+def _probe(numbers: torch.Tensor) -> torch.Tensor:
+    return numbers * 2 + 1

@@ -1,0 +1,63 @@
+"""The terminal's lines, and the file they are kept in."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from t2t_vit.errors import UserError
+
+
+class Console:
+    """Lines to standard error and to a log file.
+
+    Args:
+        log: the file that every line is appended to, in plain text; None keeps none.
+        live: whether a progress bar is shown, which takes the place of the frequent lines on the screen;
+            None asks whether standard error is a terminal.
+    """
+
+    def __init__(self, log: Path | None = None, *, live: bool | None = None) -> None:
+        self.live = sys.stderr.isatty() if live is None else live
+        self.screen: Callable[[str], None] = to_standard_error
+        self._log = None if log is None else _open_log(log)
+
+    def line(self, text: str) -> None:
+        """A line for the screen and the log."""
+        self.screen(text)
+        self._keep(text)
+
+    def detail(self, text: str) -> None:
+        """A line for the log, and for the screen where no bar tells the same."""
+        if not self.live:
+            self.screen(text)
+        self._keep(text)
+
+    def close(self) -> None:
+        """Close the log; the screen still works."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _keep(self, text: str) -> None:
+        if self._log is None:
+            return
+        try:
+            self._log.write(f"{text}\n")
+        except OSError as error:
+            self._log = None
+            self.screen(f"the log is no longer kept ({error.strerror}); training goes on")
+
+
+def to_standard_error(text: str) -> None:
+    """One line on standard error, at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _open_log(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); name another logs_root_dir") from error

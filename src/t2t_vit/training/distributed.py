@@ -1,0 +1,71 @@
+"""Several processes, one device each, started by torchrun."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that share a run: number `rank` of `count`, number `local` on its machine."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one speaks and writes for all."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of `tensor` over the processes, in all of them."""
+        if self.count == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of `tensor` over the processes, in all of them."""
+        return self.sum(tensor) / self.count
+
+
+def from_environment() -> Processes:
+    """The place that torchrun gave this process; the only process there is where torchrun did not start it."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    rank, count, local = (int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0), strict=True))
+    return Processes(rank, count, local)
+
+
+@contextmanager
+def connected(processes: Processes, device: torch.device) -> Iterator[None]:
+    """Around a run: the processes find each other (NCCL on CUDA, gloo on the CPU), and part at the end."""
+    if processes.count == 1:
+        yield
+        return
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device)
+    backend = dist.get_default_backend_for_device(device)
+    dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def share_gradients(model: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
+    """`model` as the training step calls it: its gradients are averaged over the processes.
+
+    All processes begin with the weights of the first. Take state dicts from `model` itself, never from this.
+    """
+    if processes.count == 1:
+        return model
+    ids = None if device.type == "cpu" else [device.index]
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)

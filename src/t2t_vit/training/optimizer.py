@@ -1,0 +1,118 @@
+"""Parameters -> groups -> an optimizer."""
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from t2t_vit.errors import UserError
+
+TORCH_OPTIMIZERS = ("adamw", "momentum", "sgd")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trainable parameters of `model` as two groups: decayed, and not.
+
+    No decay for 1-d parameters, biases and what `model.no_weight_decay()` names: pulling a norm's scale, an
+    offset or the class token towards zero regularises nothing (Touvron et al. 2021 and the authors' code).
+    """
+    named = getattr(model, "no_weight_decay", None)
+    spared = set(named()) if callable(named) else set()
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_free = parameter.ndim <= 1 or name.endswith("bias") or name in spared
+            (free if is_free else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def create_optimizer(
+    model: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    betas: Sequence[float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    momentum: float = 0.9,
+) -> Optimizer:
+    """The optimizer called `name` over `parameter_groups(model, weight_decay)`.
+
+    adamw: AdamW (Loshchilov & Hutter 2019). momentum: SGD with classical momentum. sgd: SGD with Nesterov's.
+    Every other name is timm's. Each gets of `betas`, `eps` and `momentum` what it takes.
+
+    Raises:
+        UserError: neither torch nor timm knows the name, or timm's optimizer does not fit here.
+    """
+    groups = parameter_groups(model, weight_decay)
+    if name == "adamw":
+        return _fused_if_supported(
+            lambda kind: AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=0.0, **kind)
+        )
+    if name in {"momentum", "sgd"}:
+        nesterov = name == "sgd" and momentum > 0
+        return _fused_if_supported(lambda kind: SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, **kind))
+    return _from_timm(groups, name, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, momentum=momentum)
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> float:
+    """Give every group the learning rate `lr`, times the group's `lr_scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    return lr
+
+
+def _fused_if_supported(create: Callable[[dict[str, bool]], Optimizer]) -> Optimizer:
+    try:
+        return create({"fused": True})
+    except RuntimeError:  # this device or dtype has no fused kernel
+        return create({"foreach": True})
+
+
+def _from_timm(
+    groups: list[dict[str, Any]],
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float,
+    betas: Sequence[float],
+    eps: float,
+    momentum: float,
+) -> Optimizer:
+    timm: Any = import_module("timm.optim")  # slow to import, and untyped
+
+    plain = name.lower().removeprefix("lookahead_")
+    known = timm.list_optimizers()
+    if plain not in known:
+        near = get_close_matches(plain, [*known, *TORCH_OPTIMIZERS], n=1, cutoff=0.0)[0]
+        raise UserError(f"optimizer: {name!r} is known neither to torch nor to timm; did you mean {near}?")
+    info = timm.get_optimizer_info(plain)
+    if info.second_order:
+        raise UserError(f"optimizer: {name} needs second derivatives, which this training step does not compute")
+    extra: dict[str, Any] = {}
+    if info.has_betas and info.num_betas == len(betas):
+        extra["betas"] = tuple(betas)
+    if info.has_eps:
+        extra["eps"] = eps
+    try:
+        optimizer: Optimizer = timm.create_optimizer_v2(
+            groups, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum, **extra
+        )
+    except (TypeError, ValueError, ImportError, AssertionError, RuntimeError) as error:
+        raise UserError(f"optimizer: timm cannot create {name} with these settings ({error})") from error
+    return optimizer
+
+
+def trainable(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Every parameter that `optimizer` moves."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def steps_on_device(optimizer: Optimizer) -> bool:
+    """Whether `optimizer.step()` skips by itself, without the host looking, where `found_inf` is set."""
+    return bool(optimizer.defaults.get("fused"))

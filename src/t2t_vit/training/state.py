@@ -1,0 +1,78 @@
+"""Where a run is."""
+
+from dataclasses import dataclass, field
+
+from t2t_vit.errors import UserError
+from t2t_vit.evaluation.metrics import Metrics
+from t2t_vit.training.clock import Clock
+
+
+@dataclass
+class State:
+    """Where a run is: everything follows from `step`, the number of optimizer updates made.
+
+    step                updates since the start of the run; those of epochs that were skipped over count
+    updates_per_epoch   updates of one epoch
+    epochs              epochs of the whole run, cooldown included
+    last_step           the run ends when `step` gets there
+    lr                  learning rate of the last update
+    results             the last evaluation, by the name of the weights: raw, ema
+    evaluated_at        the step that `results` belong to
+    clock               in no checkpoint: equal runs make equal files
+    """
+
+    updates_per_epoch: int
+    epochs: int
+    last_step: int
+    step: int = 0
+    lr: float = 0.0
+    results: dict[str, Metrics] = field(default_factory=dict)
+    evaluated_at: int = -1
+    clock: Clock = field(default_factory=Clock)
+
+    @classmethod
+    def begin(
+        cls, batches: int, *, accumulation: int = 1, epochs: int, start_epoch: int = 0, max_steps: int = 0
+    ) -> "State":
+        """A run over a loader of `batches` batches, at the start of epoch number `start_epoch`, from 0.
+
+        An epoch has floor(batches / accumulation) updates; batches that are left over are not used.
+        `max_steps` ends the run early; 0 does not.
+
+        Raises:
+            UserError: an epoch has no update, or no epoch is left.
+        """
+        updates = batches // accumulation
+        if updates == 0:
+            raise UserError(
+                f"accumulation_step: one update takes {accumulation} batches, but an epoch has {batches}; "
+                "lower accumulation_step or batch_size"
+            )
+        if start_epoch >= epochs:
+            raise UserError(f"start_epoch: {start_epoch} leaves nothing to train of {epochs} epochs; it counts from 0")
+        first, end = start_epoch * updates, epochs * updates
+        return cls(updates, epochs, min(end, first + max_steps) if max_steps else end, step=first)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 1, that the last update belonged to."""
+        return max(1, -(-self.step // self.updates_per_epoch))
+
+    @property
+    def epoch_end(self) -> int:
+        """What `step` is at the end of the epoch that the next update belongs to, or of the run."""
+        return min(self.last_step, (self.step // self.updates_per_epoch + 1) * self.updates_per_epoch)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no update is left."""
+        return self.step >= self.last_step
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether `results` belong to the present weights."""
+        return self.evaluated_at == self.step
+
+    def record(self, results: dict[str, Metrics]) -> None:
+        """Take the evaluation of the present weights."""
+        self.results, self.evaluated_at = results, self.step

@@ -1,0 +1,123 @@
+"""The program: which command, which exit code, and how fast its help is."""
+
+import os
+import subprocess
+import sys
+import time
+from types import ModuleType
+
+import pytest
+
+from t2t_vit.cli import main as program
+from t2t_vit.cli.options import Options
+from t2t_vit.errors import UserError
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A stand-in for the command train: its `run` may be set."""
+    module = ModuleType("t2t_vit.cli.train")
+    monkeypatch.setitem(sys.modules, "t2t_vit.cli.train", module)
+    return module
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_command_gets_its_options_and_gives_the_exit_code(train: ModuleType, code: int) -> None:
+    seen: list[Options] = []
+    train.run = lambda options: seen.append(options) or code  # type: ignore[attr-defined]
+    assert program.main(["train", "t2t_vit_7", "--epochs", "3"]) == code
+    assert [(options.command.name, options.line, options.path.stem) for options in seen if options.path] == [
+        ("train", {"epochs": 3}, "t2t_vit_7")
+    ]
+
+
+def test_a_mistake_on_the_line_is_told_before_the_command_is_imported(
+    train: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not hasattr(train, "run")
+    assert program.main(["train", "--epoch", "3"]) == 2
+    assert capsys.readouterr() == ("", "t2t-vit: unknown option '--epoch'; did you mean '--epochs'?\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("x.yaml: what\nelse"), 2, "t2t-vit: x.yaml: what else\n"),
+        (KeyboardInterrupt(), 130, "t2t-vit: interrupted\n"),
+    ],
+)
+def test_mistakes_and_interruptions(
+    train: ModuleType, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, line: str
+) -> None:
+    def run(_options: Options) -> int:
+        raise error
+
+    train.run = run  # type: ignore[attr-defined]
+    assert program.main(["train"]) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_our_own_mistakes_keep_their_traceback(train: ModuleType) -> None:
+    def run(_options: Options) -> int:
+        raise ValueError("ours")
+
+    train.run = run  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="ours"):
+        program.main(["train"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["trian"], "t2t-vit: unknown command 'trian'; did you mean 'train'? There are train, eval, infer, export and"),
+        (["--epochs", "3"], "t2t-vit: '--epochs' stands before any command; write t2t-vit COMMAND --epochs"),
+    ],
+)
+def test_unknown_commands(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(sentence)
+    assert err.count("\n") == 1
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--help"]) == 0
+    assert "  train       train a network\n" in capsys.readouterr().out
+    assert program.main([]) == 2
+    assert "Usage: t2t-vit COMMAND" in capsys.readouterr().err
+    assert program.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("t2t-vit ")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = "import sys; from t2t_vit.cli.main import main; sys.exit(main(['--help']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() in (0, 141)
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(("words", "seconds"), [(["--help"], 0.3), (["train", "--help"], 1.0)])
+def test_help_is_quick_and_light(words: list[str], seconds: float) -> None:
+    heavy = "torch", "yaml", "rich", "timm", "jsonargparse", "numpy", "PIL", "tensorboard"
+    code = (
+        "import sys\nfrom t2t_vit.cli.main import main\n"
+        f"try: main({words})\nexcept SystemExit: pass\n"
+        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "COLUMNS": "80"},
+        )
+        took.append(time.perf_counter() - start)
+    assert done.stderr == "[]\n"
+    assert min(took) < seconds

@@ -1,0 +1,206 @@
+import io
+import os
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2t_vit.data.decode import EXTENSIONS, DecodeError, convert, decode, to_mode
+
+IMAGES = Path(__file__).parents[1] / "fixtures" / "images"
+READABLE = sorted(
+    path
+    for path in IMAGES.iterdir()
+    if path.suffix in EXTENSIONS and not path.name.startswith(("broken", "truncated", "decompression"))
+)
+
+
+def grey(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("L")).astype(int)
+
+
+def saved(image: Image.Image, format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("path", READABLE, ids=lambda path: path.name)
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_every_kind_of_file_comes_out_in_every_mode(path: Path, mode: str) -> None:
+    assert decode(path, mode).mode == mode
+
+
+def test_exif_orientations_all_come_out_upright() -> None:
+    upright = [grey(decode(IMAGES / f"hopper_orientation_{i}.jpg", "RGB")) for i in range(2, 9)]
+    for other in upright[1:]:
+        assert np.abs(other - upright[0]).mean() < 6
+    raw = grey(Image.open(IMAGES / "hopper_orientation_6.jpg"))
+    assert np.abs(raw - upright[0]).mean() > 30
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    expected = np.rint(ramp / 257).astype(np.uint8)
+    for format in ("PNG", "TIFF"):
+        levels = np.asarray(decode(saved(Image.fromarray(ramp), format), "L"))
+        np.testing.assert_array_equal(levels, expected)
+    hopper = grey(decode(IMAGES / "hopper_16bit.pgm", "RGB"))
+    assert 60 < hopper.mean() < 140
+    assert np.abs(hopper - grey(decode(IMAGES / "hopper_gray.jpg", "RGB"))).mean() < 8
+
+
+def test_big_endian_and_white_is_zero_tiff() -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    tiff = saved(Image.fromarray(ramp), "TIFF")
+    black_is_zero = b"\x06\x01\x03\x00\x01\x00\x00\x00\x01\x00"
+    assert black_is_zero in tiff
+    inverted = decode(tiff.replace(black_is_zero, black_is_zero[:-2] + b"\x00\x00"), "L")
+    np.testing.assert_array_equal(np.asarray(inverted), 255 - np.asarray(decode(tiff, "L")))
+    swapped = Image.frombytes("I;16B", (16, 16), ramp.astype(">u2").tobytes())
+    np.testing.assert_array_equal(np.asarray(to_mode(swapped, "L")), np.asarray(decode(tiff, "L")))
+
+
+def test_twelve_bit_samples_use_their_own_range() -> None:
+    with Image.open(IMAGES / "12bit.cropped.tif") as image:
+        values = np.asarray(image)
+    levels = np.asarray(decode(IMAGES / "12bit.cropped.tif", "L"))
+    np.testing.assert_array_equal(levels, np.rint(values / 4095 * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[0.0, 100.0, 255.0]], np.float32), [0, 100, 255]),
+        (np.array([[-1.0, 0.0, 3.0]], np.float32), [0, 64, 255]),
+        (np.array([[0, 100, 255]], np.int32), [0, 100, 255]),
+        (np.array([[0, 32768, 65535]], np.int32), [0, 128, 255]),
+        (np.array([[-5, -5, -5]], np.int32), [0, 0, 0]),
+        (np.array([[np.nan, 0.0, 1.0]], np.float32), [0, 0, 255]),
+    ],
+)
+def test_wide_values_of_unknown_range(values: np.ndarray, expected: list[int]) -> None:
+    assert np.asarray(decode(saved(Image.fromarray(values), "TIFF"), "L"))[0].tolist() == expected
+
+
+def test_alpha_is_shown_on_white_or_kept() -> None:
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0] = [255, 0, 0, 255]
+    pixels[1, 1] = [0, 0, 0, 128]
+    png = saved(Image.fromarray(pixels), "PNG")
+    shown = np.asarray(decode(png, "RGB"))
+    assert shown[0, 0].tolist() == [255, 0, 0]
+    assert shown[1, 0].tolist() == [255, 255, 255]
+    assert shown[1, 1].tolist() == [127, 127, 127]
+    assert np.asarray(decode(png, "L"))[1, 0] == 255
+    np.testing.assert_array_equal(np.asarray(decode(png, "RGBA")), pixels)
+
+
+@pytest.mark.parametrize("name", ["p_trns_single.png", "rgb_trns.png", "i_trns.png", "uncompressed_la.png"])
+def test_declared_transparency_becomes_white(name: str) -> None:
+    alpha = np.asarray(decode(IMAGES / name, "RGBA"))[..., 3]
+    assert alpha.min() == 0
+    shown = np.asarray(decode(IMAGES / name, "RGB"))
+    assert (shown[alpha == 0] == 255).all()
+
+
+def test_palette_with_partial_transparency_warns_nobody() -> None:
+    image = Image.fromarray(np.arange(4, dtype=np.uint8).reshape(2, 2), "L").convert("P")
+    png = saved(image, "PNG", transparency=bytes([0, 128, 255, 255]))
+    assert np.asarray(decode(png, "L"))[0, 0] == 255
+
+
+def test_grey_palette_and_bilevel_convert_exactly() -> None:
+    pixels = np.array([[0, 255], [255, 0]], np.uint8)
+    assert np.asarray(decode(saved(Image.fromarray(pixels).convert("1"), "PNG"), "L")).tolist() == pixels.tolist()
+    colours = Image.new("RGB", (1, 1), (10, 200, 30))
+    assert decode(saved(colours.quantize(), "GIF"), "RGB").getpixel((0, 0)) == (10, 200, 30)
+
+
+def test_cmyk_and_lab_are_natural_colours() -> None:
+    cmyk = np.asarray(decode(IMAGES / "pil_sample_cmyk.jpg", "RGB"))
+    assert (cmyk[0, 0] > 200).sum() <= 1  # an inverted reading would be near white
+    red = decode(IMAGES / "lab-red.tif", "RGB").getpixel((5, 5))
+    assert red[0] > 200
+    assert max(red[1:]) < 130
+
+
+def test_animation_gives_its_first_frame() -> None:
+    with Image.open(IMAGES / "different_transparency.gif") as image:
+        first = to_mode(image.copy(), "RGB")
+    assert decode(IMAGES / "different_transparency.gif", "RGB").tobytes() == first.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("truncated_jpeg.jpg", "truncated"),
+        ("broken.png", "not an image"),
+        ("decompression_bomb.gif", "too many pixels"),
+        ("LICENSE", "not an image"),
+        ("missing.png", "No such file"),
+    ],
+)
+def test_what_cannot_be_decoded_says_why(name: str, reason: str) -> None:
+    with pytest.raises(DecodeError, match=reason):
+        decode(IMAGES / name, "RGB")
+
+
+def test_truncated_at_any_byte_is_an_error_of_ours() -> None:
+    whole = (IMAGES / "hopper_orientation_6.jpg").read_bytes()
+    for end in (0, 1, 3, 20, 200, 1000, 3000, len(whole) // 2):
+        with pytest.raises(DecodeError):
+            decode(whole[:end], "RGB")
+    with pytest.raises(DecodeError, match="empty"):
+        decode(b"", "RGB")
+
+
+def test_folders_and_pipes_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path, tmp_path / "pipe.png"):
+        with pytest.raises(DecodeError, match="not a regular file"):
+            decode(path, "RGB")
+
+
+def test_large_images_warn_nobody_and_filters_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 128 * 128 - 1)
+    filters = list(warnings.filters)
+    assert decode(IMAGES / "hopper_gray.jpg", "L").size == (128, 128)
+    assert warnings.filters == filters
+
+
+def test_threads_decode_at_once() -> None:
+    filters = list(warnings.filters)
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            for _ in range(20):
+                decode(IMAGES / "hopper_gray.jpg", "RGB")
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert warnings.filters == filters
+
+
+def test_sources_and_opened_images_agree() -> None:
+    path = IMAGES / "hopper_orientation_5.jpg"
+    expected = decode(path, "RGB").tobytes()
+    assert decode(str(path), "RGB").tobytes() == expected
+    assert decode(path.read_bytes(), "RGB").tobytes() == expected
+    with path.open("rb") as file:
+        assert decode(file, "RGB").tobytes() == expected
+    with Image.open(path) as image:
+        assert convert(image, "RGB").tobytes() == expected
+    with Image.open(IMAGES / "truncated_jpeg.jpg") as image, pytest.raises(DecodeError, match="truncated"):
+        convert(image, "RGB")

@@ -1,0 +1,213 @@
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2t_vit.data.batch_transform import BatchTransform
+from t2t_vit.data.decode import DecodeError
+from t2t_vit.data.erasing import RandomErasing
+from t2t_vit.data.images import ArrayImages, ImageSet
+from t2t_vit.data.loader import EvalLoader, TrainLoader
+from t2t_vit.data.mixing import Mixing
+from t2t_vit.data.opening import open_images
+from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.data.transforms import TrainTransform
+from t2t_vit.data.workers import dead_worker
+from t2t_vit.errors import UserError
+
+PREPROCESSING = Preprocessing((8, 8), 1.0, (0.5,), (0.5,), 1)
+
+
+class Numbered(ArrayImages):
+    """Image i is of value i everywhere, class i; some are broken."""
+
+    def __init__(self, count: int, broken: tuple[int, ...] = ()) -> None:
+        values = np.arange(count, dtype=np.uint8)
+        pixels = np.broadcast_to(values[:, None, None], (count, 8, 8)).copy()
+        super().__init__(pixels, np.arange(count), [str(i) for i in range(count)], "L", "numbered")
+        self.broken = broken
+
+    def read(self, index: int) -> Image.Image:
+        if index in self.broken:
+            raise DecodeError("the file is truncated")
+        return super().read(index)
+
+
+def loader(images: ImageSet, batch_size: int = 4, seed: int = 0, **options: object) -> TrainLoader:
+    transform = TrainTransform((8, 8), 1, hflip=0.0)
+    batch = BatchTransform(PREPROCESSING, len(images.classes), RandomErasing(0.0), seed=seed)
+    return TrainLoader(images, transform, batch, batch_size=batch_size, **options)
+
+
+def classes(batches: object) -> list[list[int]]:
+    return [targets.argmax(1).tolist() for _, targets in batches]
+
+
+def test_an_epoch_visits_each_image_once_in_its_own_order() -> None:
+    train = loader(Numbered(22))
+    assert len(train) == 5
+    first, second = classes(train.epoch(0)), classes(train.epoch(1))
+    assert [len(batch) for batch in first] == [4] * 5
+    assert len({i for batch in first for i in batch}) == 20
+    assert first == classes(train.epoch(0)) != second
+    assert first != classes(loader(Numbered(22), seed=1).epoch(0))
+    for images, targets in train.epoch(0):
+        values = PREPROCESSING.denormalize(images)[:, 0, 0, 0]
+        assert values.tolist() == targets.argmax(1).tolist()
+        assert images.dtype == targets.dtype == torch.float32
+
+
+def test_start_skips_without_reading() -> None:
+    read: list[int] = []
+
+    class Counting(Numbered):
+        def read(self, index: int) -> Image.Image:
+            read.append(index)
+            return super().read(index)
+
+    train = loader(Counting(20))
+    everything = classes(train.epoch(3))
+    read.clear()
+    assert classes(train.epoch(3, start=3)) == everything[3:]
+    assert len(read) == 8
+    assert classes(train.epoch(3, start=5)) == []
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_steps_of_one(world: int) -> None:
+    alone = classes(loader(Numbered(24), 6).epoch(2))
+    shared = [classes(loader(Numbered(24), 6 // world, rank=rank, world=world).epoch(2)) for rank in range(world)]
+    assert [[i for part in parts for i in part] for parts in zip(*shared, strict=True)] == alone
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    images = open_images("val", dataset="FashionMNIST", in_chans=1, num_samples=60)
+    batch = BatchTransform(Preprocessing((20, 20), in_chans=1), 10, RandomErasing(0.5, "pixel", 2))
+    transform = TrainTransform((20, 20), 1, color_jitter=0.3)
+    four, ten = (TrainLoader(images, transform, batch, batch_size=size) for size in (4, 10))
+    together, apart = (torch.cat([images for images, _ in train.epoch(1)]) for train in (ten, four))
+    assert torch.equal(together, apart)
+
+
+def test_workers_give_the_same_batches_for_every_epoch() -> None:
+    images = open_images("val", dataset="FashionMNIST", in_chans=1, num_samples=40)
+    mixed = BatchTransform(Preprocessing((16, 16), in_chans=1), 10, RandomErasing(0.5), Mixing(0.8, 1.0), 0.1, 7)
+    transform = TrainTransform((16, 16), 1, color_jitter=0.4)
+    here, there = (TrainLoader(images, transform, mixed, batch_size=10, workers=workers) for workers in (0, 1))
+    state = torch.get_rng_state()
+    half = there.epoch(0)
+    next(half)
+    half.close()
+    for epoch in (0, 1):
+        for (a, b), (c, d) in zip(here.epoch(epoch), there.epoch(epoch), strict=True):
+            assert torch.equal(a, c)
+            assert torch.equal(b, d)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_killed_worker_is_one_sentence() -> None:
+    train = loader(Numbered(200), workers=1)
+    batches = train.epoch(0)
+    next(batches)
+    os.kill(train._reader._iterator._workers[0].pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="data worker process was killed"):
+        for _ in batches:
+            time.sleep(0.01)
+    assert dead_worker(RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")) is not None
+    assert dead_worker(ConnectionResetError()) is not None
+    assert dead_worker(RuntimeError("CUDA error")) is None
+
+
+def test_broken_images_are_named_once_and_replaced_by_the_same_others() -> None:
+    notes: list[str] = []
+    train = loader(Numbered(20, broken=(3, 7)), note=notes.append)
+    first = classes(train.epoch(0))
+    assert sorted(notes) == [
+        f"numbered image {i}: the file is truncated; another image takes its place" for i in (3, 7)
+    ]
+    assert sum(len(batch) for batch in first) == 20
+    assert not {3, 7} & {i for batch in first for i in batch}
+    assert first == classes(train.epoch(0))
+    assert len(notes) == 2
+    whole = classes(loader(Numbered(20)).epoch(0))
+    unlike = [(a, b) for x, y in zip(first, whole, strict=True) for a, b in zip(x, y, strict=True) if a != b]
+    assert sorted(b for _, b in unlike) == [3, 7]
+
+
+@pytest.mark.parametrize("broken", [6, 10])
+def test_too_many_broken_images_end_the_training(broken: int) -> None:
+    train = loader(Numbered(10, broken=tuple(range(broken))), batch_size=5)
+    with pytest.raises(UserError, match=r"too many training images are broken: \d+ so far of 10.*repair or remove"):
+        list(train.epoch(0))
+
+
+def test_a_large_batch_is_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    train = loader(Numbered(5), batch_size=64, note=notes.append, world=2)
+    assert (train.batch_size, len(train)) == (2, 1)
+    assert notes == ["batch_size 64 is cut to 2: there are 5 training images"]
+    with pytest.raises(UserError, match="1 training images for 2 processes"):
+        loader(Numbered(1), world=2)
+    monkeypatch.setattr("t2t_vit.data.workers.os.sched_getaffinity", lambda _: {0}, raising=False)
+    loader(Numbered(50), workers=8, note=notes.append)
+    assert notes[-1] == "num_parallel_workers 8 is cut to 1, the number of cores"
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [3, 7, 100])
+def test_evaluation_sees_every_image_once(world: int, batch_size: int) -> None:
+    seen: list[int] = []
+    for rank in range(world):
+        evaluation = EvalLoader(Numbered(10), PREPROCESSING, batch_size=batch_size, rank=rank, world=world)
+        batches = list(evaluation)
+        assert len(batches) == len(evaluation)
+        for images, targets in batches:
+            assert PREPROCESSING.denormalize(images)[:, 0, 0, 0].tolist() == targets.tolist()
+            seen += targets.tolist()
+    assert sorted(seen) == list(range(10))
+
+
+def test_more_ranks_than_images() -> None:
+    assert list(EvalLoader(Numbered(1), PREPROCESSING, batch_size=4, rank=1, world=2)) == []
+
+
+def test_evaluation_with_a_broken_image_names_it(tmp_path: Path) -> None:
+    folder = tmp_path / "val" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    images = open_images("val", dataset="ImageNet", data_url=str(tmp_path), in_chans=1)
+    with pytest.raises(UserError, match=r"bad\.jpg: .*evaluation counts every image"):
+        list(EvalLoader(images, PREPROCESSING, batch_size=4))
+
+
+def test_evaluation_with_a_worker_equals_without() -> None:
+    images = open_images("val", dataset="FashionMNIST", in_chans=1, num_samples=30)
+    here, there = (EvalLoader(images, PREPROCESSING, batch_size=8, workers=workers) for workers in (0, 1))
+    for _ in range(2):
+        for (a, b), (c, d) in zip(here, there, strict=True):
+            assert torch.equal(a, c)
+            assert torch.equal(b, d)
+
+
+def test_sets_travel_to_workers() -> None:
+    images = pickle.loads(pickle.dumps(open_images("val", dataset="FashionMNIST", num_samples=7)))
+    assert len(images) == 7
+    assert images.read(0).mode == "RGB"
+
+
+@pytest.mark.gpu
+def test_cuda_prefetch_gives_the_cpus_batches() -> None:
+    device = torch.device("cuda")
+    for workers in (0, 1):
+        for ahead in (True, False):
+            there = loader(Numbered(50), device=device, ahead=ahead, workers=workers)
+            for (a, b), (c, d) in zip(loader(Numbered(50)).epoch(0), there.epoch(0), strict=True):
+                assert c.device.type == "cuda"
+                torch.testing.assert_close(a, c.cpu())
+                torch.testing.assert_close(b, d.cpu())

@@ -1,0 +1,88 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional
+from torchvision.transforms.functional import InterpolationMode
+
+from t2t_vit.data.preprocessing import Preprocessing
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, len(mode)), np.uint8)
+    return Image.fromarray(pixels[..., 0] if mode == "L" else pixels)
+
+
+@pytest.mark.parametrize("size", [(100, 75), (75, 100), (40, 40), (31, 200), (333, 37)])
+@pytest.mark.parametrize("crop_pct", [0.9, 1.0, 0.875])
+def test_square_equals_torchvision(size: tuple[int, int], crop_pct: float) -> None:
+    image = noise(*size)
+    resized = functional.resize(image, math.floor(32 / crop_pct), InterpolationMode.BICUBIC)
+    expected = functional.pil_to_tensor(functional.center_crop(resized, 32))
+    assert torch.equal(Preprocessing((32, 32), crop_pct)(image), expected)
+
+
+@pytest.mark.parametrize("image_size", [(28, 56), (56, 28), (32, 32)])
+@pytest.mark.parametrize("size", [(100, 75), (1, 1), (1, 500), (500, 3)])
+def test_any_shape_is_covered_and_cropped(image_size: tuple[int, int], size: tuple[int, int]) -> None:
+    preprocessing = Preprocessing(image_size, 0.9)
+    width, height = preprocessing.resized_size(size)
+    assert (height, width) >= tuple(math.floor(side / 0.9) for side in image_size)
+    assert math.floor(image_size[0] / 0.9) == height or math.floor(image_size[1] / 0.9) == width
+    assert preprocessing(noise(*size)).shape == (3, *image_size)
+
+
+def test_grey_and_alpha_channels() -> None:
+    assert Preprocessing((8, 8), in_chans=1)(noise(20, 10)).shape == (1, 8, 8)
+    rgba = Preprocessing((8, 8), in_chans=4)(noise(20, 10, "RGBA"))
+    assert rgba.shape == (4, 8, 8)
+    assert rgba[3].float().std() > 0
+    deep = Image.fromarray(np.full((8, 8), 65535 // 2, np.uint16))
+    assert Preprocessing((8, 8), 1.0)(deep).unique().tolist() == [127]
+
+
+def test_normalize_is_the_usual_formula_and_has_an_inverse() -> None:
+    preprocessing = Preprocessing((4, 4))
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    expected = functional.normalize(images / 255, list(preprocessing.mean), list(preprocessing.std))
+    normalized = preprocessing.normalize(images)
+    torch.testing.assert_close(normalized, expected, atol=1e-6, rtol=1e-6)
+    assert torch.equal(preprocessing.denormalize(normalized), images)
+
+
+def test_mean_and_std_are_fitted_to_the_channels() -> None:
+    assert Preprocessing((4, 4), in_chans=1).mean == pytest.approx((0.449,), abs=1e-3)
+    assert Preprocessing((4, 4), in_chans=4).mean == (0.485, 0.456, 0.406, 0.5)
+    assert Preprocessing((4, 4), mean=(0.5,), std=(0.5,)).mean == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="mean has 2 values"):
+        Preprocessing((4, 4), mean=(0.5, 0.5))
+
+
+def test_dict_round_trip_and_its_errors() -> None:
+    preprocessing = Preprocessing((28, 56), 1.0, (0.5,), (0.25,), 1, "bilinear")
+    values = preprocessing.to_dict()
+    assert Preprocessing.from_dict(values) == preprocessing
+    assert all(isinstance(value, int | float | str | list) for value in values.values())
+    with pytest.raises(ValueError, match="unknown"):
+        Preprocessing.from_dict(values | {"sharpen": 1})
+    del values["mean"]
+    with pytest.raises(ValueError, match="missing"):
+        Preprocessing.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"crop_pct": 0.0},
+        {"crop_pct": 1.5},
+        {"in_chans": 2},
+        {"interpolation": "cubic"},
+        {"std": (0.0, 1.0, 1.0)},
+        {"image_size": (0, 4)},
+    ],
+)
+def test_values_out_of_range(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Preprocessing(**({"image_size": (4, 4)} | wrong))

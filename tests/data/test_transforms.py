@@ -1,0 +1,155 @@
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2t_vit.data.policy import check_policy
+from t2t_vit.data.seeds import Purpose, keys
+from t2t_vit.data.transforms import TrainTransform, crop_box, jitter
+from t2t_vit.errors import UserError
+
+KEYS = keys(0, 0, np.arange(200), Purpose.TRANSFORM)
+POLICIES = ("rand-m9-mstd0.5-inc1", "original", "v0", "augmix-m5-w4", "3a")
+
+
+def photo(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize(("in_chans", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_shape_type_and_repeatability(in_chans: int, mode: str) -> None:
+    transform = TrainTransform((20, 24), in_chans, color_jitter=0.4)
+    first, again, other = (transform(photo(mode), key) for key in (5, 5, 6))
+    assert first.shape == (in_chans, 20, 24)
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(pickle.loads(pickle.dumps(transform))(photo(mode), 5), first)
+
+
+def test_crops_lie_within_and_have_the_wanted_areas_and_shapes() -> None:
+    rows = TrainTransform((8, 8)).numbers(KEYS)
+    boxes = np.array([crop_box((200, 150), 1.0, 0.25, row) for row in rows])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert boxes.min() >= 0
+    assert (boxes[:, 2] <= 200).all()
+    assert (boxes[:, 3] <= 150).all()
+    area = width * height / 30000
+    assert 0.24 < area.min() < 0.3
+    assert area.max() > 0.75
+    assert 0.74 < (width / height).min() < 0.8
+    assert 1.25 < (width / height).max() < 1.35
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (28, 28), (2, 3)])
+def test_odd_images_and_whole_crops(size: tuple[int, int]) -> None:
+    for row in TrainTransform((8, 8)).numbers(KEYS):
+        left, top, right, bottom = crop_box(size, 1.0, 1.0, row)
+        assert 0 <= left < right <= size[0]
+        assert 0 <= top < bottom <= size[1]
+        if size[0] == size[1]:
+            assert (right - left, bottom - top) == size
+    assert TrainTransform((8, 8))(photo(size=size), 0).shape == (3, 8, 8)
+
+
+def test_a_wide_input_takes_wide_crops() -> None:
+    rows = TrainTransform((8, 16)).numbers(KEYS)
+    boxes = np.array([crop_box((200, 100), 2.0, 0.1, row) for row in rows])
+    ratio = (boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])
+    assert ratio.min() > 1.4
+    assert ratio.max() < 2.8
+
+
+def test_min_crop_hflip_and_interpolation_have_their_effects() -> None:
+    image = photo(size=(16, 16))
+    whole = {"min_crop": 1.0, "train_interpolation": "nearest"}
+    original = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    plain = [TrainTransform((16, 16), hflip=0.0, **whole)(image, int(key)) for key in KEYS[:20]]
+    assert all(torch.equal(result, original) for result in plain)
+    flipped = [TrainTransform((16, 16), hflip=1.0, **whole)(image, int(key)) for key in KEYS[:20]]
+    assert all(torch.equal(result, original.flip(2)) for result in flipped)
+    some = sum(torch.equal(TrainTransform((16, 16), **whole)(image, int(key)), original) for key in KEYS)
+    assert 70 < some < 130
+
+    def sized(interpolation: str, key: int) -> bytes:
+        transform = TrainTransform((24, 24), min_crop=1.0, hflip=0.0, train_interpolation=interpolation)
+        return transform(image, key).numpy().tobytes()
+
+    either = {sized("bilinear", 0), sized("bicubic", 0)}
+    assert len(either) == 2
+    assert {sized("random", int(key)) for key in KEYS[:20]} == either
+
+
+def test_jitter_scales_and_keeps_alpha() -> None:
+    image = Image.new("RGBA", (2, 2), (100, 100, 100, 77))
+    brighter = jitter(image, 0.5, [1.0, 0.5, 0.5, 0.1, 0.2, 0.3])
+    assert brighter.getpixel((0, 0)) == (150, 150, 150, 77)
+    unchanged = jitter(image, 0.5, [0.5, 0.5, 0.5, 0.3, 0.2, 0.1])
+    assert unchanged.getpixel((0, 0)) == (100, 100, 100, 77)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("in_chans", "mode"), [(1, "L"), (3, "RGB")])
+def test_policies_repeat_and_leave_the_global_generators_alone(policy: str, in_chans: int, mode: str) -> None:
+    transform = TrainTransform((20, 20), in_chans, auto_augment=policy)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    results = [transform(photo(mode), int(key)) for key in KEYS[:30]]
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    random.seed(1)
+    np.random.seed(1)
+    assert all(
+        torch.equal(transform(photo(mode), int(key)), result) for key, result in zip(KEYS, results, strict=False)
+    )
+    plain = TrainTransform((20, 20), in_chans)
+    assert (
+        sum(torch.equal(plain(photo(mode), int(key)), result) for key, result in zip(KEYS, results, strict=False)) < 25
+    )
+
+
+def test_the_strongest_posterize_is_black_and_no_error() -> None:
+    transform = TrainTransform((20, 20), auto_augment="rand-m10-n3-p1.0-inc1-mmax20")
+    for key in KEYS:
+        transform(photo(), int(key))
+
+
+def test_policy_interpolation_is_its_own() -> None:
+    kinds = {}
+    for interpolation in ("bilinear", "bicubic"):
+        transform = TrainTransform((20, 20), auto_augment="rand-m9-inc1", aa_interpolation=interpolation)
+        kinds[interpolation] = [transform(photo(), int(key)) for key in KEYS[:30]]
+    differing = sum(not torch.equal(a, b) for a, b in zip(*kinds.values(), strict=True))
+    assert 0 < differing < 30
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["rand", "rand-m9-mstd0.5-inc1", "rand-m9-n3-p0.7-tweights-mmax20", "augmix-m5-w4-d2-a1-b1", "v0r-mstd0.5", "3a"],
+)
+def test_the_grammar_accepts_timms(text: str) -> None:
+    check_policy(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["randd-m9", "rand-m9-foo", "rand-m9.5", "rand-x3", "original-m9", "augmix-d-1", "rand-", "v1"]
+)
+def test_the_grammar_refuses_the_rest(text: str) -> None:
+    with pytest.raises(UserError, match="auto_augment"):
+        TrainTransform((8, 8), auto_augment=text)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"train_interpolation": "cubic"}, "train_interpolation is 'cubic'; choose from bilinear"),
+        ({"aa_interpolation": "cubic"}, "aa_interpolation"),
+        ({"min_crop": 0.0}, "min_crop"),
+        ({"auto_augment": "3a", "in_chans": 4}, "grey and RGB"),
+    ],
+)
+def test_wrong_settings(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainTransform((8, 8), **wrong)

@@ -1,0 +1,91 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from t2t_vit.errors import UserError
+from t2t_vit.evaluation.metrics import Counter, evaluate, ranks
+
+
+def batches(images: torch.Tensor, targets: torch.Tensor, size: int):
+    return list(zip(images.split(size), targets.split(size), strict=True))
+
+
+@pytest.fixture
+def problem():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 10))
+    return model, torch.randn(101, 3, 2, 2), torch.randint(10, (101,))
+
+
+def test_metrics_are_the_plain_definitions(problem):
+    model, images, targets = problem
+    metrics = evaluate(model, batches(images, targets, 7))
+    logits = model(images).detach()
+    assert metrics.loss == pytest.approx(cross_entropy(logits.double(), targets).item(), rel=1e-6)
+    assert metrics.top1 == (logits.argmax(1) == targets).sum().item() / 101
+    assert metrics.top5 == (logits.topk(5).indices == targets[:, None]).any(1).sum().item() / 101
+    assert metrics.count == 101
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 101])
+def test_the_batch_size_does_not_matter(problem, size):
+    model, images, targets = problem
+    whole, parts = evaluate(model, [(images, targets)]), evaluate(model, batches(images, targets, size))
+    assert (parts.top1, parts.top5, parts.count) == (whole.top1, whole.top5, whole.count)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-7)
+
+
+def test_top5_of_fewer_than_five_classes_is_over_all():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    metrics = evaluate(model, [(torch.randn(8, 3, 2, 2), torch.randint(3, (8,)))])
+    assert metrics.top5 == 1.0
+
+
+def test_shares_of_any_length_add_up(problem):
+    model, images, targets = problem
+    whole = evaluate(model, [(images, targets)])
+    sums: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sums.append(tensor)
+        return tensor
+
+    for share in (slice(0, 70), slice(70, 101)):
+        evaluate(model, batches(images[share], targets[share], 16), reduce=keep)
+    total = evaluate(model, [], reduce=lambda own: own + sums[0] + sums[1])  # this process has no image
+    assert (total.top1, total.top5, total.count) == (whole.top1, whole.top5, whole.count)
+
+
+def test_equal_logits_rank_by_class_number_and_nan_is_wrong():
+    logits = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [math.nan, 2.0, 0.0]])
+    assert ranks(logits, torch.tensor([0, 1, 1])).tolist()[:2] == [0, 1]
+    counter = Counter(torch.device("cpu"))
+    counter.add(logits, torch.tensor([0, 1, 1]))
+    assert counter.metrics().top1 == pytest.approx(1 / 3)
+    assert counter.metrics().top5 == pytest.approx(2 / 3)
+
+
+def test_class_by_class(problem):
+    model, images, targets = problem
+    metrics = evaluate(model, batches(images, targets, 7), classes=10)
+    assert sum(metrics.class_count) == 101
+    assert sum(metrics.class_top1) == round(metrics.top1 * 101)
+    assert metrics.class_count == tuple(torch.bincount(targets, minlength=10).tolist())
+
+
+def test_the_mode_is_restored_also_after_an_error(problem):
+    model, images, targets = problem
+    model.train()
+    evaluate(model, [(images, targets)])
+    assert model.training
+    with pytest.raises(RuntimeError):
+        evaluate(model, [(images[:, :1], targets)])
+    assert model.training
+
+
+def test_nothing_to_evaluate_is_one_sentence(problem):
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        evaluate(problem[0], [])

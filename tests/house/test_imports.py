@@ -1,0 +1,77 @@
+"""Who may import whom: the plan of docs/decisions.md, read off the syntax trees."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "src" / "t2t_vit"
+LEAVES = {"errors", "files"}
+MAY_IMPORT = {
+    "errors": set(),
+    "files": set(),
+    "variants": set(),
+    "precision": set(),
+    "ops": set(),
+    "data": set(),
+    "evaluation": set(),
+    "report": set(),
+    "config": {"variants"},
+    "model": {"ops", "variants"},
+    "weights": {"formats", "model", "variants"},
+    "inference": {"weights", "model", "data", "precision", "variants"},
+    "export": {"formats", "ops", "inference", "data", "model"},
+    "training": {"evaluation"},
+    "cli": None,  # everything
+    "__init__": None,
+}
+
+
+def room(path: Path) -> str:
+    """The package or top module that a file belongs to; config_rules.py and its like belong to config."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "config" if first.startswith("config") else first
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms that a file imports from, wherever in the file the import stands; only-for-types ones count too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {name.split(".")[1] for name in names if name.startswith("t2t_vit.")}
+    return {"config" if name.startswith("config") else name for name in ours}
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_only_what_the_plan_allows(path: Path) -> None:
+    home = room(path)
+    allowed = MAY_IMPORT[home]
+    if allowed is not None:
+        assert imports(path) - {home} <= allowed | LEAVES
+
+
+def test_only_predictions_and_exports_see_data() -> None:
+    """Of `data`, inference and export take how an image is decoded and prepared, nothing of datasets and loaders."""
+    for path in FILES:
+        if room(path) in {"inference", "export"}:
+            text = path.read_text(encoding="utf-8")
+            for module in ("loader", "folder", "embedded", "cifar", "mixing", "transforms"):
+                assert f"t2t_vit.data.{module}" not in text, path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_is_one_idea(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 260, f"{len(lines)} lines"
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert length <= 45, f"{node.name}: {length} lines"

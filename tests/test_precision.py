@@ -1,0 +1,107 @@
+import pytest
+import torch
+from torch import nn
+
+from t2t_vit import precision
+from t2t_vit.errors import UserError
+from t2t_vit.precision import choose_device, choose_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend a machine: its accelerator and how many of them."""
+
+    def pretend(kind: str | None, count: int = 0) -> None:
+        def current(check_available: bool = False) -> torch.device | None:
+            assert check_available, "a CUDA build names cuda on any machine otherwise"
+            return None if kind is None else torch.device(kind)
+
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", current)
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+
+    return pretend
+
+
+def test_auto_takes_what_is_there(machine):
+    machine(None)
+    assert choose_device("auto", 3) == CPU
+    machine("cuda", 2)
+    assert choose_device("auto", 1) == torch.device("cuda", 1)
+    assert choose_device("GPU") == torch.device("cuda", 0)
+    assert choose_device("CPU", 7) == CPU
+
+
+def test_devices_that_are_not_there_are_one_sentence(machine):
+    machine(None)
+    with pytest.raises(UserError, match="finds no GPU"):
+        choose_device("GPU")
+    with pytest.raises(UserError, match=r"torch_npu.*MINDIR"):
+        choose_device("Ascend")
+    machine("cuda", 1)
+    with pytest.raises(UserError, match="device_id: 1, but this machine has 1"):
+        choose_device("auto", 1)
+    with pytest.raises(UserError, match="TPU"):
+        choose_device("TPU")
+
+
+def test_commands_that_never_fail_for_the_device_fall_back_and_say_so(machine):
+    machine(None)
+    notes: list[str] = []
+    assert choose_device("GPU", required=False, note=notes.append) == CPU
+    assert choose_device("Ascend", required=False, note=notes.append) == CPU
+    assert all("running on the CPU" in note for note in notes)
+    assert len(notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("level", "dtype", "scales"),
+    [("O0", None, False), ("O1", torch.float16, True), ("bf16", torch.bfloat16, False)],
+)
+def test_levels(level, dtype, scales):
+    chosen = choose_precision(level, CPU, training=True)
+    assert (chosen.name, chosen.autocast_dtype, chosen.scales_loss) == (level, dtype, scales)
+    with chosen.autocast():
+        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == (dtype or torch.float32)
+
+
+def test_levels_that_do_not_train_here():
+    with pytest.raises(UserError, match="O2 is not available in this version"):
+        choose_precision("O2", CPU, training=True)
+    with pytest.raises(UserError, match="inference only"):
+        choose_precision("O3", CPU, training=True)
+    with pytest.raises(UserError, match="none of auto"):
+        choose_precision("O4", CPU, training=False)
+
+
+def test_half_weights_take_float_images():
+    chosen = choose_precision("O3", CPU, training=False)
+    model = chosen.prepare(nn.Linear(2, 2))
+    assert model(torch.ones(1, 2)).dtype == torch.float16
+
+
+def test_fp16_on_a_cpu_says_that_it_is_slow():
+    notes: list[str] = []
+    choose_precision("O1", CPU, training=True, note=notes.append)
+    assert "ten times slower" in notes[0]
+
+
+@pytest.mark.parametrize(("has", "level"), [(True, "bf16"), (False, "O0")])
+def test_auto_on_a_cpu(monkeypatch, has, level):
+    monkeypatch.setattr(precision, "cpu_multiplies_bf16", lambda: has)
+    assert choose_precision("auto", CPU, training=True).name == level
+
+
+@pytest.mark.parametrize(("has", "level"), [(True, "bf16"), (False, "O1")])
+def test_auto_on_cuda(monkeypatch, has, level):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has)
+    assert choose_precision("auto", torch.device("cuda"), training=True).name == level
+
+
+@pytest.mark.parametrize(
+    ("found", "answer"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx2": True}, False)]
+)
+def test_the_processor_is_asked(monkeypatch, found, answer):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert precision.cpu_multiplies_bf16() is answer

@@ -1,0 +1,164 @@
+import csv
+import io
+import json
+import math
+
+import pytest
+import torch
+from rich.console import Console as RichConsole
+
+from t2t_vit.errors import UserError
+from t2t_vit.evaluation.metrics import Metrics
+from t2t_vit.training.console import Console
+from t2t_vit.training.history import COLUMNS, History
+from t2t_vit.training.journal import Journal, duration
+from t2t_vit.training.progress import LiveBar
+from t2t_vit.training.state import State
+from t2t_vit.training.step import StepMetrics
+from t2t_vit.training.window import Window
+
+CPU = torch.device("cpu")
+
+
+def metrics(loss, norm=1.0, scale=1.0):
+    norm = torch.tensor(norm)
+    return StepMetrics(torch.tensor(loss), norm, ~norm.isfinite(), torch.tensor(scale), 16)
+
+
+def rows(folder):
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def follow(callback, state, steps=20, with_ema=True):
+    batches = state.clock.watch(range(steps))
+    for _ in batches:
+        state.step += 1
+        state.lr = 0.001
+        callback.on_step(state, metrics(float(state.step)))
+        if state.step % state.updates_per_epoch == 0:
+            state.record(
+                {"raw": Metrics(1.5, 0.5, 0.9, 10)} | ({"ema": Metrics(2.5, 0.25, 0.8, 10)} if with_ema else {})
+            )
+            callback.on_epoch(state)
+    callback.close()
+
+
+def test_lines_and_rows(tmp_path, capsys):
+    state = State(10, 2, 20)
+    history = History(tmp_path)
+    console = Console(tmp_path / "train.log", live=False)
+    follow(Journal(state, console, device=CPU, every=4, history=history, processes=2), state)
+    console.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == (tmp_path / "train.log").read_text().splitlines()
+    assert lines[0].startswith("epoch 1/2  step 4/20  loss 2.5000  lr 1.00e-03  ")
+    for word in ("images/s", "data wait", "memory", "eta 0:00:00"):
+        assert word in lines[0]
+    assert "train loss 5.5000  raw: Loss 1.5000 Top1 50.00% Top5 90.00%  ema: Loss 2.5000 Top1 25.00%" in lines[2]
+    table = rows(tmp_path)
+    assert [(row["kind"], row["step"]) for row in table] == [
+        ("step", "4"), ("step", "8"), ("epoch", "10"), ("step", "12"), ("step", "16"), ("step", "20"), ("epoch", "20"),
+    ]  # fmt: skip
+    assert [float(row["train_loss"]) for row in table] == [2.5, 6.5, 5.5, 10.5, 14.5, 18.5, 15.5]
+    assert (table[2]["val_top1"], table[2]["ema_top1"], table[0]["val_top1"]) == ("0.5", "0.25", "")
+    assert float(table[0]["epoch"]) == 0.4
+    assert float(table[0]["images_per_second"]) > 0
+    parsed = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row["train_loss"] for row in parsed] == [2.5, 6.5, 5.5, 10.5, 14.5, 18.5, 15.5]
+    assert parsed[0]["val_top1"] is None
+
+
+def test_no_lines_between_epochs_and_no_ema(tmp_path, capsys):
+    state = State(10, 2, 20)
+    follow(Journal(state, Console(live=False), device=CPU, every=0, history=History(tmp_path)), state, with_ema=False)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "ema" not in lines[0]
+    assert rows(tmp_path)[0]["ema_top1"] == ""
+
+
+def test_what_was_skipped_is_said_and_left_out_of_the_mean(capsys):
+    state = State(10, 1, 10)
+    journal = Journal(state, Console(live=False), device=CPU, every=4)
+    for loss, norm in ((1.0, 1.0), (math.nan, math.nan), (3.0, 2.0), (math.inf, math.inf)):
+        state.step += 1
+        journal.on_step(state, metrics(loss, norm, scale=512.0))
+    line = capsys.readouterr().err
+    assert "loss 2.0000" in line
+    assert "2 updates skipped (gradient not finite)" in line
+    assert "loss scale 512" in line
+
+
+def test_a_window_reads_once_and_starts_anew():
+    state = State(10, 1, 10)
+    window = Window(state)
+    window.add(metrics(math.nan, math.nan))
+    reading = window.read()
+    assert math.isnan(reading.loss)
+    assert reading.skipped == 1
+    window.add(metrics(2.0))
+    assert window.read().loss == 2.0
+
+
+def test_a_new_run_sets_the_old_rows_aside_and_a_continued_one_keeps_them(tmp_path):
+    first = History(tmp_path)
+    for step in (5, 10, 15):
+        first.add({"kind": "step", "step": step, "train_loss": math.nan})
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write('{"kind": "st')  # cut short by a crash
+    History(tmp_path, resumed_at=10).add({"kind": "step", "step": 11})
+    assert [row["step"] for row in rows(tmp_path)] == ["5", "10", "11"]
+    assert rows(tmp_path)[0]["train_loss"] == ""
+    assert tuple(rows(tmp_path)[0]) == COLUMNS
+    History(tmp_path)
+    assert rows(tmp_path) == []
+    assert "11" in (tmp_path / "history.old.csv").read_text()
+
+
+def test_a_full_disk_does_not_end_the_training(tmp_path, capsys):
+    state = State(10, 2, 20)
+    history, console = History(tmp_path), Console(tmp_path / "train.log", live=False)
+    for path in (tmp_path / "history.csv", tmp_path / "history.jsonl"):
+        path.unlink()
+        path.mkdir()
+    follow(Journal(state, console, device=CPU, every=4, history=history), state)
+    assert capsys.readouterr().err.count("no more rows are kept") == 1
+    console.close()
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="logs_root_dir"):
+        Console(tmp_path / "file" / "train.log")
+
+
+def test_the_bar_shows_the_numbers_and_the_lines_scroll_above(tmp_path, capsys):
+    state = State(10, 2, 20)
+    screen = io.StringIO()
+    terminal = RichConsole(file=screen, force_terminal=True, width=140)
+    console = Console(tmp_path / "train.log", live=True)
+    bar = LiveBar(state, console, device=CPU, interval=0.0, terminal=terminal)
+    console.line("a line [with brackets]")
+    console.detail("only in the log")
+    follow(bar, state)
+    shown = screen.getvalue()
+    assert "a line [with brackets]" in shown
+    assert "only in the log" not in shown
+    assert "only in the log" in (tmp_path / "train.log").read_text()
+    assert "20/20" in shown
+    assert "img/s" in shown
+    console.line("after the bar")
+    assert capsys.readouterr().err == "after the bar\n"
+    console.close()
+    console.line("the screen still works")
+    assert "the screen" not in (tmp_path / "train.log").read_text()
+
+
+def test_durations():
+    assert [duration(seconds) for seconds in (0.4, 59.6, 3661, 360000)] == [
+        "0:00:00",
+        "0:01:00",
+        "1:01:01",
+        "100:00:00",
+    ]

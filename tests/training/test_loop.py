@@ -1,0 +1,194 @@
+import math
+
+import pytest
+import torch
+
+from t2t_vit.errors import UserError
+from t2t_vit.training.callbacks import Callback, Callbacks
+from t2t_vit.training.ema import Ema
+from t2t_vit.training.loop import Validation, step_seed, train
+from t2t_vit.training.optimizer import create_optimizer
+from t2t_vit.training.scaler import LossScaler
+from t2t_vit.training.schedule import Schedule
+from t2t_vit.training.state import State
+from t2t_vit.training.step import TrainStep
+
+
+class Record(Callback):
+    """Remembers everything it is told."""
+
+    def __init__(self, interrupt_at: int = 0) -> None:
+        self.lrs: list[float] = []
+        self.losses: list[float] = []
+        self.epochs: list[tuple[int, int, bool]] = []
+        self.events: list[str] = []
+        self.interrupt_at = interrupt_at
+
+    def on_step(self, state, metrics):
+        self.lrs.append(state.lr)
+        self.losses.append(metrics.loss.item())
+        if state.step == self.interrupt_at:
+            raise KeyboardInterrupt
+
+    def on_epoch(self, state):
+        self.epochs.append((state.epoch, state.step, state.evaluated))
+
+    def on_end(self, state):
+        self.events.append(f"end {state.step}")
+
+    def on_stop(self, state):
+        self.events.append(f"stop {state.step}")
+
+    def close(self):
+        self.events.append("close")
+
+
+def run(model, loader, state, *, validation=None, callbacks=(), ema=None, accumulation=1, seed=0, step=None):
+    schedule = Schedule("cosine_lr", 0.01, state.epochs, state.updates_per_epoch, warmup_length=1)
+    step = step or TrainStep(
+        model, create_optimizer(model, "adamw", lr=0.01), scaler=LossScaler(torch.device("cpu")),
+        ema=ema, accumulation=accumulation,
+    )  # fmt: skip
+    record = Record()
+    train(step, loader, schedule, state, validation=validation, callbacks=(record, *callbacks), seed=seed)
+    return record
+
+
+def test_a_run_learns_and_tells_everything_in_order(make_model, make_loader):
+    model, loader = make_model(), make_loader(batch_size=32)
+    ema = Ema(model, 0.5)
+    validation = Validation(list(loader.epoch(99)), {"raw": model, "ema": ema.module}, every_epochs=2)
+    state = State.begin(len(loader), epochs=5)
+    record = run(model, loader, state, validation=validation, ema=ema)
+    assert record.epochs == [(1, 8, False), (2, 16, True), (3, 24, False), (4, 32, True), (5, 40, True)]
+    assert record.events == ["end 40", "close"]
+    assert record.lrs == [Schedule("cosine_lr", 0.01, 5, 8, warmup_length=1)(step) for step in range(40)]
+    assert state.results.keys() == {"raw", "ema"}
+    assert state.results["raw"].top1 > 0.8
+    assert state.results["raw"] != state.results["ema"]
+    assert model.training
+
+
+def test_accumulation_leaves_the_odd_batches_out(make_model, make_loader):
+    loader = make_loader(batches=8)
+    state = State.begin(len(loader), accumulation=3, epochs=2)
+    assert state.updates_per_epoch == 2
+    record = run(make_model(), loader, state, accumulation=3)
+    assert len(record.losses) == 4
+
+
+def test_an_epoch_without_an_update_is_one_sentence():
+    with pytest.raises(UserError, match=r"accumulation_step.*4 batches.*has 3"):
+        State.begin(3, accumulation=4, epochs=1)
+    with pytest.raises(UserError, match="start_epoch: 5"):
+        State.begin(3, epochs=5, start_epoch=5)
+
+
+def test_max_steps_ends_inside_an_epoch_and_still_evaluates(make_model, make_loader):
+    loader, model = make_loader(), make_model()
+    validation = Validation(list(loader.epoch(99)), {"raw": model}, every_epochs=0)
+    record = run(model, loader, State.begin(len(loader), epochs=5, max_steps=11), validation=validation)
+    assert record.epochs == [(1, 8, False), (2, 11, True)]
+    assert record.events[0] == "end 11"
+
+
+def test_start_epoch_skips_in_the_schedule_and_in_the_data(make_model, make_loader):
+    loader = make_loader()
+    state = State.begin(len(loader), epochs=5, start_epoch=3, max_steps=10)
+    asked = []
+    original = loader.epoch
+    loader.epoch = lambda epoch, start=0: asked.append((epoch, start)) or original(epoch, start)
+    record = run(make_model(), loader, state)
+    assert asked == [(3, 0), (4, 0)]
+    assert record.lrs[0] == Schedule("cosine_lr", 0.01, 5, 8, warmup_length=1)(24)
+    assert state.step == 34
+
+
+def test_equal_runs_are_equal_and_the_seed_matters(make_model, make_loader):
+    def losses(seed):
+        torch.manual_seed(torch.seed())  # what went on before does not matter
+        return run(make_model(dropout=0.5), make_loader(), State.begin(8, epochs=2), seed=seed).losses
+
+    assert losses(1) == losses(1)
+    assert losses(1) != losses(2)
+
+
+def test_going_on_from_the_middle_of_an_epoch_is_the_same_run(make_model, make_loader):
+    whole_model = make_model(dropout=0.5)
+    whole = run(whole_model, make_loader(), State.begin(8, epochs=3, accumulation=2), accumulation=2)
+    model = make_model(dropout=0.5)
+    step = TrainStep(
+        model, create_optimizer(model, "adamw", lr=0.01), scaler=LossScaler(torch.device("cpu")), accumulation=2
+    )
+    first = run(model, make_loader(), State.begin(8, epochs=3, accumulation=2, max_steps=6), step=step)
+    rest = State.begin(8, epochs=3, accumulation=2)
+    rest.step = 6
+    second = run(model, make_loader(), rest, step=step)
+    assert first.losses + second.losses == whole.losses
+    for ours, theirs in zip(model.state_dict().values(), whole_model.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_ctrl_c_is_told_and_passed_on(make_model, make_loader):
+    record = Record(interrupt_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(make_model(), make_loader(), State.begin(8, epochs=2), callbacks=(record,))
+    assert record.events == ["stop 3", "close"]
+
+
+class Broken:
+    """Batches of NaN."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return len(self.loader)
+
+    def epoch(self, epoch, start=0):
+        for images, targets in self.loader.epoch(epoch, start):
+            yield images * math.nan, targets
+
+
+def test_divergence_ends_the_run_in_one_sentence(make_model, make_loader):
+    model = make_model()
+    record = Record()
+    with pytest.raises(UserError, match="training diverged: 20 updates in a row up to step 20"):
+        run(model, Broken(make_loader(batches=50)), State.begin(50, epochs=2), callbacks=(record,))
+    assert len(record.losses) == 19
+    assert record.events == ["stop 20", "close"]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_every_callback_is_closed_even_if_one_fails():
+    class Fails(Callback):
+        def close(self):
+            raise OSError("disk")
+
+    first, last = Record(), Record()
+    with pytest.raises(OSError, match="disk"):
+        Callbacks([first, Fails(), last]).close()
+    assert first.events == last.events == ["close"]
+
+
+def test_seeds_of_steps_are_their_own():
+    seeds = {step_seed(seed, step, rank) for seed in range(5) for step in range(20) for rank in range(3)}
+    assert len(seeds) == 300
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_waiting_for_data_is_measured(make_model, make_loader):
+    import time
+
+    loader = make_loader(batches=4)
+    original = loader.epoch
+
+    def slow(epoch, start=0):
+        for batch in original(epoch, start):
+            time.sleep(0.02)
+            yield batch
+
+    loader.epoch = slow
+    state = State.begin(4, epochs=1)
+    run(make_model(), loader, state)
+    assert 0.08 <= state.clock.waiting <= state.clock.training <= state.clock.elapsed

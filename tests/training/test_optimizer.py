@@ -1,0 +1,76 @@
+import pytest
+import torch
+from torch.optim import SGD, AdamW
+
+from t2t_vit.errors import UserError
+from t2t_vit.training.optimizer import create_optimizer, parameter_groups, set_lr, steps_on_device, trainable
+
+
+def test_no_decay_on_vectors_biases_and_what_the_model_names(make_model):
+    model = make_model()
+    model.norm.bias.requires_grad_(False)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, free = parameter_groups(model, 0.05)
+    assert {names[id(p)] for p in decayed["params"]} == {"hidden.weight", "head.weight"}
+    assert {names[id(p)] for p in free["params"]} == {"cls_token", "hidden.bias", "norm.weight", "head.bias"}
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
+
+
+def test_adamw_gets_its_settings_and_is_fused(make_model):
+    optimizer = create_optimizer(make_model(), "adamw", lr=0.1, weight_decay=0.05, betas=(0.8, 0.9), eps=1e-5)
+    assert isinstance(optimizer, AdamW)
+    assert optimizer.defaults["betas"] == (0.8, 0.9)
+    assert optimizer.defaults["eps"] == 1e-5
+    assert optimizer.defaults["fused"] is True
+
+
+@pytest.mark.parametrize(("name", "nesterov"), [("momentum", False), ("sgd", True)])
+def test_the_two_sgds(make_model, name, nesterov):
+    optimizer = create_optimizer(make_model(), name, lr=0.1, weight_decay=0.05, momentum=0.7)
+    assert isinstance(optimizer, SGD)
+    assert optimizer.param_groups[0]["nesterov"] is nesterov
+    assert optimizer.param_groups[0]["momentum"] == 0.7
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+
+
+def test_foreach_where_there_is_no_fused_kernel(make_model, monkeypatch):
+    def without_fused(groups, *, fused=None, **settings):
+        if fused:
+            raise RuntimeError("`fused=True` requires all the params to be floating point Tensors of supported devices")
+        return AdamW(groups, **settings)
+
+    monkeypatch.setattr("t2t_vit.training.optimizer.AdamW", without_fused)
+    optimizer = create_optimizer(make_model(), "adamw", lr=0.1)
+    assert optimizer.defaults["foreach"] is True
+    assert not steps_on_device(optimizer)
+
+
+@pytest.mark.parametrize("name", ["lamb", "lion", "adan", "rmsproptf", "lookahead_nadam"])
+def test_timm_knows_the_rest(make_model, name):
+    optimizer = create_optimizer(make_model(), name, lr=0.1, weight_decay=0.05, betas=(0.8, 0.9), eps=1e-5)
+    groups = optimizer.param_groups
+    assert {group["weight_decay"] for group in groups} == {0.05, 0.0}
+    if name == "lamb":
+        assert tuple(groups[0]["betas"]) == (0.8, 0.9)
+        assert groups[0]["eps"] == 1e-5
+    if name == "adan":  # has three
+        assert len(groups[0]["betas"]) == 3
+    for parameter in trainable(optimizer):
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+def test_names_that_do_not_work(make_model):
+    with pytest.raises(UserError, match="did you mean momentum"):
+        create_optimizer(make_model(), "momentun", lr=0.1)
+    with pytest.raises(UserError, match="second derivatives"):
+        create_optimizer(make_model(), "adahessian", lr=0.1)
+    with pytest.raises(UserError, match="timm cannot create bnbadam"):
+        create_optimizer(make_model(), "bnbadam", lr=0.1)
+
+
+def test_set_lr_reaches_every_group(make_model):
+    optimizer = create_optimizer(make_model(), "adamw", lr=0.1)
+    optimizer.param_groups[0]["lr_scale"] = 0.5
+    assert set_lr(optimizer, 0.2) == 0.2
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]

@@ -1,0 +1,213 @@
+import copy
+import math
+from functools import partial
+from itertools import islice
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, one_hot
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from t2t_vit.training.ema import Ema
+from t2t_vit.training.optimizer import create_optimizer
+from t2t_vit.training.scaler import LossScaler
+from t2t_vit.training.step import TrainStep
+
+CPU = torch.device("cpu")
+
+
+def make_step(model, *, optimizer="adamw", lr=0.01, scaler=None, **settings):
+    chosen = create_optimizer(model, optimizer, lr=lr, weight_decay=0.05)
+    return TrainStep(model, chosen, scaler=scaler or LossScaler(CPU), **settings)
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def assert_close(first, second, **tolerance):
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], **tolerance)
+
+
+def test_one_step_is_the_plain_one(make_model, make_loader):
+    model, plain = make_model(), make_model()
+    images, targets = next(make_loader().epoch(0))
+    metrics = make_step(model)([(images, targets)])
+    optimizer = create_optimizer(plain, "adamw", lr=0.01, weight_decay=0.05)
+    loss = cross_entropy(plain(images), targets)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in plain.parameters()])
+    optimizer.step()
+    assert_close(weights(model), weights(plain), rtol=0, atol=0)
+    assert metrics.loss == loss
+    assert metrics.grad_norm == norm
+    assert not metrics.skipped
+    assert metrics.images == 6
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_soft_targets_are_the_same_as_hard_ones(make_model, make_loader):
+    images, targets = next(make_loader().epoch(0))
+    hard = make_step(make_model())([(images, targets)])
+    soft = make_step(make_model())([(images, one_hot(targets, 3).float())])
+    torch.testing.assert_close(hard.loss, soft.loss)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "momentum", "sgd"])
+def test_accumulation_equals_the_large_batch(make_model, make_loader, optimizer):
+    small, large = make_model(), make_model()
+    parts = list(make_loader(batches=4).epoch(0))
+    whole = [(torch.cat([images for images, _ in parts]), torch.cat([targets for _, targets in parts]))]
+    in_parts, at_once = make_step(small, optimizer=optimizer, accumulation=4), make_step(large, optimizer=optimizer)
+    for _ in range(3):
+        first, second = in_parts(parts), at_once(whole)
+        torch.testing.assert_close(first.loss, second.loss)
+        torch.testing.assert_close(first.grad_norm, second.grad_norm)
+    assert_close(weights(small), weights(large), rtol=1e-4, atol=1e-6)
+    assert first.images == 24
+
+
+def test_a_loader_shorter_than_it_says_is_our_fault(make_model, make_loader):
+    with pytest.raises(RuntimeError, match="got 1"):
+        make_step(make_model(), accumulation=2)(make_loader(batches=1).epoch(0))
+
+
+def test_clipping_bounds_the_global_norm(make_model, make_loader):
+    batch = next(make_loader().epoch(0))
+    free, clipped = make_model(), make_model()
+    before = weights(free)
+    norm = make_step(free, optimizer="momentum", lr=1.0)([batch]).grad_norm.item()
+    again = make_step(clipped, optimizer="momentum", lr=1.0, clip_norm=norm / 4)([batch]).grad_norm.item()
+    assert again == norm  # what is reported is the norm before clipping
+    decayed = {"hidden.weight", "head.weight"}
+    for name in before.keys() - decayed:  # lr 1, no momentum yet: the move is the gradient
+        torch.testing.assert_close(
+            (weights(clipped)[name] - before[name]) * 4, weights(free)[name] - before[name], rtol=1e-3, atol=1e-6
+        )
+
+
+def test_a_norm_below_the_limit_is_left_alone(make_model, make_loader):
+    batch = next(make_loader().epoch(0))
+    free, clipped = make_model(), make_model()
+    make_step(free)([batch])
+    make_step(clipped, clip_norm=1e3)([batch])
+    assert_close(weights(free), weights(clipped), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_moves_nothing(make_model, make_loader, optimizer, bad):
+    model = make_model()
+    step = make_step(model, optimizer=optimizer, clip_norm=1.0)
+    first, second, third = make_loader(batches=3).epoch(0)
+    step([first])
+    before, state = weights(model), copy.deepcopy(step.optimizer.state_dict())
+    metrics = step([(second[0] * bad, second[1])])
+    assert metrics.skipped
+    assert_close(before, weights(model), rtol=0, atol=0)
+    for number, own in state["state"].items():
+        assert_close(own, step.optimizer.state_dict()["state"][number], rtol=0, atol=0)
+    assert not step([third]).skipped
+    assert not torch.equal(before["head.weight"], weights(model)["head.weight"])
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_the_loss_scale_does_not_change_the_step(make_model, make_loader, dynamic, clip_norm):
+    batch = next(make_loader().epoch(0))
+    plain, scaled = make_model(), make_model()
+    first = make_step(plain, clip_norm=clip_norm)([batch])
+    second = make_step(scaled, clip_norm=clip_norm, scaler=LossScaler(CPU, 1024.0, dynamic=dynamic))([batch])
+    torch.testing.assert_close(first.grad_norm, second.grad_norm)
+    assert_close(weights(plain), weights(scaled), rtol=1e-5, atol=1e-7)
+    assert second.scale == 1024
+
+
+def test_fp16_and_bf16_learn(make_model, make_loader):
+    for dtype, scaler in ((torch.float16, LossScaler(CPU, 2.0**30, dynamic=True)), (torch.bfloat16, LossScaler(CPU))):
+        model, loader = make_model(), make_loader(batches=40, batch_size=32)
+        step = make_step(model, scaler=scaler, autocast=partial(torch.autocast, "cpu", dtype=dtype))
+        metrics = [step([batch]) for batch in loader.epoch(0)]
+        skipped = [bool(metric.skipped) for metric in metrics]
+        assert skipped[0] == (dtype == torch.float16)  # a scale too high is halved until it fits
+        assert sum(skipped) < 20
+        assert metrics[-1].loss < 0.6 * metrics[0].loss
+        assert model.head.weight.dtype == torch.float32
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often the host reads a number from a tensor, which on an accelerator waits for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("optimizer", "reads"), [("adamw", 0), ("sgd", 0), ("lion", 2)])
+def test_the_host_waits_for_nothing(make_model, make_loader, optimizer, reads):
+    model = make_model()
+    step = make_step(
+        model, optimizer=optimizer, ema=Ema(model, 0.9), clip_norm=1.0, accumulation=2,
+        scaler=LossScaler(CPU, 1024.0, dynamic=True),
+    )  # fmt: skip
+    batches = make_loader(batches=4).epoch(0)
+    with Reads() as mode:
+        step(islice(batches, 2))
+        step(islice(batches, 2))
+    assert mode.count == reads  # optimizers without fused kernels are asked on the host
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_waits_for_nothing(make_model, make_loader):
+    device = torch.device("cuda")
+    model = make_model().to(device)
+    step = make_step(
+        model, ema=Ema(model, 0.9), clip_norm=1.0, scaler=LossScaler(device, 1024.0, dynamic=True),
+        autocast=partial(torch.autocast, "cuda", dtype=torch.float16),
+    )  # fmt: skip
+    batches = [(images.to(device), targets.to(device)) for images, targets in make_loader().epoch(0)]
+    step(batches[:1])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches[1:]:
+            step([batch])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_average_follows_after_each_step(make_model, make_loader):
+    model = make_model()
+    ema = Ema(model, 0.9)
+    expected = weights(model)
+    step = make_step(model, ema=ema)
+    for batch in make_loader(batches=3).epoch(0):
+        step([batch])
+        expected = {name: 0.9 * average + 0.1 * weights(model)[name] for name, average in expected.items()}
+    assert_close(weights(ema.module), expected)
+    assert torch.equal(ema.module.pos_embed, model.pos_embed)
+    assert ema.module.seen == model.seen == 3
+    assert not any(parameter.requires_grad for parameter in ema.module.parameters())
+    assert not ema.module.training
+
+
+def test_a_dynamic_scale_halves_doubles_and_has_a_floor():
+    scaler = LossScaler(CPU, 4.0, dynamic=True, growth_interval=2)
+    good, bad = torch.tensor(True), torch.tensor(False)
+    scales = []
+    for finite in (good, good, good, bad, good, good, bad, bad, bad, bad, bad):
+        scaler.update(finite)
+        scales.append(scaler.scale.item())
+    assert scales == [4, 8, 8, 4, 4, 8, 4, 2, 1, 1, 1]
+    other = LossScaler(CPU, 1.0, dynamic=True)
+    other.load_state_dict(scaler.state_dict())
+    assert other.scale == 1
+
+
+def test_a_fixed_scale_stays():
+    scaler = LossScaler(CPU, 1024.0)
+    scaler.update(torch.tensor(False))
+    assert scaler.scale == 1024

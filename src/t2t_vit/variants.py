@@ -75,9 +75,9 @@ VARIANTS: dict[str, Variant] = {
     "t2t_vit_t_14": Variant("transformer", 384, 14, 6, 3, 81.7, "81.7_T2T_ViTt_14.pth.tar"),
     "t2t_vit_t_19": Variant("transformer", 448, 19, 7, 3, 82.4, "82.4_T2T_ViTt_19.pth.tar"),
     "t2t_vit_t_24": Variant("transformer", 512, 24, 8, 3, 82.6, "82.6_T2T_ViTt_24.pth.tar"),
-    # Ours, for pictures of 28 x 28 pixels: finer splits keep a grid of 7 x 7 tokens.
+    # Ours, for pictures of 28 x 28 pixels: finer splits, for grids of 14, 7 and 4 tokens a side.
     "t2t_vit_quickstart": Variant(
-        "performer", 96, 4, 3, 2, splits=(SoftSplit(3, 2, 1), SoftSplit(3, 2, 1), SoftSplit(3, 1, 1))
+        "performer", 192, 4, 3, 2, splits=(SoftSplit(7, 2, 3), SoftSplit(3, 2, 1), SoftSplit(3, 2, 1)), token_dim=32
     ),
 }
 

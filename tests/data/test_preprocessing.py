@@ -86,3 +86,12 @@ def test_dict_round_trip_and_its_errors() -> None:
 def test_values_out_of_range(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Preprocessing(**({"image_size": (4, 4)} | wrong))
+
+
+def test_a_sliver_takes_no_more_memory_than_a_picture() -> None:
+    """Resized whole before the crop, this one took 16 GB."""
+    sliver = Image.new("RGB", (1, 60_000), "white")
+    sliver.paste("red", (0, 29_990, 1, 30_010))
+    image = Preprocessing((32, 32))(sliver)
+    assert image.shape == (3, 32, 32)
+    assert image[1].float().mean() < 10, "the middle is shown"

@@ -3,6 +3,7 @@
 The module of a command is imported when the command is called, so that the program's help imports no torch.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ t2t-vit COMMAND --help lists the options of a command; t2t-vit --version tells t
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 done in part, 2 the user's mistake, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     try:
         return _dispatch(words)
     except UserError as error:

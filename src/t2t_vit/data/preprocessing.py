@@ -15,6 +15,8 @@ from t2t_vit.data.decode import MODES, Mode, to_mode
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Longer side over shorter side, beyond which only the middle of a picture is looked at.
+MOST_ELONGATED = 64
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -68,7 +70,7 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An upright image of any mode -> uint8 tensor (in_chans, height, width)."""
-        image = to_mode(image, self.mode)
+        image = _without_far_ends(to_mode(image, self.mode))
         resized = image.resize(self.resized_size(image.size), INTERPOLATIONS[self.interpolation])
         height, width = self.image_size
         left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
@@ -116,6 +118,16 @@ class Preprocessing:
 
 
 _FIELDS = frozenset(Preprocessing.__dataclass_fields__)
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """The middle of a sliver: a picture of 1 x 60,000 pixels, resized whole, would take gigabytes to be cropped."""
+    width, height = image.size
+    keep = MOST_ELONGATED * min(width, height)
+    if max(width, height) <= keep:
+        return image
+    left, top = max(0, width - keep) // 2, max(0, height - keep) // 2
+    return image.crop((left, top, min(width, left + keep), min(height, top + keep)))
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -1,10 +1,10 @@
 """The backbone's block: multi-head self-attention and an MLP, each behind a LayerNorm and around a residual."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2t_vit.model.drop import DropPath
 from t2t_vit.model.mlp import Mlp
+from t2t_vit.ops.attention import attention
 
 
 class Attention(nn.Module):
@@ -13,15 +13,18 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, drop: float) -> None:
         super().__init__()
         self.heads = heads
+        self.scale = (dim // heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop)
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
         batch, length, dim = tokens.shape
-        qkv = self.qkv(tokens).view(batch, length, 3, self.heads, dim // self.heads)  # (B, N, 3, h, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, N, d) each
-        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, h, N, d)
+        q, k, v = (
+            part.view(batch, length, self.heads, dim // self.heads).transpose(1, 2)  # (B, h, N, d)
+            for part in self.qkv(tokens).chunk(3, dim=-1)
+        )
+        mixed = attention(q, k, v, self.scale)  # (B, h, N, d)
         joined = mixed.transpose(1, 2).reshape(batch, length, dim)  # (B, N, dim)
         return self.proj_drop(self.proj(joined))
 

@@ -1,9 +1,9 @@
 """The T2T module's attention in its exact form."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2t_vit.model.mlp import Mlp
+from t2t_vit.ops.attention import attention
 
 
 class NarrowingAttention(nn.Module):
@@ -18,7 +18,7 @@ class NarrowingAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
         q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)  # (B, 1, N, token_dim)
+        mixed = attention(q, k, v, self.scale)  # (B, 1, N, token_dim)
         return (v + self.proj(mixed)).squeeze(1)  # (B, N, token_dim)
 
 

@@ -1,0 +1,90 @@
+"""`t2t-vit quickstart`: the whole way on the embedded images: train, evaluate, predict, export, and pictures of it."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from t2t_vit.cli import assembly
+from t2t_vit.cli.config_file import find_config, read_config, to_yaml
+from t2t_vit.cli.console import tell
+from t2t_vit.cli.eval import as_results, evaluate_weights
+from t2t_vit.cli.export import announce, export_weights
+from t2t_vit.cli.infer import predict
+from t2t_vit.cli.options import Options
+from t2t_vit.cli.resolve import resolve
+from t2t_vit.cli.train import where
+from t2t_vit.cli.training_job import train_job
+from t2t_vit.data.images import ImageSet
+from t2t_vit.export.write import check_format
+from t2t_vit.files import atomic_write
+from t2t_vit.inference.load import load
+from t2t_vit.inference.predictor import Prediction
+from t2t_vit.report.curves import draw_curves
+from t2t_vit.report.figure import new_figure
+from t2t_vit.report.pictures import Answer, draw_pictures
+from t2t_vit.training.distributed import Processes
+from t2t_vit.weights import read_weights
+
+FOLDER = Path("runs/quickstart")
+SHOWN = 40
+LEFT = {
+    "image files": "images",
+    "predictions": "predictions.json",
+    "pictures": "predictions.png",
+    "curves": "curves.png",
+    "ONNX": "t2t_vit_quickstart.onnx",
+}
+
+
+def run(options: Options) -> int:
+    """Everything once; what it leaves is in `runs/quickstart`."""
+    options = replace(options, file=read_config(find_config("quickstart")))
+    config, notes = resolve(options)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    check_format("ONNX")  # what is missing had better be said now than after the training
+    new_figure(1, 1)
+
+    tell("1 of 5: train")
+    trained = train_job(config, Processes(), notes=notes, given=options.line)
+    weights = read_weights(trained.checkpoint)
+
+    tell("2 of 5: evaluate the checkpoint on the images that it was not trained on")
+    metrics = evaluate_weights(weights, replace(config, num_classes=len(weights.classes or ())), Processes(), tell)
+
+    tell("3 of 5: predict the classes of image files")
+    images = assembly.validation_images(config)
+    files = write_images(images, FOLDER / "images")
+    found = predict(load(trained.checkpoint), list(files), str(FOLDER / "predictions.json"))
+
+    tell("4 of 5: export, and compare the file with the network")
+    named = replace(config, num_classes=len(images.classes), file_format="ONNX")
+    code = announce(lambda: export_weights(weights, named, FOLDER))
+
+    tell("5 of 5: draw the curves and the predictions")
+    title = f"{config.arch} on the embedded Fashion-MNIST"
+    draw_curves(trained.folders.logs / "history.csv", FOLDER / "curves.png", title)
+    answers = [_answer(images, number, found[file]) for file, number in files.items()]
+    draw_pictures(answers, FOLDER / "predictions.png", title=f"{title}, test images")
+
+    print(f"eval results: {as_results(metrics)}")
+    print("\n".join([*where(trained), *(f"{what:<18}{FOLDER / name}" for what, name in LEFT.items())]))
+    return code
+
+
+def write_images(images: ImageSet, folder: Path) -> dict[str, int]:
+    """Some images as PNG files NUMBER_CLASS.png in an empty `folder`: path -> number in the set."""
+    shutil.rmtree(folder, ignore_errors=True)
+    written = {}
+    for number in assembly.some_images(images, SHOWN):
+        path = folder / f"{number:04d}_{images.classes[images.targets[number]]}.png"
+        with atomic_write(path) as file:
+            images.read(number).save(file, format="PNG")
+        written[str(path)] = number
+    return written
+
+
+def _answer(images: ImageSet, number: int, found: Prediction) -> Answer:
+    true = images.classes[images.targets[number]]
+    return Answer(images.read(number), found.name or str(found.index), found.probability, true)

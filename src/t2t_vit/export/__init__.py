@@ -1,0 +1,1 @@
+"""Model -> files, each verified in its own runtime before it is announced."""

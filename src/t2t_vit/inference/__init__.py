@@ -1,0 +1,1 @@
+"""Images -> predictions: one predictor interface over the runtimes."""

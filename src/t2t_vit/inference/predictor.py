@@ -1,0 +1,90 @@
+"""One interface over every runtime: images -> predictions."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2t_vit.data.decode import DecodeError, convert, decode
+from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.errors import UserError
+
+ImageLike = str | Path | Image.Image
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class of one image.
+
+    Attributes:
+        index: its place in the logits.
+        name: its name, or None where the weights carry no names.
+        probability: its softmax probability, 0..1.
+    """
+
+    index: int
+    name: str | None
+    probability: float
+
+
+class Predictor(ABC):
+    """A network with its preprocessing and class names; a runtime provides `logits`."""
+
+    def __init__(self, preprocessing: Preprocessing, classes: Sequence[str] | None) -> None:
+        self.preprocessing = preprocessing
+        self.classes = tuple(classes) if classes else None
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """uint8 images (B, in_chans, height, width) of the preprocessing's size -> float32 logits (B, num_classes)."""
+
+    @overload
+    def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is iterable too
+    @overload
+    def predict(self, images: Iterable[ImageLike]) -> list[Prediction]: ...
+    def predict(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | list[Prediction]:
+        """Classify images: paths or Pillow images, of any size and mode; one for one prediction, several for a list.
+
+        Raises:
+            UserError: an image cannot be decoded.
+        """
+        if isinstance(images, ImageLike):
+            return self.predict([images])[0]
+        listed = list(images)
+        batches = [listed[start : start + BATCH_SIZE] for start in range(0, len(listed), BATCH_SIZE)]
+        return [answer for batch in batches for answer in self.classify([self._prepared(one) for one in batch])]
+
+    def prepare(self, image: ImageLike) -> Tensor:
+        """One image -> uint8 (in_chans, height, width).
+
+        Raises:
+            DecodeError: it cannot be decoded.
+        """
+        if isinstance(image, str | Path):
+            return self.preprocessing(decode(image, self.preprocessing.mode))
+        if isinstance(image, Image.Image):
+            return self.preprocessing(convert(image, self.preprocessing.mode))
+        raise TypeError(f"an image is a path or a Pillow image, not {type(image).__name__}")
+
+    def classify(self, images: Sequence[Tensor]) -> list[Prediction]:
+        """Prepared images, each uint8 (in_chans, height, width) -> their predictions."""
+        probabilities = self.logits(torch.stack(list(images))).softmax(dim=1)  # (B, num_classes)
+        best = probabilities.max(dim=1)
+        return [
+            Prediction(index, self.classes[index] if self.classes else None, probability)
+            for index, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def _prepared(self, image: ImageLike) -> Tensor:
+        try:
+            return self.prepare(image)
+        except DecodeError as error:
+            name = image if isinstance(image, str | Path) else "image"
+            raise UserError(f"{name}: {error}") from error

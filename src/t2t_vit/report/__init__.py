@@ -1,0 +1,1 @@
+"""Curves and pictures of a run, from the files that it left."""

@@ -1,0 +1,102 @@
+"""What a file is, by its content: names lie (`.ckpt` is MindSpore's ending too, `.pth.tar` is no tar)."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Literal
+
+from t2t_vit.errors import UserError
+
+Kind = Literal[
+    "torch", "safetensors", "onnx", "mindspore", "encrypted mindspore", "mindir", "text", "tar", "gzip", "unknown"
+]
+
+_HEAD_BYTES = 1024
+# Little-endian 0x7F3A5ED8, ..D9 and ..DA: AES-GCM, AES-CBC and SM4-CBC.
+_MINDSPORE_ENCRYPTED = tuple(bytes((last, 0x5E, 0x3A, 0x7F)) for last in (0xD8, 0xD9, 0xDA))
+# Wire tags of the ModelProto fields that may follow ONNX's ir_version: producer_name, producer_version, domain,
+# model_version, doc_string, graph, opset_import.
+_ONNX_SECOND_TAGS = frozenset((0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42))
+
+
+def file_kind(path: str | Path) -> Kind:
+    """The kind of the file at `path`, from its first bytes.
+
+    Raises:
+        UserError: there is no such file, it is a folder, it is empty, or it cannot be read.
+    """
+    try:
+        info = Path(path).stat()
+        if stat.S_ISDIR(info.st_mode):
+            raise UserError(f"{path}: is a folder; name the weights file in it")
+        if not stat.S_ISREG(info.st_mode):
+            raise UserError(f"{path}: is not a regular file; name a weights file")
+        with Path(path).open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({_reason(error)})") from error
+    if not head:
+        raise UserError(f"{path}: is empty; it was probably not written to its end")
+    return _kind_of(head, info.st_size)
+
+
+def _kind_of(head: bytes, size: int) -> Kind:
+    # A zip, or the pickle stream of torch before 1.6.
+    if head.startswith((b"PK\x03\x04", b"\x80\x02")):
+        return "torch"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+        return "safetensors"
+    if head.startswith(_MINDSPORE_ENCRYPTED):
+        return "encrypted mindspore"
+    if head[257:262] == b"ustar":
+        return "tar"
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if len(head) > 2 and head[0] == 0x08 and 1 <= head[1] < 0x40 and head[2] in _ONNX_SECOND_TAGS:
+        return "onnx"
+    if head[0] == 0x0A and (protobuf := _mindspore_kind(head)):
+        return protobuf
+    return "text" if _is_text(head) else "unknown"
+
+
+def _mindspore_kind(head: bytes) -> Kind | None:
+    """MindSpore's two protobufs both begin with field 1 and a length.
+
+    A checkpoint's first message holds a parameter's name and then its tensor; a MINDIR begins with a short version
+    such as "0.1.1".
+    """
+    length, at = _varint(head, 1)
+    if head[at : at + 1] == b"\n":
+        name_length, name_at = _varint(head, at + 1)
+        name = head[name_at : name_at + name_length]
+        if 0 < name_length < length and name.isascii() and name.decode("ascii").isprintable():
+            return "mindspore"
+    if 0 < length < 16 and head[at : at + length].replace(b".", b"").isdigit():
+        return "mindir"
+    return None
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Protobuf's base-128 number at `at`, and where the next field begins."""
+    value = shift = 0
+    for offset in range(at, min(at + 10, len(data))):
+        value |= (data[offset] & 0x7F) << shift
+        shift += 7
+        if not data[offset] & 0x80:
+            return value, offset + 1
+    return 0, len(data)
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head[:-4].decode("utf-8") if len(head) == _HEAD_BYTES else head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # The cut may lie inside a character.
+        return error.start > len(head) - 8 and len(head) == _HEAD_BYTES
+    return all(character.isprintable() or character.isspace() for character in text)
+
+
+def _reason(error: Exception) -> str:
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

@@ -1,0 +1,176 @@
+"""Exported files: self-contained, of any batch, proven before they appear, and good for predictions."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+import t2t_vit
+from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.errors import UserError
+from t2t_vit.export.verify import Agreement, verify
+from t2t_vit.export.write import DisagreementError, Exported, check_format, export_model
+from t2t_vit.inference.onnx_predictor import OnnxPredictor
+from t2t_vit.inference.predictor import Predictor
+from t2t_vit.inference.torch_predictor import TorchPredictor
+
+CLASSES = tuple(f"Klasse {index} ü" for index in range(5))
+
+
+def predictor(image_size: tuple[int, int] = (32, 48), seed: int = 0) -> TorchPredictor:
+    torch.manual_seed(seed)
+    model = t2t_vit.create_model("t2t_vit_quickstart", image_size=image_size, num_classes=5)
+    with torch.no_grad():
+        model.head.weight.mul_(20)  # logits far from zero, as a trained head has
+    return TorchPredictor(model, Preprocessing(image_size, mean=(0.4,), std=(0.3,)), CLASSES)
+
+
+def pictures(count: int, image_size: tuple[int, int] = (32, 48)) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, image_size, mode="bicubic").clamp(0, 1)
+    return (smooth * 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
+    path = tmp_path_factory.mktemp("export") / "t2t_vit_quickstart.onnx"
+    yield export_model(predictor(), path, arch="t2t_vit_quickstart", file_format="ONNX", images=pictures(7))
+
+
+def test_the_file_agrees_with_the_network(exported: Exported) -> None:
+    assert exported.unverified is None and exported.agreement is not None
+    assert exported.agreement.agrees and exported.agreement.images == 7
+    assert exported.agreement.largest_difference < 1e-5 < exported.agreement.largest_logit
+    assert exported.agreement.top1_agreement == 1.0
+    assert "same top-1 on 100.0% of 7 images" in str(exported.agreement)
+
+
+def test_the_file_is_alone_and_complete(exported: Exported) -> None:
+    assert [path.name for path in exported.path.parent.iterdir()] == ["t2t_vit_quickstart.onnx"]
+    model = onnx.load(exported.path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    assert model.producer_name == "t2t_vit"
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    (given,), (answer,) = model.graph.input, model.graph.output
+    assert (given.name, answer.name) == ("images", "logits")
+    shape = given.type.tensor_type.shape.dim
+    assert shape[0].dim_param and [side.dim_value for side in shape[1:]] == [3, 32, 48]
+    assert given.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_the_metadata_say_how_to_use_it(exported: Exported) -> None:
+    strings = {entry.key: entry.value for entry in onnx.load(exported.path).metadata_props}
+    assert strings["arch"] == "t2t_vit_quickstart" and strings["producer"].startswith("t2t_vit ")
+    assert json.loads(strings["classes"]) == list(CLASSES)
+    assert Preprocessing.from_dict(json.loads(strings["preprocessing"])) == predictor().preprocessing
+
+
+def test_it_predicts_like_the_network(exported: Exported, tmp_path: Path) -> None:
+    Image.effect_noise((90, 70), 80).convert("RGB").save(tmp_path / "x.png")
+    loaded = t2t_vit.load(exported.path, arch="t2t_vit_quickstart")
+    assert isinstance(loaded, OnnxPredictor) and loaded.classes == CLASSES
+    theirs, ours = predictor().predict(tmp_path / "x.png"), loaded.predict(tmp_path / "x.png")
+    assert (theirs.index, theirs.name) == (ours.index, ours.name)
+    assert theirs.probability == pytest.approx(ours.probability, abs=1e-5)
+    for count in (1, 4, 2):
+        assert loaded.logits(pictures(count)).shape == (count, 5)
+
+
+def test_what_a_file_is_fixed_at_cannot_be_changed(exported: Exported) -> None:
+    t2t_vit.load(exported.path, image_size=(32, 48), num_classes=5)
+    for change in ({"arch": "t2t_vit_7"}, {"image_size": 32}, {"num_classes": 6}, {"crop_pct": 1.0}):
+        with pytest.raises(UserError, match=next(iter(change))):
+            t2t_vit.load(exported.path, **change)  # type: ignore[arg-type]
+
+
+def test_a_file_that_was_cut_short_or_comes_from_elsewhere(exported: Exported, tmp_path: Path) -> None:
+    content = exported.path.read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cut short"):
+        t2t_vit.load(tmp_path / "cut.onnx")
+    model = onnx.load(exported.path)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    with pytest.raises(UserError, match="was not exported by t2t_vit"):
+        t2t_vit.load(tmp_path / "bare.onnx")
+
+
+def test_exporting_says_nothing_and_leaves_the_network_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = predictor()
+    before = {name: tensor.clone() for name, tensor in source.model.state_dict().items()}
+    export_model(source, tmp_path / "a.onnx", arch="a", file_format="ONNX", images=pictures(1))
+    assert capfd.readouterr() == ("", "")
+    assert all(torch.equal(before[name], tensor) for name, tensor in source.model.state_dict().items())
+
+
+def test_a_file_that_disagrees_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from t2t_vit.export import write
+
+    monkeypatch.setattr(write, "OnnxPredictor", lambda *_: predictor(seed=1))
+    monkeypatch.setattr(write, "onnx_bytes", lambda *_: b"another network")
+    with pytest.raises(DisagreementError, match=r"not written.*largest logit difference"):
+        export_model(predictor(), tmp_path / "a.onnx", arch="a", file_format="ONNX", images=pictures(6))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_its_runtime_the_file_is_kept_unverified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from t2t_vit.export import write
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(write, "onnx_bytes", lambda *_: b"content")
+    done = export_model(predictor(), tmp_path / "a.onnx", arch="a", file_format="ONNX", images=pictures(6))
+    assert done.agreement is None and done.path.read_bytes() == b"content"
+    assert done.unverified is not None and done.unverified.startswith("not verified: ONNX Runtime is not installed")
+    with pytest.raises(UserError, match="pip install"):
+        OnnxPredictor(done.path)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_without_the_exporters_packages(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf'package {package}; install it with: pip install "t2t_vit\[export\]"'):
+        check_format("ONNX")
+
+
+def test_formats_that_cannot_be_written(tmp_path: Path) -> None:
+    check_format("ONNX")
+    for file_format, expected in [
+        ("AIR", "needs an Ascend machine.*nothing was written"),
+        ("MINDIR", "not available in this version"),
+        ("onnx", "choose one of ONNX, MINDIR, AIR"),
+    ]:
+        with pytest.raises(UserError, match=expected):
+            export_model(predictor(), tmp_path / "a", arch="a", file_format=file_format, images=pictures(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Constant(Predictor):
+    def __init__(self, value: float) -> None:
+        super().__init__(Preprocessing((4, 4)), None)
+        self.value, self.batches = value, list[int]()
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(images))
+        return torch.full((len(images), 3), self.value)
+
+
+@pytest.mark.parametrize(("count", "batches"), [(1, [1, 3, 2]), (6, [1, 3, 2]), (9, [1, 3, 2, 1, 2])])
+def test_batches_of_one_three_and_two(count: int, batches: list[int]) -> None:
+    ours = Constant(1.0)
+    verify(ours, Constant(1.0), torch.zeros(count, 3, 4, 4, dtype=torch.uint8))
+    assert ours.batches == batches
+
+
+def test_agreement_is_measured_against_the_largest_logit() -> None:
+    images = torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
+    assert verify(Constant(100.0), Constant(100.005), images).agrees
+    assert not verify(Constant(1.0), Constant(1.005), images).agrees
+    assert not verify(Constant(float("nan")), Constant(1.0), images).agrees
+    assert Agreement(6, 0.0, 0.0, 1.0).agrees

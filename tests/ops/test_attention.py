@@ -1,0 +1,37 @@
+import pytest
+import torch
+from torch import Tensor
+
+from t2t_vit.ops.attention import attention
+
+
+def draw(dtype: torch.dtype, length: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(2, 3, length, 16, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+
+
+def by_definition(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return torch.softmax(scale * q @ k.transpose(2, 3), dim=-1) @ v
+
+
+@pytest.mark.parametrize("length", [1, 17, 600])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 3e-2)])
+def test_value_and_gradients(dtype: torch.dtype, tolerance: float, length: int) -> None:
+    """Both ways, the fused one and the plain products, against the formula in float64."""
+    ours = draw(dtype, length)
+    out = attention(*ours, 0.3)
+    exact = [x.detach().double().requires_grad_() for x in ours]
+    wanted = by_definition(*exact, 0.3)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), wanted, atol=tolerance, rtol=tolerance)
+    out.float().square().sum().backward()
+    wanted.square().sum().backward()
+    for mine, theirs in zip(ours, exact, strict=True):
+        scale = theirs.grad.abs().max().clamp(min=1)
+        torch.testing.assert_close(mine.grad.double() / scale, theirs.grad / scale, atol=tolerance, rtol=tolerance)
+
+
+def test_autocast_keeps_the_low_precision() -> None:
+    q, k, v = draw(torch.bfloat16, 17)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention(q, k, v, 0.25).dtype == torch.bfloat16

@@ -1,0 +1,208 @@
+"""Files of weights of every origin, told apart by content."""
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from t2t_vit.errors import UserError
+from t2t_vit.weights import file_kind, read_weights
+
+TENSORS = {"cls_token": torch.arange(4.0).reshape(1, 1, 4), "head.bias": torch.ones(2)}
+
+
+def saved(path: Path, content: Any, **options: Any) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+def scaled(factor: float) -> dict[str, Tensor]:
+    return {name: tensor * factor for name, tensor in TENSORS.items()}
+
+
+def one_sentence(error: pytest.ExceptionInfo[UserError], path: Path) -> str:
+    text = str(error.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text and len(text) < 300
+    return text
+
+
+def test_of_the_authors_file_the_moving_average_is_taken(tmp_path: Path) -> None:
+    content = {
+        "epoch": 309,
+        "arch": "t2t_vit_14",
+        "state_dict": scaled(2.0),
+        "state_dict_ema": {f"module.{name}": tensor for name, tensor in scaled(3.0).items()},
+        "args": argparse.Namespace(lr=5e-4, model="T2t_vit_14", mean=[0.485], extra={"nested": (1, None)}),
+        "metric": np.float64(81.5),
+        "counts": [np.int64(3), np.float32(0.5), np.bool_(True)],
+    }
+    path = saved(tmp_path / "81.5_T2T_ViT_14.pth.tar", content)
+    weights = read_weights(path)
+    assert weights.chosen == "ema" and weights.config is None and weights.classes is None
+    assert torch.equal(weights.tensors["cls_token"], TENSORS["cls_token"] * 3)
+    raw = read_weights(path, "raw")
+    assert raw.chosen == "raw" and torch.equal(raw.tensors["cls_token"], TENSORS["cls_token"] * 2)
+
+
+@pytest.mark.parametrize("home", ["state_dict", "net", "model"])
+def test_every_home_and_every_wrapper(tmp_path: Path, home: str) -> None:
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in TENSORS.items()}
+    weights = read_weights(saved(tmp_path / "w.pth", {home: wrapped, "acc": 98.3, "epoch": 59}))
+    assert list(weights.tensors) == list(TENSORS) and weights.chosen == "raw"
+
+
+def test_a_bare_state_dict_with_parameters(tmp_path: Path) -> None:
+    bare = {name: torch.nn.Parameter(tensor) for name, tensor in TENSORS.items()}
+    weights = read_weights(saved(tmp_path / "w.pth", bare))
+    assert all(torch.equal(weights.tensors[name], TENSORS[name]) for name in TENSORS)
+    assert not any(tensor.requires_grad for tensor in weights.tensors.values())
+
+
+def test_the_stream_of_old_torch_versions(tmp_path: Path) -> None:
+    path = saved(tmp_path / "old.pth", TENSORS, _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weights(path).tensors["cls_token"], TENSORS["cls_token"])
+
+
+def test_safetensors_under_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "weights.ckpt"
+    save_file(TENSORS, path)
+    assert file_kind(path) == "safetensors"
+    assert torch.equal(read_weights(path).tensors["head.bias"], TENSORS["head.bias"])
+
+
+def ours(**changes: Any) -> dict[str, Any]:
+    content = {
+        "format": "t2t_vit",
+        "version": 1,
+        "config": {"arch": "t2t_vit_7", "num_classes": 2},
+        "classes": ["cat", "dog"],
+        "model": TENSORS,
+        "ema": scaled(5.0),
+        "metrics": {},
+    }
+    return {**content, **changes}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "chosen"),
+    [
+        ({}, "ema"),
+        ({"step": 2, "raw": {"top1": 0.7}, "ema": {"top1": 0.8}}, "ema"),
+        ({"step": 2, "raw": {"top1": 0.7}, "ema": {"top1": 0.1}}, "raw"),
+        ({"step": 2, "raw": {"top1": 0.7}, "ema": {"top1": 0.7}}, "ema"),
+    ],
+)
+def test_of_our_checkpoint_the_better_copy_is_taken(tmp_path: Path, metrics: dict[str, Any], chosen: str) -> None:
+    weights = read_weights(saved(tmp_path / "a-1_2.ckpt", ours(metrics=metrics)))
+    assert weights.chosen == chosen and weights.classes == ("cat", "dog")
+    assert weights.config == {"arch": "t2t_vit_7", "num_classes": 2}
+    factor = 5 if chosen == "ema" else 1
+    assert torch.equal(weights.tensors["cls_token"], TENSORS["cls_token"] * factor)
+
+
+def test_a_copy_that_is_not_there(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.ckpt", ours(ema=None))
+    assert read_weights(path).chosen == "raw"
+    with pytest.raises(UserError, match="no ema weights") as error:
+        read_weights(path, "ema")
+    one_sentence(error, path)
+    with pytest.raises(UserError, match="no ema weights"):
+        read_weights(saved(tmp_path / "b.pth", {"state_dict": TENSORS}), "ema")
+
+
+def test_a_checkpoint_of_a_later_version(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="newer version"):
+        read_weights(saved(tmp_path / "a.ckpt", ours(version=2)))
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.marker,))
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_code_in_a_pickle_never_runs(tmp_path: Path, as_zip: bool) -> None:
+    content = {"state_dict": TENSORS, "args": Bomb(tmp_path / "ran")}
+    path = saved(tmp_path / "evil.pth", content, _use_new_zipfile_serialization=as_zip)
+    with pytest.raises(UserError, match="could run code") as error:
+        read_weights(path)
+    one_sentence(error, path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_bare_pickle_never_runs(tmp_path: Path) -> None:
+    path = tmp_path / "evil.ckpt"
+    path.write_bytes(pickle.dumps(Bomb(tmp_path / "ran"), protocol=2))
+    with pytest.raises(UserError) as error:
+        read_weights(path)
+    one_sentence(error, path)
+    assert not (tmp_path / "ran").exists()
+
+
+def mindspore_value(name: bytes, content: bytes) -> bytes:
+    """One message of a MindSpore checkpoint: tag, then a tensor of shape [1]."""
+    tensor = b"\x08\x01\x12\x07Float32\x1a" + bytes([len(content)]) + content
+    value = b"\x0a" + bytes([len(name)]) + name + b"\x12" + bytes([len(tensor)]) + tensor
+    return b"\x0a" + bytes([len(value)]) + value
+
+
+BROKEN = {
+    "text": (b"epochs: 300\narch: t2t_vit_19\n", "text file"),
+    "text that begins with a line break": (b"\n\nhello, these are no weights\n", "text file"),
+    "empty": (b"", "empty"),
+    "noise": (bytes(range(7, 256)) * 9, "not a checkpoint"),
+    "a line break and noise": (b"\n" + bytes(range(128, 256)), "not a checkpoint"),
+    "zip": (b"PK\x03\x04" + b"\0" * 300, "cut short, damaged"),
+    "pickle of protocol 4": (pickle.dumps({"a": 1}, protocol=4), "not a checkpoint"),
+    "safetensors cut short": ((90).to_bytes(8, "little") + b'{"a":{"dtype":"F32"' + b" " * 80, "damaged safetensors"),
+    "gzip": (b"\x1f\x8b\x08" + b"\0" * 50, "gzip"),
+    "tar": (b"w.pth".ljust(257, b"\0") + b"ustar\x0000" + b"\0" * 300, "tar archive"),
+    "mindspore": (mindspore_value(b"cls_token", b"\0" * 4), "MindSpore checkpoint; .* not available in this version"),
+    "mindspore, encrypted": (b"\xd8\x5e\x3a\x7f" + b"\1" * 64, "encrypted MindSpore"),
+    "mindir": (b"\x0a\x050.1.1\x12\x09MindSpore", "MINDIR.* not available in this version"),
+    "onnx": (b"\x08\x0a\x12\x07pytorch", "ONNX"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_no_checkpoint_is_told_in_one_sentence(tmp_path: Path, case: str) -> None:
+    content, expected = BROKEN[case]
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=expected) as error:
+        read_weights(path)
+    one_sentence(error, path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+def test_a_file_that_was_cut_short(tmp_path: Path, share: float) -> None:
+    whole = saved(tmp_path / "whole.pth", {"state_dict": {"a": torch.randn(500)}}).read_bytes()
+    path = tmp_path / "cut.pth"
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match="cut short") as error:
+        read_weights(path)
+    one_sentence(error, path)
+
+
+def test_a_folder_a_missing_file_and_a_pipe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder"):
+        read_weights(tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        read_weights(tmp_path / "absent.ckpt")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_weights("/dev/null")
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3, "acc": 0.5}, [1, 2], 7, {"state_dict": {}}, {"optimizer": {"a": 1}}])
+def test_a_torch_file_without_weights(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(UserError, match="holds no weights"):
+        read_weights(saved(tmp_path / "x.pth", content))

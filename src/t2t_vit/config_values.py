@@ -7,7 +7,7 @@ A word of the command line and a scalar of a YAML file are the same text and are
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, TypeVar, cast, get_args
 
@@ -123,11 +123,9 @@ def read_value(entry: "Field[Any]", text: str | Sequence[str]) -> Value:
             `takes ...; not ...`.
     """
     try:
-        value = _READERS[entry.type](text)
-        if isinstance(entry.metadata["allowed"], Location):
-            # Path would drop a trailing slash and turn nothing into '.'.
-            value = os.path.expanduser(value)  # noqa: PTH111
-        return check_value(entry, value)
+        value = check_value(entry, _read(entry.type, text))
+        # Path would drop a trailing slash and turn nothing into '.'.
+        return os.path.expanduser(str(value)) if isinstance(entry.metadata["allowed"], Location) else value  # noqa: PTH111
     except ValueError:
         raise ValueError(_refusal(entry, text)) from None
 
@@ -177,53 +175,24 @@ def _fit_type(kind: object, value: object) -> Value | None:
     return float(value) if kind is float else None
 
 
-def _scalar(text: str | Sequence[str]) -> str:
-    if isinstance(text, str):
-        return text
-    raise ValueError("a list")
+def _read(kind: object, text: str | Sequence[str]) -> object:
+    """The text as the type `kind`, or None where it is of another; a list may hold such Nones."""
+    if kind not in KINDS:
+        item, separators = (int, r"[\s,xX]+") if kind == ImageSize else (float, r"[\s,]+")
+        items = [_read(item, piece) for piece in _pieces(text, separators)]
+        return items[0] if item is int and len(items) == 1 else items
+    if not isinstance(text, str):
+        return None
+    if kind is int:
+        return int(text) if WHOLE.fullmatch(text) else None
+    if kind is float:
+        return float(text) if NUMBER.fullmatch(text) else None
+    return WORDS.get(text.lower()) if kind is bool else text
 
 
-def _whole(text: str | Sequence[str]) -> int:
-    if not WHOLE.fullmatch(_scalar(text)):
-        raise ValueError("no whole number")
-    return int(_scalar(text))
-
-
-def _number(text: str | Sequence[str]) -> float:
-    if not NUMBER.fullmatch(_scalar(text)):
-        raise ValueError("no number")
-    return float(_scalar(text))
-
-
-def _truth(text: str | Sequence[str]) -> bool:
-    if _scalar(text).lower() not in WORDS:
-        raise ValueError("neither True nor False")
-    return WORDS[_scalar(text).lower()]
-
-
-def _pieces(text: str | Sequence[str], separators: str = r"[\s,]+") -> list[str]:
+def _pieces(text: str | Sequence[str], separators: str) -> Sequence[str]:
     """`[0.9, 0.95]`, `(0.9 0.95)`, `0.9,0.95` or the list itself -> its pieces."""
     if not isinstance(text, str):
-        return list(text)
+        return text
     inner = re.sub(r"^\s*[\[(]\s*(.*?)\s*,?\s*[\])]\s*$", r"\1", text).strip()
     return re.split(separators, inner)
-
-
-def _numbers(text: str | Sequence[str]) -> tuple[float, ...]:
-    return tuple(_number(piece) for piece in _pieces(text))
-
-
-def _image_size(text: str | Sequence[str]) -> ImageSize:
-    sides = tuple(_whole(piece) for piece in _pieces(text, r"[\s,xX]+"))
-    return sides[0] if len(sides) == 1 else cast(tuple[int, int], sides)
-
-
-_READERS: dict[object, Callable[[str | Sequence[str]], Any]] = {
-    int: _whole,
-    float: _number,
-    bool: _truth,
-    str: _scalar,
-    tuple[float, float]: _numbers,
-    tuple[float, ...]: _numbers,
-    ImageSize: _image_size,
-}

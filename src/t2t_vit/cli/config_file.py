@@ -4,23 +4,20 @@ Scalars are taken as the text that stands in the file, never through YAML's own 
 and `1:30` ninety: the same rules read a file and a command line.
 """
 
-import re
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from t2t_vit.cli.commands import COMMANDS
+from t2t_vit.cli.parser import Placed, parser_of
 from t2t_vit.config import KEYS, SECTIONS, Config
 from t2t_vit.config_names import nearest, nearest_key
-from t2t_vit.config_values import Value, read_value
+from t2t_vit.config_values import Value
 from t2t_vit.errors import UserError
-
-if TYPE_CHECKING:
-    import yaml
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 EMPTY = ("", "~", "null", "Null", "NULL")
-# Text that YAML reads as itself; digits alone may stay plain, since our reader takes them as text where text is due.
-PLAIN = re.compile(r"[A-Za-z_./][\w./@%+=~-]*|\d+", re.ASCII)
-YAML_WORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "null", ".inf", ".nan", ".", "=")
 
 
 def shipped_configs() -> list[str]:
@@ -56,35 +53,38 @@ def read_config(path: Path) -> dict[str, Value]:
         UserError: the file cannot be read, is not a mapping of keys to values, names a key twice or one that does not
             exist, or a value is of the wrong type or out of range; the sentence names the line.
     """
-    values: dict[str, Value] = {}
+    placed: dict[str, Placed] = {}
     for name_node, value_node in _mapping(path):
-        where = f"{path}:{name_node.start_mark.line + 1}"
-        name = name_node.value
+        where, name = f"{path}:{name_node.start_mark.line + 1}", name_node.value
         if not isinstance(name, str):
             raise UserError(f"{where}: a key is one word; write lines such as 'epochs: 10'")
         if name not in KEYS:
             raise UserError(f"{where}: unknown key '{name}'; did you mean '{nearest_key(name, KEYS)}'?")
-        if name in values:
+        if name in placed:
             raise UserError(f"{where}: the key '{name}' stands there twice; keep one of them")
-        try:
-            values[name] = read_value(KEYS[name], _text(value_node))
-        except ValueError as error:
-            raise UserError(f"{where}: {name} {error}") from None
-    return values
+        text = _text(value_node)
+        if text is None:
+            raise UserError(f"{where}: {name} takes one value or a flat list; not what is nested below it")
+        placed[name] = Placed(where, text)
+    return parser_of(COMMANDS["train"]).read_file(placed)  # the keys are the same for every command
 
 
 def to_yaml(config: Config, heading: str = "") -> str:
     """The whole configuration under the headings of its sections; reading it gives an equal configuration."""
-    lines = [f"# {line}" for line in heading.splitlines()]
+    blocks = ["".join(f"# {line}\n" for line in heading.splitlines())] if heading else []
+    values = config.to_dict()
     for title, names in SECTIONS.items():
-        lines += ["", f"# ===== {title} ===== #"] if lines else [f"# ===== {title} ===== #"]
-        lines += [f"{name}: {_yaml_value(getattr(config, name))}" for name in names]
-    return "\n".join(lines) + "\n"
+        blocks.append(f"# ===== {title} ===== #\n" + "".join(_entry(name, values[name]) for name in names))
+    return "\n".join(blocks)
 
 
-def _mapping(path: Path) -> "list[tuple[yaml.Node, yaml.Node]]":
-    import yaml  # heavy beside --help
+def _entry(name: str, value: object) -> str:
+    """`name: value` or `name: [value, value]`."""
+    style = None if isinstance(value, list) else False
+    return yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=style, width=math.inf)
 
+
+def _mapping(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
     try:
         root = yaml.compose(_read_text(path), Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -109,38 +109,10 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _text(node: "yaml.Node") -> str | list[str]:
-    """A scalar's text, or the texts of a flat list.
-
-    Raises:
-        ValueError: deeper nesting, told as the end of a sentence.
-    """
-    import yaml  # loaded by now
-
+def _text(node: yaml.Node) -> str | list[str] | None:
+    """A scalar's text, or the texts of a flat list; None for what is nested deeper."""
     if isinstance(node, yaml.ScalarNode):
         return "" if node.style is None and node.value in EMPTY else str(node.value)
     if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
         return [str(item.value) for item in node.value]
-    raise ValueError("takes one value or a flat list; not what is nested below it")
-
-
-def _yaml_value(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_yaml_value, value))}]"
-    if isinstance(value, float):
-        # YAML 1.1 takes an exponent only behind a point: 1.0e-05.
-        text = repr(value)
-        return text.replace("e", ".0e") if "e" in text and "." not in text else text
-    if isinstance(value, str):
-        return _yaml_text(value)
-    return str(value)
-
-
-def _yaml_text(text: str) -> str:
-    if PLAIN.fullmatch(text) and text.lower() not in YAML_WORDS:
-        return text
-    if text.isprintable():
-        return "'" + text.replace("'", "''") + "'"
-    import json  # only for text with control characters
-
-    return json.dumps(text)
+    return None

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from t2t_vit.cli.commands import COMMANDS, Command
 from t2t_vit.cli.config_file import find_config, read_config
-from t2t_vit.cli.line import Line, read_line
+from t2t_vit.cli.parser import parser_of
 from t2t_vit.config import KEYS
-from t2t_vit.config_values import Value, read_value
+from t2t_vit.config_values import Value
 from t2t_vit.errors import UserError
 
 
@@ -65,45 +65,19 @@ def parse(command: str | Command, argv: Sequence[str]) -> Options:
         UserError: a mistake on the line or in the file, told in one sentence.
     """
     command = COMMANDS[command] if isinstance(command, str) else command
+    parser = parser_of(command)
     if "--help" in argv or "-h" in argv:
-        from t2t_vit.cli.help import help_text  # only where it is asked for
-
-        print(help_text(command), end="")
+        parser.print_help()
         raise SystemExit(0)
-    line = read_line(command, argv)
-    typed = {name: _typed(command, name, text) for name, text in line.keys.items()}
-    data, words = _positional(command, line)
-    path = _config_path(command, line, words)
-    extras = {name: text for name, text in line.extras.items() if name not in ("config", "config_path")}
-    return Options(command, typed, read_config(path) if path else {}, path, extras, data)
-
-
-def _typed(command: Command, name: str, text: str) -> Value:
-    try:
-        return read_value(KEYS[name], text)
-    except ValueError as error:
-        raise UserError(f"--{command.spelling(name)} {error}") from None
-
-
-def _positional(command: Command, line: Line) -> tuple[str | None, list[str]]:
-    """What is worked on, and the remaining words without an option."""
-    if command.positional != "data":
-        return None, line.words
-    if not line.words and "print_config" not in line.extras:
-        raise UserError(f"{command.name} needs what to work on: an image file or a folder of them")
-    return (line.words[0] if line.words else None), line.words[1:]
-
-
-def _config_path(command: Command, line: Line, words: Sequence[str]) -> Path | None:
-    named = [*words[: command.positional == "config"]]
-    named += [line.extras[name] for name in ("config", "config_path") if name in line.extras]
-    for word in words:
-        key, equals, _ = word.partition("=")
-        if equals and key in command.options:
-            raise UserError(f"unexpected word '{word}' on the line of {command.name}; write --{word}")
-    unexpected = words[command.positional == "config" :]
-    if unexpected:
-        raise UserError(f"unexpected word '{unexpected[0]}' on the line of {command.name}; options are --KEY VALUE")
+    said = parser.read_line(argv)
+    line = {name: said.pop(name) for name in [*said] if name in KEYS}
+    word = said.pop("word", None)
+    named = [word] if word is not None and command.positional == "config" else []
+    named += [said.pop(name) for name in ("config", "config_path") if name in said]
     if len(set(named)) > 1:
         raise UserError(f"{command.name} takes one configuration; not {named[0]} and {named[1]}")
-    return find_config(named[0]) if named else None
+    data = word if command.positional == "data" else None
+    if command.positional == "data" and data is None and "print_config" not in said:
+        raise UserError(f"{command.name} needs what to work on: an image file or a folder of them")
+    path = find_config(named[0]) if named else None
+    return Options(command, line, read_config(path) if path else {}, path, said, data)

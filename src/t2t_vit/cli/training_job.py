@@ -1,6 +1,7 @@
 """One training run: a configuration and perhaps weights to start from -> checkpoints, logs and curves."""
 
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from t2t_vit.cli import assembly
@@ -43,15 +44,15 @@ def train_job(
     train_images, val_images = assembly.training_images(config)
     config = replace(config, num_classes=len(train_images.classes))
     folders = Folders.of(config)
-    console = Console(folders.logs / "train.log") if processes.is_first else Console(live=False)
-    note = console.line if processes.is_first else _silent
-    for text in [*notes, *_processes_note(config, processes, given)]:
-        note(text)
-    device = choose_device(config.device_target, _device_number(config, processes), note=note)
-    precision = choose_precision(config.amp_level, device, training=True, note=note)
-    job = Job(config, processes, device, precision, folders, console, note)
-    with connected(processes, device):
-        return _train(job, weights, train_images, val_images)
+    with closing(Console(folders.logs / "train.log") if processes.is_first else Console(live=False)) as console:
+        note = console.line if processes.is_first else _silent
+        for text in [*notes, *_processes_note(config, processes, given)]:
+            note(text)
+        device = choose_device(config.device_target, _device_number(config, processes), note=note)
+        precision = choose_precision(config.amp_level, device, training=True, note=note)
+        job = Job(config, processes, device, precision, folders, console, note)
+        with connected(processes, device):
+            return _train(job, weights, train_images, val_images)
 
 
 def _train(job: Job, weights: Weights | None, train_images: ImageSet, val_images: ImageSet) -> Result:

@@ -9,19 +9,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from t2t_vit.errors import UserError
     from t2t_vit.inference.load import load
-    from t2t_vit.model import T2TViT, create_model, list_models
+    from t2t_vit.model import (
+        FeaturesOnly,
+        T2TViT,
+        attention_maps,
+        create_model,
+        from_pretrained,
+        list_models,
+        push_to_hub,
+        save_pretrained,
+    )
     from t2t_vit.weights import load_weights
 
 __version__ = "0.1.0"
-__all__ = ["T2TViT", "UserError", "__version__", "create_model", "list_models", "load", "load_weights"]
+__all__ = [
+    "FeaturesOnly",
+    "T2TViT",
+    "UserError",
+    "__version__",
+    "attention_maps",
+    "create_model",
+    "from_pretrained",
+    "list_models",
+    "load",
+    "load_weights",
+    "push_to_hub",
+    "save_pretrained",
+]
 
 _HOMES = {
+    "FeaturesOnly": "t2t_vit.model",
     "T2TViT": "t2t_vit.model",
     "UserError": "t2t_vit.errors",
+    "attention_maps": "t2t_vit.model",
     "create_model": "t2t_vit.model",
+    "from_pretrained": "t2t_vit.model",
     "list_models": "t2t_vit.model",
     "load": "t2t_vit.inference.load",
     "load_weights": "t2t_vit.weights",
+    "push_to_hub": "t2t_vit.model",
+    "save_pretrained": "t2t_vit.model",
 }
 
 

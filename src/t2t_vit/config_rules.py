@@ -137,7 +137,7 @@ INACTIVE = (
     Inactive(("loss_scale", "is_dynamic_loss_scale"), lambda c: not _loss_is_scaled(c), "amp_level is {amp_level}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
     Inactive(("train_dir", "val_dir"), _in_memory, "dataset is {dataset}"),
-    Inactive(("performer_drop",), lambda c: find_variant(c.arch).tokens == "transformer", "{arch} has no performer"),
+    Inactive(("performer_drop",), lambda c: find_variant(c.arch).tokens != "performer", "{arch} has no performer"),
     Inactive(("device_id", "dataset_sink_mode"), lambda c: c.device_target == "CPU", "the device is the CPU"),
     Inactive(
         ("device_id",),

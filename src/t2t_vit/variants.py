@@ -36,9 +36,12 @@ class Variant:
 
     `published_top1` is the accuracy in percent that the authors report on ImageNet at 224 pixels, and `weights_file`
     the name of the file that they released with it; None where there is none.
+
+    `stages` and `growth` are of the dense network alone: blocks a stage, and what each block appends to a token;
+    between two stages a token is halved.
     """
 
-    tokens: Literal["performer", "transformer"]
+    tokens: Literal["performer", "transformer", "convolution"]
     dim: int
     depth: int
     heads: int
@@ -47,6 +50,30 @@ class Variant:
     weights_file: str | None = None
     splits: tuple[SoftSplit, SoftSplit, SoftSplit] = AUTHORS_SPLITS
     token_dim: int = 64
+    block: Literal["plain", "se", "ghost", "dense"] = "plain"
+    stages: tuple[int, ...] = ()
+    growth: int = 0
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Length of a token after each entry of the backbone's `blocks`, the dense network's transitions included."""
+        if not self.stages:
+            return (self.dim,) * self.depth
+        widths, width = [], self.dim
+        for stage, layers in enumerate(self.stages):
+            if stage > 0:
+                width //= 2
+                widths.append(width)
+            for _ in range(layers):
+                width += self.growth
+                widths.append(width)
+        return tuple(widths)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the image between neighbouring tokens after each soft split."""
+        first, second, third = (split.stride for split in self.splits)
+        return first, first * second, first * second * third
 
     def grids(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
         """Grid (height, width) in tokens after each of the three soft splits of an image of (height, width) pixels.
@@ -75,6 +102,14 @@ VARIANTS: dict[str, Variant] = {
     "t2t_vit_t_14": Variant("transformer", 384, 14, 6, 3, 81.7, "81.7_T2T_ViTt_14.pth.tar"),
     "t2t_vit_t_19": Variant("transformer", 448, 19, 7, 3, 82.4, "82.4_T2T_ViTt_19.pth.tar"),
     "t2t_vit_t_24": Variant("transformer", 512, 24, 8, 3, 82.6, "82.6_T2T_ViTt_24.pth.tar"),
+    # Without released weights; accuracies from the tables of the paper. The names are the authors': "14_wide" has 4
+    # blocks, and "16_ghost" the 16 that its parameter count needs, where the paper's table says 14.
+    "t2t_vit_14_resnext": Variant("performer", 384, 14, 32, 3, 81.5),
+    "t2t_vit_14_wide": Variant("performer", 768, 4, 12, 3, 77.9),
+    "t2t_vit_14_se": Variant("performer", 384, 14, 6, 3, 81.6, block="se"),
+    "t2t_vit_dense": Variant("performer", 128, 19, 8, 2, 80.6, block="dense", stages=(3, 6, 6, 4), growth=64),
+    "t2t_vit_16_ghost": Variant("performer", 384, 16, 6, 3, 79.5, block="ghost"),
+    "t2t_vit_c_14": Variant("convolution", 384, 14, 6, 3, 80.8),
     # Ours, for pictures of 28 x 28 pixels: finer splits, for grids of 14, 7 and 4 tokens a side.
     "t2t_vit_quickstart": Variant(
         "performer", 192, 4, 3, 2, splits=(SoftSplit(7, 2, 3), SoftSplit(3, 2, 1), SoftSplit(3, 2, 1)), token_dim=32

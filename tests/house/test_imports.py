@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "ops": set(),
     "data": set(),
     "evaluation": set(),
+    "formats": set(),
     "report": set(),
     "config": {"variants"},
     "model": {"ops", "variants"},
@@ -23,6 +24,7 @@ MAY_IMPORT = {
     "export": {"formats", "ops", "inference", "data", "model"},
     "training": {"evaluation"},
     "cli": None,  # everything
+    "timm": {"model", "variants", "weights"},
     "__init__": None,
 }
 

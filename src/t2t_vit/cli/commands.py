@@ -96,6 +96,23 @@ COMMANDS = {
             TRAVELLING_KEYS | DATASET_KEYS - {"train_dir", "train_num_samples"} | {"pretrained", "file_format"},
         ),
         Command(
+            "show",
+            "draw what a network sees of an image",
+            "t2t-vit show IMAGE --checkpoint FILE [--output FILE] [--KEY VALUE ...]",
+            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained"},
+            positional="data",
+            extras=(Extra("output", "the picture (default: IMAGE_view.png, here)", "FILE"), CONFIG, CONFIG_PATH),
+            aliases=(("checkpoint", "pretrained"),),
+        ),
+        Command(
+            "models",
+            "list the networks and what they cost",
+            "t2t-vit models [--image_size INT [INT]] [--num_classes INT]",
+            frozenset({"image_size", "num_classes"}),
+            positional="",
+            extras=(),
+        ),
+        Command(
             "quickstart",
             "train, evaluate, predict and export on embedded images, in minutes",
             "t2t-vit quickstart [--KEY VALUE ...]",
@@ -105,3 +122,14 @@ COMMANDS = {
         ),
     )
 }
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A command without configuration keys, whose module reads its line itself: `run(words)`."""
+
+    name: str
+    summary: str
+
+
+TOOLS = {tool.name: tool for tool in (Tool("weights", "show what a file of weights holds, or convert it"),)}

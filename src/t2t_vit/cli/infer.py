@@ -30,7 +30,7 @@ def run(options: Options) -> int:
     output = options.extras.get("output", DEFAULT_OUTPUT)
     check_output(output)
     files = find_images(options.data or "")
-    predictor = _onnx_predictor(options, path) if file_kind(path) == "onnx" else _torch_predictor(options, path)
+    predictor = _onnx_predictor(options, path) if file_kind(path) == "onnx" else torch_predictor(options, path)
     found = predict(predictor, files, output, cast(int, options.said("batch_size", BATCH_SIZE)))
     return 0 if len(found) == len(files) else 1
 
@@ -48,15 +48,19 @@ def predict(
             tell(f"{file}: {answer}")
     write_predictions(output, {file: answer.index for file, answer in found.items()})
     bad = len(files) - len(found)
-    tell(f"{len(found)} predictions in {output}" + (f"; {bad} images could not be read" if bad else ""))
+    tell(
+        f"{len(found)} predictions in {output}"
+        + (f"; {bad} {'image' if bad == 1 else 'images'} could not be read" if bad else "")
+    )
     return found
 
 
-def _torch_predictor(options: Options, path: str) -> TorchPredictor:
+def torch_predictor(options: Options, path: str) -> TorchPredictor:
+    """The network of a checkpoint where and as the options say; says what it is."""
     weights = read_weights(path)
     config, notes = resolve(options, checkpoint_config(weights, _arch(options)))
-    device = choose_device(config.device_target, config.device_id, required=False, note=tell)
-    precision = choose_precision(config.amp_level, device, training=False, note=tell)
+    device = choose_device(config.device_target, config.device_id, required=False, note=notes.append)
+    precision = choose_precision(config.amp_level, device, training=False, note=notes.append)
     rebuilt = rebuild(weights, config.to_dict(), notes.append)
     for text in notes:
         tell(text)

@@ -1,6 +1,8 @@
 """Models by name."""
 
 from t2t_vit.errors import UserError
+from t2t_vit.model.head import GlobalPool
+from t2t_vit.model.position import PositionPolicy
 from t2t_vit.model.t2t_vit import T2TViT
 from t2t_vit.variants import VARIANTS, find_variant
 
@@ -16,6 +18,8 @@ def create_model(
     drop_block: float = 0.0,
     performer_drop: float = 0.1,
     approximate_gelu: bool = False,
+    global_pool: GlobalPool = "token",
+    other_sizes: PositionPolicy | None = None,
 ) -> T2TViT:
     """A freshly initialised model of the variant `name`; see `T2TViT` for the arguments.
 
@@ -27,7 +31,10 @@ def create_model(
     variant = find_variant(name)
     size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
     if num_classes < 1 or in_chans < 1:
-        raise UserError(f"num_classes {num_classes} and in_chans {in_chans}: both have to be at least 1")
+        raise UserError(
+            f"num_classes {num_classes} and in_chans {in_chans}: both have to be at least 1; "
+            "for features without a head call reset_classifier(0)"
+        )
     return T2TViT(
         variant,
         name,
@@ -39,6 +46,8 @@ def create_model(
         drop_block=drop_block,
         performer_drop=performer_drop,
         approximate_gelu=approximate_gelu,
+        global_pool=global_pool,
+        other_sizes=other_sizes,
     )
 
 

@@ -1,7 +1,16 @@
-"""The fixed position table."""
+"""The fixed position table, and the table for another grid."""
+
+from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from t2t_vit.errors import UserError
+
+Grid = tuple[int, int]
+# What another input size does to positions: the formula again, or the table that is there, stretched.
+PositionPolicy = Literal["rebuild", "resize"]
 
 
 def sinusoid_table(length: int, dim: int) -> Tensor:
@@ -18,3 +27,44 @@ def sinusoid_table(length: int, dim: int) -> Tensor:
     table[:, 0::2] = angles[:, 0::2].sin()
     table[:, 1::2] = angles[:, 1::2].cos()
     return table.float().unsqueeze(0)
+
+
+def resized_table(table: Tensor, grid: Grid, new_grid: Grid) -> Tensor:
+    """A table of `grid` stretched to `new_grid`, bicubic; the class token's row stays as it is.
+
+    Args:
+        table: (1, 1 + grid[0] * grid[1], dim).
+
+    Returns:
+        (1, 1 + new_grid[0] * new_grid[1], dim), in the table's dtype; the table itself where the grids are one.
+
+    Raises:
+        ValueError: the table is not of `grid`.
+
+    Source: the authors' `resize_pos_embed`, for square grids there.
+    """
+    if table.shape[1] != 1 + grid[0] * grid[1]:
+        raise ValueError(f"a position table of {table.shape[1]} rows is not of a grid of {grid[0]} x {grid[1]} tokens")
+    if grid == new_grid:
+        return table
+    places = table[:, 1:].float().transpose(1, 2).reshape(1, table.shape[2], *grid)  # (1, dim, height, width)
+    stretched = F.interpolate(places, size=new_grid, mode="bicubic").flatten(2).transpose(1, 2)
+    return torch.cat([table[:, :1], stretched.to(table.dtype)], dim=1)
+
+
+def table_for_grid(table: Tensor, grid: Grid, new_grid: Grid, policy: PositionPolicy) -> Tensor:
+    """The position table of `new_grid` for a network that has `table` for `grid`.
+
+    "rebuild" computes the formula anew, as the authors do when they build a network for another size: right where
+    training follows. "resize" stretches the table, as they do when they load weights: what a token learned to find
+    beside itself stays there.
+
+    Raises:
+        UserError: another policy.
+    """
+    if policy == "rebuild":
+        rebuilt = sinusoid_table(1 + new_grid[0] * new_grid[1], table.shape[2])
+        return rebuilt.to(device=table.device, dtype=table.dtype)
+    if policy == "resize":
+        return resized_table(table, grid, new_grid)
+    raise UserError(f"position '{policy}' is not known; choose one of {', '.join(get_args(PositionPolicy))}")

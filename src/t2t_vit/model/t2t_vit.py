@@ -1,10 +1,21 @@
 """The Tokens-to-Token Vision Transformer."""
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from t2t_vit.model.block import Block
-from t2t_vit.model.position import sinusoid_table
+from t2t_vit.model.backbone import build_blocks
+from t2t_vit.model.convolution_tokens import ConvolutionTokens
+from t2t_vit.model.default_cfg import default_cfg
+from t2t_vit.model.head import GlobalPool, pool
+from t2t_vit.model.input import Expected, positions_for
+from t2t_vit.model.intermediates import STAGES, feature_info, forward_intermediates, taken
+from t2t_vit.model.layers import group_matcher, layer_groups
+from t2t_vit.model.position import PositionPolicy, sinusoid_table, table_for_grid
 from t2t_vit.model.tokens_to_token import TokensToToken
 from t2t_vit.variants import Variant
 
@@ -13,12 +24,13 @@ class T2TViT(nn.Module):
     """T2T module, class token, fixed sinusoid positions, a deep and narrow transformer, and a linear head.
 
     The names in its state dict are those of the authors' code, so their weights load strictly; what they freeze
-    (`pos_embed`, the performer's `w`) is a buffer here under the same name.
+    (`pos_embed`, the performer's `w`) is a buffer here under the same name. Methods for downstream use have timm's
+    names and meanings.
 
     Args:
         variant: the row of the table to build.
         name: what the row is called, kept for files and messages.
-        num_classes: length of the logits.
+        num_classes: length of the logits; 0 for a network without a head, which gives pooled features.
         in_chans: channels of an image.
         image_size: (height, width) in pixels.
         drop: dropout after positions, attention projections and in the MLPs.
@@ -26,12 +38,16 @@ class T2TViT(nn.Module):
         drop_block: share of the two inner token grids that is zeroed in squares.
         performer_drop: dropout inside the performers.
         approximate_gelu: the tanh form of GELU in place of the exact one.
+        global_pool: what the head sees: "token" the class token, "avg" the mean of the others, "" all tokens.
+        other_sizes: what images of another size than `image_size` do: None, they are refused; "rebuild" or "resize":
+            they are taken, with a position table made so for each batch.
 
     Source: arXiv 2101.11986.
     """
 
     cls_token: nn.Parameter
     pos_embed: Tensor
+    num_prefix_tokens = 1
 
     def __init__(
         self,
@@ -46,64 +62,189 @@ class T2TViT(nn.Module):
         drop_block: float,
         performer_drop: float,
         approximate_gelu: bool,
+        global_pool: GlobalPool = "token",
+        other_sizes: PositionPolicy | None = None,
     ) -> None:
         super().__init__()
         self.name, self.variant = name, variant
         self.num_classes, self.in_chans, self.image_size = num_classes, in_chans, image_size
+        self.approximate_gelu, self.global_pool, self.other_sizes = approximate_gelu, global_pool, other_sizes
+        self.grad_checkpointing = False
         self.grid = variant.grids(image_size)[-1]
-        dim, depth = variant.dim, variant.depth
-        self.tokens_to_token = TokensToToken(
-            variant,
-            in_chans,
-            drop_block=drop_block,
-            performer_drop=performer_drop,
-            approximate_gelu=approximate_gelu,
-        )
-        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.register_buffer("pos_embed", sinusoid_table(self.grid[0] * self.grid[1] + 1, dim))
+        self.embed_dim, self.num_features = variant.dim, variant.widths[-1]
+        self.head_hidden_size = self.num_features
+        self.feature_info = feature_info(variant)
+        self.pretrained_cfg: dict[str, Any] = default_cfg(variant, num_classes, in_chans, image_size)
+        self.tokens_to_token: TokensToToken | ConvolutionTokens
+        if variant.tokens == "convolution":
+            self.tokens_to_token = ConvolutionTokens(variant, in_chans, drop_block=drop_block)
+        else:
+            self.tokens_to_token = TokensToToken(
+                variant,
+                in_chans,
+                drop_block=drop_block,
+                performer_drop=performer_drop,
+                approximate_gelu=approximate_gelu,
+            )
+        self.cls_token = nn.Parameter(torch.empty(1, 1, variant.dim))
+        self.register_buffer("pos_embed", sinusoid_table(self.grid[0] * self.grid[1] + 1, variant.dim))
         self.pos_drop = nn.Dropout(drop)
-        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(
-            Block(dim, variant.heads, variant.mlp_ratio, drop, rate, approximate_gelu) for rate in rates
-        )
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, num_classes)
-        self._initialise()
+        self.blocks = build_blocks(variant, drop, drop_path, approximate_gelu)
+        self.norm: nn.Module = nn.LayerNorm(self.num_features)
+        self.head: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, in_chans, height, width)
         return self.forward_head(self.forward_features(images))  # (B, num_classes)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Normalised tokens (B, 1 + N, dim), the class token first.
+        """Normalised tokens (B, 1 + N, num_features), the class token first.
 
         Raises:
             ValueError: the images are not of the size or channels that the model was built for.
         """
-        if tuple(images.shape[1:]) != (self.in_chans, *self.image_size):
-            wanted, got = (self.in_chans, *self.image_size), tuple(images.shape[1:])
-            raise ValueError(
-                f"{self.name} was built for images of {wanted}, got {got}: build it with that image_size and in_chans"
-            )
-        tokens = self.tokens_to_token(images)  # (B, N, dim)
-        cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)  # (B, 1, dim)
-        tokens = self.pos_drop(torch.cat([cls_token, tokens], dim=1) + self.pos_embed)  # (B, 1 + N, dim)
+        pos_embed = positions_for(images, self.pos_embed, self.expected)  # (1, 1 + N, dim)
+        tokens = self.run(self.tokens_to_token, images)  # (B, N, dim)
+        tokens = self.embed(tokens, pos_embed)  # (B, 1 + N, dim)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = self.run(block, tokens)
         return self.norm(tokens)
 
-    def forward_head(self, tokens: Tensor) -> Tensor:
-        """Logits (B, num_classes) from the class token of normalised tokens (B, 1 + N, dim)."""
-        return self.head(tokens[:, 0])
+    def embed(self, tokens: Tensor, pos_embed: Tensor) -> Tensor:  # (B, N, dim), (1, 1 + N, dim)
+        """The class token in front, positions on all: (B, 1 + N, dim)."""
+        cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)  # (B, 1, dim)
+        return self.pos_drop(torch.cat([cls_token, tokens], dim=1) + pos_embed)
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (B, num_classes) from normalised tokens (B, 1 + N, num_features); `pre_logits`: what the head sees."""
+        pooled = pool(tokens, self.global_pool)  # (B, num_features)
+        return pooled if pre_logits else self.head(pooled)
+
+    @property
+    def expected(self) -> Expected:
+        """The images that the model takes."""
+        return Expected(self.name, self.variant.splits, self.in_chans, self.image_size, self.other_sizes)
+
+    def run(self, module: Callable[[Tensor], Any], inputs: Tensor) -> Any:
+        """module(inputs); with gradient checkpointing nothing inside is kept, but computed again for the gradient."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(module, inputs, use_reentrant=False)
+        return module(inputs)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
+        """Features and what was made on the way; arguments and results are those of timm's vision transformers.
+
+        Numbers 0 and 1 are the maps at strides 4 and 8 (64 channels), 2 is the first block at stride 16, -1 the last.
+
+        Args:
+            x: images (B, in_chans, height, width).
+            indices: which; an int for the last so many, None for all.
+            return_prefix_tokens: pairs of map and class token (B, 1, C); None for 0 and 1, which have none.
+            norm: apply the final LayerNorm to what comes from blocks.
+            stop_early: with `intermediates_only`, leave out the blocks after the last that is asked for.
+            output_fmt: "NCHW" or "NLC".
+            intermediates_only: only the list.
+            output_dict: a dict with `image_intermediates`, `image_intermediates_prefix` and `image_features`.
+
+        Raises:
+            UserError: an index, a layout or a norm that there is not.
+        """
+        return forward_intermediates(
+            self, x, indices, return_prefix_tokens, norm, stop_early, output_fmt, intermediates_only, output_dict
+        )
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Throw away what is not needed for these intermediates; their numbers, counted from the front."""
+        wanted = taken(len(self.feature_info), indices)
+        self.blocks = self.blocks[: max(0, max(wanted) + 1 - STAGES)]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0)
+        return wanted
+
+    def get_classifier(self) -> nn.Module:
+        """The head: a linear layer, or the identity where `num_classes` is 0."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: GlobalPool | None = None) -> None:
+        """A new head for `num_classes`, untrained; 0 for none. `global_pool` as in the constructor; None: as it is."""
+        self.num_classes = num_classes
+        self.global_pool = self.global_pool if global_pool is None else global_pool
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.head.to(device=self.cls_token.device, dtype=self.cls_token.dtype).apply(_initialise)
+        self.pretrained_cfg = {**self.pretrained_cfg, "num_classes": num_classes}
+        self.pretrained_cfg.pop("label_names", None)
+
+    def set_input_size(self, image_size: int | tuple[int, int], position: PositionPolicy = "rebuild") -> None:
+        """Take images of another size from now on.
+
+        Args:
+            image_size: one side or (height, width) in pixels.
+            position: "rebuild" the position table by its formula, or "resize" the one that is there.
+
+        Raises:
+            UserError: the size is too small to hold a token, or there is no such policy.
+        """
+        size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+        grid = self.variant.grids(size)[-1]
+        self.pos_embed = table_for_grid(self.pos_embed, self.grid, grid, position)
+        self.image_size, self.grid = size, grid
+        self.pretrained_cfg = {**self.pretrained_cfg, "input_size": (self.in_chans, *size), "pool_size": grid}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: the T2T module and each block are computed twice, and not kept."""
+        self.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters of two and more dimensions that weight decay must leave alone."""
         return {"cls_token"}
 
-    def _initialise(self) -> None:
-        """Linear layers and the class token from a normal of deviation 0.02 cut at +-2, biases 0, as the authors do."""
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameter names, by layer, in timm's form."""
+        return group_matcher(coarse)
+
+    def layer_groups(self) -> list[list[str]]:
+        """Names of the parameters by layer, from the image to the head; see `t2t_vit.model.layers`."""
+        return layer_groups(self)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        preprocessing: Mapping[str, Any] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        """Write `config.json` and `model.safetensors`; see `t2t_vit.save_pretrained`."""
+        from t2t_vit.model.pretrained import save_pretrained
+
+        save_pretrained(self, folder, preprocessing=preprocessing, classes=classes)
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo: str | Path, **options: Any) -> Self:
+        """See `t2t_vit.from_pretrained`."""
+        from t2t_vit.model.pretrained import from_pretrained
+
+        return from_pretrained(path_or_repo, model_class=cls, **options)
+
+
+@torch.no_grad()
+def _initialise(module: nn.Module) -> None:
+    """Linear layers from a normal of deviation 0.02 cut at +-2, their biases 0, as the authors do."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from t2t_vit.model.mlp import gelu
+from t2t_vit.ops.attention_weights import performer_weights
 from t2t_vit.ops.performer import draw_features, performer_attention
 
 
@@ -40,3 +41,8 @@ class TokenPerformer(nn.Module):
         k, q, v = self.kqv(self.norm1(tokens)).chunk(3, dim=-1)  # (B, N, token_dim) each
         tokens = v + self.drop(self.proj(performer_attention(q, k, v, self.w)))  # (B, N, token_dim)
         return tokens + self.mlp(self.norm2(tokens))
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """What each token looks at: (B, 1, N, N); N is 3136 in the first stage of a 224-pixel image."""
+        k, q, _ = self.kqv(self.norm1(tokens)).chunk(3, dim=-1)  # (B, N, token_dim) each
+        return performer_weights(q, k, self.w).unsqueeze(1)

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from t2t_vit.model.mlp import Mlp
 from t2t_vit.ops.attention import attention
+from t2t_vit.ops.attention_weights import softmax_weights
 
 
 class NarrowingAttention(nn.Module):
@@ -20,6 +21,11 @@ class NarrowingAttention(nn.Module):
         q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each
         mixed = attention(q, k, v, self.scale)  # (B, 1, N, token_dim)
         return (v + self.proj(mixed)).squeeze(1)  # (B, N, token_dim)
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """What each token looks at: (B, 1, N, N), rows sum to 1."""
+        q, k, _ = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each
+        return softmax_weights(q, k, self.scale)
 
 
 class TokenTransformer(nn.Module):
@@ -38,3 +44,7 @@ class TokenTransformer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
         tokens = self.attn(self.norm1(tokens))  # (B, N, token_dim)
         return tokens + self.mlp(self.norm2(tokens))
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """What each token looks at: (B, 1, N, N); N is 3136 in the first stage of a 224-pixel image."""
+        return self.attn.weights(self.norm1(tokens))

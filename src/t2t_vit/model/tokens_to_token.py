@@ -9,6 +9,8 @@ from t2t_vit.ops.soft_split import soft_split
 from t2t_vit.variants import SoftSplit, Variant
 
 Grid = tuple[int, int]
+# What is made on the way to the tokens: a fine map, a coarse map, and the tokens themselves.
+Stages = tuple[Tensor, Tensor, Tensor]
 
 
 class SoftSplitLayer(nn.Module):
@@ -60,11 +62,16 @@ class TokensToToken(nn.Module):
         self.drop_block = DropBlock(drop_block)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, 224, 224)
+        _, _, tokens = self.stages(images)
+        return tokens  # (B, 196, dim)
+
+    def stages(self, images: Tensor) -> Stages:
+        """The maps after the first and the second attention, and the tokens."""
         tokens, grid = self.split0(images)  # (B, 3136, 147)  grid 56 x 56
         tokens = self.attention1(tokens)  # (B, 3136, 64)
-        features = self.drop_block(restructure(tokens, grid))  # (B, 64, 56, 56)
-        tokens, grid = self.split1(features)  # (B, 784, 576)  grid 28 x 28
+        fine = self.drop_block(restructure(tokens, grid))  # (B, 64, 56, 56)
+        tokens, grid = self.split1(fine)  # (B, 784, 576)  grid 28 x 28
         tokens = self.attention2(tokens)  # (B, 784, 64)
-        features = self.drop_block(restructure(tokens, grid))  # (B, 64, 28, 28)
-        tokens, grid = self.split2(features)  # (B, 196, 576)  grid 14 x 14
-        return self.project(tokens)  # (B, 196, dim)
+        coarse = self.drop_block(restructure(tokens, grid))  # (B, 64, 28, 28)
+        tokens, grid = self.split2(coarse)  # (B, 196, 576)  grid 14 x 14
+        return fine, coarse, self.project(tokens)  # (B, 196, dim)

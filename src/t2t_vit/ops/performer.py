@@ -30,8 +30,10 @@ def performer_attention(queries: Tensor, keys: Tensor, values: Tensor, features:
 
     Source: arXiv 2009.14794 for the kernel, arXiv 2101.11986 for its use in the T2T module.
     """
-    if torch.is_autocast_enabled(values.device.type):
-        with torch.autocast(values.device.type, enabled=False):
+    device_type = values.device.type
+    # The meta device knows no autocast.
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        with torch.autocast(device_type, enabled=False):
             return _attend(queries, keys, values, features).to(values.dtype)
     return _attend(queries, keys, values, features).to(values.dtype)
 
@@ -39,8 +41,8 @@ def performer_attention(queries: Tensor, keys: Tensor, values: Tensor, features:
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
     precise = torch.promote_types(values.dtype, torch.float32)
     features, values = features.to(precise), values.to(precise)
-    log_keys = _log_kernel(keys.to(precise), features)  # (B, T, m)
-    log_queries = _log_kernel(queries.to(precise), features)  # (B, T, m)
+    log_keys = log_kernel(keys.to(precise), features)  # (B, T, m)
+    log_queries = log_kernel(queries.to(precise), features)  # (B, T, m)
     # The result does not depend on the two maxima, so no gradient has to pass through them.
     key_max = log_keys.detach().amax(dim=(1, 2), keepdim=True)  # (B, 1, 1)
     query_max = log_queries.detach().amax(dim=2, keepdim=True)  # (B, T, 1)
@@ -53,7 +55,7 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> 
     return query_features @ context / (normaliser + EPSILON * len(features) * scale)
 
 
-def _log_kernel(vectors: Tensor, features: Tensor) -> Tensor:
+def log_kernel(vectors: Tensor, features: Tensor) -> Tensor:
     """log(sqrt(m) phi(u)) = W u - |u|^2 / 2."""
     return vectors @ features.t() - vectors.square().sum(dim=-1, keepdim=True) / 2
 

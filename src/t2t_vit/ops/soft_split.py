@@ -1,4 +1,4 @@
-"""The soft split: overlapping windows of a feature map as tokens."""
+"""The soft split: overlapping windows of a feature map as tokens, and the way back."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,3 +17,28 @@ def soft_split(features: Tensor, kernel: int, stride: int, padding: int) -> Tens
     Source: arXiv 2101.11986, section 3.1, "Soft Split".
     """
     return F.unfold(features, kernel_size=kernel, stride=stride, padding=padding).transpose(1, 2)
+
+
+def inverse_soft_split(
+    tokens: Tensor, size: tuple[int, int], kernel: int, stride: int, padding: int, *, average: bool = True
+) -> Tensor:
+    """Tokens put back as windows of a map of (height, width) `size`; what overlaps is averaged, or summed.
+
+    With `average` it undoes `soft_split` of that size, but for pixels at the lower and right edge that no window
+    reached: those are 0. Decoders that learn the weights of the windows (a linear layer before) take the sum.
+
+    Args:
+        tokens: (B, N, C * kernel * kernel), row by row, N as `soft_split` gives it for `size`.
+
+    Returns:
+        (B, C, height, width).
+
+    Source: arXiv 2104.12099 (Visual Saliency Transformer), section 3.3, "reverse T2T".
+    """
+    windows = tokens.transpose(1, 2)  # (B, C k k, N)
+    summed = F.fold(windows, size, kernel_size=kernel, stride=stride, padding=padding)  # (B, C, H, W)
+    if not average:
+        return summed
+    ones = windows.new_ones(1, kernel * kernel, windows.shape[2])
+    counts = F.fold(ones, size, kernel_size=kernel, stride=stride, padding=padding)  # (1, 1, H, W)
+    return summed / counts.clamp(min=1)

@@ -1,0 +1,48 @@
+"""`t2t-vit show`: a picture of what the network sees of an image."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from t2t_vit.cli.console import tell
+from t2t_vit.cli.infer import torch_predictor
+from t2t_vit.cli.options import Options
+from t2t_vit.data.decode import DecodeError
+from t2t_vit.errors import UserError
+from t2t_vit.inference.look import Look, as_colours, look
+from t2t_vit.inference.writers import check_output
+from t2t_vit.report.figure import new_figure
+from t2t_vit.report.view import draw_view
+
+
+def run(options: Options) -> int:
+    """Draw IMAGE's view; prints where the picture is."""
+    image = options.data or ""
+    output = options.extras.get("output", f"{Path(image).stem}_view.png")
+    check_output(output)
+    new_figure(1, 1)  # what is missing is said before the work
+    if not Path(image).is_file():
+        raise UserError(f"DATA '{image}': is no file; show draws one image")
+    predictor = torch_predictor(options, options.required_checkpoint())
+    try:
+        seen = look(predictor, image)
+    except DecodeError as error:
+        raise UserError(f"{image}: {error}") from error
+    stages = [as_colours(stage).permute(1, 2, 0).numpy() for stage in seen.stages]
+    draw_view(as_image(seen), stages, seen.rollout.numpy(), output, title=answer(seen))
+    tell(answer(seen))
+    print(output)
+    return 0
+
+
+def as_image(seen: Look) -> Image.Image:
+    """The pixels that the network saw."""
+    pixels = seen.image.permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def answer(seen: Look) -> str:
+    """One line: the class and its probability."""
+    prediction = seen.prediction
+    name = f"class {prediction.index}" + (f", {prediction.name.replace('_', ' ')}" if prediction.name else "")
+    return f"{name} ({prediction.probability:.0%})"

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from PIL import Image
+
+from t2t_vit import create_model
+from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.inference.look import as_colours, look, rollout
+from t2t_vit.inference.torch_predictor import TorchPredictor
+
+
+def test_rollout_of_even_attention_is_even() -> None:
+    weights = [torch.full((2, 5, 5), 0.2)] * 3
+    torch.testing.assert_close(rollout(weights), torch.full((4,), 0.25))
+
+
+def test_rollout_follows_the_path_through_the_blocks() -> None:
+    """The class token looks at token 2 in the second block, and token 2 at token 1 in the first."""
+    first, second = torch.eye(4), torch.eye(4)
+    first[2] = torch.tensor([0.0, 1, 0, 0])
+    second[0] = torch.tensor([0.0, 0, 1, 0])
+    by_hand = ((torch.eye(4) + second) / 2 @ ((torch.eye(4) + first) / 2))[0, 1:]
+    shares = rollout([first[None], second[None]])
+    torch.testing.assert_close(shares, by_hand / by_hand.sum())
+    assert shares.tolist() == [0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("shape", [(64, 5, 7), (3, 1, 1), (1, 4, 4), (64, 1, 2)])
+def test_colours_are_a_picture(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    picture = as_colours(torch.randn(shape))
+    assert picture.shape == (3, *shape[1:])
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+
+
+def test_colours_show_the_main_difference() -> None:
+    features = torch.zeros(8, 2, 4)
+    features[:, :, 2:] = 1.0
+    red = as_colours(features)[0]
+    assert red[:, :2].unique().numel() == red[:, 2:].unique().numel() == 1
+    assert (red[0, 0] - red[0, 3]).abs() == 1
+
+
+@pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_dense", "t2t_vit_c_14"])
+def test_look_keeps_every_stage(arch: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(arch, image_size=(64, 96), num_classes=3)
+    predictor = TorchPredictor(model, Preprocessing((64, 96)), ("a", "b", "c"))
+    seen = look(predictor, Image.new("RGB", (200, 100), "orange"))
+    assert [tuple(stage.shape[1:]) for stage in seen.stages] == [(16, 24), (8, 12), (4, 6)]
+    assert seen.rollout.shape == (4, 6)
+    assert seen.rollout.sum().item() == pytest.approx(1)
+    assert seen.prediction == predictor.predict(Image.new("RGB", (200, 100), "orange"))

@@ -1,0 +1,125 @@
+"""What downstream networks take: features on the way, a backbone, layer groups, gradient checkpointing."""
+
+import pytest
+import torch
+
+from t2t_vit import FeaturesOnly, UserError, create_model
+
+ARCHS = ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_dense", "t2t_vit_c_14"]
+
+
+def small(arch: str, **options: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_model(arch, num_classes=3, image_size=(32, 64), **options).eval()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_intermediates_are_those_of_the_forward_pass(arch: str) -> None:
+    model, images = small(arch), torch.randn(2, 3, 32, 64)
+    tokens, maps = model.forward_intermediates(images)
+    assert torch.equal(tokens, model.forward_features(images))
+    assert [list(one.shape) for one in maps] == [
+        [2, info["num_chs"], 32 // info["reduction"], 64 // info["reduction"]] for info in model.feature_info
+    ]
+    for name in (info["module"] for info in model.feature_info):
+        model.get_submodule(name)
+    last = model.norm(torch.cat([tokens.new_zeros(2, 1, model.num_features), maps[-1].flatten(2).mT], dim=1))
+    torch.testing.assert_close(last[:, 1:], tokens[:, 1:])
+
+
+def test_choices_of_intermediates() -> None:
+    model, images = small("t2t_vit_7"), torch.randn(2, 3, 32, 64)
+    _, all_of_them = model.forward_intermediates(images)
+    chosen = model.forward_intermediates(images, [-1, 0, 3], intermediates_only=True)
+    for one, index in zip(chosen, (-1, 0, 3), strict=True):
+        assert torch.equal(one, all_of_them[index])
+    last = model.forward_intermediates(images, 1, output_fmt="NLC", norm=True, output_dict=True)
+    assert torch.equal(last["image_intermediates"][0], last["image_features"][:, 1:])
+    assert set(last) == {"image_intermediates", "image_features"}
+    pairs = model.forward_intermediates(images, (1, 2), return_prefix_tokens=True, intermediates_only=True)
+    assert pairs[0][1] is None
+    assert pairs[1][1].shape == (2, 1, 256)
+    calls = []
+    model.blocks[1].register_forward_hook(lambda *_: calls.append(1))
+    model.forward_intermediates(images, (0, 2), stop_early=True, intermediates_only=True)
+    assert calls == []
+
+
+def test_wrong_choices_are_refused() -> None:
+    model, images = small("t2t_vit_dense"), torch.randn(1, 3, 32, 64)
+    for indices in ([24], [-25], 25, 0, []):
+        with pytest.raises(UserError, match="there are 24, numbered 0 to 23"):
+            model.forward_intermediates(images, indices)
+    with pytest.raises(UserError, match="choose NCHW or NLC"):
+        model.forward_intermediates(images, output_fmt="NHWC")
+    with pytest.raises(UserError, match="take it with norm=False"):
+        model.forward_intermediates(images, [5], norm=True)
+    with pytest.raises(ValueError, match="built for images"):
+        model.forward_intermediates(images[..., :32])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_features_only(arch: str) -> None:
+    model, images = small(arch), torch.randn(2, 3, 32, 64)
+    backbone = FeaturesOnly(model)
+    assert backbone.strides == [4, 8, 16]
+    assert backbone.channels == [64, 64, model.num_features]
+    maps, class_token = backbone(images)
+    assert [tuple(one.shape[1:]) for one in maps] == [(64, 8, 16), (64, 4, 8), (model.num_features, 2, 4)]
+    tokens = model.forward_features(images)
+    assert torch.equal(class_token, tokens[:, 0])
+    assert torch.equal(maps[2].flatten(2).mT, tokens[:, 1:])
+    listed, _ = FeaturesOnly(model, output_fmt="NLC")(images)
+    for one, as_map in zip(listed, maps, strict=True):
+        assert torch.equal(one, as_map.flatten(2).mT)
+
+
+def test_pruned_to_what_is_needed() -> None:
+    model, images = small("t2t_vit_7"), torch.randn(1, 3, 32, 64)
+    wanted = model.forward_intermediates(images, [0, 4], intermediates_only=True)
+    assert model.prune_intermediate_layers([0, 4], prune_norm=True) == [0, 4]
+    assert len(model.blocks) == 3
+    found = model.forward_intermediates(images, [0, 4], intermediates_only=True)
+    assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
+
+
+@pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_dense"])
+def test_checkpointing_changes_no_gradient(arch: str) -> None:
+    images, gradients = torch.randn(2, 3, 32, 64), []
+    for checkpointed in (False, True):
+        model = small(arch, drop=0.1, drop_path=0.1).train()
+        model.set_grad_checkpointing(checkpointed)
+        torch.manual_seed(1)
+        model(images).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_checkpointing_keeps_less() -> None:
+    kept = []
+    for checkpointed in (False, True):
+        model, total = small("t2t_vit_7"), [0]
+        model.set_grad_checkpointing(checkpointed)
+
+        def pack(tensor: torch.Tensor, total: list[int] = total) -> torch.Tensor:
+            total[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(torch.randn(2, 3, 32, 64))
+        kept.append(total[0])
+    assert kept[1] < kept[0] / 4
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_layer_groups_are_timms(arch: str) -> None:
+    from timm.models import group_parameters
+
+    model = small(arch)
+    groups = model.layer_groups()
+    assert len(groups) == len(model.blocks) + 2
+    assert sorted(name for names in groups for name in names) == sorted(name for name, _ in model.named_parameters())
+    theirs = group_parameters(model, model.group_matcher())
+    assert [set(names) for names in theirs.values()] == [set(names) for names in groups]
+    assert len(group_parameters(model, model.group_matcher(coarse=True))) == 3

@@ -84,3 +84,10 @@ def test_a_config_is_immutable_and_names_its_run() -> None:
         Config().epochs = 3  # type: ignore[misc]
     assert Config(arch="t2t_vit_7").run_name == "t2t_vit_7"
     assert Config(arch="t2t_vit_7", model_postfix="_b").run_name == "t2t_vit_7_b"
+
+
+@pytest.mark.parametrize("policy", ["augmix-a0", "augmix-m5-w4-a0.00", "augmix-a0-w4"])
+def test_augmix_needs_a_positive_alpha(policy: str) -> None:
+    with pytest.raises(UserError, match="auto_augment takes"):
+        checked("auto_augment", policy)
+    assert checked("auto_augment", "augmix-m5-w4-a0.5-d1") == "augmix-m5-w4-a0.5-d1"

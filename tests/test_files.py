@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write
+from t2t_vit.files import atomic_write, check_folder
 
 
 def test_appears_whole(tmp_path: Path) -> None:
@@ -37,3 +37,12 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "x"):
         pass
+
+
+def test_a_folder_is_tried_without_leaving_anything(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_folder(tmp_path / "not" / "there", "logs_root_dir")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for place in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match=f"logs_root_dir {place}: cannot be written"):
+            check_folder(place, "logs_root_dir")

@@ -26,6 +26,7 @@ FRACTION = Range(0, 1)
 BELOW_ONE = Range(0, 1, open_high=True)
 POSITIVE = Range(0, open_low=True)
 COUNT = Range(1)
+LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
 ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
@@ -34,7 +35,7 @@ NUMERAL = r"\d+(\.\d+)?"
 AUTO_AUGMENT = Written(
     rf"|(original|originalr|v0|v0r|3a)(-mstd{NUMERAL})?"
     rf"|rand(-([mn]\d+|mmax\d+|inc\d|p{NUMERAL}|mstd{NUMERAL}|t(weights|3a|3aw)))*"
-    rf"|augmix(-([mwd]\d+|b\d|a{NUMERAL}|mstd{NUMERAL}))*",
+    rf"|augmix(-([mwd]\d+|b\d|a(?!0*(\.0*)?(-|$)){NUMERAL}|mstd{NUMERAL}))*",
     "a policy such as rand-m9-mstd0.5-inc1 (parts m n p mstd mmax inc t), augmix-m5-w4 (parts m w d a b mstd), "
     "original, originalr, v0, v0r or 3a, or nothing for off",
 )
@@ -61,7 +62,7 @@ class Augmentations:
     aa_interpolation: str = key("bilinear", "resampling within auto_augment", RESAMPLING)
     re_mode: str = key("pixel", "filling of erased boxes", OneOf(("const", "rand", "pixel")))
     re_prob: float = key(0.25, "probability of random erasing", FRACTION)
-    re_count: int = key(1, "largest number of erased boxes an image", COUNT)
+    re_count: int = key(1, "largest number of erased boxes an image", Range(1, 1000))
     cutmix: float = key(1.0, "alpha of CutMix; 0: off", OR_OFF)
     mixup: float = key(0.8, "alpha of Mixup; 0: off", OR_OFF)
     mixup_prob: float = key(1.0, "probability of mixing at all", FRACTION)
@@ -106,7 +107,7 @@ class Training:
     batch_size: int = key(100, "images a step and device", COUNT)
     accumulation_step: int = key(1, "batches whose gradients make one step", COUNT)
     is_dynamic_loss_scale: bool = key(True, "adapt the loss scale of fp16 while training")
-    loss_scale: float = key(1024.0, "loss scale of fp16: fixed, or the first one when dynamic", POSITIVE)
+    loss_scale: float = key(1024.0, "loss scale of fp16: fixed, or the first one when dynamic", LOSS_SCALE)
     num_parallel_workers: int = key(8, "processes that read images; 0: none beside the main one", OR_OFF)
     start_epoch: int = key(0, "epoch of the schedule to begin at", OR_OFF)
     warmup_length: float = key(2.0, "epochs of linear warm-up", OR_OFF)

@@ -20,6 +20,7 @@ T = TypeVar("T")
 WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 WORDS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+LONGEST = 100  # characters of a refused value that are shown
 KINDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
@@ -146,6 +147,7 @@ def check_value(entry: "Field[Any]", value: object) -> Value:
 
 def _refusal(entry: "Field[Any]", value: object) -> str:
     shown = value if isinstance(value, str) else _shown(value)
+    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
     sentence = f"takes {allowed_words(entry)}; not '{shown}'"
     allowed = entry.metadata["allowed"]
     if isinstance(allowed, OneOf) and entry.type is str and shown:

@@ -42,6 +42,20 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
+def check_folder(folder: Path, key: str) -> None:
+    """Refuse a folder in which no file can be made, whether it is there yet or not; leaves nothing behind.
+
+    Raises:
+        UserError: no file can be made in it, or in the nearest folder above it that exists; `key` named it.
+    """
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{key} {folder}: cannot be written ({error.strerror}); name a folder that can be") from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

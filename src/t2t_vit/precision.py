@@ -42,7 +42,7 @@ def choose_device(
         if required:
             raise
         if note is not None:
-            note(f"{error}; running on the CPU")
+            note(f"{str(error).partition(';')[0]}; running on the CPU")
         return torch.device("cpu")
 
 

@@ -181,6 +181,16 @@ def test_formats_that_cannot_be_written_leave_nothing(run: Run, place: Path, che
     assert set(place.iterdir()) == before
 
 
+def test_export_needs_no_data(run: Run, place: Path, checkpoint: str) -> None:
+    (place / "away.yaml").write_text("data_url: /not/on/this/machine\n")
+    line = ("export", "--file_format", "ONNX", "--pretrained", checkpoint)
+    code, out, err = run(*line, "--config", "away.yaml")
+    assert (code, out.splitlines()[0]) == (0, "t2t_vit_quickstart.onnx")
+    assert "compared on embedded images, since data_url /not/on/this/machine is not a folder" in err
+    code, _, err = run(*line, "--data_url", "/not/on/this/machine")
+    assert (code, err.count("\n")) == (2, 1)
+
+
 def test_fine_tuning_replaces_the_head(run: Run, place: Path, checkpoint: str) -> None:
     if not (place / "two").exists():
         write_folder(place / "two/train", ("x", "y"), 4)

@@ -70,7 +70,7 @@ def test_our_own_mistakes_keep_their_traceback(train: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["trian"], "t2t-vit: unknown command 'trian'; did you mean 'train'? There are train, eval, infer, export and"),
+        (["trian"], "t2t-vit: unknown command 'trian'; did you mean 'train'? There are train, eval, infer, export, "),
         (["--epochs", "3"], "t2t-vit: '--epochs' stands before any command; write t2t-vit COMMAND --epochs"),
     ],
 )
@@ -126,3 +126,21 @@ def test_help_is_quick_and_light(words: list[str], seconds: float, parsing: list
         took.append(time.perf_counter() - start)
     assert done.stderr == f"{parsing}\n"
     assert min(took) < seconds
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_mistake(closed: str) -> None:
+    program = f"{sys.executable} -c 'from t2t_vit.cli.main import main; raise SystemExit(main())'"
+    done = subprocess.run(f"{program} --version {closed}", shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(f"{program} nothing {closed}", shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_sentence() -> None:
+    code = "from t2t_vit.cli.main import main; raise SystemExit(main(['train', '--print_config']))"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "No space left" in done.stderr

@@ -52,6 +52,13 @@ def test_distributed_training(place: Path, script: str) -> None:
     assert rest[10:] == ["--batch_size", "48", "--data_url", "/a b"]
 
 
+def test_a_mistake_is_said_before_the_processes_start(place: Path) -> None:
+    python = place.parent / "bin" / "python"
+    python.write_text("#!/bin/sh\necho 't2t-vit: a mistake' >&2; exit 2\n")
+    done = launch(place, "run_distribute_train_gpu.sh", "c")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "t2t-vit: a mistake\n")
+
+
 @pytest.mark.parametrize(
     ("words", "count"),
     [([], "1"), (["--device_ids", "1,2,5"], "3"), (["--device_ids=4"], "1"), (["--num_devices=3"], "3")],

@@ -29,8 +29,10 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     check_output("b.json")
     with pytest.raises(UserError, match="is a folder"):
         check_output(tmp_path)
-    with pytest.raises(UserError, match="is a file, not a folder"):
+    with pytest.raises(UserError, match="Not a directory"):
         check_output(tmp_path / "file" / "p.json")
+    with pytest.raises(UserError, match="output is empty"):
+        check_output("")
     for path in (tmp_path, tmp_path / "file" / "p.json"):
         with pytest.raises(UserError):
             write_predictions(path, {})

@@ -133,6 +133,17 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tmp_path):
         Console(tmp_path / "file" / "train.log")
 
 
+def test_held_lines_wait_and_no_log_is_opened(tmp_path, capsys):
+    console = Console(tmp_path / "train.log", live=False, held=True)
+    console.line("early")
+    assert capsys.readouterr().err == ""
+    assert not list(tmp_path.iterdir())
+    console.begin()
+    console.line("late")
+    console.close()
+    assert capsys.readouterr().err == (tmp_path / "train.log").read_text() == "early\nlate\n"
+
+
 def test_the_bar_shows_the_numbers_and_the_lines_scroll_above(tmp_path, capsys):
     state = State(10, 2, 20)
     screen = io.StringIO()

@@ -36,7 +36,7 @@ class Record(Callback):
     def on_end(self, state):
         self.events.append(f"end {state.step}")
 
-    def on_stop(self, state):
+    def on_stop(self, state, _whole):
         self.events.append(f"stop {state.step}")
 
     def close(self):

@@ -198,10 +198,20 @@ def test_a_best_one_that_cannot_be_written_keeps_those_it_would_replace(tmp_path
 
 def test_ctrl_c_names_what_was_saved(make):
     checkpoints, notes = make(every_steps=5)
-    checkpoints.on_stop(at(3))
+    checkpoints.on_stop(at(3), False)
     checkpoints.on_step(at(5), None)
     checkpoints.on_epoch(evaluated(6, 0.5))
-    checkpoints.on_stop(at(7))
+    checkpoints.on_stop(at(7), False)
     assert notes[0] == "stopped at step 3; no checkpoint was written yet"
     assert "toy-1_5.ckpt" in notes[1]
     assert "toy-1_6.ckpt" in notes[1]
+
+
+def test_a_stop_by_a_mistake_saves_what_there_is(make):
+    """A broken validation image ends the run after a whole epoch: that epoch must not be lost."""
+    checkpoints, notes = make()
+    checkpoints.on_stop(at(4), True)
+    assert [path.name for path in checkpoints.kept] == ["toy-1_4.ckpt"]
+    assert "toy-1_4.ckpt" in notes[-1]
+    checkpoints.on_stop(at(5), False)
+    assert len(checkpoints.kept) == 1, "Ctrl-C may have left half an update"

@@ -112,3 +112,58 @@ def test_weights_of_a_training_that_diverged(tmp_path: Path) -> None:
 def test_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tensors of t2t_vit_t_14"):
         t2t_vit.load_weights(model("t2t_vit_t_14"), file_of(model(), tmp_path / "w.pth"))
+
+
+def test_the_position_table_resized_as_the_authors_do(tmp_path: Path) -> None:
+    source, target = model(image_size=64), model(image_size=(96, 32))  # type: ignore[arg-type]
+    report = t2t_vit.load_weights(target, file_of(source, tmp_path / "w.pth"), position="resize")
+    assert report.resized == ("pos_embed",)
+    assert "pos_embed 1x17x256 -> 1x13x256 resized to this image size" in str(report)
+    assert torch.equal(target.pos_embed[:, 0], source.pos_embed[:, 0])
+    square = source.pos_embed[:, 1:].reshape(1, 4, 4, 256).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(square, size=(6, 2), mode="bicubic", align_corners=False)
+    assert torch.equal(target.pos_embed[:, 1:], expected.permute(0, 2, 3, 1).reshape(1, 12, 256))
+
+
+def test_a_large_checkpoint_in_a_small_model_and_back(tmp_path: Path) -> None:
+    large, small, again = model(image_size=96), model(image_size=32), model(image_size=96)
+    t2t_vit.load_weights(small, file_of(large, tmp_path / "large.pth"))
+    report = t2t_vit.load_weights(again, file_of(small, tmp_path / "small.pth"))
+    assert [str(change) for change in report.changes] == ["pos_embed 1x5x256 -> 1x37x256"]
+    assert all(torch.equal(tensor, large.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+def test_positions_that_form_no_square_and_an_unknown_way(tmp_path: Path) -> None:
+    path = file_of(model(image_size=(64, 96)), tmp_path / "w.pth")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="form no square, so they cannot be resized; rebuild them"):
+        t2t_vit.load_weights(model(), path, position="resize")
+    assert t2t_vit.load_weights(model(), path).resized == ("pos_embed",)
+    with pytest.raises(UserError, match="position 'stretch' is not known"):
+        t2t_vit.load_weights(model(), path, position="stretch")  # type: ignore[arg-type]
+
+
+def test_the_report_tells_from_what_to_what() -> None:
+    report = fit(model(in_chans=1), model().state_dict(), path="w.pth")
+    assert "tokens_to_token.attention1.kqv.weight 192x147 -> 192x49 adapted to the input channels" in str(report)
+
+
+def test_convolutional_tokens_for_one_channel_and_four() -> None:
+    grey = torch.randn(2, 1, 32, 32)
+    for old, in_chans in ((3, 1), (1, 4)):
+        source, target = model("t2t_vit_c_14", in_chans=old), model("t2t_vit_c_14", in_chans=in_chans)
+        assert fit(target, source.state_dict(), path="w.pth").adapted == ("tokens_to_token.soft_split0.weight",)
+        assert torch.allclose(
+            target(grey.expand(-1, in_chans, -1, -1)), source(grey.expand(-1, old, -1, -1)), atol=1e-5
+        )
+
+
+def test_only_a_part_when_asked(tmp_path: Path) -> None:
+    source, target = model(), model()
+    gone = {f"blocks__{i}__norm1__bias": None for i in range(5)}
+    path = file_of(source, tmp_path / "w.pth", norm__bias=torch.zeros(7), **gone)
+    report = t2t_vit.load_weights(target, path, partial=True)
+    assert set(report.new) == {"norm.bias", *(f"blocks.{i}.norm1.bias" for i in range(5))}
+    assert torch.equal(target.cls_token, source.cls_token)
+    torch.save({"conv.weight": torch.ones(2)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="holds no tensor of t2t_vit_7"):
+        t2t_vit.load_weights(target, tmp_path / "other.pth", partial=True)

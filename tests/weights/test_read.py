@@ -166,9 +166,9 @@ BROKEN = {
     "safetensors cut short": ((90).to_bytes(8, "little") + b'{"a":{"dtype":"F32"' + b" " * 80, "damaged safetensors"),
     "gzip": (b"\x1f\x8b\x08" + b"\0" * 50, "gzip"),
     "tar": (b"w.pth".ljust(257, b"\0") + b"ustar\x0000" + b"\0" * 300, "tar archive"),
-    "mindspore": (mindspore_value(b"cls_token", b"\0" * 4), "MindSpore checkpoint; .* not available in this version"),
+    "mindspore, cut short": (mindspore_value(b"cls_token", b"\0" * 4)[:-1], "damaged or cut short"),
     "mindspore, encrypted": (b"\xd8\x5e\x3a\x7f" + b"\1" * 64, "encrypted MindSpore"),
-    "mindir": (b"\x0a\x050.1.1\x12\x09MindSpore", "MINDIR.* not available in this version"),
+    "mindir": (b"\x0a\x050.1.1\x12\x09MindSpore", "MINDIR model"),
     "onnx": (b"\x08\x0a\x12\x07pytorch", "ONNX"),
 }
 

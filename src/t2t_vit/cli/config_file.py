@@ -104,7 +104,9 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{path}: is not text in UTF-8; a configuration is a YAML file") from None
+        raise UserError(
+            f"{path}: is not text in UTF-8; a configuration is a YAML file (a checkpoint is named by --pretrained)"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 

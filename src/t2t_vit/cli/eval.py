@@ -1,7 +1,7 @@
 """`t2t-vit eval`: a checkpoint on the validation images, counted exactly."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from t2t_vit.cli import assembly
@@ -29,15 +29,13 @@ def run(options: Options) -> int:
         return 0
     processes = from_environment()
     note = tell if processes.is_first else _silent
-    for text in notes:
-        note(text)
     output = options.extras.get("output")
-    if output:
+    if output is not None:
         check_output(output)
-    metrics = evaluate_weights(weights, config, processes, note)
+    metrics = evaluate_weights(weights, config, processes, note, notes)
     if processes.is_first:
         results = as_results(metrics)
-        if output:
+        if output is not None:
             with atomic_write(Path(output), "w") as file:
                 json.dump(results, file, indent=1)
                 file.write("\n")
@@ -50,15 +48,24 @@ def as_results(metrics: Metrics) -> dict[str, float]:
     return {"Loss": metrics.loss, "Top1-Acc": metrics.top1, "Top5-Acc": metrics.top5}
 
 
-def evaluate_weights(weights: Weights, config: Config, processes: Processes, note: Callable[[str], None]) -> Metrics:
-    """Exact metrics of `weights` over the validation images of `config`, each counted once."""
+def evaluate_weights(
+    weights: Weights,
+    config: Config,
+    processes: Processes,
+    note: Callable[[str], None],
+    notes: Sequence[str] = (),
+) -> Metrics:
+    """Exact metrics of `weights` over the validation images of `config`, each counted once; `notes` are told first."""
+    told = list(notes)  # only when nothing can be refused any more: a mistake is one sentence
     device_id = processes.local if processes.count > 1 else config.device_id
-    device = choose_device(config.device_target, device_id, note=note)
-    precision = choose_precision(config.amp_level, device, training=False, note=note)
-    rebuilt = rebuild(weights, config.to_dict(), note)
+    device = choose_device(config.device_target, device_id, note=told.append)
+    precision = choose_precision(config.amp_level, device, training=False, note=told.append)
+    rebuilt = rebuild(weights, config.to_dict(), told.append)
     images = assembly.validation_images(config)
     if rebuilt.classes is not None:
         check_same_classes(images.classes, rebuilt.classes, "the validation images", str(weights.path))
+    for text in told:
+        note(text)
     with connected(processes, device):
         loader = assembly.eval_loader(config, images, rebuilt.preprocessing, processes, device, note)
         model = precision.prepare(rebuilt.model)

@@ -1,6 +1,7 @@
 """`t2t-vit infer`: images and a checkpoint or an exported file -> a class for each image."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 from t2t_vit.cli.config_file import to_yaml
@@ -30,7 +31,8 @@ def run(options: Options) -> int:
     output = options.extras.get("output", DEFAULT_OUTPUT)
     check_output(output)
     files = find_images(options.data or "")
-    predictor = _onnx_predictor(options, path) if file_kind(path) == "onnx" else torch_predictor(options, path)
+    exported = file_kind(path) == "onnx" or Path(path).suffix == ".onnx"
+    predictor = _onnx_predictor(options, path) if exported else torch_predictor(options, path)
     found = predict(predictor, files, output, cast(int, options.said("batch_size", BATCH_SIZE)))
     return 0 if len(found) == len(files) else 1
 

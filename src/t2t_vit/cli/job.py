@@ -8,6 +8,7 @@ import torch
 
 from t2t_vit.config import Config
 from t2t_vit.evaluation.metrics import Metrics
+from t2t_vit.files import check_folder
 from t2t_vit.precision import Precision
 from t2t_vit.training.console import Console
 from t2t_vit.training.distributed import Processes
@@ -27,6 +28,17 @@ class Folders:
         """A folder of the run's name in each of the four roots."""
         roots = (config.ckpt_root_dir, config.best_ckpt_root_dir, config.summary_root_dir, config.logs_root_dir)
         return cls(*(Path(root) / config.run_name for root in roots))
+
+    def check(self) -> None:
+        """Refuse, before hours of work, folders that cannot be written.
+
+        Raises:
+            UserError: one of them cannot.
+        """
+        check_folder(self.checkpoints, "ckpt_root_dir")
+        check_folder(self.best, "best_ckpt_root_dir")
+        check_folder(self.summary, "summary_root_dir")
+        check_folder(self.logs, "logs_root_dir")
 
 
 @dataclass(frozen=True)

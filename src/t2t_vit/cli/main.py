@@ -3,14 +3,16 @@
 The module of a command is imported when the command is called, so that the program's help imports no torch.
 """
 
+import errno
 import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from t2t_vit import __version__
-from t2t_vit.cli.commands import COMMANDS
+from t2t_vit.cli.commands import COMMANDS, TOOLS
 from t2t_vit.config_names import nearest
 from t2t_vit.errors import UserError
 
@@ -29,6 +31,8 @@ t2t-vit COMMAND --help lists the options of a command; t2t-vit --version tells t
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 done in part, 2 the user's mistake, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # A stream that the caller closed (`2>&-`) is None, and what is printed to None goes to standard output.
+    sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     try:
@@ -40,9 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("t2t-vit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output (`| head`) has gone; Python would complain again when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # its reader (`| head`) has gone
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _discard_output()
+        print(f"t2t-vit: the output cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
 
 
 def _dispatch(words: list[str]) -> int:
@@ -56,27 +65,39 @@ def _dispatch(words: list[str]) -> int:
     if name == "--version":
         print(f"t2t-vit {__version__}")
         return 0
+    if name in TOOLS:
+        return _finished(import_module(f"t2t_vit.cli.{name}").run(rest))
     if name not in COMMANDS:
         raise UserError(_unknown(name))
     from t2t_vit.cli.options import parse  # not for the program's own help
 
     # The line is read before the command is imported: help and mistakes need not wait for torch.
     options = parse(name, rest)
-    code: int = import_module(f"t2t_vit.cli.{name}").run(options)
+    return _finished(import_module(f"t2t_vit.cli.{name}").run(options))
+
+
+def _discard_output() -> None:
+    """What is still to be flushed goes nowhere: Python would complain again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _finished(code: int) -> int:
     sys.stdout.flush()
     return code
 
 
 def _usage() -> str:
-    return USAGE.format(commands="\n".join(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()))
+    commands = [(command.name, command.summary) for command in COMMANDS.values()]
+    commands += [(tool.name, tool.summary) for tool in TOOLS.values()]
+    return USAGE.format(commands="\n".join(f"  {name:<12}{summary}" for name, summary in commands))
 
 
 def _unknown(name: str) -> str:
     if name.startswith("-"):
         return f"'{name}' stands before any command; write t2t-vit COMMAND {name} ..., COMMAND being {_listed()}"
-    return f"unknown command '{name}'; did you mean '{nearest(name, COMMANDS)}'? There are {_listed()}"
+    return f"unknown command '{name}'; did you mean '{nearest(name, (*COMMANDS, *TOOLS))}'? There are {_listed()}"
 
 
 def _listed() -> str:
-    *first, last = COMMANDS
+    *first, last = *COMMANDS, *TOOLS
     return f"{', '.join(first)} and {last}"

@@ -44,7 +44,10 @@ def train_job(
     train_images, val_images = assembly.training_images(config)
     config = replace(config, num_classes=len(train_images.classes))
     folders = Folders.of(config)
-    with closing(Console(folders.logs / "train.log") if processes.is_first else Console(live=False)) as console:
+    if processes.is_first:
+        folders.check()
+    log = folders.logs / "train.log"
+    with closing(Console(log, held=True) if processes.is_first else Console(live=False)) as console:
         note = console.line if processes.is_first else _silent
         for text in [*notes, *_processes_note(config, processes, given)]:
             note(text)
@@ -67,6 +70,7 @@ def _train(job: Job, weights: Weights | None, train_images: ImageSet, val_images
         start_epoch=config.start_epoch,
         max_steps=config.max_steps,
     )
+    job.console.begin()
     job.note(_headline(job, model, len(train_images), len(val_images)))
     batches, callbacks = follow(job, trained, state, loader, train_images.classes)
     train(

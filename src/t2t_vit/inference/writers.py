@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write
+from t2t_vit.files import atomic_write, check_folder
 
 
 def write_predictions(path: str | Path, predictions: Mapping[str, int]) -> None:
@@ -25,10 +25,10 @@ def check_output(path: str | Path) -> None:
     """Refuse, before hours of work, a place that no file can be written to.
 
     Raises:
-        UserError: it is a folder, or lies under something that is no folder.
+        UserError: it is empty or a folder, or lies where no file can be made.
     """
+    if not str(path):
+        raise UserError("output is empty; name a file")
     if Path(path).is_dir():
         raise UserError(f"output '{path}': is a folder; name a file in it")
-    above = next((folder for folder in Path(path).absolute().parents if folder.exists()), None)
-    if above is not None and not above.is_dir():
-        raise UserError(f"output '{path}': {above} is a file, not a folder")
+    check_folder(Path(path).parent, f"output '{path}':")

@@ -22,8 +22,8 @@ class Callback:
     def on_end(self, state: State, /) -> None:
         """After the last epoch, when the run came to its end."""
 
-    def on_stop(self, state: State, /) -> None:
-        """When Ctrl-C or a mistake of the user's ended the run early."""
+    def on_stop(self, state: State, whole: bool, /) -> None:
+        """When the run ended early: by a mistake of the user's, or by Ctrl-C, which may leave half an update."""
 
     def close(self) -> None:
         """Whatever ended the run: let go of files and the terminal."""
@@ -47,17 +47,17 @@ class Callbacks(Callback):
         for callback in self._callbacks:
             callback.on_end(state)
 
-    def on_stop(self, state: State, /) -> None:
+    def on_stop(self, state: State, whole: bool, /) -> None:
         for callback in self._callbacks:
-            callback.on_stop(state)
+            callback.on_stop(state, whole)
 
     @contextmanager
     def attending(self, state: State) -> Iterator[None]:
         """Around a run: tells the callbacks when it is stopped, and closes them however it ends."""
         try:
             yield
-        except (KeyboardInterrupt, UserError):
-            self.on_stop(state)
+        except (KeyboardInterrupt, UserError) as error:
+            self.on_stop(state, isinstance(error, UserError))
             raise
         finally:
             self.close()

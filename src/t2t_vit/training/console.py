@@ -15,15 +15,31 @@ class Console:
         log: the file that every line is appended to, in plain text; None keeps none.
         live: whether a progress bar is shown, which takes the place of the frequent lines on the screen;
             None asks whether standard error is a terminal.
+        held: whether lines wait, and no log is opened, until `begin`: a run that is refused says only why, and
+            leaves nothing behind.
     """
 
-    def __init__(self, log: Path | None = None, *, live: bool | None = None) -> None:
+    def __init__(self, log: Path | None = None, *, live: bool | None = None, held: bool = False) -> None:
         self.live = sys.stderr.isatty() if live is None else live
         self.screen: Callable[[str], None] = to_standard_error
-        self._log = None if log is None else _open_log(log)
+        self._path = log
+        self._log: TextIO | None = None
+        self._held: list[str] | None = []
+        if not held:
+            self.begin()
+
+    def begin(self) -> None:
+        """Open the log, and say what waited."""
+        self._log = None if self._path is None else _open_log(self._path)
+        waiting, self._held = self._held, None
+        for text in waiting or ():
+            self.line(text)
 
     def line(self, text: str) -> None:
         """A line for the screen and the log."""
+        if self._held is not None:
+            self._held.append(text)
+            return
         self.screen(text)
         self._keep(text)
 

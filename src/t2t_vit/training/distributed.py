@@ -1,6 +1,7 @@
 """Several processes, one device each, started by torchrun."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,4 +69,7 @@ def share_gradients(model: nn.Module, processes: Processes, device: torch.device
     if processes.count == 1:
         return model
     ids = None if device.type == "cpu" else [device.index]
-    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():
+        # New versions of torch have another name for broadcast_buffers, which the older ones do not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -78,7 +78,7 @@ class Checkpoints(Callback):
         best = best or {}
         self.best = {name: BestList(place, best_num, best.get(name)) for name, place in folders.items()}
         self.kept: list[Path] = []
-        self._saved_at = perf_counter()
+        self._saved_at, self._saved_step = perf_counter(), 0
 
     def on_step(self, state: State, _: StepMetrics) -> None:
         by_steps = self._every_steps > 0 and state.step % self._every_steps == 0
@@ -93,7 +93,9 @@ class Checkpoints(Callback):
     def on_end(self, state: State) -> None:
         self._save(state)
 
-    def on_stop(self, state: State) -> None:
+    def on_stop(self, state: State, whole: bool) -> None:
+        if whole and state.step > self._saved_step:
+            self._forgiving(self._save, state)
         last = f"the last checkpoint is {self.kept[-1]}" if self.kept else "no checkpoint was written yet"
         best = self.best["raw"].entries
         ranked = f"; the best one is {self.best['raw'].folder / best[0]['file']}" if best else ""
@@ -105,7 +107,7 @@ class Checkpoints(Callback):
         self.kept = [*(old for old in self.kept if old != path), path]
         while len(self.kept) > self._keep_num:
             remove_checkpoint(self.kept.pop(0))
-        self._saved_at = perf_counter()
+        self._saved_at, self._saved_step = perf_counter(), state.step
 
     def _save_best(self, state: State) -> None:
         file = checkpoint_name(self._identity.arch, state)

@@ -1,15 +1,20 @@
 """Any checkpoint -> names and tensors -> fitted to a model, with a report."""
 
 from t2t_vit.weights.describe import Description, checkpoint_config, describe
-from t2t_vit.weights.fit import Report, fit, load_weights
+from t2t_vit.weights.fit import fit, load_weights
 from t2t_vit.weights.kind import file_kind
 from t2t_vit.weights.read import Weights, read_weights
+from t2t_vit.weights.report import Change, Report
+from t2t_vit.weights.write import FORMATS, convert_weights
 
 __all__ = [
+    "FORMATS",
+    "Change",
     "Description",
     "Report",
     "Weights",
     "checkpoint_config",
+    "convert_weights",
     "describe",
     "file_kind",
     "fit",

@@ -1,6 +1,6 @@
 """Tensors into a model whose head, grid or channels may differ, with a report of what was done."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,98 +9,143 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT
-from t2t_vit.weights.channels import adapt_channels, sees_channels
+from t2t_vit.weights.blueprint import HEAD, POSITIONS, channel_layers
+from t2t_vit.weights.channels import adapt_channels
+from t2t_vit.weights.positions import Position, resize_positions
 from t2t_vit.weights.read import Which, read_weights
-
-_HEAD = ("head.weight", "head.bias")
-_POSITIONS = "pos_embed"
+from t2t_vit.weights.report import Change, Report, some
 
 
 @dataclass(frozen=True)
-class Report:
-    """What became of each tensor, by name.
+class _Fitting:
+    """One load: the model, what it gets, and how the two may differ."""
 
-    Attributes:
-        chosen: "ema" or "raw", the copy that was loaded.
-        loaded: taken as they are.
-        resized: the position table, computed anew for another grid.
-        adapted: folded or spread over another number of input channels.
-        new: not in the file, or of another class count: freshly initialised.
-        unused: in the file, but not in the model.
-    """
+    model: T2TViT
+    state: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
+    path: str | Path
+    position: Position
+    partial: bool
 
-    chosen: str
-    loaded: tuple[str, ...]
-    resized: tuple[str, ...] = ()
-    adapted: tuple[str, ...] = ()
-    new: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
+    def differs(self, name: str) -> bool:
+        return name in self.tensors and self.tensors[name].shape != self.state[name].shape
 
-    def __str__(self) -> str:
-        """One line: how many tensors were loaded, and what happened to the others."""
-        parts = [f"{len(self.loaded)} tensors loaded ({self.chosen} weights)"]
-        for word, names in (
-            ("computed anew for this image size", self.resized),
-            ("adapted to the input channels", self.adapted),
-            ("newly initialised", self.new),
-            ("unused", self.unused),
-        ):
-            if names:
-                parts.append(f"{_some(names)} {word}")
-        return "; ".join(parts)
+    def change(self, name: str, how: str) -> Change:
+        return Change(name, tuple(self.tensors[name].shape), tuple(self.state[name].shape), how)
 
 
-def load_weights(model: T2TViT, path: str | Path, *, which: Which = "auto") -> Report:
-    """Load a file of weights into `model`, whatever its class count, image size and input channels.
+def load_weights(
+    model: T2TViT, path: str | Path, *, which: Which = "auto", position: Position = "rebuild", partial: bool = False
+) -> Report:
+    """Load weights of any origin into `model`, whatever their class count, image size and input channels.
 
     Args:
         model: filled in place; nothing is changed when an error is raised.
-        path: a checkpoint of ours, of the authors', any state dict of these names, or safetensors.
+        path: a checkpoint of ours, of the authors', of mmpretrain's, any state dict of these names, safetensors, a
+            MindSpore `.ckpt`, a folder with `model.safetensors`, or a variant's name, which stands for the authors'
+            released weights.
         which: "auto", "ema" or "raw", for files that hold both.
+        position: for another grid, "rebuild" the position table by its formula, as the authors do for training, or
+            "resize" the stored one (bicubic, class row kept), as they do for loading.
+        partial: let tensors be missing or of another shape; without it only the head may be.
 
     Raises:
         UserError: the file is no file of weights, or of another network.
     """
     weights = read_weights(path, which)
-    return fit(model, weights.tensors, path=path, chosen=weights.chosen)
-
-
-def fit(model: T2TViT, tensors: Mapping[str, Tensor], *, path: str | Path, chosen: str = "raw") -> Report:
-    """Copy `tensors` into `model`; see `load_weights`.
-
-    The head is left as it is when its class count differs. The position table is fixed by a formula, so for another
-    grid the model's own is right and nothing is interpolated.
-    """
-    state: dict[str, Tensor] = model.state_dict()
-    _check_names(model.name, state, tensors, path)
-    head_fits = all(name in tensors and tensors[name].shape == state[name].shape for name in _HEAD)
-    grid_fits = _POSITIONS in tensors and tensors[_POSITIONS].shape == state[_POSITIONS].shape
-    kept = (() if head_fits else _HEAD) + (() if grid_fits else (_POSITIONS,))
-    plan = {name: _fitted(model, name, tensors[name], state[name], path) for name in state if name not in kept}
-    with torch.no_grad():
-        for name, tensor in plan.items():
-            state[name].copy_(tensor)
-    adapted = tuple(name for name in plan if tensors[name].shape != state[name].shape)
-    return Report(
-        chosen,
-        loaded=tuple(name for name in plan if name not in adapted),
-        resized=() if grid_fits else (_POSITIONS,),
-        adapted=adapted,
-        new=() if head_fits else _HEAD,
-        unused=tuple(name for name in tensors if name not in state),
+    return fit(
+        model,
+        weights.tensors,
+        path=path,
+        chosen=weights.chosen,
+        position=position,
+        partial=partial,
+        state=weights.state,
     )
 
 
-def _fitted(model: T2TViT, name: str, tensor: Tensor, target: Tensor, path: str | Path) -> Tensor:
+def fit(
+    model: T2TViT,
+    tensors: Mapping[str, Tensor],
+    *,
+    path: str | Path,
+    chosen: str = "raw",
+    position: Position = "rebuild",
+    partial: bool = False,
+    state: tuple[str, ...] = (),
+) -> Report:
+    """Copy `tensors` into `model`; see `load_weights`. `state` names what else the file holds, for the report.
+
+    The head is left as it is when its class count differs.
+    """
+    if position not in ("rebuild", "resize"):
+        raise UserError(f"position '{position}' is not known; rebuild or resize the position table")
+    job = _Fitting(model, model.state_dict(), tensors, path, position, partial)
+    new = _new(job)
+    _check_missing(job, new)
+    plan, changes = dict[str, Tensor](), list[Change]()
+    for name in job.state:
+        if name not in new and (fitted := _fitted(job, name, changes)) is not None:
+            plan[name] = fitted
+    with torch.no_grad():
+        for name, tensor in plan.items():
+            job.state[name].copy_(tensor)
+    changed = {change.name for change in changes}
+    return Report(
+        chosen,
+        loaded=tuple(name for name in plan if name not in changed),
+        resized=tuple(change.name for change in changes if change.name == POSITIONS),
+        adapted=tuple(change.name for change in changes if change.name != POSITIONS),
+        new=new,
+        unused=tuple(name for name in tensors if name not in job.state),
+        state=state,
+        changes=tuple(changes),
+    )
+
+
+def _new(job: _Fitting) -> tuple[str, ...]:
+    """What stays as it was initialised: the head if it does not fit as a whole, and what may be missing."""
+    head_fits = all(name in job.tensors and not job.differs(name) for name in HEAD if name in job.state)
+    found = [name for name in job.state if name in HEAD] if not head_fits else []
+    if job.partial:
+        allowed = {POSITIONS, *channel_layers(job.model.name)}
+        found += [
+            name
+            for name in job.state
+            if name not in HEAD and (name not in job.tensors or (job.differs(name) and name not in allowed))
+        ]
+    return tuple(found)
+
+
+def _fitted(job: _Fitting, name: str, changes: list[Change]) -> Tensor | None:
+    """The tensor for `name`; None where the model's own is right. What had to be changed is added to `changes`."""
+    if name not in job.tensors:
+        return None  # the position table, which the model has by its formula
+    tensor, target = job.tensors[name], job.state[name]
     if not _is_finite(tensor):
-        raise UserError(f"{path}: {name} is not finite: that training diverged; take an earlier checkpoint")
-    if tensor.shape == target.shape:
+        raise UserError(f"{job.path}: {name} is not finite: that training diverged; take an earlier checkpoint")
+    if not job.differs(name):
         return tensor
-    window = model.variant.splits[0].kernel ** 2
-    if sees_channels(name, tensor, target, window):
-        return adapt_channels(tensor, model.in_chans, window)
+    if name == POSITIONS and tensor.ndim == 3 and tensor.shape[2] == target.shape[2]:
+        return _positions(job, changes)
+    layer = channel_layers(job.model.name).get(name)
+    if layer and layer.count(tuple(tensor.shape), tuple(target.shape)):
+        changes.append(job.change(name, "adapted to the input channels"))
+        return adapt_channels(tensor, job.model.in_chans, layer)
     there, here = tuple(tensor.shape), tuple(target.shape)
-    raise UserError(f"{path}: does not fit {model.name}: {name} is {there} there and {here} in the model")
+    raise UserError(f"{job.path}: does not fit {job.model.name}: {name} is {there} there and {here} in the model")
+
+
+def _positions(job: _Fitting, changes: list[Change]) -> Tensor:
+    """The table for the model's grid. By the formula the model's own is right already."""
+    if job.position == "rebuild":
+        changes.append(job.change(POSITIONS, "computed anew for this image size"))
+        return job.state[POSITIONS]
+    resized = resize_positions(job.tensors[POSITIONS], job.model.grid)
+    if resized is None:
+        raise UserError(f"{job.path}: its positions form no square, so they cannot be resized; rebuild them")
+    changes.append(job.change(POSITIONS, "resized to this image size"))
+    return resized
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -109,15 +154,13 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(total.isfinite()) or bool(tensor.isfinite().all())
 
 
-def _check_names(arch: str, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    optional = (*_HEAD, _POSITIONS)
-    missing = [name for name in state if name not in tensors and name not in optional]
+def _check_missing(job: _Fitting, new: Iterable[str]) -> None:
+    optional = {*HEAD, POSITIONS, *new}
+    missing = [name for name in job.state if name not in job.tensors and name not in optional]
     if missing:
         raise UserError(
-            f"{path}: lacks {len(missing)} of the {len(state)} tensors of {arch} ({_some(missing)}); "
+            f"{job.path}: lacks {len(missing)} of the {len(job.state)} tensors of {job.model.name} ({some(missing)}); "
             "it was cut or belongs to another network"
         )
-
-
-def _some(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    if job.partial and not any(name in job.tensors for name in job.state):
+        raise UserError(f"{job.path}: holds no tensor of {job.model.name}")

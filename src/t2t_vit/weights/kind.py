@@ -6,32 +6,32 @@ from pathlib import Path
 from typing import Literal
 
 from t2t_vit.errors import UserError
+from t2t_vit.formats.mindspore_ckpt import ENCRYPTION
+from t2t_vit.formats.protobuf import read_varint
+from t2t_vit.weights.locate import find_file
 
 Kind = Literal[
     "torch", "safetensors", "onnx", "mindspore", "encrypted mindspore", "mindir", "text", "tar", "gzip", "unknown"
 ]
 
 _HEAD_BYTES = 1024
-# Little-endian 0x7F3A5ED8, ..D9 and ..DA: AES-GCM, AES-CBC and SM4-CBC.
-_MINDSPORE_ENCRYPTED = tuple(bytes((last, 0x5E, 0x3A, 0x7F)) for last in (0xD8, 0xD9, 0xDA))
 # Wire tags of the ModelProto fields that may follow ONNX's ir_version: producer_name, producer_version, domain,
 # model_version, doc_string, graph, opset_import.
 _ONNX_SECOND_TAGS = frozenset((0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42))
 
 
 def file_kind(path: str | Path) -> Kind:
-    """The kind of the file at `path`, from its first bytes.
+    """The kind of the file that `path` means (see `find_file`), from its first bytes.
 
     Raises:
-        UserError: there is no such file, it is a folder, it is empty, or it cannot be read.
+        UserError: there is no such file, it is empty, or it cannot be read.
     """
     try:
-        info = Path(path).stat()
-        if stat.S_ISDIR(info.st_mode):
-            raise UserError(f"{path}: is a folder; name the weights file in it")
+        path = find_file(path)
+        info = path.stat()
         if not stat.S_ISREG(info.st_mode):
             raise UserError(f"{path}: is not a regular file; name a weights file")
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
@@ -48,7 +48,7 @@ def _kind_of(head: bytes, size: int) -> Kind:
         return "torch"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
-    if head.startswith(_MINDSPORE_ENCRYPTED):
+    if head[:4] in ENCRYPTION:
         return "encrypted mindspore"
     if head[257:262] == b"ustar":
         return "tar"
@@ -67,26 +67,19 @@ def _mindspore_kind(head: bytes) -> Kind | None:
     A checkpoint's first message holds a parameter's name and then its tensor; a MINDIR begins with a short version
     such as "0.1.1".
     """
-    length, at = _varint(head, 1)
-    if head[at : at + 1] == b"\n":
-        name_length, name_at = _varint(head, at + 1)
-        name = head[name_at : name_at + name_length]
-        if 0 < name_length < length and name.isascii() and name.decode("ascii").isprintable():
-            return "mindspore"
+    data = memoryview(head)
+    try:
+        length, at = read_varint(data, 1, len(head))
+        if head[at : at + 1] == b"\n":
+            name_length, name_at = read_varint(data, at + 1, len(head))
+            name = head[name_at : name_at + name_length]
+            if 0 < name_length < length and name.isascii() and name.decode("ascii").isprintable():
+                return "mindspore"
+    except ValueError:
+        return None
     if 0 < length < 16 and head[at : at + length].replace(b".", b"").isdigit():
         return "mindir"
     return None
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Protobuf's base-128 number at `at`, and where the next field begins."""
-    value = shift = 0
-    for offset in range(at, min(at + 10, len(data))):
-        value |= (data[offset] & 0x7F) << shift
-        shift += 7
-        if not data[offset] & 0x80:
-            return value, offset + 1
-    return 0, len(data)
 
 
 def _is_text(head: bytes) -> bool:

@@ -1,37 +1,47 @@
 """Any file of weights -> names and tensors."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.formats.torch_archive import TorchFile, read_torch_archive
+from t2t_vit.formats.torch_globals import StoredTensor
+from t2t_vit.weights.folder import folder_config
 from t2t_vit.weights.kind import Kind, file_kind
+from t2t_vit.weights.locate import find_file
+from t2t_vit.weights.mindspore_file import read_mindspore_file
+from t2t_vit.weights.names import authors_names
+from t2t_vit.weights.plain import plain_classes, plain_config
+from t2t_vit.weights.safetensors_file import read_safetensors_file
+from t2t_vit.weights.torch_file import tensors_of
 
+Copy = Literal["ema", "raw"]
 Which = Literal["auto", "ema", "raw"]
 
 # Where training programs put the weights, and which of the two kinds they are; the first that is there is taken.
-_FOREIGN_HOMES: tuple[tuple[str, Literal["ema", "raw"]], ...] = (
+_FOREIGN_HOMES: tuple[tuple[str, Copy], ...] = (
     ("state_dict_ema", "ema"),
+    ("ema_state_dict", "ema"),
+    ("model_ema", "ema"),
     ("state_dict", "raw"),
     ("net", "raw"),
     ("model", "raw"),
 )
-# Wrappers that leave their name in front of every key.
-_WRAPPERS = ("module.", "_orig_mod.")
 _NEWEST_VERSION = 1
+_LONGEST_NAME = 512
 
 _REFUSALS: dict[Kind, str] = {
-    "mindspore": "is a MindSpore checkpoint; reading those is not available in this version",
     "encrypted mindspore": "is an encrypted MindSpore checkpoint; decrypt it with MindSpore (dec_key) first",
-    "mindir": "is a MINDIR model; reading those is not available in this version",
+    "mindir": "is a MINDIR model, a program without names to load; name the checkpoint it was made of",
     "onnx": "is an ONNX model: infer runs it, but it holds no weights to load; name the checkpoint it was made of",
     "text": "is a text file, not a checkpoint",
     "tar": "is a real tar archive; unpack it and name the checkpoint inside ('.pth.tar' files of torch are not tars)",
     "gzip": "is compressed with gzip; unpack it first",
-    "unknown": "is not a checkpoint: neither a file of torch.save nor safetensors",
+    "unknown": "is not a checkpoint: neither of torch.save nor safetensors nor MindSpore's",
 }
 
 
@@ -41,97 +51,137 @@ class Weights:
 
     Attributes:
         path: the file.
-        tensors: state dict without the prefixes of wrappers; values as saved, on the CPU.
+        tensors: state dict under the authors' names; values as saved, on the CPU.
         chosen: which of a file's two copies this is: the moving average ("ema") or the trained weights ("raw").
-        config: the flat configuration that our own checkpoints carry, else None.
+        config: the flat configuration that our own checkpoints and folders of the hub's layout carry, else None.
         classes: names of the classes in the order of the logits, where the file knows them.
+        kind: what the file is.
+        copies: which copies the file holds.
+        state: names of what belongs to the training (an optimizer's slots, counters), of a MindSpore checkpoint.
     """
 
     path: Path
     tensors: Mapping[str, Tensor] = field(repr=False)
-    chosen: Literal["ema", "raw"] = "raw"
+    chosen: Copy = "raw"
     config: Mapping[str, Any] | None = None
     classes: tuple[str, ...] | None = None
+    kind: Kind = "torch"
+    copies: tuple[Copy, ...] = ("raw",)
+    state: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a file offers: copies that are read when they are asked for, the preferred one first."""
+
+    copies: Mapping[Copy, Callable[[], Mapping[str, Tensor]]]
+    config: Mapping[str, Any] | None = None
+    classes: tuple[str, ...] | None = None
+    state: tuple[str, ...] = ()
+    lacking_ema: str = "no 'state_dict_ema'"
 
 
 def read_weights(path: str | Path, which: Which = "auto") -> Weights:
-    """Weights from a checkpoint of ours, a file of the authors' or anybody's `torch.save`, or safetensors.
+    """Weights from a file of any origin, told by its content, under the authors' names.
 
-    Of a foreign file `state_dict_ema` is preferred to `state_dict`, `net`, `model` and a bare state dict. Of ours,
-    "auto" takes the moving average unless the trained weights scored higher when the checkpoint was written.
+    Of a foreign file the moving average (`state_dict_ema`) is preferred to `state_dict`, `net`, `model` and a bare
+    state dict. Of ours, "auto" takes the moving average unless the trained weights scored higher when the checkpoint
+    was written. Nothing in the file is run.
 
     Args:
-        path: the file; its kind is told by its content.
+        path: a file of torch.save, ours or anybody's, safetensors, or MindSpore's `.ckpt`; a folder with
+            `model.safetensors`; or a variant's name, which stands for the authors' released weights.
         which: "ema" or "raw" to insist on one of two copies.
 
     Raises:
         UserError: no such file, not a file of weights, damaged, or without the copy that was asked for.
     """
-    kind = file_kind(path)
+    kind, file = file_kind(path), find_file(path)
     if kind in _REFUSALS:
         raise UserError(f"{path}: {_REFUSALS[kind]}")
-    if kind == "safetensors":
-        return _foreign(Path(path), _read_safetensors(path), which)
-    from t2t_vit.weights.torch_file import read_torch_file
-
-    content = read_torch_file(path)
-    if isinstance(content, Mapping) and content.get("format") == "t2t_vit":
-        return _ours(Path(path), content, which)
-    return _foreign(Path(path), content, which)
-
-
-def _ours(path: Path, content: Mapping[str, Any], which: Which) -> Weights:
-    if not isinstance(content.get("version"), int) or content["version"] > _NEWEST_VERSION:
-        raise UserError(f"{path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
-    chosen = _best(content) if which == "auto" else which
-    tensors = _state_dict(content.get("ema" if chosen == "ema" else "model"))
-    if tensors is None:
-        raise UserError(f"{path}: holds no {chosen} weights; it was trained with with_ema: False")
-    classes = content.get("classes")
-    return Weights(path, tensors, chosen, content.get("config"), tuple(map(str, classes)) if classes else None)
+    content = _READERS[kind](file)
+    if Path(path).is_dir():
+        told = folder_config(Path(path))
+        content = replace(content, config=told.config, classes=told.classes)
+    chosen: Copy = next(iter(content.copies)) if which == "auto" else which
+    if chosen not in content.copies:
+        lacking = f" ({content.lacking_ema})" if chosen == "ema" else ""
+        raise UserError(f"{path}: holds no {chosen} weights{lacking}")
+    tensors = authors_names(content.copies[chosen]())
+    return Weights(file, tensors, chosen, content.config, content.classes, kind, tuple(content.copies), content.state)
 
 
-def _best(content: Mapping[str, Any]) -> Literal["ema", "raw"]:
-    if not content.get("ema"):
-        return "raw"
-    metrics = content.get("metrics") or {}
-    raw, ema = ((metrics.get(name) or {}).get("top1", 0.0) for name in ("raw", "ema"))
-    return "raw" if raw > ema else "ema"
-
-
-def _foreign(path: Path, content: Any, which: Which) -> Weights:
-    homes = content if isinstance(content, Mapping) else {}
+def _torch(path: Path) -> _Content:
+    file = read_torch_archive(path)
+    content = file.content
+    if type(content) is dict and content.get("format") == "t2t_vit":
+        return _ours(file, content)
+    homes = content if type(content) is dict else {}
+    found = {key: stored for key, _ in _FOREIGN_HOMES if (stored := _state_dict(homes.get(key)))}
+    copies: dict[Copy, Callable[[], Mapping[str, Tensor]]] = {}
     for key, kind in _FOREIGN_HOMES:
-        if which in ("auto", kind) and (tensors := _state_dict(homes.get(key))) is not None:
-            return Weights(path, tensors, kind)
-    if which == "ema":
-        raise UserError(f"{path}: holds no ema weights (no 'state_dict_ema')")
-    if (tensors := _state_dict(content)) is None:
+        if key in found and kind not in copies:
+            copies[kind] = _reader(file, found[key])
+    if not copies and (bare := _state_dict(content)):
+        copies["raw"] = _reader(file, bare)
+    if not copies:
         homes_named = ", ".join(f"'{key}'" for key, _ in _FOREIGN_HOMES)
         raise UserError(f"{path}: holds no weights: neither {homes_named} nor a bare state dict of tensors")
-    return Weights(path, tensors)
+    return _Content(copies)
 
 
-def _state_dict(content: Any) -> dict[str, Tensor] | None:
-    """`content` as names and tensors without prefixes; None if it is anything else."""
-    if not isinstance(content, Mapping) or not content:
+def _ours(file: TorchFile, content: Mapping[str, Any]) -> _Content:
+    version = content.get("version")
+    if type(version) is not int or version > _NEWEST_VERSION:
+        raise UserError(f"{file.path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
+    kinds: tuple[tuple[Copy, str], ...] = (("ema", "ema"), ("raw", "model"))
+    found = {kind: stored for kind, key in kinds if (stored := _state_dict(content.get(key)))}
+    if _score(content, "raw") > _score(content, "ema"):
+        found = dict(reversed(found.items()))
+    if not found:
+        raise UserError(f"{file.path}: holds no weights: neither 'model' nor 'ema'")
+    return _Content(
+        {kind: _reader(file, stored) for kind, stored in found.items()},
+        plain_config(content.get("config")),
+        plain_classes(content.get("classes")),
+        lacking_ema="it was trained with with_ema: False",
+    )
+
+
+def _reader(file: TorchFile, stored: Mapping[str, StoredTensor]) -> Callable[[], Mapping[str, Tensor]]:
+    return lambda: tensors_of(file, stored)
+
+
+def _score(content: Mapping[str, Any], copy: Copy) -> float:
+    metrics = content.get("metrics")
+    of_copy = metrics.get(copy) if type(metrics) is dict else None
+    top1 = of_copy.get("top1") if type(of_copy) is dict else None
+    return float(top1) if isinstance(top1, int | float) and abs(top1) <= 1 else 0.0
+
+
+def _state_dict(content: Any) -> dict[str, StoredTensor] | None:
+    """`content` if it is names and tensors."""
+    if type(content) is not dict or not content:
         return None
-    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()):
-        return None
-    return {_bare(name): tensor.detach() for name, tensor in content.items()}
+    is_one = all(
+        type(name) is str and 0 < len(name) <= _LONGEST_NAME and name.isprintable() and type(tensor) is StoredTensor
+        for name, tensor in content.items()
+    )
+    return content if is_one else None
 
 
-def _bare(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name
+def _safetensors(path: Path) -> _Content:
+    return _Content({"raw": lambda: read_safetensors_file(path)})
 
 
-def _read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _mindspore(path: Path) -> _Content:
+    found = read_mindspore_file(path)
+    copies: dict[Copy, Callable[[], Mapping[str, Tensor]]] = {"ema": lambda: found.ema} if found.ema else {}
+    return _Content({**copies, "raw": lambda: found.raw}, state=found.state, lacking_ema="no parameters 'ema.*'")
 
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, KeyError) as error:
-        raise UserError(f"{path}: is a damaged safetensors file, cut short perhaps ({error})") from error
+
+_READERS: dict[Kind, Callable[[Path], _Content]] = {
+    "torch": _torch,
+    "safetensors": _safetensors,
+    "mindspore": _mindspore,
+}

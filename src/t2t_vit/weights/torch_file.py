@@ -1,62 +1,36 @@
-"""Files of `torch.save`, opened without running anything that lies in them."""
+"""Tensors of a file of torch.save, mapped into memory where they lie."""
 
-import argparse
-import re
-import warnings
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.formats.torch_archive import TorchFile
+from t2t_vit.formats.torch_globals import ITEM_BYTES, StoredTensor
 
-_DTYPES = "?bBhHiIlLqQefdg"
 
-
-def read_torch_file(path: str | Path) -> Any:
-    """Whatever was saved: tensors in containers of plain values, on the CPU.
-
-    Beyond torch's own list of harmless types only `argparse.Namespace` and NumPy's scalars are let in, since the
-    authors' training script saves its arguments and its best accuracy beside the weights. Tensors of a zip are mapped
-    into memory, so that parts that nobody looks at (an optimizer's state) cost nothing.
+def tensors_of(file: TorchFile, stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
+    """The tensors, on the CPU. Parts of the file that are not asked for (an optimizer's state) cost nothing.
 
     Raises:
-        UserError: the file is damaged, or holds other Python objects, whose loading could run code.
+        UserError: they are damaged, or claim more elements than the file has.
     """
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except MemoryError:
-        raise
-    except Exception as error:  # bytes of unknown origin can fail in any way
-        raise UserError(f"{path}: {_explain(str(error))}") from error
+    # Tensors may share a storage, but all together they cannot be larger than the file.
+    if sum(tensor.nbytes for tensor in stored.values()) > len(file.buffer):
+        raise UserError(f"{file.path}: its tensors claim to be larger than the file")
+    file.check({tensor.storage.key for tensor in stored.values()})
+    return {name: _tensor(file, tensor) for name, tensor in stored.items()}
 
 
-def _harmless() -> list[Any]:
-    """What may be built beside tensors. NumPy's function for scalars changed its home between versions 1 and 2."""
-    scalar = np.float64(0).__reduce__()[0]
-    return [
-        argparse.Namespace,
-        np.dtype,
-        *{type(np.dtype(code)) for code in _DTYPES},
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-    ]
-
-
-def _is_zip(path: str | Path) -> bool:
-    with Path(path).open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def _explain(message: str) -> str:
-    if found := re.search(r"GLOBAL (\S+)", message):
-        return (
-            f"holds a Python object ({found[1]}), and loading one could run code, so it is refused; "
-            "save the state dict alone, with torch.save(model.state_dict(), path)"
-        )
-    if "TorchScript" in message:
-        return "is a TorchScript program, not weights; save the state dict with torch.save(model.state_dict(), path)"
-    return "is not a checkpoint that can be read: it is cut short, damaged, or not written by torch.save"
+def _tensor(file: TorchFile, stored: StoredTensor) -> Tensor:
+    start = file.place(stored)
+    dtype = getattr(torch, stored.dtype)
+    if stored.nbytes == 0:
+        return torch.empty(stored.shape, dtype=dtype)
+    size = ITEM_BYTES[stored.dtype]
+    last = stored.offset + sum((side - 1) * step for side, step in zip(stored.shape, stored.stride, strict=True))
+    flat = torch.frombuffer(file.buffer, dtype=torch.uint8, count=(last + 1) * size, offset=start)
+    if start % size:
+        flat = flat.clone()  # old streams align nothing
+    return flat.view(dtype).as_strided(stored.shape, stored.stride, stored.offset)

@@ -1,0 +1,1 @@
+"""Byte formats: what lies in a file, without knowing what it is for."""

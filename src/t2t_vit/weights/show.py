@@ -1,0 +1,65 @@
+"""What a file of weights holds, as a page of text."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from t2t_vit.errors import UserError
+from t2t_vit.weights.describe import describe
+from t2t_vit.weights.read import Weights, Which, read_weights
+
+_NAMES = {"torch": "torch.save", "safetensors": "safetensors", "mindspore": "MindSpore"}
+_MOST_CLASSES = 8
+
+
+def shown(path: str | Path, which: Which = "auto") -> str:
+    """Kind, copies, network, configuration, each tensor with shape and type, and how many numbers they are.
+
+    Raises:
+        UserError: the file is no file of weights.
+    """
+    weights = read_weights(path, which)
+    numbers = sum(tensor.numel() for tensor in weights.tensors.values())
+    size = sum(tensor.nbytes for tensor in weights.tensors.values())
+    lines = [
+        f"file       {weights.path} ({weights.path.stat().st_size:,} bytes)",
+        f"kind       {_NAMES.get(weights.kind, weights.kind)}",
+        f"copies     {', '.join(weights.copies)}; shown is {weights.chosen}",
+        f"network    {_network(weights)}",
+        *_about(weights),
+        f"tensors    {len(weights.tensors)}, {numbers:,} numbers, {size:,} bytes",
+        *_table(weights),
+    ]
+    return "\n".join("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
+
+
+def _network(weights: Weights) -> str:
+    config = weights.config or {}
+    try:
+        found = describe(weights.tensors, weights.path, config.get("arch"))
+    except UserError as error:
+        return f"not known: {str(error).removeprefix(f'{weights.path}: ')}"
+    parts = [found.arch if config.get("arch") else " or ".join(found.fitting)]
+    parts.append("no head" if found.num_classes is None else f"{found.num_classes} classes")
+    parts.append(f"{found.in_chans} channels")
+    if found.image_size:
+        parts.append(f"{found.image_size[0]} x {found.image_size[1]} pixels")
+    return ", ".join(parts)
+
+
+def _about(weights: Weights) -> Iterable[str]:
+    if weights.config:
+        yield "config     " + ", ".join(f"{key}: {value}" for key, value in weights.config.items())
+    if weights.classes:
+        more = f", ... ({len(weights.classes)})" if len(weights.classes) > _MOST_CLASSES else ""
+        yield "classes    " + ", ".join(weights.classes[:_MOST_CLASSES]) + more
+    if weights.state:
+        some = ", ".join(weights.state[:_MOST_CLASSES])
+        more = f", ... ({len(weights.state)})" if len(weights.state) > _MOST_CLASSES else ""
+        yield f"state      {some}{more}"
+
+
+def _table(weights: Weights) -> Iterable[str]:
+    width = max((len(name) for name in weights.tensors), default=0)
+    for name, tensor in weights.tensors.items():
+        shape = " x ".join(map(str, tensor.shape)) or "single"
+        yield f"  {name:<{min(width, 80)}}  {shape:<20}  {str(tensor.dtype).removeprefix('torch.')}"

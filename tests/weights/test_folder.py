@@ -1,0 +1,66 @@
+"""Folders of the Hugging Face hub's layout."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+import t2t_vit
+from t2t_vit.errors import UserError
+from t2t_vit.model import create_model
+from t2t_vit.weights import checkpoint_config, read_weights
+
+
+def folder(path: Path, config: Any, arch: str = "t2t_vit_7") -> Path:
+    save_file(create_model(arch, num_classes=2, image_size=32).state_dict(), path / "model.safetensors")
+    (path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    return path
+
+
+def test_a_folder_of_ours(tmp_path: Path) -> None:
+    config = {"arch": "t2t_vit_7", "num_classes": 2, "image_size": [32, 32], "crop_pct": 1.0, "classes": ["cat", "dog"]}
+    weights = read_weights(folder(tmp_path, config))
+    assert weights.path == tmp_path / "model.safetensors" and weights.classes == ("cat", "dog")
+    assert checkpoint_config(weights)["crop_pct"] == 1.0
+    assert t2t_vit.load(tmp_path).preprocessing.crop_pct == 1.0
+
+
+def test_a_folder_of_timms(tmp_path: Path) -> None:
+    config = {
+        "architecture": "t2t_vit_14_resnext",
+        "num_classes": 2,
+        "pretrained_cfg": {
+            "input_size": [3, 32, 32],
+            "crop_pct": 0.95,
+            "mean": [0.5, 0.5, 0.5],
+            "label_names": ["a", "b"],
+        },
+    }
+    weights = read_weights(folder(tmp_path, config, "t2t_vit_14_resnext"))
+    found = checkpoint_config(weights)
+    assert (found["arch"], found["crop_pct"], found["mean"]) == ("t2t_vit_14_resnext", 0.95, [0.5, 0.5, 0.5])
+    assert found["image_size"] == [32, 32] and weights.classes == ("a", "b")
+
+
+def test_labels_of_transformers_and_a_config_of_nobody(tmp_path: Path) -> None:
+    weights = read_weights(folder(tmp_path, {"id2label": {"0": "x", "1": "y"}, "nested": {"deep": [[1]]}}))
+    assert weights.classes == ("x", "y") and weights.config is None
+    assert checkpoint_config(weights)["arch"] == "t2t_vit_7"
+
+
+@pytest.mark.parametrize(
+    ("config", "told"), [("{", "as JSON"), ("[" * 100_000, "as JSON"), ("[1]", "no object|not an object")]
+)
+def test_a_damaged_config(tmp_path: Path, config: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        read_weights(folder(tmp_path, config))
+
+
+def test_folders_without_one_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder without model.safetensors or pytorch_model.bin"):
+        read_weights(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="split into several files"):
+        read_weights(tmp_path)

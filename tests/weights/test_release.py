@@ -1,0 +1,120 @@
+"""The authors' weights by the name of the network, from a server on this machine."""
+
+import functools
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from t2t_vit.errors import UserError
+from t2t_vit.model import create_model
+from t2t_vit.variants import VARIANTS
+from t2t_vit.weights import file_kind, read_weights, release
+
+FILE = VARIANTS["t2t_vit_7"].weights_file or ""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_words: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that is served where the authors' releases are looked for; the cache is `tmp_path`/cache."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setattr(release, "ADDRESS", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path / "cache"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield folder
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def publish(folder: Path, arch: str = "t2t_vit_7") -> Path:
+    torch.save({"state_dict_ema": create_model(arch).state_dict()}, folder / FILE)
+    return folder / FILE
+
+
+def test_a_network_is_fetched_once(served: Path, tmp_path: Path) -> None:
+    published = publish(served)
+    weights = read_weights("t2t_vit_7")
+    assert weights.path == tmp_path / "cache" / FILE and weights.chosen == "ema"
+    published.unlink()
+    assert read_weights("t2t_vit_7").tensors.keys() == weights.tensors.keys()
+    assert file_kind("t2t_vit_7") == "torch"
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [FILE]
+
+
+def test_without_the_file_one_sentence_says_where_from_and_where_to(served: Path, tmp_path: Path) -> None:
+    assert served.exists()
+    with pytest.raises(UserError) as error:
+        read_weights("t2t_vit_7")
+    text = str(error.value)
+    assert text.startswith(f"t2t_vit_7: {release.ADDRESS}{FILE} could not be fetched (") and "404" in text
+    assert text.endswith(f"fetch it by other means and put it at {tmp_path / 'cache' / FILE}")
+
+
+def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(release, "ADDRESS", "http://127.0.0.1:9/")
+    monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(UserError, match=r"could not be fetched \(.*refused.*\); fetch it by other means and put it at"):
+        read_weights("t2t_vit_7")
+
+
+@pytest.mark.parametrize("content", [b"<html>no such thing</html>", b"PK\3\4" + b"\0" * 99])
+def test_what_is_no_checkpoint_does_not_get_into_the_cache(served: Path, tmp_path: Path, content: bytes) -> None:
+    (served / FILE).write_bytes(content)
+    with pytest.raises(UserError, match="what came is not that file"):
+        read_weights("t2t_vit_7")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_another_network_does_not_get_into_the_cache(served: Path, tmp_path: Path) -> None:
+    publish(served, "t2t_vit_10")
+    with pytest.raises(UserError, match="holds the weights of t2t_vit_10, not of arch 't2t_vit_7'"):
+        read_weights("t2t_vit_7")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize(("size", "digest", "told"), [(1, "", "has .* bytes, the file 1"), (0, "ab" * 16, "digest")])
+def test_a_known_file_is_checked(
+    served: Path, monkeypatch: pytest.MonkeyPatch, size: int, digest: str, told: str
+) -> None:
+    content = publish(served).read_bytes()
+    known = release.Known(size or len(content), digest or hashlib.sha384(content).hexdigest()[:32])
+    monkeypatch.setitem(release.KNOWN, FILE, known)
+    with pytest.raises(UserError, match=told):
+        read_weights("t2t_vit_7")
+    monkeypatch.setitem(release.KNOWN, FILE, release.Known(len(content), hashlib.sha384(content).hexdigest()[:32]))
+    assert read_weights("t2t_vit_7").chosen == "ema"
+
+
+def test_networks_without_a_release_and_files_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"no weights are released for t2t_vit_quickstart, only for t2t_vit_7, "):
+        read_weights("t2t_vit_quickstart")
+    monkeypatch.chdir(tmp_path)
+    torch.save({"cls_token": torch.ones(1, 1, 2)}, "t2t_vit_7")
+    assert read_weights("t2t_vit_7").path == Path("t2t_vit_7")
+
+
+def test_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("T2T_VIT_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert release.cache_folder() == Path("/x/t2t_vit")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/h")
+    assert release.cache_folder() == Path("/h/.cache/t2t_vit")

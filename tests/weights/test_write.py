@@ -1,0 +1,122 @@
+"""Weights from one format into another."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from t2t_vit.cli.main import main
+from t2t_vit.errors import UserError
+from t2t_vit.model import create_model
+from t2t_vit.weights import convert_weights, read_weights
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "mindspore"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    torch.save({"state_dict": create_model("t2t_vit_7", num_classes=3).state_dict()}, tmp_path / "w.pth.tar")
+    return tmp_path / "w.pth.tar"
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "kind"),
+    [
+        ("x.ckpt", None, "mindspore"),
+        ("x.safetensors", None, "safetensors"),
+        ("x.pth", None, "torch"),
+        ("x.PT", None, "torch"),
+        ("x.ckpt", "torch", "torch"),
+        ("x.pth", "mindspore", "mindspore"),
+        ("x", "safetensors", "safetensors"),
+    ],
+)
+def test_the_ending_decides_unless_asked(source: Path, tmp_path: Path, name: str, asked: str | None, kind: str) -> None:
+    _, written = convert_weights(source, tmp_path / name, format=asked)
+    before, after = read_weights(source).tensors, read_weights(tmp_path / name)
+    assert written == after.kind == kind
+    assert list(after.tensors) == list(before) or kind == "safetensors"
+    assert all(torch.equal(after.tensors[key], before[key]) for key in before)
+
+
+def test_a_chain_through_all_formats_is_exact(source: Path, tmp_path: Path) -> None:
+    for before, after in (("w.pth.tar", "a.ckpt"), ("a.ckpt", "b.safetensors"), ("b.safetensors", "c.ckpt")):
+        convert_weights(tmp_path / before, tmp_path / after)
+    convert_weights(tmp_path / "c.ckpt", tmp_path / "d.pth")
+    state = torch.load(tmp_path / "d.pth", weights_only=True)
+    expected = read_weights(source).tensors
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) and state[key].dtype == expected[key].dtype for key in state)
+
+
+def test_what_cannot_be_done(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x.h5: its ending says no format; name it .ckpt, .safetensors"):
+        convert_weights(source, tmp_path / "x.h5")
+    with pytest.raises(UserError, match=r"format 'onnx' is not known; there are mindspore, safetensors, torch"):
+        convert_weights(source, tmp_path / "x.ckpt", format="onnx")
+    with pytest.raises(UserError, match="is a folder; name the file to write"):
+        convert_weights(source, tmp_path, format="torch")
+    torch.save({"a": torch.zeros(2, dtype=torch.float8_e5m2)}, tmp_path / "f8.pth")
+    with pytest.raises(UserError, match=r"MindSpore has no type for a, which is torch\.float8_e5m2"):
+        convert_weights(tmp_path / "f8.pth", tmp_path / "x.ckpt")
+    assert not (tmp_path / "x.ckpt").exists()
+
+
+def test_a_file_may_take_its_own_place(source: Path, tmp_path: Path) -> None:
+    expected = {name: tensor.clone() for name, tensor in read_weights(source).tensors.items()}
+    convert_weights(source, source, format="mindspore")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in read_weights(source).tensors.items())
+    assert tmp_path.exists()
+
+
+def test_the_metadata_of_safetensors(source: Path, tmp_path: Path) -> None:
+    convert_weights(source, tmp_path / "x.safetensors")
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_the_command_converts_and_says_what_it_did(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = str(tmp_path / "x.ckpt")
+    assert main(["weights", "convert", str(source), target]) == 0
+    assert capsys.readouterr() == (f"{target}: 111 tensors written as mindspore\n", "")
+    assert main(["weights", "convert", str(source), target, "--format", "torch"]) == 0
+    assert capsys.readouterr().out == f"{target}: 111 tensors written as torch, in place of the file that was there\n"
+
+
+def test_the_command_shows(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "show", str(source)]) == 0
+    out = capsys.readouterr().out
+    assert "kind       torch.save" in out
+    assert "network    t2t_vit_7, 3 classes, 3 channels, 224 x 224 pixels" in out
+    assert "cls_token" in out and "1 x 1 x 256" in out and "float32" in out
+    assert main(["weights", "show", str(FIXTURES / "adam.ckpt")]) == 0
+    out = capsys.readouterr().out
+    assert "kind       MindSpore" in out and "state      global_step, learning_rate" in out and "not known" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["shaw", "x"], "invalid choice: 'shaw'"),
+        (["show"], "required: FILE"),
+        (["show", "absent.pth"], "there is no such file"),
+        (["convert", "a"], "required: NEW_FILE"),
+        (["show", "a", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["convert", "a", "b", "--form", "torch"], "unrecognized arguments: --form torch"),
+    ],
+)
+def test_mistakes_on_the_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and told in err and err.count("\n") == 1
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"], ["convert", "-h"]):
+        assert main(["weights", *words]) == 0
+        assert capsys.readouterr().out.startswith("Usage: t2t-vit weights show FILE")
+    assert main(["--help"]) == 0
+    assert "  weights     show what a file of weights holds, or convert it\n" in capsys.readouterr().out

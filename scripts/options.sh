@@ -1,7 +1,11 @@
 # Sourced by the launchers: reads `FIRST [--option value ...] [--extra ...]` into $first, $value[option] and $extra.
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
-# The checkout's own environment serves where none is active.
-[[ -n ${VIRTUAL_ENV-}${CONDA_PREFIX-} || ! -d $root/.venv ]] || PATH=$root/.venv/bin:$PATH
+# The checkout's own environment serves where the python at hand has no torch.
+has_torch='import sys; from importlib.util import find_spec; sys.exit(find_spec("torch") is None)'
+if [[ -d $root/.venv ]]; then
+    python -c "$has_torch" &>/dev/null && found=0 || found=$?
+    [[ $found != 1 && $found != 127 ]] || PATH=$root/.venv/bin:$PATH  # 1: no torch, 127: no python
+fi
 first='' extra=()
 declare -A value=()
 

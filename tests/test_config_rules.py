@@ -82,7 +82,6 @@ def test_a_start_within_the_cooldown_is_allowed() -> None:
         ({"device_target": "CPU", "device_id": 1}, "device_id (the device is the CPU)"),
         ({"device_target": "CPU", "dataset_sink_mode": False}, "dataset_sink_mode (the device is the CPU)"),
         ({"device_num": 2, "device_id": 1}, "device_id (each of the device_num 2 processes takes its own device)"),
-        ({"eval_every_epochs": 400, "best_ckpt_num": 2}, "best_ckpt_num (eval_every_epochs is more than the run has)"),
     ],
 )
 def test_keys_without_effect_are_named(values: dict[str, Any], line: str) -> None:

@@ -144,11 +144,6 @@ INACTIVE = (
         lambda c: c.device_num > 1 and c.device_target != "CPU",
         "each of the device_num {device_num} processes takes its own device",
     ),
-    Inactive(
-        ("best_ckpt_num", "best_ckpt_root_dir"),
-        lambda c: c.eval_every_epochs > _total_epochs(c),
-        "eval_every_epochs is more than the run has",
-    ),
 )
 
 REMARKS = (

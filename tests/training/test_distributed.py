@@ -11,7 +11,7 @@ import torch
 
 from t2t_vit.evaluation.metrics import evaluate
 from t2t_vit.training.callbacks import Callback
-from t2t_vit.training.distributed import Processes, connected, from_environment, share_gradients
+from t2t_vit.training.distributed import Processes, connected, from_environment, leave, share_gradients
 from t2t_vit.training.loop import train
 from t2t_vit.training.optimizer import create_optimizer
 from t2t_vit.training.scaler import LossScaler
@@ -75,6 +75,7 @@ def main(folder):
     torch.manual_seed(0)
     result = job(Toy(), ToyLoader())
     (Path(folder) / f"{from_environment().rank}.json").write_text(json.dumps(result))
+    leave(0)
 
 
 def test_two_processes_are_one(tmp_path, make_model, make_loader, monkeypatch):

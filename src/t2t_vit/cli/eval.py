@@ -16,7 +16,7 @@ from t2t_vit.files import atomic_write
 from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.writers import check_output
 from t2t_vit.precision import choose_device, choose_precision
-from t2t_vit.training.distributed import Processes, connected, from_environment
+from t2t_vit.training.distributed import Processes, connected, from_environment, leave
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
 
 
@@ -40,6 +40,8 @@ def run(options: Options) -> int:
                 json.dump(results, file, indent=1)
                 file.write("\n")
         print(f"eval results: {results}")
+    if processes.count > 1:
+        leave(0)
     return 0
 
 

@@ -5,7 +5,7 @@ from t2t_vit.cli.job import Result
 from t2t_vit.cli.options import Options
 from t2t_vit.cli.resolve import resolve
 from t2t_vit.cli.training_job import train_job
-from t2t_vit.training.distributed import from_environment
+from t2t_vit.training.distributed import from_environment, leave
 from t2t_vit.weights import checkpoint_config, read_weights
 
 
@@ -20,6 +20,8 @@ def run(options: Options) -> int:
     result = train_job(config, processes, weights=weights, notes=notes, given=options.line)
     if processes.is_first:
         print("\n".join(where(result)))
+    if processes.count > 1:
+        leave(0)
     return 0
 
 

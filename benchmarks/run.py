@@ -38,6 +38,7 @@ def main() -> None:
     output = (
         Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "benchmarks/results" / f"{report['date'][:10]}-bench.json"
     )
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for row in rows:
         print(f"{row['what']:<58}{row['median']:>10.4g} {row['unit']:<9} ({row['low']:.4g} to {row['high']:.4g})")

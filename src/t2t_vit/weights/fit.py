@@ -9,9 +9,10 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT
+from t2t_vit.model.position import PositionPolicy
 from t2t_vit.weights.blueprint import HEAD, POSITIONS, channel_layers
 from t2t_vit.weights.channels import adapt_channels
-from t2t_vit.weights.positions import Position, resize_positions
+from t2t_vit.weights.positions import resize_positions
 from t2t_vit.weights.read import Which, read_weights
 from t2t_vit.weights.report import Change, Report, some
 
@@ -24,7 +25,7 @@ class _Fitting:
     state: Mapping[str, Tensor]
     tensors: Mapping[str, Tensor]
     path: str | Path
-    position: Position
+    position: PositionPolicy
     partial: bool
 
     def differs(self, name: str) -> bool:
@@ -35,7 +36,12 @@ class _Fitting:
 
 
 def load_weights(
-    model: T2TViT, path: str | Path, *, which: Which = "auto", position: Position = "rebuild", partial: bool = False
+    model: T2TViT,
+    path: str | Path,
+    *,
+    which: Which = "auto",
+    position: PositionPolicy = "rebuild",
+    partial: bool = False,
 ) -> Report:
     """Load weights of any origin into `model`, whatever their class count, image size and input channels.
 
@@ -70,7 +76,7 @@ def fit(
     *,
     path: str | Path,
     chosen: str = "raw",
-    position: Position = "rebuild",
+    position: PositionPolicy = "rebuild",
     partial: bool = False,
     state: tuple[str, ...] = (),
 ) -> Report:

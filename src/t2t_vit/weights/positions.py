@@ -1,17 +1,14 @@
-"""The position table for another grid."""
+"""A stored position table for another grid, where the file does not say of which grid it is."""
 
 import math
-from typing import Literal
 
-import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-Position = Literal["rebuild", "resize"]
+from t2t_vit.model.position import resized_table
 
 
 def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor | None:
-    """The stored table, its class row kept and its square of patch rows resized (bicubic) to `grid`, as the authors do.
+    """The stored table, its class row kept and its square of patch rows resized (bicubic) to `grid`.
 
     Args:
         table: (1, 1 + side * side, dim).
@@ -23,7 +20,4 @@ def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor | None:
     side = math.isqrt(max(0, table.shape[1] - 1))
     if side == 0 or side * side != table.shape[1] - 1:
         return None
-    first, patches = table[:, :1], table[:, 1:]  # (1, 1, dim), (1, side * side, dim)
-    square = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, dim, side, side)
-    resized = interpolate(square, size=grid, mode="bicubic", align_corners=False)
-    return torch.cat([first.float(), resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1).to(table.dtype)
+    return resized_table(table, (side, side), grid)

@@ -161,7 +161,6 @@ def test_the_host_waits_for_nothing(make_model, make_loader, optimizer, reads):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_waits_for_nothing(make_model, make_loader):
     device = torch.device("cuda")
     model = make_model().to(device)

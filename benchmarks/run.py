@@ -5,20 +5,17 @@
 Each figure is the median of several runs, with the fastest and the slowest; on a busy machine the spread tells.
 """
 
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
+from turns import ROOT, circumstances, write
 
 from t2t_vit import create_model
 from t2t_vit.data.batch_transform import BatchTransform
@@ -28,18 +25,16 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.precision import choose_device, choose_precision
 
-ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("t2t-vit")
 
 
 def main() -> None:
     rows = [*start_up(), *forward(), *training_step(), data()]
-    report = {**circumstances(), "results": rows}
+    report = {**circumstances(), "command": "make bench", "results": rows}
     output = (
         Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "benchmarks/results" / f"{report['date'][:10]}-bench.json"
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write(report, output)
     for row in rows:
         print(f"{row['what']:<58}{row['median']:>10.4g} {row['unit']:<9} ({row['low']:.4g} to {row['high']:.4g})")
     print(output)
@@ -129,30 +124,6 @@ def data() -> dict[str, Any]:
         return count / (time.perf_counter() - start)
 
     return measured("training data, 28 px in memory, crop and flip, no workers", "images/s", run, times=3)
-
-
-def circumstances() -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "command": "make bench",
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def processor() -> str:
-    """Its name and which low-precision instructions it has."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in facts.get("flags", "").split()]
-    return f"{facts.get('model name', platform.processor())} ({', '.join(known)})"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Images -> predictions, one or many, good or bad."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from PIL import Image
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.inference.predictor import BATCH_SIZE, Prediction
-from t2t_vit.inference.run import predict_files
 from t2t_vit.inference.torch_predictor import TorchPredictor
 
 
@@ -70,26 +70,69 @@ def test_what_is_no_image(tmp_path: Path) -> None:
         predictor().predict([3])  # type: ignore[list-item]
 
 
-def test_a_bad_file_never_stops_the_rest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_never_stops_the_rest(tmp_path: Path, workers: int) -> None:
     for index in range(7):
         picture(("red", "blue")[index % 2]).save(tmp_path / f"{index}.png")
     (tmp_path / "2.png").write_bytes((tmp_path / "3.png").read_bytes()[:40])
     (tmp_path / "4.png").write_bytes(b"")
     files = [str(tmp_path / f"{index}.png") for index in range(7)] + [str(tmp_path / "gone.png")]
     network = predictor()
-    results = list(predict_files(network, files, batch_size=3))
-    assert [file for file, _ in results] == files
-    names = [result.name if isinstance(result, Prediction) else None for _, result in results]
-    assert names == ["red", "blue", None, "blue", None, "blue", "red", None]
-    reasons = [result for _, result in results if isinstance(result, str)]
+    results = list(network.stream(files, batch_size=3, workers=workers))
+    assert [result.path for result in results] == files
+    names = [[each.name for each in result.predictions] for result in results]
+    assert names == [["red"], ["blue"], [], ["blue"], [], ["blue"], ["red"], []]
+    reasons = [result.reason for result in results if not result.predictions]
     assert reasons[1] == "the file is empty" and all(reasons) and "No such file" in reasons[2]
     assert isinstance(network.model, MeanColour) and network.model.batches == [2, 2, 1]
 
 
 def test_batches_of_bad_files_only(tmp_path: Path) -> None:
-    files = [str(tmp_path / name) for name in ("a", "b")]
-    assert all(isinstance(result, str) for _, result in predict_files(predictor(), files))
-    assert list(predict_files(predictor(), [])) == []
+    assert all(result.reason for result in predictor().stream(tmp_path / name for name in "ab"))
+    assert list(predictor().stream([])) == []
+
+
+def test_the_best_of_equals_come_by_their_number() -> None:
+    (ranked,) = predictor().rank([torch.tensor([9, 200, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8)], 9)
+    assert [each.index for each in ranked] == [1, 2, 0]
+    assert [each.name for each in ranked] == ["green", "blue", "red"]
+    assert sum(each.probability for each in ranked) == pytest.approx(1)
+
+
+def test_no_number_is_no_answer(tmp_path: Path) -> None:
+    class Overflowing(MeanColour):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.where(images.mean(dim=(2, 3)) > 0.9, torch.nan, 1.0)
+
+    picture("red").save(tmp_path / "bad.png")
+    picture("black").save(tmp_path / "good.png")
+    network = TorchPredictor(Overflowing(), predictor().preprocessing, None)
+    bad, good = network.stream([tmp_path / "bad.png", tmp_path / "good.png"])
+    assert "not a finite number" in bad.reason and good.predictions
+
+
+def test_a_stream_asks_for_paths_as_it_goes_and_may_be_left(tmp_path: Path) -> None:
+    picture("red").save(tmp_path / "r.png")
+    asked = []
+
+    def endless() -> Iterator[Path]:
+        while True:
+            asked.append(1)
+            yield tmp_path / "r.png"
+
+    stream = predictor().stream(endless(), batch_size=2)
+    assert [next(stream).predictions[0].name for _ in range(5)] == ["red"] * 5
+    stream.close()  # type: ignore[attr-defined]
+    assert len(asked) < 60
+
+
+def test_what_the_paths_raise_is_raised(tmp_path: Path) -> None:
+    def broken() -> Iterator[Path]:
+        yield tmp_path / "a"
+        raise UserError("the list broke off")
+
+    with pytest.raises(UserError, match="broke off"):
+        list(predictor().stream(broken(), batch_size=1))
 
 
 def test_predicting_changes_no_state() -> None:

@@ -1,26 +1,120 @@
-"""The JSON of predictions."""
+"""Predictions in every format, paths of every kind."""
 
+import csv
 import json
+import os
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.inference.writers import check_output, write_predictions
+from t2t_vit.inference.predictor import Prediction
+from t2t_vit.inference.rejects import open_rejects
+from t2t_vit.inference.run import Result
+from t2t_vit.inference.writers import FORMATS, check_output, format_of, open_writer
+
+LATIN = os.fsdecode(b"b/\xff\xe9.png")
+PATHS = ["a/ü 写.png", LATIN, 'c/"quo,te".png', "d/new\nline\r.png", "e/ back\\n.png", "f;'.png"]
+BEST = (Prediction(7, "se,ven\n", 0.625), Prediction(0, None, 0.1 + 0.2))
+RESULTS = [Result(path, BEST) for path in PATHS]
 
 
-def test_one_object_in_sorted_order(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "predictions.json"
-    write_predictions(path, {"b/2.png": 7, "b/10.png": 3, "a/ü \udcff.png": 0})
-    text = path.read_text(encoding="utf-8")
-    assert json.loads(text) == {"a/ü \udcff.png": 0, "b/10.png": 3, "b/2.png": 7}
-    assert list(json.loads(text)) == ["a/ü \udcff.png", "b/10.png", "b/2.png"]
-    assert text.endswith("}\n") and '\n "b/2.png": 7' in text
+def written(path: Path, chosen: str, results: list[Result] = RESULTS, *, top_k: int = 0, unique: bool = True) -> Path:
+    with open_writer(path, chosen, top_k=top_k, unique=unique) as writer:
+        for result in results:
+            writer.write(Result(result.path, result.predictions[: max(1, top_k)]))
+    return path
 
 
-def test_no_predictions_are_an_empty_object(tmp_path: Path) -> None:
-    write_predictions(tmp_path / "p.json", {})
-    assert json.loads((tmp_path / "p.json").read_text()) == {}
+def test_json_is_one_object_as_ever(tmp_path: Path) -> None:
+    text = written(tmp_path / "new" / "p.json", "json").read_text(encoding="utf-8")
+    assert text == json.dumps(dict.fromkeys(PATHS, 7), indent=1) + "\n"
+    assert text.isascii()
+
+
+def test_json_with_top_k(tmp_path: Path) -> None:
+    found = json.loads(written(tmp_path / "p.json", "json", top_k=2).read_text())
+    first, second = found[LATIN]
+    assert first == {"class": 7, "name": "se,ven\n", "probability": 0.625}
+    assert second == {"class": 0, "name": None, "probability": 0.1 + 0.2}
+    assert found == {path: [first, second] for path in PATHS}
+
+
+def test_json_has_a_path_once(tmp_path: Path) -> None:
+    text = written(tmp_path / "p.json", "json", [*RESULTS, *RESULTS], unique=False).read_text()
+    assert text == written(tmp_path / "q.json", "json").read_text()
+
+
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_json_lines(tmp_path: Path, top_k: int) -> None:
+    rows = [json.loads(line) for line in written(tmp_path / "p.jsonl", "jsonl", top_k=top_k).read_text().splitlines()]
+    assert [row["path"] for row in rows] == PATHS
+    assert rows[0]["class"] == 7 and rows[0]["probability"] == 0.625
+    assert [len(row.get("top", [])) for row in rows] == [top_k] * len(PATHS)
+
+
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_csv_comes_back_as_it_was(tmp_path: Path, top_k: int) -> None:
+    with written(tmp_path / "p.csv", "csv", top_k=top_k).open(
+        encoding="utf-8", errors="surrogateescape", newline=""
+    ) as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows if row.get("rank", "1") == "1"] == PATHS
+    assert rows[0]["name"] == "se,ven\n" and float(rows[0]["probability"]) == 0.625
+    if top_k:
+        assert [row["rank"] for row in rows[:3]] == ["1", "2", "1"] and float(rows[1]["probability"]) == 0.1 + 0.2
+
+
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_parquet_comes_back_as_it_was(tmp_path: Path, top_k: int) -> None:
+    many = RESULTS * 3_000
+    file = pyarrow.parquet.ParquetFile(written(tmp_path / "p.parquet", "parquet", many, top_k=top_k))
+    assert file.metadata.num_row_groups > 1
+    rows = file.read().to_pylist()
+    best = [row for row in rows if row.get("rank", 1) == 1]
+    assert [os.fsdecode(row["path_bytes"]) for row in best] == PATHS * 3_000
+    assert best[0]["path"] == PATHS[0] and best[1]["path"] == "b/\\xff\\xe9.png"
+    assert rows[-1]["probability"] == (0.1 + 0.2 if top_k else 0.625)
+
+
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_nothing_and_failures(tmp_path: Path, chosen: str) -> None:
+    path = written(tmp_path / "p", chosen, [])
+    assert path.stat().st_size < 2_000 and (chosen != "json" or path.read_text() == "{}\n")
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt), open_writer(path, chosen) as writer:
+        writer.write(RESULTS[0])
+        raise KeyboardInterrupt
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_format_follows_the_ending() -> None:
+    assert [format_of(name, None) for name in ("a.CSV", "b.parquet", "c.jsonl", "d.json", "e", "f.txt")] == [
+        "csv", "parquet", "jsonl", "json", "json", "json",
+    ]  # fmt: skip
+    assert format_of("a.csv", "jsonl") == "jsonl"
+    with pytest.raises(UserError, match="is none of json, jsonl, csv, parquet"):
+        format_of("a", "xml")
+
+
+def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    with pytest.raises(UserError, match=r"pip install \"t2t_vit\[parquet\]\""):
+        format_of("a.parquet", None)
+
+
+def test_rejects_appear_only_where_there_are_any(tmp_path: Path) -> None:
+    path = tmp_path / "errors.jsonl"
+    path.write_text("old")
+    with open_rejects(path) as reject:
+        for name in PATHS:
+            reject(Result(name, reason="why\nnot"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"path": name, "reason": "why\nnot"} for name in PATHS]
+    with open_rejects(path):
+        pass
+    assert not path.exists()
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -33,6 +127,5 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
         check_output(tmp_path / "file" / "p.json")
     with pytest.raises(UserError, match="output is empty"):
         check_output("")
-    for path in (tmp_path, tmp_path / "file" / "p.json"):
-        with pytest.raises(UserError):
-            write_predictions(path, {})
+    with pytest.raises(UserError, match="is no regular file"):
+        check_output("/dev/null")

@@ -1,90 +1,96 @@
 """`t2t-vit infer`: images and a checkpoint or an exported file -> a class for each image."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from typing import cast
 
 from t2t_vit.cli.config_file import to_yaml
-from t2t_vit.cli.console import tell
+from t2t_vit.cli.inference_job import InferenceJob, predict
 from t2t_vit.cli.options import Options
+from t2t_vit.cli.predictor import open_predictor
 from t2t_vit.cli.resolve import resolve
-from t2t_vit.inference.load import load
-from t2t_vit.inference.predictor import BATCH_SIZE, Prediction, Predictor
-from t2t_vit.inference.rebuild import rebuild
-from t2t_vit.inference.run import predict_files
+from t2t_vit.config import Config
+from t2t_vit.errors import UserError
+from t2t_vit.inference.archives import is_archive
+from t2t_vit.inference.fingerprint import fingerprint
+from t2t_vit.inference.item import Item
+from t2t_vit.inference.lists import STANDARD_INPUT, listed_images
+from t2t_vit.inference.load import is_exported
+from t2t_vit.inference.predictor import BATCH_SIZE
+from t2t_vit.inference.readers import usable_workers
 from t2t_vit.inference.sources import find_images
-from t2t_vit.inference.torch_predictor import TorchPredictor
-from t2t_vit.inference.writers import check_output, write_predictions
-from t2t_vit.precision import choose_device, choose_precision
-from t2t_vit.weights import checkpoint_config, file_kind, read_weights
+from t2t_vit.inference.writers import format_of
+from t2t_vit.weights import checkpoint_config, read_weights
 
-DEFAULT_OUTPUT = "predictions.json"
+DEFAULT_OUTPUT = "predictions"
 
 
 def run(options: Options) -> int:
     """Predict; 1 where some images were bad."""
     path = options.required_checkpoint()
     if options.print_config:
-        config, _ = resolve(options, None if file_kind(path) == "onnx" else checkpoint_config(read_weights(path)))
+        config, _ = resolve(options, None if is_exported(path) else checkpoint_config(read_weights(path)))
         print(to_yaml(config), end="")
         return 0
-    output = options.extras.get("output", DEFAULT_OUTPUT)
-    check_output(output)
-    files = find_images(options.data or "")
-    exported = file_kind(path) == "onnx" or Path(path).suffix == ".onnx"
-    predictor = _onnx_predictor(options, path) if exported else torch_predictor(options, path)
-    found = predict(predictor, files, output, cast(int, options.said("batch_size", BATCH_SIZE)))
-    return 0 if len(found) == len(files) else 1
+    job = _job(options)
+    job.check()
+    images = _images(options)
+    first = next(images)  # what is no image at all is said before the network is read
+    predictor = open_predictor(options)
+    keys = ("amp_level", "num_classes")
+    asked = {key: options.said(key, "") for key in keys} | {"shard": list(job.shard)}
+    job = replace(job, fingerprint=lambda: fingerprint(path, predictor, max(1, job.top_k), asked))
+    tally = predict(predictor, chain([first], images), job)
+    return 1 if tally.bad else 0
 
 
-def predict(
-    predictor: Predictor, files: Sequence[str], output: str, batch_size: int = BATCH_SIZE
-) -> dict[str, Prediction]:
-    """Print a line for each image, name the bad ones, write `output`; what was found, by file."""
-    found: dict[str, Prediction] = {}
-    for file, answer in predict_files(predictor, files, batch_size=batch_size):
-        if isinstance(answer, Prediction):
-            found[file] = answer
-            print(f"{file} (class: {answer.index})" + (f" {answer.name}" if answer.name else ""))
-        else:
-            tell(f"{file}: {answer}")
-    write_predictions(output, {file: answer.index for file, answer in found.items()})
-    bad = len(files) - len(found)
-    tell(
-        f"{len(found)} predictions in {output}"
-        + (f"; {bad} {'image' if bad == 1 else 'images'} could not be read" if bad else "")
-    )
-    return found
-
-
-def torch_predictor(options: Options, path: str) -> TorchPredictor:
-    """The network of a checkpoint where and as the options say; says what it is."""
-    weights = read_weights(path)
-    config, notes = resolve(options, checkpoint_config(weights, _arch(options)))
-    device = choose_device(config.device_target, config.device_id, required=False, note=notes.append)
-    precision = choose_precision(config.amp_level, device, training=False, note=notes.append)
-    rebuilt = rebuild(weights, config.to_dict(), notes.append)
-    for text in notes:
-        tell(text)
-    tell(f"{path}: {config.arch}, {weights.chosen} weights, {device.type}, {precision.name}")
-    return TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision)
-
-
-def _onnx_predictor(options: Options, path: str) -> Predictor:
-    """The file says everything itself; what the line says besides has to agree."""
-    config, notes = resolve(options)
-    for text in notes:
-        tell(text)
-    line = options.line
-    return load(
-        path,
-        arch=_arch(options),
-        num_classes=config.num_classes or None,
-        image_size=config.image_size if "image_size" in line else None,
-        crop_pct=config.crop_pct if "crop_pct" in line else None,
+def _job(options: Options) -> InferenceJob:
+    extras = options.extras
+    chosen = format_of(extras.get("output", ""), extras.get("format"))
+    return InferenceJob(
+        output=extras.get("output", f"{DEFAULT_OUTPUT}.{chosen}"),
+        format=chosen,
+        top_k=_whole_number("top_k", extras["top_k"]) if "top_k" in extras else 0,
+        errors=extras.get("errors", ""),
+        resume=_resumes(options),
+        unique=len(options.words) == 1 and "list" not in extras and not is_archive(options.words[0]),
+        shard=_shard(extras.get("shard", "1/1")),
+        batch_size=cast(int, options.said("batch_size", BATCH_SIZE)),
+        workers=usable_workers(cast(int, options.said("num_parallel_workers", Config.num_parallel_workers))),
     )
 
 
-def _arch(options: Options) -> str | None:
-    arch = options.line.get("arch")
-    return None if arch is None else str(arch)
+def _images(options: Options) -> Iterator[Item]:
+    """The words' images first, then those of the lists."""
+    null = "null" in options.extras
+    lists = [STANDARD_INPUT] * (STANDARD_INPUT in options.words)
+    lists += [options.extras["list"]] if "list" in options.extras else []
+    if null and not lists:
+        raise UserError("--null says how a list is separated; name one with --list FILE, or - for standard input")
+    words = [word for word in options.words if word != STANDARD_INPUT]
+    found = find_images(words, recursive="recursive" in options.extras)
+    return chain(found, *[listed_images(name, null=null) for name in lists])
+
+
+def _resumes(options: Options) -> bool:
+    asked = options.line.get("resume", "")
+    if asked not in ("", "auto"):
+        raise UserError(f"--resume '{asked}': infer continues what {DEFAULT_OUTPUT}.json.journal or its like holds;"
+                        " write --resume alone")  # fmt: skip
+    return asked == "auto"
+
+
+def _whole_number(option: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UserError(f"--{option} '{text}': must be a whole number from 1 on")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    first, slash, count = text.partition("/")
+    if not slash or not (first.isascii() and first.isdigit() and count.isascii() and count.isdigit()):
+        raise UserError(f"--shard '{text}': must be I/N, as 1/4, for the first of every four images")
+    if not 1 <= int(first) <= int(count):
+        raise UserError(f"--shard '{text}': the first number must lie between 1 and the second")
+    return int(first), int(count)

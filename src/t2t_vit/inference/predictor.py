@@ -1,10 +1,10 @@
 """One interface over every runtime: images -> predictions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import torch
 from PIL import Image
@@ -13,6 +13,9 @@ from torch import Tensor
 from t2t_vit.data.decode import DecodeError, convert, decode
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
+
+if TYPE_CHECKING:
+    from t2t_vit.inference.run import Result
 
 ImageLike = str | Path | Image.Image
 
@@ -75,12 +78,42 @@ class Predictor(ABC):
 
     def classify(self, images: Sequence[Tensor]) -> list[Prediction]:
         """Prepared images, each uint8 (in_chans, height, width) -> their predictions."""
+        return [best for (best,) in self.rank(images, 1)]
+
+    def rank(self, images: Sequence[Tensor], count: int) -> list[tuple[Prediction, ...]]:
+        """Prepared images -> of each the `count` most probable classes, or all there are; equals by their number."""
         probabilities = self.logits(torch.stack(list(images))).softmax(dim=1)  # (B, num_classes)
-        best = probabilities.max(dim=1)
+        best = probabilities.sort(dim=1, descending=True, stable=True)
         return [
-            Prediction(index, self.classes[index] if self.classes else None, probability)
-            for index, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            tuple(self.prediction(index, value) for index, value in zip(indices, values, strict=True))
+            for indices, values in zip(best.indices[:, :count].tolist(), best.values[:, :count].tolist(), strict=True)
         ]
+
+    def prediction(self, index: int, probability: float) -> Prediction:
+        """Class `index` with its name."""
+        return Prediction(index, self.classes[index] if self.classes else None, probability)
+
+    def stream(
+        self, images: Iterable[str | Path], *, top_k: int = 1, batch_size: int = BATCH_SIZE, workers: int = 0
+    ) -> "Iterator[Result]":
+        """Classify any number of image files, one after the other and in their order, in little memory.
+
+            for result in predictor.stream(glob.iglob("photos/*.jpg"), top_k=5):
+                print(result.path, result.predictions or result.reason)
+
+        Reading and decoding go on while the network computes. A bad image stops nothing: its result has a `reason`.
+
+        Args:
+            images: paths, asked for as they are needed.
+            top_k: predictions an image.
+            workers: processes that decode; 0 decodes in threads of this one. Programs that start processes need
+                their `if __name__ == "__main__":`.
+        """
+        from t2t_vit.inference.item import Item  # these import this file
+        from t2t_vit.inference.run import stream
+
+        items = (Item(str(path)) for path in images)
+        return stream(self, items, top_k=top_k, batch_size=batch_size, workers=workers)
 
     def _prepared(self, image: ImageLike) -> Tensor:
         try:

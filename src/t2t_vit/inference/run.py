@@ -1,47 +1,146 @@
-"""Predictions of many files, in order, bad ones included."""
+"""Predictions of any number of images, in order, bad ones included: reading, decoding and computing overlap."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from math import isfinite
 
 from torch import Tensor
 
 from t2t_vit.data.decode import DecodeError
+from t2t_vit.inference.ahead import Ahead
+from t2t_vit.inference.item import Item, Stamp, UnreadableError
 from t2t_vit.inference.predictor import BATCH_SIZE, Prediction, Predictor
+from t2t_vit.inference.readers import Readers
 
-_READERS = 2
 
+@dataclass(frozen=True)
+class Result:
+    """What became of one image.
 
-def predict_files(
-    predictor: Predictor, files: Sequence[str], *, batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[str, Prediction | str]]:
-    """For each file, in order, its prediction, or the reason (a sentence) why there is none.
-
-    The next batch is decoded while the network works on this one; no more than two batches are held.
+    Attributes:
+        path: its name, as `Item.path`.
+        predictions: the most probable classes, best first; empty where there is a `reason`.
+        reason: a sentence that says why there is no prediction; empty where there is one.
     """
-    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
-    with ThreadPoolExecutor(_READERS) as pool:
-        ahead: deque[tuple[Sequence[str], list[Future[Tensor]]]] = deque()
-        for batch in batches:
-            ahead.append((batch, [pool.submit(predictor.prepare, file) for file in batch]))
-            if len(ahead) > 1:
-                yield from _answers(predictor, *ahead.popleft())
-        while ahead:
-            yield from _answers(predictor, *ahead.popleft())
+
+    path: str
+    predictions: tuple[Prediction, ...] = ()
+    reason: str = ""
 
 
-def _answers(
-    predictor: Predictor, files: Sequence[str], reads: Sequence[Future[Tensor]]
-) -> Iterator[tuple[str, Prediction | str]]:
-    images: dict[str, Tensor] = {}
-    reasons: dict[str, str] = {}
-    for file, read in zip(files, reads, strict=True):
+@dataclass(frozen=True)
+class Answered:
+    """A result, with the stamp that its image had before it was read, and whether it was known before this run."""
+
+    result: Result
+    stamp: Stamp | None = None
+    recalled: bool = False
+
+
+Recall = Callable[[str, Stamp | None], Result | None]
+
+
+def stream(
+    predictor: Predictor, items: Iterable[Item], *, top_k: int = 1, batch_size: int = BATCH_SIZE, workers: int = 0
+) -> Iterator[Result]:
+    """The result of each item, in order; see `Predictor.stream`."""
+    with closing(Readers(predictor.preprocessing, workers)) as readers:
+        for batch in answer_batches(predictor, items, readers, top_k=top_k, batch_size=batch_size):
+            yield from (answered.result for answered in batch)
+
+
+def answer_batches(
+    predictor: Predictor,
+    items: Iterable[Item],
+    readers: Readers,
+    *,
+    top_k: int = 1,
+    batch_size: int = BATCH_SIZE,
+    recall: Recall = lambda _path, _stamp: None,
+) -> Iterator[list[Answered]]:
+    """The answers to `items`, in order, `batch_size` at a time.
+
+    A thread asks for the items, reads what lies in archives, and has the images decoded, some batches ahead. Batches
+    are cut by position, not by what is readable or known, so that a run that is continued computes in the same ones.
+
+    Args:
+        recall: the result that is known already of a path and its stamp, or None. Called in order, by that thread.
+    """
+    taken = _Batches(items, readers, batch_size, recall)
+    with closing(Ahead(taken, 1 + -(-readers.ahead // batch_size))) as ahead:
+        for batch in ahead:
+            yield _answers(predictor, batch, top_k)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    item: Item
+    stamp: Stamp | None
+    known: Result | None = None
+    image: Future[Tensor] | None = None
+
+
+class _Batches:
+    """Batches of items whose images are being decoded."""
+
+    def __init__(self, items: Iterable[Item], readers: Readers, batch_size: int, recall: Recall) -> None:
+        self._items = items
+        self._readers = readers
+        self._batch_size = batch_size
+        self._recall = recall
+
+    def __iter__(self) -> Iterator[list[_Pending]]:
+        items = iter(self._items)
+        first = True
+        while batch := [self._start(item) for item in islice(items, self._batch_size)]:
+            self._readers.flush(alone=first and len(batch) == 1)
+            first = False
+            yield batch
+
+    def _start(self, item: Item) -> _Pending:
+        stamp = None if item.reason else item.stamp()
+        known = self._recall(item.path, stamp)
+        if known is not None:
+            return _Pending(item, stamp, known)
+        if item.reason:
+            return _Pending(item, None, Result(item.path, reason=item.reason))
         try:
-            images[file] = read.result()
-        except DecodeError as error:
-            reasons[file] = str(error)
-        except MemoryError:
-            reasons[file] = "it does not fit into memory"
-    found = dict(zip(images, predictor.classify(list(images.values())), strict=True)) if images else {}
-    for file in files:
-        yield file, found[file] if file in found else reasons[file]
+            source = item.path if item.content is None else item.content()
+        except UnreadableError as error:
+            return _Pending(item, stamp, None, _failed(DecodeError(str(error))))
+        return _Pending(item, stamp, None, self._readers.read(source))
+
+
+def _failed(error: Exception) -> Future[Tensor]:
+    future: Future[Tensor] = Future()
+    future.set_exception(error)
+    return future
+
+
+def _answers(predictor: Predictor, batch: Sequence[_Pending], top_k: int) -> list[Answered]:
+    images: dict[int, Tensor] = {}
+    reasons: dict[int, str] = {}
+    for place, pending in enumerate(batch):
+        if pending.image is not None:
+            try:
+                images[place] = pending.image.result()
+            except DecodeError as error:
+                reasons[place] = str(error)
+    ranked = dict(zip(images, predictor.rank(list(images.values()), top_k), strict=True)) if images else {}
+    answers = []
+    for place, pending in enumerate(batch):
+        if pending.known is not None:
+            answers.append(Answered(pending.known, pending.stamp, recalled=bool(pending.stamp)))
+        else:
+            found = _result(pending.item.path, ranked.get(place, ()), reasons.get(place, ""))
+            answers.append(Answered(found, pending.stamp))
+    return answers
+
+
+def _result(path: str, predictions: tuple[Prediction, ...], reason: str) -> Result:
+    if predictions and not all(isfinite(prediction.probability) for prediction in predictions):
+        return Result(path, reason="the network's answer is not a finite number; try another --amp_level")
+    return Result(path, predictions, reason)

@@ -1,46 +1,123 @@
-"""What the user points at -> the image files in it."""
+"""What the user points at -> the images in it, one after the other, without holding them."""
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from t2t_vit.data.decode import EXTENSIONS
 from t2t_vit.errors import UserError
+from t2t_vit.inference.archives import is_archive, members
+from t2t_vit.inference.item import Item, is_image_name
 
 
-def find_images(data: str) -> list[str]:
-    """Paths of the images that `data` names, sorted, as the user gave it joined with each file's name.
+def find_images(words: Sequence[str], *, recursive: bool = False) -> Iterator[Item]:
+    """The images that `words` name, word by word; `Item.path` is the word as it was given joined with the file's name.
 
-    Args:
-        data: one file, whatever its ending, or a folder, of which the files directly in it count that end in one of
-            the decoder's endings in any case. Hidden files do not count.
+    A file counts whatever its ending. Of a folder, the files directly in it count that end in one of the decoder's
+    endings in any case, sorted; `recursive` adds all folders below, links followed but never in a circle. A file that
+    ends in .zip, .tar, .tar.gz or .tgz gives its members. What begins with a dot does not count.
 
     Raises:
-        UserError: there is no such path, or no image in the folder.
+        UserError: a word names nothing, at once; or the only word holds no image, when the first one is asked for.
+            Of several words one without images becomes an item with a reason.
     """
+    for word in words:
+        _check(word)
+    return _chained(tuple(words), recursive)
+
+
+def _check(word: str) -> None:
+    """Mistakes that had better be told before the work."""
     try:
-        names = _names(data)
+        if not word or not os.path.lexists(word):  # a Path would rewrite what the user gave
+            raise UserError(f"DATA '{word}': there is no such file or folder; name an image or a folder of images")
+        Path(word).stat()
+    except FileNotFoundError as error:
+        raise UserError(f"DATA '{word}': is a link to nowhere; name an image or a folder of images") from error
     except OSError as error:
-        raise UserError(f"DATA '{data}': cannot be read ({error.strerror})") from error
-    # Path would rewrite what the user gave.
-    return [data] if names is None else sorted(os.path.join(data, name) for name in names)  # noqa: PTH118
+        raise UserError(f"DATA '{word}': cannot be read ({error.strerror})") from error
 
 
-def _names(data: str) -> list[str] | None:
-    """Names of the images in the folder `data`; None if it is a file."""
-    folder = Path(data)
-    if not data or not folder.exists():
-        raise UserError(f"DATA '{data}': there is no such file or folder; name an image or a folder of images")
-    if not folder.is_dir():
-        return None
-    if names := [entry.name for entry in os.scandir(data) if _is_image(entry)]:
-        return names
-    raise UserError(f"DATA '{data}': {_why_empty(folder)}")
+def _chained(words: tuple[str, ...], recursive: bool) -> Iterator[Item]:
+    for word in words:
+        try:
+            yield from _images(word, recursive)
+        except _NothingFoundError as error:
+            if len(words) == 1:
+                raise UserError(f"DATA '{word}': {error}") from error
+            yield Item(word, reason=str(error))
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    if entry.name.startswith(".") or Path(entry.name).suffix.lower() not in EXTENSIONS:
+def _images(word: str, recursive: bool) -> Iterator[Item]:
+    if not Path(word).is_dir():
+        if is_archive(word):
+            yield from _members(word)
+        else:
+            yield Item(word)
+    elif recursive:
+        yield from _walk(word)
+    else:
+        try:
+            names = sorted(entry.name for entry in os.scandir(word) if is_image_name(entry.name) and not _is_dir(entry))
+        except OSError as error:
+            raise _NothingFoundError(f"cannot be read ({error.strerror})") from error
+        if not names:
+            raise _NothingFoundError(_why_empty(Path(word)))
+        for name in names:
+            yield Item(os.path.join(word, name))  # noqa: PTH118
+
+
+def _members(word: str) -> Iterator[Item]:
+    count = 0
+    for count, item in enumerate(members(word), start=1):
+        if count == 1 and item.path == word:  # it broke before its first image
+            raise _NothingFoundError(item.reason)
+        yield item
+    if count == 0:
+        raise _NothingFoundError("no file in the archive has .png, .jpg, .jpeg or another image ending")
+
+
+def _walk(top: str) -> Iterator[Item]:
+    """All images below `top` in the order that sorting their whole paths would give; one folder's names at a time."""
+    found = False
+    pending = [iter([(top, True, frozenset[tuple[int, int]]())])]
+    while pending:
+        path, is_folder, above = next(pending[-1], ("", False, None))
+        if above is None:
+            pending.pop()
+        elif not is_folder:
+            found = True
+            yield Item(path)
+        else:
+            try:
+                here = _identity(path)
+                if here not in above:
+                    pending.append(iter([(name, is_dir, above | {here}) for name, is_dir in _entries(path)]))
+            except OSError as error:
+                found = True
+                yield Item(path, reason=f"the folder cannot be read ({error.strerror})")
+    if not found:
+        raise _NothingFoundError("no file in the folder or below has .png, .jpg, .jpeg or another image ending")
+
+
+def _entries(folder: str) -> list[tuple[str, bool]]:
+    """Paths of images and folders in `folder`, and which are folders, sorted as their contents would be: `a.png`
+    stands before `a/b.png`."""
+    with os.scandir(folder) as entries:
+        found = [(os.path.join(folder, entry.name), _is_dir(entry)) for entry in entries if entry.name[0] != "."]  # noqa: PTH118
+    kept = [(path, is_dir) for path, is_dir in found if is_dir or is_image_name(path)]
+    return sorted(kept, key=lambda entry: f"{entry[0]}/" if entry[1] else entry[0])
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a circle of links: left to be named as unreadable
         return False
-    return not entry.is_dir()
 
 
 def _why_empty(folder: Path) -> str:
@@ -48,5 +125,12 @@ def _why_empty(folder: Path) -> str:
         return "the folder is empty"
     endings = ".png, .jpg, .jpeg or another image ending"
     if any(entry.is_dir() for entry in folder.iterdir()):
-        return f"no file in the folder itself has {endings}; its subfolders are not searched, name one of them"
+        return (
+            f"no file in the folder itself has {endings}; its subfolders are not searched without --recursive,"
+            " so name one of them or add that"
+        )
     return f"no file in it has {endings}"
+
+
+class _NothingFoundError(Exception):
+    """Why a word gives no image."""

@@ -1,34 +1,166 @@
-"""Predictions -> a file."""
+"""Predictions -> a file, one by one; it appears whole or not at all."""
 
+import csv
+import io
 import json
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
+from typing import IO, Any
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write, check_folder
+from t2t_vit.inference.predictor import Prediction
+from t2t_vit.inference.run import Result
+
+FORMATS = ("json", "jsonl", "csv", "parquet")
 
 
-def write_predictions(path: str | Path, predictions: Mapping[str, int]) -> None:
-    """One JSON object, the image's path to its class number, in sorted order; the file appears whole or not at all.
+class Writer(ABC):
+    """Takes results that have predictions; `top_k` 0 writes the best class alone, in its short form."""
 
-    Characters beyond ASCII are escaped: paths need not be valid Unicode, and so they come back unchanged.
+    def __init__(self, file: IO[bytes], top_k: int) -> None:
+        self._file = file
+        self._top_k = top_k
+
+    @abstractmethod
+    def write(self, result: Result) -> None:
+        """One image more."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """There are no more."""
+
+    def give_up(self) -> None:  # noqa: B027  # most have nothing to let go
+        """The file will be thrown away."""
+
+
+class JsonObject(Writer):
+    """`{PATH: N}`, or with a top k `{PATH: [{"class": N, "name": ..., "probability": ...}, ...]}`, a line an image.
+
+    Characters beyond ASCII are escaped: paths need not be valid Unicode, and so they come back unchanged. A path that
+    comes again is left out, since an object has a key once.
+    """
+
+    def __init__(self, file: IO[bytes], top_k: int, *, unique: bool) -> None:
+        super().__init__(file, top_k)
+        self._seen: set[bytes] | None = None if unique else set()
+        self._empty = True
+
+    def write(self, result: Result) -> None:
+        if self._seen is not None:
+            digest = blake2b(result.path.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            if digest in self._seen:
+                return
+            self._seen.add(digest)
+        value = [as_dict(each) for each in result.predictions] if self._top_k else result.predictions[0].index
+        self._file.write(f"{'{' if self._empty else ','}\n {json.dumps(result.path)}: {json.dumps(value)}".encode())
+        self._empty = False
+
+    def finish(self) -> None:
+        self._file.write(b"{}\n" if self._empty else b"\n}\n")
+
+
+class JsonLines(Writer):
+    """An object a line: path, class, name and probability of the best, with a top k all of them as `top`."""
+
+    def write(self, result: Result) -> None:
+        row: dict[str, Any] = {"path": result.path, **as_dict(result.predictions[0])}
+        if self._top_k:
+            row["top"] = [as_dict(each) for each in result.predictions]
+        self._file.write(json.dumps(row).encode() + b"\n")
+
+    def finish(self) -> None: ...
+
+
+class Csv(Writer):
+    """path, class, name, probability; with a top k a row for each of them, numbered by `rank` from 1.
+
+    UTF-8; a path that is none keeps the bytes it has in the file system. Texts are always quoted.
+    """
+
+    def __init__(self, file: IO[bytes], top_k: int) -> None:
+        super().__init__(file, top_k)
+        self._row("path", *(["rank"] if top_k else []), "class", "name", "probability")
+
+    def write(self, result: Result) -> None:
+        for rank, each in enumerate(result.predictions, start=1):
+            ranks = [rank] if self._top_k else []
+            self._row(result.path, *ranks, each.index, each.name or "", each.probability)
+
+    def finish(self) -> None: ...
+
+    def _row(self, *values: object) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerow(values)
+        self._file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def as_dict(prediction: Prediction) -> dict[str, Any]:
+    """The prediction as it stands in JSON."""
+    return {"class": prediction.index, "name": prediction.name, "probability": prediction.probability}
+
+
+def format_of(output: str, asked: str | None) -> str:
+    """The format that was asked for, or else the one that the output's ending names, or else "json".
+
+    Raises:
+        UserError: there is no such format, or what it needs is not installed.
+    """
+    if asked is not None and asked not in FORMATS:
+        raise UserError(f"--format '{asked}': is none of {', '.join(FORMATS)}")
+    ending = Path(output).suffix[1:].lower()
+    chosen = asked or (ending if ending in FORMATS else "json")
+    if chosen == "parquet":
+        from t2t_vit.inference.parquet import require_pyarrow
+
+        require_pyarrow()
+    return chosen
+
+
+@contextmanager
+def open_writer(path: str | Path, chosen: str, *, top_k: int = 0, unique: bool = True) -> Iterator[Writer]:
+    """A writer of the format `chosen`; `path` appears when the block ends well.
+
+    Args:
+        top_k: 0, or how many classes an image has.
+        unique: whether every path comes once; otherwise JSON's object remembers them.
 
     Raises:
         UserError: the file cannot be written.
     """
-    with atomic_write(Path(path), "w") as file:
-        json.dump(predictions, file, indent=1, sort_keys=True)
-        file.write("\n")
+    with atomic_write(Path(path)) as file:
+        writer = _writer(file, chosen, top_k, unique)
+        try:
+            yield writer
+        except BaseException:
+            writer.give_up()
+            raise
+        writer.finish()
+
+
+def _writer(file: IO[bytes], chosen: str, top_k: int, unique: bool) -> Writer:
+    if chosen == "json":
+        return JsonObject(file, top_k, unique=unique)
+    if chosen == "parquet":
+        from t2t_vit.inference.parquet import Parquet  # needs a package of an extra
+
+        return Parquet(file, top_k)
+    return JsonLines(file, top_k) if chosen == "jsonl" else Csv(file, top_k)
 
 
 def check_output(path: str | Path) -> None:
     """Refuse, before hours of work, a place that no file can be written to.
 
     Raises:
-        UserError: it is empty or a folder, or lies where no file can be made.
+        UserError: it is empty, a folder or a device, or lies where no file can be made.
     """
     if not str(path):
         raise UserError("output is empty; name a file")
     if Path(path).is_dir():
         raise UserError(f"output '{path}': is a folder; name a file in it")
+    if Path(path).exists() and not Path(path).is_file():
+        raise UserError(f"output '{path}': is no regular file; it would be replaced by one, so name another")
     check_folder(Path(path).parent, f"output '{path}':")

@@ -1,0 +1,223 @@
+"""What a run has finished so far, kept so that a run that was killed is continued and not begun again."""
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from t2t_vit.errors import UserError
+from t2t_vit.inference.item import Stamp
+from t2t_vit.inference.predictor import Prediction
+from t2t_vit.inference.run import Answered, Result
+
+Fingerprint = Mapping[str, Any]
+_BLOCK = 2**16
+
+
+class Journal:
+    """`OUTPUT.journal`: a line that says what was asked, then one a batch.
+
+    Each line is JSON and written whole; the torn end that a killed run leaves is cut off. The first batch is held back
+    until there is a second: a short run leaves no journal, not even for a moment. One run at a time has it.
+
+    Args:
+        output: the file that the run is to write.
+        fingerprint: makes what the answers depend on beside the images; called when it is needed.
+        prediction: (index, probability) -> a prediction with its name.
+        beside: other files that the run writes.
+        resume: go on from what is there; otherwise what is there goes.
+        note: told what was found.
+
+    Raises:
+        UserError: another run writes this output, or the run to be continued was asked for something else.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        fingerprint: Callable[[], Fingerprint],
+        prediction: Callable[[int, float], Prediction],
+        *,
+        beside: Sequence[str] = (),
+        resume: bool,
+        note: Callable[[str], None],
+    ) -> None:
+        self.path = Path(f"{output}.journal")
+        self._output = output
+        self._fingerprint = fingerprint
+        self._prediction = prediction
+        self._file: BinaryIO | None = None
+        self._held: Sequence[Answered] | None = None
+        self._known: _Known | None = None
+        if self.path.is_file():
+            self._file = self._opened()
+            for written in (output, *beside):
+                _drop_remains(Path(written))
+        if self._file is not None and resume:
+            try:
+                self._continue(self._file, note)
+            except BaseException:
+                self.close()
+                raise
+        elif self._file is not None:
+            note(f"{self.path}: what an interrupted run left is given up; --resume would have continued it")
+            _empty(self._file)
+        elif resume:
+            note(f"{self.path}: is not there, so there is nothing to continue; beginning at the beginning")
+
+    def recall(self, path: str, stamp: Stamp | None) -> Result | None:
+        """The result of an image that has not changed since; None of an unknown one, or of one that was not there."""
+        return self._known.find(path, stamp) if self._known is not None else None
+
+    def record(self, batch: Sequence[Answered]) -> None:
+        """Keep the new results of a batch."""
+        new = [answered for answered in batch if not answered.recalled]
+        if self._known is None and self._held is None:
+            self._held = new
+            return
+        for each in (self._held or [], new):
+            if each:
+                self._write([_entry(answered) for answered in each])
+        self._held = []
+
+    def finish(self) -> None:
+        """The output is there: the journal goes."""
+        if self._file is not None:
+            self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Leave it for another run; it stays."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether anything is kept."""
+        return self._file is not None and self._file.tell() > 0
+
+    def _continue(self, file: BinaryIO, note: Callable[[str], None]) -> None:
+        _cut_torn_end(file)
+        file.seek(0)
+        header = _parsed(file.readline())
+        if header is None:
+            note(f"{self.path}: holds nothing yet; beginning at the beginning")
+            _empty(file)
+            return
+        now = json.loads(json.dumps(self._fingerprint()))
+        before = header if isinstance(header, dict) else {}
+        changed = [key for key in {**now, **before} if now.get(key) != before.get(key)]
+        if changed:
+            raise UserError(
+                f"{self.path}: the run to be continued had another {' and '.join(changed)};"
+                " ask for the same again, or leave out --resume to begin anew"
+            )
+        self._known = _Known(self.path, self._prediction)
+        file.seek(0, os.SEEK_END)
+
+    def _write(self, line: object) -> None:
+        try:
+            if self._file is None:
+                self._file = self._opened()
+                _empty(self._file)
+            if self._file.tell() == 0:
+                self._file.write(_line(self._fingerprint()))
+            self._file.write(_line(line))
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def _opened(self) -> BinaryIO:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("a+b")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise UserError(f"output '{self._output}': another run is writing it; wait, or name another") from error
+        except OSError:  # a file system without locks
+            pass
+        return file
+
+
+class _Known:
+    """The results of a journal. Asked in the order in which they were written, it holds one batch at a time; at the
+    first question out of that order it reads the rest into memory."""
+
+    def __init__(self, path: Path, prediction: Callable[[int, float], Prediction]) -> None:
+        self._prediction = prediction
+        self._entries = _entries(path)
+        self._next = next(self._entries, None)
+        self._rest: dict[str, Any] | None = None
+
+    def find(self, path: str, stamp: Stamp | None) -> Result | None:
+        if self._rest is None and self._next is not None and self._next[0] != path:
+            self._rest = {self._next[0]: self._next} | {entry[0]: entry for entry in self._entries}
+        if self._rest is not None:
+            entry = self._rest.get(path)
+        else:
+            entry, self._next = self._next, next(self._entries, None)
+        if entry is None or stamp is None or entry[1] != list(stamp):
+            return None
+        if isinstance(entry[2], str):
+            return Result(path, reason=entry[2])
+        return Result(path, tuple(self._prediction(index, probability) for index, probability in entry[2]))
+
+
+def _entries(path: Path) -> Iterator[Any]:
+    with path.open("rb") as file:
+        left = path.stat().st_size - len(file.readline())  # what this run appends does not count
+        while left > 0:
+            line = file.readline()
+            left -= len(line)
+            yield from _parsed(line) or []
+
+
+def _entry(answered: Answered) -> list[Any]:
+    result = answered.result
+    numbers = [(prediction.index, prediction.probability) for prediction in result.predictions]
+    return [result.path, answered.stamp, result.reason or numbers]
+
+
+def _line(content: object) -> bytes:
+    return json.dumps(content).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _empty(file: BinaryIO) -> None:
+    file.truncate(0)
+    file.seek(0)
+
+
+def _cut_torn_end(file: BinaryIO) -> None:
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    file.truncate(end)
+
+
+def _drop_remains(output: Path) -> None:
+    """What a killed run left of files that are to appear whole; nobody else writes this output."""
+    remains = re.compile(rf"\.{re.escape(output.name[:80])}\.\w{{8}}\.part")  # as files.atomic_write names them
+    for entry in os.scandir(output.parent) if output.parent.is_dir() else ():
+        if remains.fullmatch(entry.name):
+            Path(entry.path).unlink(missing_ok=True)

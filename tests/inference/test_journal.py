@@ -1,0 +1,155 @@
+"""What is kept of a run that did not end."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from t2t_vit.errors import UserError
+from t2t_vit.inference.item import Stamp
+from t2t_vit.inference.journal import Journal
+from t2t_vit.inference.predictor import Prediction
+from t2t_vit.inference.run import Answered, Result
+
+ASKED = {"checkpoint": "abc", "top_k": 2, "mean": (0.5, 0.1 + 0.2)}
+
+
+def journal(output: Path, *, resume: bool = False, asked: object = None, notes: list[str] | None = None) -> Journal:
+    return Journal(
+        str(output),
+        lambda: {**ASKED, **(asked or {})},  # type: ignore[dict-item]
+        lambda index, probability: Prediction(index, f"name {index}", probability),
+        beside=[f"{output}.errors.jsonl"],
+        resume=resume,
+        note=(notes if notes is not None else []).append,
+    )
+
+
+def answered(number: int) -> Answered:
+    path = f"ü \n\udcff{number}.png"
+    if number % 5 == 4:
+        return Answered(Result(path, reason="it is bad"), (number, 0))
+    best = (Prediction(number, f"name {number}", 1 / 3), Prediction(0, "name 0", 0.1 + 0.2))
+    return Answered(Result(path, best), (number, 10**18))
+
+
+def batches(first: int, last: int, size: int = 4) -> list[list[Answered]]:
+    return [[answered(number) for number in range(start, start + size)] for start in range(first, last, size)]
+
+
+def interrupted(output: Path, made: Sequence[Sequence[Answered]]) -> Path:
+    kept = journal(output)
+    for batch in made:
+        kept.record(batch)
+    kept.close()
+    return kept.path
+
+
+def recalled(kept: Journal, numbers: Sequence[int]) -> list[bool]:
+    found = [kept.recall(answered(number).result.path, answered(number).stamp) for number in numbers]
+    assert all(result in (None, answered(number).result) for result, number in zip(found, numbers, strict=True))
+    return [result is not None for result in found]
+
+
+def test_a_run_of_one_batch_leaves_nothing_even_for_a_moment(tmp_path: Path) -> None:
+    kept = journal(tmp_path / "p.json")
+    kept.record(batches(0, 4)[0])
+    assert list(tmp_path.iterdir()) == [] and not kept.can_continue
+    kept.record(batches(4, 8)[0])
+    assert kept.path.exists() and kept.can_continue
+    kept.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, 10**6])
+def test_whole_lines_come_back(tmp_path: Path, cut: int) -> None:
+    path = interrupted(tmp_path / "p.json", batches(0, 16))
+    content = path.read_bytes()
+    path.write_bytes(content[: max(0, len(content) - cut)])
+    kept = journal(tmp_path / "p.json", resume=True)
+    whole = {0: 16, 1: 12, 40: 12, 10**6: 0}[cut]
+    assert recalled(kept, range(16)) == [number < whole for number in range(16)]
+    kept.record([answered(number) for number in range(whole, 16)])
+    kept.record([answered(16)])
+    kept.close()
+    again = journal(tmp_path / "p.json", resume=True)
+    assert recalled(again, range(18)) == [True] * 17 + [False]
+    again.close()
+
+
+def test_what_changed_is_asked_again(tmp_path: Path) -> None:
+    interrupted(tmp_path / "p.json", batches(0, 12))
+    kept = journal(tmp_path / "p.json", resume=True)
+    for number in range(12):
+        stamp: Stamp | None = {3: (3, 5), 6: None}.get(number, answered(number).stamp)
+        assert (kept.recall(answered(number).result.path, stamp) is None) == (number in (3, 6))
+    kept.close()
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 3, 4, 11], [5, 20, 0, 1], list(range(11, -1, -1)), [30, 31]])
+def test_files_may_have_come_and_gone(tmp_path: Path, numbers: list[int]) -> None:
+    interrupted(tmp_path / "p.json", batches(0, 12))
+    kept = journal(tmp_path / "p.json", resume=True)
+    assert recalled(kept, numbers) == [number < 12 for number in numbers]
+    kept.close()
+
+
+def test_what_this_run_writes_is_not_read_back(tmp_path: Path) -> None:
+    interrupted(tmp_path / "p.json", batches(0, 8))
+    kept = journal(tmp_path / "p.json", resume=True)
+    kept.record([answered(20)])
+    assert recalled(kept, range(8)) == [True] * 8
+    assert kept.recall(answered(20).result.path, answered(20).stamp) is None
+    kept.close()
+
+
+def test_another_question_is_refused_and_the_journal_kept(tmp_path: Path) -> None:
+    path = interrupted(tmp_path / "p.json", batches(0, 8))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="had another checkpoint and top_k; ask for the same again"):
+        journal(tmp_path / "p.json", resume=True, asked={"checkpoint": "def", "top_k": 1})
+    assert path.read_bytes() == before
+
+
+def test_beginning_anew_says_so_and_clears_up(tmp_path: Path) -> None:
+    path = interrupted(tmp_path / "p.json", batches(0, 8))
+    for name in (".p.json.abcd_123.part", ".p.json.errors.jsonl.abcdefgh.part"):
+        (tmp_path / name).touch()
+    others = [tmp_path / name for name in (".p.json.x.abcd_123.part", ".q.json.abcd_123.part")]
+    for other in others:
+        other.touch()
+    notes: list[str] = []
+    kept = journal(tmp_path / "p.json", notes=notes)
+    assert "--resume would have continued it" in notes[0]
+    assert set(tmp_path.iterdir()) == {path, *others}
+    assert recalled(kept, [0, 1]) == [False, False]
+    kept.finish()
+    assert not path.exists()
+
+
+def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
+    first = journal(tmp_path / "p.json")
+    for batch in batches(0, 8):
+        first.record(batch)
+    for resume in (False, True):
+        with pytest.raises(UserError, match="another run is writing it"):
+            journal(tmp_path / "p.json", resume=resume)
+    first.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 99, b"no journal\n", b"[]\n", b'{"checkpoint": "abc"'])
+def test_a_journal_that_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.json.journal").write_bytes(content)
+    notes: list[str] = []
+    if content == b"[]\n":
+        with pytest.raises(UserError, match="had another checkpoint"):
+            journal(tmp_path / "p.json", resume=True)
+        return
+    kept = journal(tmp_path / "p.json", resume=True, notes=notes)
+    assert "beginning at the beginning" in notes[0]
+    for batch in batches(0, 8):
+        kept.record(batch)
+    header, *lines = kept.path.read_text().splitlines()
+    assert json.loads(header) == json.loads(json.dumps(ASKED)) and len(lines) == 2
+    kept.close()

@@ -1,0 +1,134 @@
+"""The process around MindSpore, with a stand-in for it: answers, refusals, crashes, and nothing left running.
+
+`make test-mindspore` does the same with the real package.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.errors import UserError
+from t2t_vit.formats.mindir import GraphWriter
+from t2t_vit.inference.load import load
+from t2t_vit.inference.metadata import Metadata
+from t2t_vit.inference.mindspore_process import VARIABLE, MindsporeError, MindsporeProcess, mindspore_python
+
+STAND_IN = """
+import os, sys, time
+from types import SimpleNamespace
+import numpy
+__version__ = "9.9"
+print("a word on standard output")
+class Tensor:
+    def __init__(self, values): self.values = values
+    def asnumpy(self): return self.values
+def load(path):
+    assert path.endswith(".mindir")
+    if b"refused" in open(path, "rb").read(): raise RuntimeError("Load MindIR failed.\\n----\\nC++ stack")
+    return path
+class GraphCell:
+    def __init__(self, graph): self.graph = graph
+    def __call__(self, images):
+        print("more words")
+        what = os.environ.get("STAND_IN", "")
+        if what == "crash": os.kill(os.getpid(), 11)
+        if what == "hang": time.sleep(60)
+        if what == "leave": sys.stderr.write("the reason\\n"); sys.exit(3)
+        pixels = images.values.astype("float64")
+        sums = pixels.reshape(len(pixels), -1).sum(1)
+        if what == "stuck": sums = sums[:1]
+        return Tensor(numpy.stack([sums, -sums], 1))
+nn = SimpleNamespace(GraphCell=GraphCell)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "mindspore.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    monkeypatch.setenv(VARIABLE, sys.executable)
+
+
+def file(path: Path, arch: str = "a", **kind: object) -> Path:
+    metadata = Metadata(arch, Preprocessing((4, 6), in_chans=1), ("no", "yes"), 2, **kind)  # type: ignore[arg-type]
+    graph = GraphWriter()
+    graph.output(graph.input("images", (-1, 1, 4, 6), "float32"), (-1, 2), "float32")
+    path.write_bytes(graph.to_bytes(metadata.to_strings(), "t2t_vit", "1"))
+    return path
+
+
+def images(count: int) -> torch.Tensor:
+    return torch.arange(count * 24).reshape(count, 1, 4, 6).byte()
+
+
+def test_predictions_by_the_one_door(tmp_path: Path) -> None:
+    predictor = load(file(tmp_path / "named as you like"))
+    assert predictor.classes == ("no", "yes")
+    for count in (1, 3, 2):
+        given = images(count)
+        sums = predictor.preprocessing.normalize(given).double().flatten(1).sum(1)
+        torch.testing.assert_close(predictor.logits(given), torch.stack([sums, -sums], 1).float())
+
+
+def test_a_fixed_batch_and_pixels(tmp_path: Path) -> None:
+    predictor = load(file(tmp_path / "x.mindir", batch=4, normalised_inside=True))
+    sums = images(6).double().flatten(1).sum(1)
+    torch.testing.assert_close(predictor.logits(images(6))[:, 0], sums.float())
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("crash", r"crashed \(signal 11\)"),
+        ("leave", r"ended with code 3: the reason"),
+        ("hang", r"crashed \(signal 9\)"),
+        ("stuck", r"answered 2 images with logits of the shape \(1, 2\)"),
+    ],
+)
+def test_what_goes_wrong_is_told(what: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAND_IN", what)
+    process = MindsporeProcess(sys.executable, file(tmp_path / "x.mindir"), seconds=3 if what == "hang" else 60)
+    assert process.version == "9.9"
+    with pytest.raises(MindsporeError, match=said):
+        process.run(np.zeros((2, 1, 4, 6), np.float32))
+    process.close()
+
+
+def test_a_file_that_mindspore_refuses(tmp_path: Path) -> None:
+    with pytest.raises(MindsporeError, match=r"MindSpore says: RuntimeError: Load MindIR failed\.$"):
+        load(file(tmp_path / "x.mindir", arch="refused"))
+
+
+def test_nothing_is_left_running(tmp_path: Path) -> None:
+    process = MindsporeProcess(sys.executable, file(tmp_path / "x.mindir"))
+    number = process._process.pid
+    del process
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+
+
+def test_damaged_and_foreign_files(tmp_path: Path) -> None:
+    whole = file(tmp_path / "x.mindir").read_bytes()
+    (tmp_path / "cut.mindir").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "bare.mindir").write_bytes(whole[: whole.index(b"producer") - 4])
+    for name in ("cut", "bare"):
+        with pytest.raises(UserError, match="was not exported by t2t_vit, or is damaged"):
+            load(tmp_path / f"{name}.mindir")
+
+
+def test_without_mindspore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file(tmp_path / "x.mindir")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "no python"))
+    with pytest.raises(UserError, match=f"{VARIABLE} '.*no python': is no program"):
+        load(path)
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setattr("t2t_vit.inference.mindspore_process.importlib.util.find_spec", lambda _: None)
+    assert mindspore_python() is None
+    with pytest.raises(UserError, match=r'pip install "t2t_vit\[mindspore\]", or name the Python'):
+        load(path)

@@ -1,0 +1,77 @@
+"""Decoding in threads and in processes, and what the death of one costs."""
+
+import io
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from hostile import Deadly
+from t2t_vit.data.decode import DecodeError
+from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.errors import UserError
+from t2t_vit.inference import readers
+from t2t_vit.inference.readers import Readers
+
+
+def encoded(size: tuple[int, int], colour: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_paths_and_bytes_give_the_pixels_of_the_preprocessing(tmp_path: Path, workers: int) -> None:
+    preprocessing = Preprocessing((8, 10))
+    name = os.fsdecode(b"\xff.png")
+    (tmp_path / name).write_bytes(encoded((20, 30), "red"))
+    reading = Readers(preprocessing, workers)
+    images = [reading.read(source) for source in (str(tmp_path / name), encoded((9, 9), "lime"), b"no image")]
+    reading.flush()
+    for image, colour in zip(images, ("red", "lime"), strict=False):
+        expected = preprocessing(Image.new("RGB", (20, 30), colour))
+        assert torch.equal(image.result(60), expected)
+    assert isinstance(images[2].exception(60), DecodeError)
+    reading.close()
+
+
+def test_a_death_costs_one_image() -> None:
+    reading = Readers(Deadly((8, 8)), 2)
+    sizes = [13 if number in (0, 20, 21, 39) else 9 for number in range(40)]
+    images = [reading.read(encoded((size, 9), "red")) for size in sizes]
+    reading.flush()
+    for size, image in zip(sizes, images, strict=True):
+        if size == 13:
+            assert "was killed" in str(image.exception(60))
+        else:
+            assert image.result(60).shape == (3, 8, 8)
+    reading.close()
+
+
+def test_processes_that_do_not_start_are_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "serve", os.abort)
+    reading = Readers(Preprocessing((8, 8)), 1)
+    image = reading.read(b"")
+    reading.flush()
+    with pytest.raises(UserError, match="--workers 0 does without"):
+        image.result(60)
+    reading.close()
+
+
+def test_closing_waits_for_nobody() -> None:
+    before = threading.active_count()
+    reading = Readers(Preprocessing((8, 8)), 1)
+    for _ in range(100):
+        reading.read(encoded((400, 400), "red"))
+    reading.close()
+    assert threading.active_count() == before
+
+
+def test_one_core_is_left_to_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    assert [readers.usable_workers(wanted) for wanted in (0, 2, 8)] == [0, 2, 3]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert readers.usable_workers(8) == 1

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -13,8 +14,9 @@ from PIL import Image
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
+from t2t_vit.export.table import FORMATS, find_format
 from t2t_vit.export.verify import Agreement, verify
-from t2t_vit.export.write import DisagreementError, Exported, check_format, export_model
+from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model
 from t2t_vit.inference.onnx_predictor import OnnxPredictor
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.torch_predictor import TorchPredictor
@@ -40,7 +42,7 @@ def pictures(count: int, image_size: tuple[int, int] = (32, 48)) -> torch.Tensor
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     path = tmp_path_factory.mktemp("export") / "t2t_vit_quickstart.onnx"
-    yield export_model(predictor(), path, arch="t2t_vit_quickstart", file_format="ONNX", images=pictures(7))
+    yield export_model(predictor(), path, arch="t2t_vit_quickstart", file_format="ONNX", evidence=Evidence(pictures(7)))
 
 
 def test_the_file_agrees_with_the_network(exported: Exported) -> None:
@@ -55,7 +57,7 @@ def test_the_file_is_alone_and_complete(exported: Exported) -> None:
     assert [path.name for path in exported.path.parent.iterdir()] == ["t2t_vit_quickstart.onnx"]
     model = onnx.load(exported.path)
     onnx.checker.check_model(model, full_check=True)
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20)]
     assert model.producer_name == "t2t_vit"
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     (given,), (answer,) = model.graph.input, model.graph.output
@@ -105,27 +107,27 @@ def test_a_file_that_was_cut_short_or_comes_from_elsewhere(exported: Exported, t
 def test_exporting_says_nothing_and_leaves_the_network_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = predictor()
     before = {name: tensor.clone() for name, tensor in source.model.state_dict().items()}
-    export_model(source, tmp_path / "a.onnx", arch="a", file_format="ONNX", images=pictures(1))
+    export_model(source, tmp_path / "a.onnx", arch="a", file_format="ONNX", evidence=Evidence(pictures(1)))
     assert capfd.readouterr() == ("", "")
     assert all(torch.equal(before[name], tensor) for name, tensor in source.model.state_dict().items())
 
 
-def test_a_file_that_disagrees_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from t2t_vit.export import write
+def replaced(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
+    monkeypatch.setitem(FORMATS, "ONNX", replace(FORMATS["ONNX"], **changes))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(write, "OnnxPredictor", lambda *_: predictor(seed=1))
-    monkeypatch.setattr(write, "onnx_bytes", lambda *_: b"another network")
+
+def test_a_file_that_disagrees_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"another"), open=lambda _: predictor(seed=1))
+    (tmp_path / "a.onnx").write_bytes(b"before")
     with pytest.raises(DisagreementError, match=r"not written.*largest logit difference"):
-        export_model(predictor(), tmp_path / "a.onnx", arch="a", file_format="ONNX", images=pictures(6))
-    assert list(tmp_path.iterdir()) == []
+        export_model(predictor(), tmp_path / "a.onnx", arch="a", file_format="ONNX", evidence=Evidence(pictures(6)))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 
 def test_without_its_runtime_the_file_is_kept_unverified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from t2t_vit.export import write
-
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(write, "onnx_bytes", lambda *_: b"content")
-    done = export_model(predictor(), tmp_path / "a.onnx", arch="a", file_format="ONNX", images=pictures(6))
+    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"content"))
+    done = export_model(predictor(), tmp_path / "a.onnx", arch="a", file_format="ONNX", evidence=Evidence(pictures(6)))
     assert done.agreement is None and done.path.read_bytes() == b"content"
     assert done.unverified is not None and done.unverified.startswith("not verified: ONNX Runtime is not installed")
     with pytest.raises(UserError, match="pip install"):
@@ -136,19 +138,12 @@ def test_without_its_runtime_the_file_is_kept_unverified(tmp_path: Path, monkeyp
 def test_without_the_exporters_packages(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf'package {package}; install it with: pip install "t2t_vit\[export\]"'):
-        check_format("ONNX")
+        find_format("ONNX").check()
 
 
-def test_formats_that_cannot_be_written(tmp_path: Path) -> None:
-    check_format("ONNX")
-    for file_format, expected in [
-        ("AIR", "needs an Ascend machine.*nothing was written"),
-        ("MINDIR", "not available in this version"),
-        ("onnx", "choose one of ONNX, MINDIR, AIR"),
-    ]:
-        with pytest.raises(UserError, match=expected):
-            export_model(predictor(), tmp_path / "a", arch="a", file_format=file_format, images=pictures(1))
-    assert list(tmp_path.iterdir()) == []
+def test_a_format_that_there_is_not() -> None:
+    with pytest.raises(UserError, match="choose one of ONNX, MINDIR, AIR"):
+        find_format("onnx")
 
 
 class Constant(Predictor):
@@ -161,8 +156,8 @@ class Constant(Predictor):
         return torch.full((len(images), 3), self.value)
 
 
-@pytest.mark.parametrize(("count", "batches"), [(1, [1, 3, 2]), (6, [1, 3, 2]), (9, [1, 3, 2, 1, 2])])
-def test_batches_of_one_three_and_two(count: int, batches: list[int]) -> None:
+@pytest.mark.parametrize(("count", "batches"), [(1, [1, 3, 2]), (6, [1, 3, 2]), (9, [1, 3, 2, 3])])
+def test_batches_of_one_three_two_and_more(count: int, batches: list[int]) -> None:
     ours = Constant(1.0)
     verify(ours, Constant(1.0), torch.zeros(count, 3, 4, 4, dtype=torch.uint8))
     assert ours.batches == batches
@@ -174,3 +169,14 @@ def test_agreement_is_measured_against_the_largest_logit() -> None:
     assert not verify(Constant(1.0), Constant(1.005), images).agrees
     assert not verify(Constant(float("nan")), Constant(1.0), images).agrees
     assert Agreement(6, 0.0, 0.0, 1.0).agrees
+
+
+def test_what_is_asked_of_fp16_and_int8() -> None:
+    assert Agreement(100, 0.1, 10.0, 0.99, "fp16").agrees
+    assert not Agreement(100, 0.1, 10.0, 0.98, "fp16").agrees
+    assert not Agreement(100, 0.3, 10.0, 1.0, "fp16").agrees
+    assert Agreement(100, 3.0, 10.0, 0.99, "int8").agrees
+    assert not Agreement(100, 3.0, 10.0, 0.97, "int8", (0.8, 0.8)).agrees  # too few images to speak of accuracy
+    assert Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.791)).agrees
+    assert not Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.78)).agrees
+    assert not Agreement(500, float("nan"), 10.0, 1.0, "int8", (0.8, 0.8)).agrees

@@ -1,29 +1,38 @@
-"""`t2t-vit eval`: a checkpoint on the validation images, counted exactly."""
+"""`t2t-vit eval`: a checkpoint or an exported file on the validation images, counted exactly."""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 from t2t_vit.cli import assembly
 from t2t_vit.cli.config_file import to_yaml
 from t2t_vit.cli.console import tell
 from t2t_vit.cli.options import Options
+from t2t_vit.cli.predictor import open_asked
 from t2t_vit.cli.resolve import resolve
 from t2t_vit.config import Config
-from t2t_vit.data.images import check_same_classes
+from t2t_vit.data.images import ImageSet, check_same_classes
 from t2t_vit.evaluation.metrics import Metrics, evaluate
 from t2t_vit.files import atomic_write
+from t2t_vit.inference.exported_predictor import ExportedPredictor
+from t2t_vit.inference.load import is_exported
 from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.writers import check_output
 from t2t_vit.precision import choose_device, choose_precision
-from t2t_vit.training.distributed import Processes, connected, from_environment, leave
+from t2t_vit.training.distributed import Processes, connected, from_environment
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
 
 
 def run(options: Options) -> int:
     """Evaluate, and print the results last."""
-    weights = read_weights(options.required_checkpoint())
-    config, notes = resolve(options, checkpoint_config(weights))
+    path = options.required_checkpoint()
+    opened = open_asked(options, path) if is_exported(path) else read_weights(path)
+    config, notes = resolve(
+        options, checkpoint_config(opened) if isinstance(opened, Weights) else opened.metadata.config
+    )
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
@@ -32,7 +41,10 @@ def run(options: Options) -> int:
     output = options.extras.get("output")
     if output is not None:
         check_output(output)
-    metrics = evaluate_weights(weights, config, processes, note, notes)
+    if isinstance(opened, Weights):
+        metrics = evaluate_weights(opened, config, processes, note, notes)
+    else:
+        metrics = evaluate_exported(opened, config, processes, note, notes)
     if processes.is_first:
         results = as_results(metrics)
         if output is not None:
@@ -40,8 +52,6 @@ def run(options: Options) -> int:
                 json.dump(results, file, indent=1)
                 file.write("\n")
         print(f"eval results: {results}")
-    if processes.count > 1:
-        leave(0)
     return 0
 
 
@@ -63,9 +73,7 @@ def evaluate_weights(
     device = choose_device(config.device_target, device_id, note=told.append)
     precision = choose_precision(config.amp_level, device, training=False, note=told.append)
     rebuilt = rebuild(weights, config.to_dict(), told.append)
-    images = assembly.validation_images(config)
-    if rebuilt.classes is not None:
-        check_same_classes(images.classes, rebuilt.classes, "the validation images", str(weights.path))
+    images = _images(config, rebuilt.classes, str(weights.path), told.append)
     for text in told:
         note(text)
     with connected(processes, device):
@@ -73,6 +81,43 @@ def evaluate_weights(
         model = precision.prepare(rebuilt.model)
         note(f"{weights.path}: {weights.chosen} weights, {len(images):,} images, {device.type}, {precision.name}")
         return evaluate(model, loader, autocast=precision.autocast, reduce=processes.sum)
+
+
+def evaluate_exported(
+    predictor: ExportedPredictor,
+    config: Config,
+    processes: Processes,
+    note: Callable[[str], None],
+    notes: Sequence[str] = (),
+) -> Metrics:
+    """As `evaluate_weights`, of a file that `export` wrote, in its own runtime."""
+    told, cpu = list(notes), torch.device("cpu")
+    images = _images(config, predictor.classes, str(predictor.path), told.append)
+    for text in told:
+        note(text)
+    with connected(processes, cpu):
+        loader = assembly.eval_loader(config, images, predictor.preprocessing, processes, cpu, note)
+        kind = type(predictor).__name__.removesuffix("Predictor")
+        note(f"{predictor.path}: exported, {len(images):,} images, {kind}, {predictor.metadata.precision}")
+        return evaluate(_AsModule(predictor), loader, reduce=processes.sum)
+
+
+class _AsModule(nn.Module):
+    """An exported file as the evaluation sees networks: normalised images (B, C, H, W) -> logits (B, K)."""
+
+    def __init__(self, predictor: ExportedPredictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.predictor.logits_of_normalised(images)
+
+
+def _images(config: Config, classes: Sequence[str] | None, path: str, note: Callable[[str], None]) -> ImageSet:
+    images = assembly.validation_images(config, note)
+    if classes is not None:
+        check_same_classes(images.classes, classes, "the validation images", path)
+    return images
 
 
 def _silent(_: str) -> None:

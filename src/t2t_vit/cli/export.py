@@ -1,60 +1,87 @@
-"""`t2t-vit export`: a checkpoint -> a file for another runtime, compared with the network before it is announced."""
+"""`t2t-vit export`: a checkpoint -> files for other runtimes, compared with the network before they are announced."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast, get_args
 
-import torch
-from torch import Tensor
-
-from t2t_vit.cli import assembly
 from t2t_vit.cli.config_file import to_yaml
 from t2t_vit.cli.console import tell
+from t2t_vit.cli.evidence import gather
 from t2t_vit.cli.options import Options
 from t2t_vit.cli.resolve import resolve
 from t2t_vit.config import Config
-from t2t_vit.data.decode import DecodeError
-from t2t_vit.data.embedded import fashion_mnist
-from t2t_vit.data.images import ImageSet
-from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
-from t2t_vit.export.write import ENDINGS, DisagreementError, Exported, check_format, export_model
+from t2t_vit.export.job import Kind
+from t2t_vit.export.survey import speed_of
+from t2t_vit.export.table import FORMATS, find_format
+from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model
 from t2t_vit.files import check_folder
+from t2t_vit.inference.metadata import Precision
 from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
 
-COMPARED = 12
+CALIBRATION = 200
+ALL = "all"
+COLUMNS = "{:<12} {:>10} {:>8} {:>9} {:>11} {:>7}  {}"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The options of the command: what kind of file, where, and how many images int8 is measured on."""
+
+    kind: Kind = field(default_factory=Kind)
+    folder: Path = Path()
+    calibration: int = CALIBRATION
 
 
 def run(options: Options) -> int:
-    """Export into the current folder."""
+    """Export into the current folder, or into `output`."""
     weights = read_weights(options.required_checkpoint())
     arch = options.line.get("arch")
     config, notes = resolve(options, checkpoint_config(weights, None if arch is None else str(arch)))
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
-    check_format(config.file_format)
+    wish = _wish(options)
+    if config.file_format != ALL:
+        find_format(config.file_format).check(wish.kind)
     named = not {"dataset", "data_url", "val_dir"}.isdisjoint(options.line)
-    return announce(lambda: export_weights(weights, config, Path(), notes, data_is_named=named))
+    if config.file_format == ALL:
+        return export_all(weights, config, wish, notes, data_is_named=named)
+    return announce(lambda: export_weights(weights, config, wish, notes, data_is_named=named))
 
 
 def export_weights(
-    weights: Weights, config: Config, folder: Path, notes: Sequence[str] = (), *, data_is_named: bool = True
+    weights: Weights, config: Config, wish: Wish, notes: Sequence[str] = (), *, data_is_named: bool = True
 ) -> Exported:
-    """Write the network as `folder`/ARCH with the ending of the format; `notes` are told first.
+    """Write the network as ARCH with the ending of the format; `notes` are told first.
 
     Where nobody named the data on the line, a missing data set is no mistake: embedded images take its place.
     """
-    told = list(notes)  # only when nothing can be refused any more: a mistake is one sentence
-    rebuilt = rebuild(weights, config.to_dict(), told.append)
-    predictor = TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes)
-    path = folder / f"{config.arch}{ENDINGS[config.file_format]}"
-    images = _chosen_images(config, rebuilt.preprocessing, data_is_named, told.append)
-    check_folder(folder, "the folder")
-    for text in told:
-        tell(text)
-    return export_model(predictor, path, arch=config.arch, file_format=config.file_format, images=images)
+    predictor, evidence = _prepared(weights, config, wish, notes, data_is_named)
+    return _written(predictor, config, config.file_format, wish, evidence)
+
+
+def export_all(
+    weights: Weights, config: Config, wish: Wish, notes: Sequence[str] = (), *, data_is_named: bool = True
+) -> int:
+    """Write every format that can be written here, and print a table; 1 where a file did not agree."""
+    predictor, evidence = _prepared(weights, config, wish, notes, data_is_named)
+    print(COLUMNS.format("format", "size", "load", "images/s", "difference", "top-1", "file"))
+    code = 0
+    for name in FORMATS:
+        tell(f"{name} ...")
+        try:
+            exported = _written(predictor, config, name, wish, evidence)
+            print(_row(exported, evidence))
+        except UserError as error:
+            print(f"{name:<12} not written: {error}")
+        except DisagreementError as error:
+            code = 1
+            print(f"{name:<12} {error}")
+    return code
 
 
 def announce(export: Callable[[], Exported]) -> int:
@@ -69,30 +96,74 @@ def announce(export: Callable[[], Exported]) -> int:
     return 0
 
 
-def real_images(images: ImageSet, preprocessing: Preprocessing) -> Tensor:
-    """Some images to compare on, uint8 (N, C, H, W), broken ones left out.
+def _prepared(
+    weights: Weights, config: Config, wish: Wish, notes: Sequence[str], data_is_named: bool
+) -> tuple[TorchPredictor, Evidence]:
+    told = list(notes)  # only when nothing can be refused any more: a mistake is one sentence
+    rebuilt = rebuild(weights, config.to_dict(), told.append)
+    evidence = gather(
+        config,
+        rebuilt.preprocessing,
+        rebuilt.classes,
+        precision=wish.kind.precision,
+        calibration=wish.calibration,
+        data_is_named=data_is_named,
+        note=told.append,
+    )
+    check_folder(wish.folder, "the folder")
+    for text in told:
+        tell(text)
+    return TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes), evidence
+
+
+def _written(predictor: TorchPredictor, config: Config, name: str, wish: Wish, evidence: Evidence) -> Exported:
+    precision = wish.kind.precision
+    marked = config.arch if precision == "fp32" else f"{config.arch}_{precision}"
+    path = wish.folder / f"{marked}{find_format(name).ending}"
+    return export_model(predictor, path, arch=config.arch, file_format=name, evidence=evidence, kind=wish.kind)
+
+
+def _row(exported: Exported, evidence: Evidence) -> str:
+    """A line of the table."""
+    size = f"{exported.size / 1e6:.1f} MB"
+    found = exported.agreement
+    if found is None:
+        return COLUMNS.format(exported.file_format, size, "", "", "", "", f"{exported.path} ({exported.unverified})")
+    speed = speed_of(exported, evidence.images)
+    return COLUMNS.format(
+        exported.file_format,
+        size,
+        f"{speed.load_seconds:.2f} s",
+        f"{speed.images_per_second:,.1f}",
+        f"{found.largest_difference:.1e}",
+        f"{found.top1_agreement:.1%}",
+        exported.path,
+    )
+
+
+def _wish(options: Options) -> Wish:
+    """The command's own options, checked.
 
     Raises:
-        UserError: all of them are broken.
+        UserError: a value that an option does not take.
     """
-    read: list[Tensor] = []
-    for number in assembly.some_images(images, COMPARED):
-        try:
-            read.append(preprocessing(images.read(number)))
-        except DecodeError as error:
-            reason = f"{images.name(number)}: {error}"
-    if not read:
-        raise UserError(f"no validation image to compare on can be read: {reason}")
-    return torch.stack(read)
+    extras = options.extras
+    precision = extras.get("precision", "fp32")
+    if precision not in get_args(Precision):
+        raise UserError(f"--precision is '{precision}'; it must be {', '.join(get_args(Precision))}")
+    where = extras.get("preprocessing", "outside")
+    if where not in ("inside", "outside"):
+        raise UserError(f"--preprocessing is '{where}'; it must be inside or outside")
+    if "calibration" in extras and precision != "int8":
+        raise UserError(f"--calibration has no effect with --precision {precision}; leave it out")
+    kind = Kind(cast(Precision, precision), _count(extras, "batch", 0), "dynamic_size" in extras, where == "inside")
+    return Wish(kind, Path(extras.get("output", ".")), _count(extras, "calibration", CALIBRATION))
 
 
-def _chosen_images(config: Config, preprocessing: Preprocessing, named: bool, note: Callable[[str], None]) -> Tensor:
-    """Of the validation images if there are any, else embedded ones."""
-    try:
-        if config.dataset != "ImageNet" or config.data_url:
-            return real_images(assembly.validation_images(config), preprocessing)
-    except UserError as error:
-        if named:
-            raise
-        note(f"compared on embedded images, since {error}")
-    return real_images(fashion_mnist("val", preprocessing.mode), preprocessing)
+def _count(extras: Mapping[str, str], name: str, default: int) -> int:
+    text = extras.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
+        raise UserError(f"--{name} is '{text}'; it must be a whole number from 1 to 100000")
+    return int(text)

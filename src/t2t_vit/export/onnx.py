@@ -1,65 +1,55 @@
 """A network as an ONNX file."""
 
-import warnings
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 import t2t_vit
-from t2t_vit.errors import UserError
-from t2t_vit.inference.onnx_metadata import INPUT, OUTPUT, OnnxMetadata
+from t2t_vit.export.form import graph_form
+from t2t_vit.export.job import Job
+from t2t_vit.inference.metadata import INPUT, OUTPUT
+from t2t_vit.inference.quiet import quiet
 
-OPSET = 18
-# torch.export takes a size of 0 or 1 in the example for a constant.
-_EXAMPLE_BATCH = 2
+# What torch 2.11 to 2.15 write by default, and the first one with GELU as one operator.
+OPSET = 20
 
 
-def onnx_bytes(model: nn.Module, metadata: OnnxMetadata) -> bytes:
-    """The content of one self-contained file: float32 `images` (batch, C, H, W) -> `logits` (batch, num_classes).
+def write_onnx(job: Job, path: Path) -> None:
+    """One self-contained file: `images` (batch, C, H, W) -> float32 `logits` (batch, num_classes)."""
+    import onnx
 
-    The batch is dynamic, the size fixed. Preprocessing stays outside, described by the metadata.
+    model = onnx_model(job.in_float32() if job.metadata.precision == "int8" else job)
+    if job.metadata.precision == "int8":
+        from t2t_vit.export.onnx_int8 import quantised
+
+        model = quantised(model, job)
+    for node in model.graph.node:
+        del node.metadata_props[:]  # where in this machine's files it came from
+    for key, value in job.metadata.to_strings().items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, path)
+
+
+def onnx_model(job: Job, *, by_slices: bool = True) -> Any:
+    """The `onnx.ModelProto` of the job's network, in float32 or fp16; without metadata.
 
     Args:
-        model: in eval mode, in float32, on the CPU.
-        metadata: written into the file's `metadata_props`; its preprocessing gives the shape of the images.
-
-    Raises:
-        UserError: the exporter's packages are not installed.
+        by_slices: as of `graph_form`; False is the plain export, kept to measure what the other form gains.
     """
-    check_exporter()
-    preprocessing = metadata.preprocessing
-    example = torch.zeros(_EXAMPLE_BATCH, preprocessing.in_chans, *preprocessing.image_size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about its own internals
+    with quiet():
         program = torch.onnx.export(
-            model,
-            (example,),
+            graph_form(job, by_slices=by_slices),
+            (job.example(),),
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=job.dynamic_shapes(),
             external_data=False,
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
-    program.model.metadata_props.update(metadata.to_strings())
     program.model.producer_name, program.model.producer_version = "t2t_vit", t2t_vit.__version__
-    content: bytes = program.model_proto.SerializeToString()
-    return content
-
-
-def check_exporter() -> None:
-    """Refuse early where ONNX files cannot be made.
-
-    Raises:
-        UserError: the packages that torch's exporter needs are not installed.
-    """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f'file_format ONNX needs the package {error.name}; install it with: pip install "t2t_vit[export]"'
-        ) from error
+    return program.model_proto

@@ -1,91 +1,136 @@
 """A network -> a file that is proven before it appears."""
 
 import copy
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from t2t_vit.errors import UserError
-from t2t_vit.export.onnx import check_exporter, onnx_bytes
-from t2t_vit.export.verify import Agreement, verify
+from t2t_vit.export.job import PLAIN, Job, Kind
+from t2t_vit.export.table import Format, find_format
+from t2t_vit.export.verify import Agreement, verify, worst
 from t2t_vit.files import atomic_write
-from t2t_vit.inference.onnx_metadata import OnnxMetadata
-from t2t_vit.inference.onnx_predictor import RUNTIME_MISSING, OnnxPredictor
+from t2t_vit.inference.metadata import Metadata
+from t2t_vit.inference.mindspore_process import MindsporeError
 from t2t_vit.inference.torch_predictor import TorchPredictor
-
-ENDINGS = {"ONNX": ".onnx", "MINDIR": ".mindir", "AIR": ".air"}
-
-_REFUSALS = {
-    "MINDIR": "file_format MINDIR is not available in this version; use ONNX",
-    "AIR": (
-        "file_format AIR needs an Ascend machine with CANN, and this is none: nothing was written; "
-        "use ONNX, which CANN's atc (--framework=5) converts there"
-    ),
-}
+from t2t_vit.model import T2TViT
 
 
 class DisagreementError(Exception):
     """A file that did not give the network's answers, and was removed."""
 
-    def __init__(self, path: Path, agreement: Agreement) -> None:
-        super().__init__(f"{path}: not written, since it does not agree with the network: {agreement}")
-        self.agreement = agreement
+    def __init__(self, path: Path, found: Agreement | MindsporeError) -> None:
+        super().__init__(f"{path}: not written, since it does not agree with the network: {found}")
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file and its proof; `agreement` is None where its runtime is missing, which `unverified` then says."""
+    """A file and its proof; `agreement` is None where its runtime is missing, which `unverified` then says.
+
+    `files` are all that were written: of some formats there is another beside the one at `path`.
+    """
 
     path: Path
     agreement: Agreement | None
     unverified: str | None = None
+    file_format: str = "ONNX"
+    files: tuple[Path, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.stat().st_size for file in self.files)
 
 
-def check_format(file_format: str) -> None:
-    """Refuse, before anything is loaded, a format that cannot be written here.
+@dataclass(frozen=True)
+class Evidence:
+    """Real images of the network's size, uint8 (N, in_chans, height, width).
 
-    Raises:
-        UserError: unknown, not for this machine, not in this version, or its packages are missing.
+    Attributes:
+        images: to compare on, at least one.
+        targets: their classes (N,), where they are the network's.
+        calibration: to quantise by; the images to compare on where there are none.
     """
-    if file_format in _REFUSALS:
-        raise UserError(_REFUSALS[file_format])
-    if file_format not in ENDINGS:
-        raise UserError(f"file_format '{file_format}' is not known; choose one of {', '.join(ENDINGS)}")
-    check_exporter()
+
+    images: Tensor
+    targets: Tensor | None = None
+    calibration: Tensor | None = None
 
 
 def export_model(
-    predictor: TorchPredictor, path: str | Path, *, arch: str, file_format: str, images: Tensor
+    predictor: TorchPredictor, path: str | Path, *, arch: str, file_format: str, evidence: Evidence, kind: Kind = PLAIN
 ) -> Exported:
     """Write the network of `predictor` to `path`, unless the file gives other answers than the network in float32.
 
     Args:
         predictor: brings network, preprocessing and class names; left as it is.
         arch: the network's name, for the metadata.
-        file_format: "ONNX".
-        images: real ones to compare on, uint8 (N, in_chans, height, width), at least one.
+        file_format: a row of `export.table`.
 
     Raises:
         UserError: the format cannot be written here, or the path cannot be written.
         DisagreementError: the file did not agree; what was at `path` before is kept.
     """
-    check_format(file_format)
-    path = Path(path)
-    model = copy.deepcopy(predictor.model).cpu().float()
-    reference = TorchPredictor(model, predictor.preprocessing, predictor.classes)
-    content = onnx_bytes(reference.model, OnnxMetadata(arch, predictor.preprocessing, predictor.classes))
-    with atomic_write(path) as file:
-        file.write(content)
-        agreement = _proof(path, content, reference, images)
+    row, path = find_format(file_format), Path(path)
+    row.check(kind)
+    network = copy.deepcopy(predictor.model).cpu().float()
+    assert isinstance(network, T2TViT)
+    network.other_sizes = "resize" if kind.dynamic_size else None
+    reference = TorchPredictor(network, predictor.preprocessing, predictor.classes)
+    metadata = Metadata(
+        arch,
+        predictor.preprocessing,
+        predictor.classes,
+        network.num_classes,
+        kind.precision,
+        kind.batch or (0 if row.dynamic_batch else 1),
+        kind.dynamic_size,
+        kind.normalised_inside,
+    )
+    job = Job(network, metadata, evidence.images if evidence.calibration is None else evidence.calibration)
+    unverified = row.unverified()
+    with _folder_beside(path) as folder:
+        written = folder / path.name
+        row.write(job, written)
+        try:
+            agreement = None if unverified else _proof(row, written, reference, evidence, kind)
+        except MindsporeError as error:
+            raise DisagreementError(path, error) from error
         if agreement is not None and not agreement.agrees:
             raise DisagreementError(path, agreement)
-    return Exported(path, agreement, None if agreement else f"not verified: {RUNTIME_MISSING}")
+        parts = sorted(folder.iterdir(), key=lambda part: part == written)  # the one that is named comes last
+        for part in parts:
+            with atomic_write(path.with_name(part.name)) as file, part.open("rb") as source:
+                shutil.copyfileobj(source, file)
+    return Exported(path, agreement, unverified, row.name, tuple(path.with_name(part.name) for part in parts))
 
 
-def _proof(path: Path, content: bytes, reference: TorchPredictor, images: Tensor) -> Agreement | None:
+def _proof(row: Format, path: Path, reference: TorchPredictor, evidence: Evidence, kind: Kind) -> Agreement:
+    opened = row.open(path)
+    found = verify(opened, reference, evidence.images, precision=kind.precision, targets=evidence.targets)
+    if not kind.dynamic_size:
+        return found
+    height, width = evidence.images.shape[2:]
+    # Other sizes, of which one is no square and none a multiple of the strides.
+    for size in ((height + 9, width + 35), (height * 2, width * 2)):
+        stretched = torch.nn.functional.interpolate(evidence.images[:6].float(), size).byte()
+        found = worst(found, verify(opened, reference, stretched, precision=kind.precision))
+    return found
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A folder on the same disk, which vanishes with what is left in it."""
     try:
-        import onnxruntime  # noqa: F401
-    except ImportError:
-        return None
-    return verify(OnnxPredictor(path, content), reference, images)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+    with beside as folder:
+        yield Path(folder)

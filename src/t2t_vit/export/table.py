@@ -1,0 +1,195 @@
+"""The formats, a row each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from t2t_vit.errors import UserError
+from t2t_vit.export.air import UNTESTED, air_refusal, write_air
+from t2t_vit.export.executorch import write_executorch
+from t2t_vit.export.job import Job, Kind
+from t2t_vit.export.mindir import write_mindir
+from t2t_vit.export.onnx import write_onnx
+from t2t_vit.export.openvino import write_openvino
+from t2t_vit.export.safetensors import write_safetensors
+from t2t_vit.export.tensorrt import write_tensorrt
+from t2t_vit.export.torch_program import write_aoti, write_pt2
+from t2t_vit.inference import executorch_predictor, onnx_predictor, openvino_predictor, tensorrt_predictor
+from t2t_vit.inference.load import load
+from t2t_vit.inference.metadata import Precision
+from t2t_vit.inference.mindspore_process import MINDSPORE_MISSING, mindspore_python
+from t2t_vit.inference.predictor import Predictor
+
+
+def _nothing() -> str | None:
+    return None
+
+
+def _open(path: Path) -> Predictor:
+    """What `load` makes of the file: it is verified by the very door that users take."""
+    return load(path, allow_native_code=True)  # written a moment ago, by us
+
+
+@dataclass(frozen=True)
+class Format:
+    """A row: a kind of file that `export` writes.
+
+    Attributes:
+        name: of `file_format`.
+        ending: of the file.
+        write: writes the file, and what belongs beside it, into an empty folder.
+        extra: the extra of this package that brings what is needed; empty where nothing is.
+        packages: modules without which it cannot be written.
+        runtime: why it cannot be run here, and so not be verified, or None.
+        open: the predictor that runs it.
+        precisions: what it can hold.
+        dynamic_batch: whether any number of images is taken where no `batch` was asked for; else 1.
+        dynamic_size: whether images of any size can be.
+        program: whether it holds a graph; weights alone know nothing of batches and normalisation.
+        refusal: why it cannot be written on this machine, or None.
+    """
+
+    name: str
+    ending: str
+    write: Callable[[Job, Path], None]
+    extra: str = ""
+    packages: tuple[str, ...] = ()
+    runtime: Callable[[], str | None] = _nothing
+    open: Callable[[Path], Predictor] = _open
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    dynamic_batch: bool = True
+    dynamic_size: bool = False
+    program: bool = True
+    refusal: Callable[[], str | None] = _nothing
+
+    @property
+    def install(self) -> str:
+        """The command that brings what is missing."""
+        return f'pip install "t2t_vit[{self.extra}]"'
+
+    def check(self, asked: Kind | None = None) -> None:
+        """Refuse what cannot be written here, before hours of work.
+
+        Args:
+            asked: what the file is to be, or None to look at the machine alone.
+
+        Raises:
+            UserError: not on this machine, not of this kind, or packages are missing.
+        """
+        if refusal := self.refusal():
+            raise UserError(refusal)
+        if asked is not None:
+            self._check_kind(asked)
+        if missing := _missing(self.packages):
+            raise UserError(f"file_format {self.name} needs the package {missing}; install it with: {self.install}")
+
+    def unverified(self) -> str | None:
+        """Why a file of this format cannot be verified here, or None."""
+        lacking = self.runtime()
+        return f"not verified: {lacking}" if lacking else None
+
+    def _check_kind(self, asked: Kind) -> None:
+        if asked.precision not in self.precisions:
+            raise UserError(
+                f"file_format {self.name} has no precision {asked.precision}; choose {' or '.join(self.precisions)}"
+            )
+        if asked.dynamic_size and not self.dynamic_size:
+            raise UserError(f"file_format {self.name} has one image size; leave --dynamic_size out, or use ONNX")
+        if not self.program and (asked.normalised_inside or asked.batch):
+            raise UserError(f"file_format {self.name} holds weights alone; leave --preprocessing and --batch out")
+
+
+def _missing(modules: tuple[str, ...]) -> str | None:
+    for name in modules:
+        try:
+            import_module(name)
+        except ImportError:
+            return name
+    return None
+
+
+def _without(module: str, sentence: str) -> str | None:
+    return sentence if _missing((module,)) else None
+
+
+def _without_nvidia() -> str | None:
+    if torch.cuda.is_available():
+        return None
+    return (
+        "file_format TENSORRT builds an engine for the NVIDIA GPU of the machine, and there is none here: nothing was "
+        "written; run this command there, or export ONNX and build it with trtexec --onnx=FILE"
+    )
+
+
+def _without_mindspore() -> str | None:
+    return None if mindspore_python() else MINDSPORE_MISSING
+
+
+def _untested() -> str | None:
+    return UNTESTED
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format(
+            "ONNX",
+            ".onnx",
+            write_onnx,
+            "export",
+            ("onnx", "onnxscript"),
+            partial(_without, "onnxruntime", onnx_predictor.RUNTIME_MISSING),
+            precisions=("fp32", "fp16", "int8"),
+            dynamic_size=True,
+        ),
+        Format("MINDIR", ".mindir", write_mindir, "mindspore", runtime=_without_mindspore),
+        Format("AIR", ".air", write_air, runtime=_untested, refusal=air_refusal),
+        Format("PT2", ".pt2", write_pt2),
+        Format("AOTI", ".aoti.pt2", write_aoti, precisions=("fp32",)),
+        Format(
+            "OPENVINO",
+            ".xml",
+            write_openvino,
+            "openvino",
+            ("openvino", "onnx", "onnxscript", "nncf"),
+            partial(_without, "openvino", openvino_predictor.RUNTIME_MISSING),
+            precisions=("fp32", "fp16", "int8"),
+            dynamic_size=True,
+        ),
+        Format(
+            "EXECUTORCH",
+            ".pte",
+            write_executorch,
+            "executorch",
+            ("executorch",),
+            partial(_without, "executorch", executorch_predictor.RUNTIME_MISSING),
+            precisions=("fp32",),
+            dynamic_batch=False,
+        ),
+        Format(
+            "TENSORRT",
+            ".engine",
+            write_tensorrt,
+            "tensorrt",
+            ("tensorrt", "onnx", "onnxscript"),
+            partial(_without, "tensorrt", tensorrt_predictor.RUNTIME_MISSING),
+            refusal=_without_nvidia,
+        ),
+        Format("SAFETENSORS", ".safetensors", write_safetensors, program=False),
+    )
+}
+
+
+def find_format(name: str) -> Format:
+    """The row of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in FORMATS:
+        raise UserError(f"file_format '{name}' is not known; choose one of {', '.join(FORMATS)}")
+    return FORMATS[name]

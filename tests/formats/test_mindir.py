@@ -1,0 +1,88 @@
+"""MINDIR's bytes: what the writer puts in, the reader finds; the bytes themselves are those that MindSpore parses."""
+
+import numpy as np
+import pytest
+
+from t2t_vit.formats.mindir import DYNAMIC, GraphWriter, attribute
+from t2t_vit.formats.mindir_read import Mindir, read_mindir
+
+
+def content() -> bytes:
+    graph = GraphWriter()
+    images = graph.input("images", (DYNAMIC, 2, 3), "float32")
+    weight = graph.parameter("norm.gamma", np.arange(6, dtype="float32").reshape(2, 3))
+    half = graph.parameter("head.weight", np.ones((1, 4), "float16"))
+    total = graph.node("Add", [images, weight])
+    again = graph.node("Add", [total, graph.tensor(np.asarray(0.5, "float32"))])
+    windows = graph.node("Im2Col", [again], {"ksizes": (7, 7), "padding_mode": "CALCULATED"})
+    other = graph.node("Im2Col", [windows, half], {"ksizes": (3, 3), "padding_mode": "CALCULATED"})
+    last = graph.node("Reshape", [other, graph.constant((-1, 6))])
+    graph.output(last, (DYNAMIC, 6), "float32")
+    return graph.to_bytes({"arch": "a", "classes": '["ü"]'}, "t2t_vit", "1.2")
+
+
+def decoded() -> Mindir:
+    return read_mindir(content())
+
+
+def test_what_was_written_is_read() -> None:
+    model = decoded()
+    assert model.producer == "t2t_vit 1.2" and model.user_info == {"arch": "a", "classes": '["ü"]'}
+    (given,), (answer,) = model.inputs, model.outputs
+    assert (given.name, given.shape, given.data_type, given.values) == ("images", (-1, 2, 3), "float32", None)
+    assert (answer.name, answer.shape) == (model.nodes[-1].output.partition(":")[2], (-1, 6))
+    gamma, half = model.parameters["norm.gamma"], model.parameters["head.weight"]
+    assert gamma.values is not None and half.values is not None
+    np.testing.assert_array_equal(gamma.values, np.arange(6).reshape(2, 3))
+    assert (half.shape, half.data_type, half.values.dtype) == ((1, 4), "float16", np.float16)
+    assert [node.operator for node in model.nodes if node.operator != "Constant"] == [
+        *("Add", "Add", "Im2Col", "Im2Col", "Reshape")
+    ]
+
+
+def test_every_name_that_is_used_is_there_before() -> None:
+    model = decoded()
+    known = {"main:images", *(f"main:{name}" for name in model.parameters)}
+    for node in model.nodes:
+        assert set(node.inputs) <= known, node
+        known.add(node.output)
+
+
+def test_the_same_primitive_and_the_same_constant_are_written_once() -> None:
+    graph = GraphWriter()
+    assert graph.constant(1) == graph.constant(1) != graph.constant(True)
+    assert graph.constant(1.0) != graph.constant(1)
+    first = graph.node("Add", [])
+    assert graph.node("Add", []) != first
+    assert graph.to_bytes({}, "", "").count(b"\x0a\x05Add:0\x12\x03Add") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (3, "0a01611803800107"),
+        (-1, "0a016118ffffffffffffffffff01800107"),
+        (True, "0a01611801800109"),
+        (0.5, "0a0161150000003f800101"),
+        ("pad", "0a01612a03706164800108"),
+        (None, "0a0161800119"),
+        ((2, -1), "0a01618001148a01055002800107" + "8a010e50ffffffffffffffffff01800107"),
+    ],
+)
+def test_settings_in_the_bytes_of_protobuf(value: object, expected: str) -> None:
+    """As the protobuf package writes MindSpore's own schema: an integer in `i`, but in `ints` within a tuple."""
+    assert attribute("a", value).hex() == expected  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_damaged() -> None:
+    whole = content()
+    for length in range(0, len(whole), 7):
+        with pytest.raises(ValueError, match=r"."):
+            read_mindir(whole[:length])
+    for damaged in (
+        whole.replace(b"REF::Reshape", b"REF::Reshapf"),
+        whole.replace(b"\x08\x02\x08\x03\x10\x01\x3a", b"\x08\x02\x08\x04\x10\x01\x3a"),  # a side of a weight
+    ):
+        assert damaged != whole
+        with pytest.raises(ValueError, match=r"primitive|values"):
+            read_mindir(damaged)

@@ -52,7 +52,7 @@ def evaluate(
     Raises:
         UserError: there is no image in any share.
     """
-    counter = Counter(_counting_device(model), classes)
+    counter = Counter(counting_device(model), classes)
     was_training = model.training
     model.eval()
     try:
@@ -106,7 +106,8 @@ def ranks(logits: Tensor, targets: Tensor) -> Tensor:
     return before.sum(1).masked_fill(logits.isnan().any(1), torch.iinfo(torch.int64).max)
 
 
-def _counting_device(model: nn.Module) -> torch.device:
+def counting_device(model: nn.Module) -> torch.device:
+    """Where float64 sums are kept: the model's device, or the CPU where that has no float64."""
     first = next(model.parameters(), None)
     # Apple's GPUs have no float64.
     return torch.device("cpu") if first is None or first.device.type == "mps" else first.device

@@ -1,0 +1,132 @@
+"""The last look at a trained network: every table of its report, from one exact pass over the validation images."""
+
+import base64
+import io
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from t2t_vit.cli.job import Job
+from t2t_vit.data.images import ImageSet
+from t2t_vit.errors import UserError
+from t2t_vit.evaluation.calibration import calibration
+from t2t_vit.evaluation.classes import class_scores, confident_mistakes, confusion_matrix, top_confusions
+from t2t_vit.evaluation.outcomes import Outcomes, collect
+from t2t_vit.files import atomic_write
+from t2t_vit.report.page import write_report
+from t2t_vit.report.run_files import EVALUATION, REPORT
+from t2t_vit.training.loop import Validation
+from t2t_vit.training.state import State
+
+MISTAKES = 24
+SIDE = 192  # pixels of a mistake's longer side
+MATRIX = 40  # classes, at most, whose confusion matrix is kept whole
+CONFUSIONS = 50
+
+
+def report_run(job: Job, state: State, validation: Validation, images: ImageSet) -> None:
+    """Evaluate the better weights once more in detail, and write evaluation.json and report.html into the run's logs.
+
+    All processes take part; the first one writes. A disk that is full then costs the report, not the run.
+    """
+    chosen = better(state)
+    outcomes = collect(
+        validation.weights[chosen],
+        validation.batches,
+        range(job.processes.rank, len(images), job.processes.count),
+        len(images),
+        autocast=validation.autocast,
+        reduce=validation.reduce,
+    )
+    if not job.processes.is_first:
+        return
+    try:
+        scores = {
+            name: {key: getattr(metrics, key) for key in ("loss", "top1", "top5", "count")}
+            for name, metrics in state.results.items()
+        }
+        found = {"step": state.step, "epoch": state.epoch, "weights": chosen, "scores": scores}
+        write_evaluation(job.folders.logs / EVALUATION, found | details(outcomes, images))
+        write_report(job.folders.logs, job.folders.logs / REPORT)
+    except UserError as error:
+        job.note(f"no report: {error}")
+
+
+def better(state: State) -> str:
+    """Averaged weights, unless the raw ones scored higher: those that eval, infer and export take, too."""
+    results = state.results
+    return "ema" if "ema" in results and results["ema"].top1 >= results["raw"].top1 else "raw"
+
+
+def details(outcomes: Outcomes, images: ImageSet) -> dict[str, Any]:
+    """What the report shows of one evaluation, in plain numbers; an image in it is a data URI."""
+    classes = len(images.classes)
+    confusions = top_confusions(outcomes, classes, len(outcomes))
+    taken_for: dict[int, tuple[int, int]] = {}
+    for true, predicted, count in confusions:  # the commonest come first
+        taken_for.setdefault(true, (predicted, count))
+    return {
+        "count": len(outcomes),
+        "loss": finite(outcomes.loss.mean().item()),
+        "top1": outcomes.right.double().mean().item(),
+        "top5": (outcomes.rank < 5).double().mean().item(),
+        "unanswered": int((outcomes.predicted < 0).sum()),
+        "classes": list(images.classes),
+        "class_scores": [
+            {
+                "count": score.count,
+                "predicted": score.predicted,
+                "right": score.right,
+                "precision": score.precision,
+                "recall": score.recall,
+                "f1": score.f1,
+                "taken_for": taken_for.get(score.number),
+            }
+            for score in class_scores(outcomes, classes)
+        ],
+        "confusion_matrix": confusion_matrix(outcomes, classes).tolist() if classes <= MATRIX else None,
+        "confusions": confusions[:CONFUSIONS],
+        "calibration": asdict(calibration(outcomes)),
+        "mistakes": [_mistake(outcomes, images, number) for number in confident_mistakes(outcomes, MISTAKES)],
+    }
+
+
+def write_evaluation(path: Path, found: dict[str, Any]) -> None:
+    """The numbers as JSON.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with atomic_write(path, "w") as file:
+        json.dump(found, file)
+        file.write("\n")
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _mistake(outcomes: Outcomes, images: ImageSet, number: int) -> dict[str, Any]:
+    return {
+        "name": images.name(number),
+        "true": int(outcomes.target[number]),
+        "predicted": int(outcomes.predicted[number]),
+        "confidence": outcomes.confidence[number].item(),
+        "picture": data_uri(images.read(number)),
+    }
+
+
+def data_uri(image: Image.Image) -> str:
+    """A small copy of `image` that a page can hold: PNG where it is tiny, else JPEG."""
+    small = image.convert("RGB") if image.mode not in ("L", "RGB") else image
+    small.thumbnail((SIDE, SIDE))
+    tiny = max(small.size) <= SIDE // 2
+    buffer = io.BytesIO()
+    small.save(buffer, format="PNG" if tiny else "JPEG", **({} if tiny else {"quality": 85}))
+    kind = "png" if tiny else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,0 +1,100 @@
+"""What a run is, written beside its history at the beginning: the report needs it, also that of a killed run."""
+
+import json
+import os
+import platform
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2t_vit import __version__
+from t2t_vit.cli.job import Job
+from t2t_vit.config import KEYS, SECTIONS, Config
+from t2t_vit.config_values import default_of
+from t2t_vit.data.images import ImageSet
+from t2t_vit.files import atomic_write
+from t2t_vit.report.run_files import EVALUATION, RECORD, REPORT
+from t2t_vit.training.state import State
+
+
+def record_run(job: Job, model: nn.Module, state: State, train_images: ImageSet, val_images: ImageSet) -> None:
+    """Write run.json into the run's logs; what an earlier run in the same folder found at its end goes.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    config, logs = job.config, job.folders.logs
+    content = {
+        "name": config.run_name,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "arch": config.arch,
+        "image_size": list(getattr(model, "image_size", ())),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "dataset": config.dataset,
+        "training_images": len(train_images),
+        "validation_images": len(val_images),
+        "classes": list(train_images.classes),
+        "epochs": state.epochs,
+        "last_step": state.last_step,
+        "updates_per_epoch": state.updates_per_epoch,
+        "hardware": hardware(job),
+        "software": software(),
+        "configuration": configuration(config),
+    }
+    with atomic_write(logs / RECORD, "w") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+    for name in (EVALUATION, REPORT):
+        (logs / name).unlink(missing_ok=True)
+
+
+def hardware(job: Job) -> dict[str, Any]:
+    """The devices, and the machine around them."""
+    on_cuda = job.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(job.device) if on_cuda else processor(),
+        "device_type": job.device.type,
+        "processes": job.processes.count,
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "precision": job.precision.name,
+    }
+
+
+def software() -> dict[str, str]:
+    """The versions that a number may depend on."""
+    return {
+        "t2t_vit": __version__,
+        "torch": torch.__version__,
+        "timm": version("timm"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def configuration(config: Config) -> list[dict[str, Any]]:
+    """The keys by section, with their values and defaults."""
+    values = config.to_dict()
+    return [
+        {
+            "section": section,
+            "keys": [{"key": key, "value": values[key], "default": default_of(KEYS[key])} for key in keys],
+        }
+        for section, keys in SECTIONS.items()
+    ]
+
+
+def processor() -> str:
+    """The name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,97 @@
+"""The files of a run's logs folder that a report is made of."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2t_vit.errors import UserError
+
+HISTORY, RECORD, EVALUATION, REPORT = "history.csv", "run.json", "evaluation.json", "report.html"
+
+Row = dict[str, str]
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run left so far.
+
+    rows         of history.csv, empty where there is none
+    record       run.json: what the run is; empty where there is none
+    evaluation   evaluation.json: the last look at the trained network; empty where the run did not come to its end
+    """
+
+    folder: Path
+    rows: list[Row]
+    record: dict[str, Any]
+    evaluation: dict[str, Any]
+
+    def points(self, column: str, kind: str) -> Points:
+        """Epochs and values of the rows of one kind, where both are numbers."""
+        pairs = [(_number(row.get("epoch")), _number(row.get(column))) for row in self.rows if row.get("kind") == kind]
+        return [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None]
+
+    def steps(self, column: str) -> Points:
+        """The course of `column` by the rows of the log lines, or by those of the epochs where these are more."""
+        return max(self.points(column, "step"), self.points(column, "epoch"), key=len)
+
+    def best(self, column: str) -> tuple[float, float] | None:
+        """(epoch, value) of the largest value after an epoch, the earliest of equal ones."""
+        return max(self.points(column, "epoch"), key=lambda point: (point[1], -point[0]), default=None)
+
+
+def read_run(folder: Path) -> RunFiles:
+    """The files of a run's logs folder, as far as they are there.
+
+    Raises:
+        UserError: it is no such folder, or a file in it is damaged.
+    """
+    if not any((folder / name).is_file() for name in (HISTORY, RECORD, EVALUATION)):
+        what = "is not a folder" if not folder.is_dir() else f"holds no {HISTORY}"
+        raise UserError(f"{folder}: {what}; name the logs folder of a run, such as runs/logs/t2t_vit_14")
+    return RunFiles(folder, _rows(folder / HISTORY), _json(folder / RECORD), _json(folder / EVALUATION))
+
+
+def _rows(path: Path) -> list[Row]:
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as the history of a run ({error})") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it to make a report without it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is not what a run writes; remove it to make a report without it")
+    return content
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:  # a line that a crash cut short
+        return None
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = 400) -> Points:
+    """At most about `most` points that look the same when drawn: of each stretch the lowest and the highest."""
+    if len(points) <= most:
+        return list(points)
+    size = -(-2 * len(points) // most)
+    kept: Points = []
+    for start in range(0, len(points), size):
+        stretch = points[start : start + size]
+        ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
+        kept += sorted(ends)
+    return [points[0], *kept[1:-1], points[-1]] if len(kept) > 1 else kept

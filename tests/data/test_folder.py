@@ -81,7 +81,7 @@ def test_folder_mistakes_each_have_a_sentence(tmp_path: Path) -> None:
     with wrong("not a folder"):
         folder(tmp_path / "nowhere")
     tree(tmp_path / "a")
-    with wrong(re.escape("validation does not exist") + ".*holds train, val"):
+    with wrong(re.escape("validation does not exist") + ".*holds train, val"):  # a name that was given is meant
         folder(tmp_path / "a", "val", val_dir="validation")
     (tmp_path / "b" / "train").mkdir(parents=True)
     with wrong("no class folders"):

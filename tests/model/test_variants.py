@@ -56,7 +56,7 @@ def test_widths_of_the_dense_network() -> None:
 
 def test_drop_path_of_the_dense_network_rises_by_stage() -> None:
     model = create_model("t2t_vit_dense", image_size=32, drop_path=0.11)
-    rates = [block.drop_path.rate for block in model.blocks if hasattr(block, "attn")]
+    rates = [block.drop_path1.rate for block in model.blocks if hasattr(block, "attn")]
     assert rates == pytest.approx([0.0] * 3 + [0.01] * 6 + [0.02] * 6 + [0.03] * 4)
 
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2t_vit.data.seeds import Keys, Purpose, keys, normals, uniforms
+from t2t_vit.ops.splitmix import words
 
 MODES = ("const", "rand", "pixel")
 _ATTEMPTS = 10
 _AREA = (0.02, 1 / 3)
 _LOG_RATIO = math.log(1 / 0.3)
-_INT64 = 2**63
 
 
 @dataclass(frozen=True)
@@ -104,26 +104,10 @@ def pixel_noise(noise_keys: Keys, images: Tensor) -> Tensor:
     device: an image's noise is the same in every batch and on every device, but for the rounding of log and cos.
     """
     count = images[0].numel()
-    start = torch.from_numpy(noise_keys.view(np.int64)).to(images.device, non_blocking=True).unsqueeze(1)
-    steps = torch.arange(1, (count + 1) // 2 + 1, device=images.device)
-    bits = _mix(start + steps * _signed(0x9E3779B97F4A7C15))
-    first = _shifted(bits, 40).to(torch.float32).add_(0.5).mul_(2.0**-24)
+    start = torch.from_numpy(noise_keys.view(np.int64)).to(images.device, non_blocking=True)
+    bits = words(start, 1, (count + 1) // 2)
+    first = ((bits >> 40) & 0xFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-24)
     angle = (bits & 0xFFFFFF).to(torch.float32).mul_(2.0 * math.pi * 2.0**-24)
     radius = first.log_().mul_(-2.0).sqrt_()
     pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
     return pairs[:, :count].view_as(images).to(images.dtype)
-
-
-def _mix(values: Tensor) -> Tensor:
-    values = (values ^ _shifted(values, 30)) * _signed(0xBF58476D1CE4E5B9)
-    values = (values ^ _shifted(values, 27)) * _signed(0x94D049BB133111EB)
-    return values ^ _shifted(values, 31)
-
-
-def _shifted(values: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right: torch has no unsigned 64-bit arithmetic."""
-    return (values >> bits) & (2 ** (64 - bits) - 1)
-
-
-def _signed(constant: int) -> int:
-    return (constant + _INT64) % (2 * _INT64) - _INT64

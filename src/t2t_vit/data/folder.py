@@ -21,7 +21,7 @@ class FolderImages:
     """
 
     def __init__(self, folder: Path, mode: Mode) -> None:
-        self._folder = folder
+        self.folder = folder
         self._mode: Mode = mode
         self.classes = _classes(folder)
         paths: list[bytes] = []
@@ -41,8 +41,12 @@ class FolderImages:
 
     def path(self, index: int) -> Path:
         """The file of image `index`."""
+        return self.folder / os.fsdecode(self.relative(index))
+
+    def relative(self, index: int) -> bytes:
+        """CLASS/PATH of image `index`: its name wherever the folder lies."""
         start = int(self._ends[index - 1]) if index > 0 else 0
-        return self._folder / os.fsdecode(self._paths[start : int(self._ends[index])])
+        return self._paths[start : int(self._ends[index])]
 
     def read(self, index: int) -> Image.Image:
         return decode(self.path(index), self._mode)

@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2t_vit.data.balance import balanced_order
 from t2t_vit.data.batch_transform import BatchTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSamples
 from t2t_vit.data.seeds import Purpose, generator
+from t2t_vit.data.share import Share
 from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.data.workers import answers, reader, usable_workers
 from t2t_vit.errors import UserError
@@ -33,13 +36,15 @@ class TrainLoader:
     """Training batches of float32 images (B, C, H, W) and soft targets (B, K) on the device, incomplete ones dropped.
 
     Epoch e visits the images in one order, a function of (seed, e); step k takes the k-th `batch_size * world` of
-    them, of which each rank takes its part. So the images of a step do not depend on how many processes share it.
+    them, of which each rank takes its part. So the images of a step do not depend on how many processes share it,
+    nor do the pairs that are mixed; with an odd `batch_size` a rank reads the partner that another one has, too.
 
     A broken image is named through `note` once and replaced by another, always the same one. More of them than 100 or
     1 % of the images (whichever is more, but at most half) end the training with UserError.
 
     Args:
         batch_size: per process; cut to what there is, with a note.
+        balanced: each class comes as often, see `balanced_order`; else every image once.
         workers: processes that read ahead; 0 reads in this one. Cut to the number of cores, with a note.
         ahead: on CUDA, copy and transform the next batch on a stream of its own while this one is worked on.
     """
@@ -51,6 +56,7 @@ class TrainLoader:
         batch_transform: BatchTransform,
         *,
         batch_size: int,
+        balanced: bool = False,
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -66,8 +72,9 @@ class TrainLoader:
         self._batch_transform = batch_transform
         self._device = device
         self._ahead = ahead
+        self._images = images
         self._broken = _Broken(images, note)
-        self._requests = _TrainRequests(len(images), self.batch_size, batch_transform.seed, rank, world)
+        self._requests = _TrainRequests(images.targets, balanced, self.batch_size, batch_transform.seed, rank, world)
         samples = TrainSamples(images, transform, batch_transform.seed)
         modules = [TrainSamples.__module__] + (["timm.data.auto_augment"] if transform.auto_augment else [])
         self._reader = reader(samples, self._requests, _limited(workers, len(self), note), device, modules)
@@ -78,14 +85,27 @@ class TrainLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; those before it are not read."""
-        self._requests.epoch, self._requests.start = epoch, start
-        return on_device(answers(self._reader), lambda samples: self._finish(samples, epoch), self._device, self._ahead)
+        mixes = self._batch_transform.mixing.active(epoch)
+        self._requests.epoch, self._requests.start, self._requests.strangers = epoch, start, mixes
+        batches = count(start)
+        return on_device(
+            answers(self._reader),
+            lambda samples: self._finish(samples, epoch, next(batches)),
+            self._device,
+            self._ahead,
+        )
 
-    def _finish(self, samples: Samples, epoch: int) -> Batch:
+    def names(self, epoch: int, batch: int, count: int = 1) -> list[str]:
+        """What the images of `count` batches from number `batch` on are called, those of all ranks."""
+        size = self._requests.global_size
+        images = self._requests.order(epoch)[batch * size : (batch + count) * size]
+        return [self._images.name(image % len(self._images)) for image in images.tolist()]
+
+    def _finish(self, samples: Samples, epoch: int, batch: int) -> Batch:
         self._broken.add(samples)
         images = samples.images.to(self._device, non_blocking=True)
         targets = samples.targets.to(self._device, non_blocking=True)
-        return self._batch_transform(images, targets, epoch, samples.indices)
+        return self._batch_transform(images, targets, epoch, samples.indices, self._requests.share(batch))
 
 
 class EvalLoader:
@@ -162,22 +182,35 @@ def on_device(
 class _TrainRequests:
     """The requests of one rank for one epoch."""
 
-    def __init__(self, images: int, batch_size: int, seed: int, rank: int, world: int) -> None:
+    def __init__(
+        self, targets: NDArray[np.int64], balanced: bool, batch_size: int, seed: int, rank: int, world: int
+    ) -> None:
         self.epoch = 0
         self.start = 0
-        self.batches = images // (batch_size * world)
-        self._images, self._batch_size, self._seed = images, batch_size, seed
+        self.strangers = False  # whether partners that are another rank's are asked for as well
+        self.batches = len(targets) // (batch_size * world)
+        self._targets, self._balanced, self._batch_size, self._seed = targets, balanced, batch_size, seed
         self._rank, self._world = rank, world
+        self.global_size = batch_size * world
 
     def __len__(self) -> int:
         return self.batches - self.start
 
     def __iter__(self) -> Iterator[Request]:
-        epoch, step = self.epoch, self._batch_size * self._world
-        order: NDArray[np.int64] = generator(self._seed, epoch, 0, Purpose.ORDER).permutation(self._images)
+        epoch, order = self.epoch, self.order(self.epoch)
         for k in range(self.start, self.batches):
-            mine = k * step + self._rank * self._batch_size
-            yield Request(epoch, order[mine : mine + self._batch_size])
+            share = self.share(k)
+            wanted = np.concatenate([share.own, share.strangers]) if self.strangers else share.own
+            yield Request(epoch, order[k * self.global_size + wanted])
+
+    def share(self, batch: int) -> Share:
+        """This rank's part of a batch of all ranks."""
+        return Share(batch, self._rank * self._batch_size, self._batch_size, self.global_size)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The images of an epoch, of all ranks."""
+        rng = generator(self._seed, epoch, 0, Purpose.ORDER)
+        return balanced_order(self._targets, rng) if self._balanced else rng.permutation(len(self._targets))
 
 
 class _Broken:

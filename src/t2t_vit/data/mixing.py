@@ -1,7 +1,8 @@
 """Mixup, cutmix and label smoothing of a batch on its device.
 
-Mixup: Zhang et al., arXiv 1710.09412. Cutmix: Yun et al., arXiv 1905.04899. Every image is mixed with its mirror image
-in the batch, image i with image B - 1 - i, as in the authors' recipe (timm).
+Mixup: Zhang et al., arXiv 1710.09412. Cutmix: Yun et al., arXiv 1905.04899. Images 2 j and 2 j + 1 of the global batch
+are mixed with each other. timm, and so the authors' recipe, takes the mirror image in the batch of each process; in a
+random order that is the same thing, but neighbours are together in one process however many there are.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2t_vit.data.erasing import inside
+from t2t_vit.data.share import Share
 
 MODES = ("batch", "pair", "elem")
 
@@ -37,9 +39,9 @@ class Mixing:
 
     Args:
         mixup, cutmix: keep follows Beta(alpha, alpha) of that alpha; 0 switches the one off.
-        prob: probability that a batch (or pair, or image) is mixed.
+        prob: probability that a global batch (or pair, or image) is mixed.
         switch_prob: probability of cutmix where both are on.
-        mode: one draw for a `batch`, for a `pair` of images, or for every image (`elem`).
+        mode: one draw for a global `batch`, for a `pair` of images, or for every image (`elem`).
         off_epoch: from that epoch on (the first is 0) nothing is mixed; 0 = never off.
     """
 
@@ -59,29 +61,37 @@ class Mixing:
         on = (self.mixup > 0.0 or self.cutmix > 0.0) and self.prob > 0.0
         return on and not (0 < self.off_epoch <= epoch)
 
-    def __call__(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) images, (B, K) soft targets -> both mixed; any B."""
-        batch, _, height, width = images.shape
-        draw = self._for_images(batch, height, width, rng)
+    def __call__(
+        self, images: Tensor, targets: Tensor, share: Share, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The own samples of `share`, mixed: (B, C, H, W) images, (B, K) soft targets.
+
+        Args:
+            images, targets: of `share.own`, and behind them of `share.strangers`.
+            rng: the same in every process, which all make the draws of the whole batch.
+        """
+        height, width = images.shape[-2:]
+        own, own_targets = images[: share.count], targets[: share.count]
+        draw = self._for_share(share, height, width, rng)
         if bool((draw.keep == 1.0).all()):
-            return images, targets
+            return own, own_targets
+        rows = torch.from_numpy(share.partner_rows()).to(images.device, non_blocking=True)
         keep = torch.from_numpy(draw.keep).to(images.device, torch.float32, non_blocking=True)
-        share: Tensor = keep.view(-1, 1, 1, 1)
+        kept: Tensor = keep.view(-1, 1, 1, 1)
         if draw.cut.any():
             cut = torch.from_numpy(draw.cut).to(images.device, non_blocking=True).view(-1, 1, 1, 1)
             outside = ~inside(draw.boxes, height, width, images.device)
-            share = torch.where(cut, outside.to(torch.float32), share)
-        mixed = images.flip(0).lerp(images, share.to(images.dtype))
-        return mixed, targets.flip(0).lerp(targets, keep.view(-1, 1).to(targets.dtype))
+            kept = torch.where(cut, outside.to(torch.float32), kept)
+        mixed = images.index_select(0, rows).lerp(own, kept.to(images.dtype))
+        return mixed, targets.index_select(0, rows).lerp(own_targets, keep.view(-1, 1).to(targets.dtype))
 
-    def _for_images(self, batch: int, height: int, width: int, rng: np.random.Generator) -> Draw:
+    def _for_share(self, share: Share, height: int, width: int, rng: np.random.Generator) -> Draw:
         if self.mode == "batch":
             return self.draw(1, height, width, rng)
-        if self.mode == "elem":
-            return self.draw(batch, height, width, rng)
-        half = self.draw((batch + 1) // 2, height, width, rng)
-        order = np.minimum(np.arange(batch), np.arange(batch)[::-1])  # both of a pair, i and B - 1 - i, take draw i
-        return Draw(half.keep[order], half.boxes[order], half.cut[order])
+        pairs = self.mode == "pair"
+        draw = self.draw((share.size + 1) // 2 if pairs else share.size, height, width, rng)
+        own = share.own // 2 if pairs else share.own
+        return Draw(draw.keep[own], draw.boxes[own], draw.cut[own])
 
     def draw(self, count: int, height: int, width: int, rng: np.random.Generator) -> Draw:
         """`count` independent mixes of images of that size; keep is 1 where nothing is mixed."""

@@ -4,14 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from t2t_vit.data.decode import MODES, Mode, to_mode
+
+if TYPE_CHECKING:  # torch is imported where it computes: decoding processes do without it
+    import torch
+    from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -68,13 +71,19 @@ class Preprocessing:
         """Pillow's name of the pixel format: `"L"`, `"RGB"` or `"RGBA"`."""
         return MODES[self.in_chans]
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image) -> "Tensor":
         """An upright image of any mode -> uint8 tensor (in_chans, height, width)."""
+        import torch
+
+        return torch.from_numpy(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An upright image of any mode -> uint8 (in_chans, height, width)."""
         image = _without_far_ends(to_mode(image, self.mode))
         resized = image.resize(self.resized_size(image.size), INTERPOLATIONS[self.interpolation])
         height, width = self.image_size
         left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
-        return to_tensor(resized.crop((left, top, left + width, top + height)))
+        return to_array(resized.crop((left, top, left + width, top + height)))
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of an image -> the (width, height) it is resized to before the crop."""
@@ -84,15 +93,15 @@ class Preprocessing:
             return cover_width, max(cover_height, int(cover_width * height / width))
         return max(cover_width, int(cover_height * width / height)), cover_height
 
-    def normalize(self, images: Tensor) -> Tensor:
+    def normalize(self, images: "Tensor") -> "Tensor":
         """uint8 (B, in_chans, H, W) -> float32 (images / 255 - mean) / std, on the images' device."""
         mean, std = _statistics(self.mean, self.std, images.device)
-        return images.to(torch.float32).sub_(mean).div_(std)
+        return images.float().sub_(mean).div_(std)
 
-    def denormalize(self, images: Tensor) -> Tensor:
+    def denormalize(self, images: "Tensor") -> "Tensor":
         """The inverse of `normalize`: float (B, in_chans, H, W) -> uint8, clipped to 0..255."""
         mean, std = _statistics(self.mean, self.std, images.device)
-        return images.to(torch.float32).mul(std).add_(mean).round_().clamp_(0, 255).to(torch.uint8)
+        return images.float().mul(std).add_(mean).round_().clamp_(0, 255).byte()
 
     def to_dict(self) -> dict[str, Any]:
         """Primitives only: what a checkpoint or an exported file carries."""
@@ -130,12 +139,17 @@ def _without_far_ends(image: Image.Image) -> Image.Image:
     return image.crop((left, top, min(width, left + keep), min(height, top + keep)))
 
 
-def to_tensor(image: Image.Image) -> Tensor:
+def to_tensor(image: Image.Image) -> "Tensor":
     """8-bit pixels -> uint8 tensor (C, H, W) of its own memory."""
-    pixels = np.array(image)
-    if pixels.ndim == 2:
-        return torch.from_numpy(pixels).unsqueeze(0)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    import torch
+
+    return torch.from_numpy(to_array(image))
+
+
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """8-bit pixels -> uint8 (C, H, W) of its own memory."""
+    pixels: NDArray[np.uint8] = np.array(image)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def fit_channels(name: str, values: Sequence[float], in_chans: int) -> tuple[float, ...]:
@@ -153,8 +167,10 @@ def fit_channels(name: str, values: Sequence[float], in_chans: int) -> tuple[flo
 
 
 @lru_cache(maxsize=32)
-def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: "torch.device") -> "tuple[Tensor, Tensor]":
     """Mean and standard deviation in units of 0..255, each (C, 1, 1), kept on the device."""
+    import torch
+
     both = torch.tensor([mean, std], dtype=torch.float64).mul(255.0).to(torch.float32)
     on_device = both.to(device).view(2, -1, 1, 1)
     return on_device[0], on_device[1]

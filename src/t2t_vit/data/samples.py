@@ -20,7 +20,7 @@ _REPLACEMENTS = 10
 
 
 class Request(NamedTuple):
-    """The samples of one batch."""
+    """The samples of one batch, by number: i + t N is image i of N, what is drawn for it being another for each t."""
 
     epoch: int
     indices: NDArray[np.int64]
@@ -71,7 +71,7 @@ class TrainSamples(Dataset[Samples]):
 
     def _read(self, index: int, epoch: int, failures: list[Failure]) -> tuple[Image.Image | None, int]:
         """The image, or in place of a broken one another, always the same; and the index it was read from."""
-        source = index
+        source = index % len(self.images)
         for attempt in range(_REPLACEMENTS + 1):
             try:
                 return self.images.read(source), source
@@ -79,7 +79,7 @@ class TrainSamples(Dataset[Samples]):
                 failures.append(Failure(source, str(error)))
                 others = uniforms(keys(self.seed, epoch, [index], Purpose.REPLACE), attempt + 1)
                 source = int(others[0, attempt] * len(self.images))
-        return None, index
+        return None, source
 
 
 @dataclass(frozen=True)

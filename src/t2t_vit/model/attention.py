@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from t2t_vit.model.drop import Dropout
 from t2t_vit.ops.attention import attention
 from t2t_vit.ops.attention_weights import softmax_weights
 
@@ -15,7 +16,7 @@ class Attention(nn.Module):
         self.scale = (dim // heads) ** -0.5
         self._add_projections(dim)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(drop)
+        self.proj_drop = Dropout(drop)
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
         return self.proj_drop(self.proj(self.mix(tokens)))

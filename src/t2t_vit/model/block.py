@@ -12,10 +12,10 @@ class Block(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attn = attn
-        self.drop_path = DropPath(drop_path)
+        self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = mlp
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        tokens = tokens + self.drop_path1(self.attn(self.norm1(tokens)))
+        return tokens + self.drop_path2(self.mlp(self.norm2(tokens)))

@@ -26,7 +26,7 @@ class ConvolutionTokens(nn.Module):
         self.soft_split0 = convolution(in_chans, variant.token_dim, first)
         self.soft_split1 = convolution(variant.token_dim, variant.token_dim, second)
         self.project = convolution(variant.token_dim, variant.dim, third)
-        self.drop_block = DropBlock(drop_block)
+        self.drop_block1, self.drop_block2 = DropBlock(drop_block), DropBlock(drop_block)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, 224, 224)
         _, _, tokens = self.stages(images)
@@ -34,6 +34,6 @@ class ConvolutionTokens(nn.Module):
 
     def stages(self, images: Tensor) -> Stages:
         """The maps after the first and the second convolution, and the tokens."""
-        fine = self.drop_block(self.soft_split0(images))  # (B, 64, 56, 56)
-        coarse = self.drop_block(self.soft_split1(fine))  # (B, 64, 28, 28)
+        fine = self.drop_block1(self.soft_split0(images))  # (B, 64, 56, 56)
+        coarse = self.drop_block2(self.soft_split1(fine))  # (B, 64, 28, 28)
         return fine, coarse, self.project(coarse).flatten(2).transpose(1, 2)  # (B, 196, dim)

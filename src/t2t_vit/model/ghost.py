@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from t2t_vit.model.attention import Attention
+from t2t_vit.model.drop import Dropout
 from t2t_vit.model.mlp import gelu
 
 
@@ -49,12 +50,12 @@ class GhostMlp(nn.Module):
         self.fc1 = nn.Linear(dim, dim)
         self.act = gelu(approximate_gelu)
         self.fc2 = nn.Linear(3 * dim, dim)
-        self.drop = nn.Dropout(drop)
+        self.drop1, self.drop2 = Dropout(drop), Dropout(drop)
         self.cheap_operation2 = CheapOperation(dim)
         self.cheap_operation3 = CheapOperation(dim)
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
         first = self.act(self.fc1(tokens))  # (B, N, dim)
         second, third = self.act(self.cheap_operation2(first)), self.act(self.cheap_operation3(first))
-        hidden = self.drop(torch.cat([first, second, third], dim=-1))  # (B, N, 3 dim)
-        return self.drop(self.fc2(hidden))  # (B, N, dim)
+        hidden = self.drop1(torch.cat([first, second, third], dim=-1))  # (B, N, 3 dim)
+        return self.drop2(self.fc2(hidden))  # (B, N, dim)

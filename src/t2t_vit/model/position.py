@@ -45,8 +45,11 @@ def resized_table(table: Tensor, grid: Grid, new_grid: Grid) -> Tensor:
     """
     if table.shape[1] != 1 + grid[0] * grid[1]:
         raise ValueError(f"a position table of {table.shape[1]} rows is not of a grid of {grid[0]} x {grid[1]} tokens")
-    if grid == new_grid:
-        return table
+    return table if grid == new_grid else stretched_table(table, grid, new_grid)
+
+
+def stretched_table(table: Tensor, grid: Grid, new_grid: Grid) -> Tensor:
+    """As `resized_table`, without its check and its shortcut: the sides of `new_grid` may be symbols of a graph."""
     places = table[:, 1:].float().transpose(1, 2).reshape(1, table.shape[2], *grid)  # (1, dim, height, width)
     stretched = F.interpolate(places, size=new_grid, mode="bicubic").flatten(2).transpose(1, 2)
     return torch.cat([table[:, :1], stretched.to(table.dtype)], dim=1)

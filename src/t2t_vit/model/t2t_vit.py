@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from t2t_vit.model.backbone import build_blocks
 from t2t_vit.model.convolution_tokens import ConvolutionTokens
 from t2t_vit.model.default_cfg import default_cfg
+from t2t_vit.model.drop import Dropout, share_seeds
+from t2t_vit.model.freezing import Freezable
 from t2t_vit.model.head import GlobalPool, pool
 from t2t_vit.model.input import Expected, positions_for
 from t2t_vit.model.intermediates import STAGES, feature_info, forward_intermediates, taken
@@ -20,12 +22,12 @@ from t2t_vit.model.tokens_to_token import TokensToToken
 from t2t_vit.variants import Variant
 
 
-class T2TViT(nn.Module):
+class T2TViT(Freezable):
     """T2T module, class token, fixed sinusoid positions, a deep and narrow transformer, and a linear head.
 
     The names in its state dict are those of the authors' code, so their weights load strictly; what they freeze
     (`pos_embed`, the performer's `w`) is a buffer here under the same name. Methods for downstream use have timm's
-    names and meanings.
+    names and meanings. `sample_seeds` makes what is dropped in training a function of a seed a sample.
 
     Args:
         variant: the row of the table to build.
@@ -88,12 +90,13 @@ class T2TViT(nn.Module):
             )
         self.cls_token = nn.Parameter(torch.empty(1, 1, variant.dim))
         self.register_buffer("pos_embed", sinusoid_table(self.grid[0] * self.grid[1] + 1, variant.dim))
-        self.pos_drop = nn.Dropout(drop)
+        self.pos_drop = Dropout(drop)
         self.blocks = build_blocks(variant, drop, drop_path, approximate_gelu)
         self.norm: nn.Module = nn.LayerNorm(self.num_features)
         self.head: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.apply(_initialise)
+        self.sample_seeds = share_seeds(self)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, in_chans, height, width)
         return self.forward_head(self.forward_features(images))  # (B, num_classes)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from t2t_vit.model.drop import Dropout
 from t2t_vit.model.mlp import gelu
 from t2t_vit.ops.attention_weights import performer_weights
 from t2t_vit.ops.performer import draw_features, performer_attention
@@ -28,13 +29,13 @@ class TokenPerformer(nn.Module):
         self.kqv = nn.Linear(dim, 3 * token_dim)  # in this order: keys, queries, values
         self.register_buffer("w", draw_features(token_dim // 2, token_dim))
         self.proj = nn.Linear(token_dim, token_dim)
-        self.drop = nn.Dropout(drop)
+        self.drop = Dropout(drop)
         self.norm2 = nn.LayerNorm(token_dim)
         self.mlp = nn.Sequential(
             nn.Linear(token_dim, token_dim),
             gelu(approximate_gelu),
             nn.Linear(token_dim, token_dim),
-            nn.Dropout(drop),
+            Dropout(drop),
         )
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)

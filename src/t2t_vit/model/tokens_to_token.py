@@ -59,7 +59,7 @@ class TokensToToken(nn.Module):
         self.attention2 = attention(variant.token_dim * second.kernel**2)
         self.split2 = SoftSplitLayer(third)
         self.project = nn.Linear(variant.token_dim * third.kernel**2, variant.dim)
-        self.drop_block = DropBlock(drop_block)
+        self.drop_block1, self.drop_block2 = DropBlock(drop_block), DropBlock(drop_block)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, 224, 224)
         _, _, tokens = self.stages(images)
@@ -69,9 +69,9 @@ class TokensToToken(nn.Module):
         """The maps after the first and the second attention, and the tokens."""
         tokens, grid = self.split0(images)  # (B, 3136, 147)  grid 56 x 56
         tokens = self.attention1(tokens)  # (B, 3136, 64)
-        fine = self.drop_block(restructure(tokens, grid))  # (B, 64, 56, 56)
+        fine = self.drop_block1(restructure(tokens, grid))  # (B, 64, 56, 56)
         tokens, grid = self.split1(fine)  # (B, 784, 576)  grid 28 x 28
         tokens = self.attention2(tokens)  # (B, 784, 64)
-        coarse = self.drop_block(restructure(tokens, grid))  # (B, 64, 28, 28)
+        coarse = self.drop_block2(restructure(tokens, grid))  # (B, 64, 28, 28)
         tokens, grid = self.split2(coarse)  # (B, 196, 576)  grid 14 x 14
         return fine, coarse, self.project(tokens)  # (B, 196, dim)

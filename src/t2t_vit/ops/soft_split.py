@@ -1,5 +1,6 @@
 """The soft split: overlapping windows of a feature map as tokens, and the way back."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +18,29 @@ def soft_split(features: Tensor, kernel: int, stride: int, padding: int) -> Tens
     Source: arXiv 2101.11986, section 3.1, "Soft Split".
     """
     return F.unfold(features, kernel_size=kernel, stride=stride, padding=padding).transpose(1, 2)
+
+
+def soft_split_by_slices(features: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
+    """The windows of `soft_split`, made of slices alone: for graphs, where unfolding becomes gathers.
+
+    Channels vary fastest inside a token (column, row, c): see `slices_order`. Sizes may be symbols.
+
+    Args:
+        features: (B, H, W, C), channels last.
+
+    Returns:
+        (B, rows, columns, kernel * kernel * C).
+    """
+    padded = F.pad(features, (0, 0, padding, padding, padding, padding))
+    # From the i-th pixel to as many before the end as a window still needs.
+    steps = [slice(i, (i - kernel + 1) or None, stride) for i in range(kernel)]
+    rows = torch.cat([padded[:, step] for step in steps], dim=3)  # (B, rows, W + 2 padding, kernel C)
+    return torch.cat([rows[:, :, step] for step in steps], dim=3)
+
+
+def slices_order(channels: int, kernel: int) -> Tensor:
+    """Which channel of a token of `soft_split` stands at each place of one of `soft_split_by_slices`: (C k k,)."""
+    return torch.arange(channels * kernel**2).view(channels, kernel, kernel).permute(2, 1, 0).flatten()
 
 
 def inverse_soft_split(

@@ -1,0 +1,59 @@
+"""Parts of a network that are not trained."""
+
+from typing import Any, Self
+
+from torch import nn
+
+from t2t_vit.errors import UserError
+
+
+class Freezable(nn.Module):
+    """A network with `tokens_to_token`, `cls_token`, `pos_drop`, `blocks` and `norm`, the first of which may be frozen.
+
+    What is frozen gets no gradient and stays in eval mode, without dropout: an image has the same features in every
+    pass, those that the weights were trained to give.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen: list[nn.Module] = []
+
+    def freeze(self, what: str) -> None:
+        """Train `what` no more, and everything else.
+
+        Args:
+            what: "tokens": the T2T module and the class token; a number N: also the first N of `blocks`;
+                "backbone": all but the head; "": nothing is frozen.
+
+        Raises:
+            UserError: there are fewer blocks, or it is none of these.
+        """
+        self._frozen = self._named(what)
+        self.requires_grad_(True)
+        for module in self._frozen:
+            module.requires_grad_(False)
+        self.get_parameter("cls_token").requires_grad_(not self._frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but for what is frozen."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def _named(self, what: str) -> list[nn.Module]:
+        blocks: Any = self.get_submodule("blocks")
+        stem = [self.get_submodule("tokens_to_token"), self.get_submodule("pos_drop")]
+        match what:
+            case "":
+                return []
+            case "tokens":
+                return stem
+            case "backbone":
+                return [*stem, blocks, self.get_submodule("norm")]
+            case _ if not what.isdecimal() or int(what) < 1:
+                raise UserError(f"freeze {what!r} is not known; take tokens, backbone or a number of blocks")
+            case _ if int(what) > len(blocks):
+                raise UserError(f"freeze {what}: the network has {len(blocks)} blocks; take fewer, or backbone")
+        return [*stem, *blocks[: int(what)]]

@@ -2,11 +2,12 @@
 BIN := .venv/bin
 SETUP := bash scripts/setup.sh
 
-.PHONY: help quickstart test check bench setup clean
+.PHONY: help quickstart test test-mindspore check bench setup clean
 
 help:
 	@echo "make quickstart   train, evaluate, predict and export on the embedded images (about 5 minutes on 2 cores)"
 	@echo "make test         the tests"
+	@echo "make test-mindspore  the exports held against the real MindSpore, in .venv-mindspore (770 MB to download)"
 	@echo "make check        lint, format, types, import rules, commands of the README"
 	@echo "make bench        the speed of this machine, into benchmarks/results/"
 	@echo "make setup        only the .venv, with everything for development"
@@ -22,6 +23,10 @@ setup:
 test: setup
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
+test-mindspore: setup
+	@bash scripts/setup_mindspore.sh
+	@T2T_VIT_MINDSPORE_PYTHON=$(CURDIR)/.venv-mindspore/bin/python $(BIN)/python -m pytest -n 2 tests/conformance $(ARGS)
+
 check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -32,4 +37,4 @@ bench: setup
 	@$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist runs/quickstart src/*.egg-info
+	rm -rf .venv .venv-mindspore .mypy_cache .ruff_cache .pytest_cache build dist runs/quickstart src/*.egg-info

@@ -6,6 +6,7 @@ if [[ -d $root/.venv ]]; then
     python -c "$has_torch" &>/dev/null && found=0 || found=$?
     [[ $found != 1 && $found != 127 ]] || PATH=$root/.venv/bin:$PATH  # 1: no torch, 127: no python
 fi
+trap 'exit 143' TERM; trap 'exit 138' USR1  # before exec; python has its own
 first='' extra=()
 declare -A value=()
 

@@ -11,4 +11,6 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > count ? cores / count : 1))
 [[ -z ${value[checkpoint]-} ]] || extra=(--pretrained "${value[checkpoint]}" --exclude_epoch_state False "${extra[@]}")
 # A mistake on the line or in the file is said once, here, and not by every process with torchrun's traceback.
 python "$root/train.py" --config_path "$first" "${extra[@]}" --print_config >/dev/null
-exec torchrun --standalone --nproc_per_node "$count" "$root/train.py" --config_path "$first" "${extra[@]}"
+export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH}
+exec python -m t2t_vit.cli.launch --standalone --nproc_per_node "$count" \
+    "$root/train.py" --config_path "$first" "${extra[@]}"  # torchrun, with the exit code of what it starts

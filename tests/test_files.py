@@ -46,3 +46,14 @@ def test_a_folder_is_tried_without_leaving_anything(tmp_path: Path) -> None:
     for place in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         with pytest.raises(UserError, match=f"logs_root_dir {place}: cannot be written"):
             check_folder(place, "logs_root_dir")
+
+
+def test_a_full_disk_is_told_with_both_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "file.ckpt"
+    path.write_text("old")
+    with (
+        pytest.raises(UserError, match=r"it takes 1,000,000,000\.0 MB, [\d,.]+ MB are free\); what was .* is kept"),
+        atomic_write(path, size=10**15),
+    ):
+        raise OSError(28, "No space left on device")
+    assert [file.name for file in tmp_path.iterdir()] == ["file.ckpt"]

@@ -57,7 +57,12 @@ def test_commands_that_never_fail_for_the_device_fall_back_and_say_so(machine):
 
 @pytest.mark.parametrize(
     ("level", "dtype", "scales"),
-    [("O0", None, False), ("O1", torch.float16, True), ("bf16", torch.bfloat16, False)],
+    [
+        ("O0", None, False),
+        ("O1", torch.float16, True),
+        ("O2", torch.float16, True),
+        ("bf16", torch.bfloat16, False),
+    ],
 )
 def test_levels(level, dtype, scales):
     chosen = choose_precision(level, CPU, training=True)
@@ -67,8 +72,6 @@ def test_levels(level, dtype, scales):
 
 
 def test_levels_that_do_not_train_here():
-    with pytest.raises(UserError, match="O2 is not available in this version"):
-        choose_precision("O2", CPU, training=True)
     with pytest.raises(UserError, match="inference only"):
         choose_precision("O3", CPU, training=True)
     with pytest.raises(UserError, match="none of auto"):
@@ -81,10 +84,36 @@ def test_half_weights_take_float_images():
     assert model(torch.ones(1, 2)).dtype == torch.float16
 
 
+def types(model):
+    return {name: tensor.dtype for name, tensor in model.state_dict().items()}
+
+
+def test_o2_halves_weights_but_not_norms():
+    chosen = choose_precision("O2", CPU, training=False)
+    model = chosen.prepare(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.BatchNorm1d(2), nn.Linear(2, 2)).eval())
+    halves = {name for name, dtype in types(model).items() if dtype == torch.float16}
+    assert halves == {"0.weight", "0.bias", "3.weight", "3.bias"}
+    with chosen.autocast():
+        assert model(torch.ones(1, 2)).dtype == torch.float16
+
+
+def test_o2_trains_a_copy_of_the_masters():
+    chosen = choose_precision("O2", CPU, training=True)
+    masters = chosen.prepare(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    copy = chosen.working_copy(masters)
+    assert set(types(masters).values()) == {torch.float32, torch.int64}
+    assert types(copy)["0.weight"] == torch.float16
+    assert types(copy)["1.weight"] == torch.float32
+    assert copy[1].weight is not masters[1].weight
+    assert copy[1].running_mean is masters[1].running_mean
+
+
 def test_fp16_on_a_cpu_says_that_it_is_slow():
     notes: list[str] = []
-    choose_precision("O1", CPU, training=True, note=notes.append)
-    assert "ten times slower" in notes[0]
+    for level in ("O1", "O2"):
+        choose_precision(level, CPU, training=True, note=notes.append)
+    assert all("ten times slower" in note for note in notes)
+    assert [note[11:13] for note in notes] == ["O1", "O2"]
 
 
 @pytest.mark.parametrize(("has", "level"), [(True, "bf16"), (False, "O0")])

@@ -24,6 +24,7 @@ from t2t_vit.variants import VARIANTS
 
 FRACTION = Range(0, 1)
 BELOW_ONE = Range(0, 1, open_high=True)
+SHARE = Range(0, 1, open_low=True)
 POSITIVE = Range(0, open_low=True)
 COUNT = Range(1)
 LOSS_SCALE = Range(0, 1e38, open_low=True)
@@ -31,6 +32,7 @@ OR_OFF = Range(0)
 ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
 RESAMPLING = OneOf(("random", "bilinear", "bicubic", "nearest"))
+FILE_FORMATS = ("MINDIR", "ONNX", "AIR", "PT2", "AOTI", "OPENVINO", "EXECUTORCH", "TENSORRT", "SAFETENSORS", "all")
 NUMERAL = r"\d+(\.\d+)?"
 AUTO_AUGMENT = Written(
     rf"|(original|originalr|v0|v0r|3a)(-mstd{NUMERAL})?"
@@ -54,6 +56,12 @@ class Dataset:
     val_dir: str = key("validation_preprocess", "folder of the validation images, within data_url", PATH)
     train_num_samples: int = key(-1, "training images: -1 all, else a class-balanced subset", ALL_OR_COUNT)
     val_num_samples: int = key(-1, "validation images: -1 all, else a class-balanced subset", ALL_OR_COUNT)
+    val_split: float = key(0.0, "share of each class kept for validation where val_dir is missing", BELOW_ONE)
+    class_balance: str = key(
+        "none",
+        "against rare classes losing: weights in the loss, or sampling each class as often; none: as they come",
+        OneOf(("none", "weights", "sampling")),
+    )
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ class Optimizer:
     lr_gamma: float = key(0.97, "factor of multistep_lr a step, of exp_lr an epoch", Range(0, 1, open_low=True))
     momentum: float = key(0.9, "momentum of momentum and sgd", BELOW_ONE)
     weight_decay: float = key(0.05, "decay of weights; not of biases, norms and cls_token", OR_OFF)
+    layer_decay: float = key(1.0, "factor of the learning rate from each layer to the one below it", SHARE)
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,7 @@ class Training:
     max_steps: int = key(0, "end after that many optimizer steps; 0: no limit", OR_OFF)
     eval_every_epochs: int = key(1, "epochs between evaluations; 0: only at the end", OR_OFF)
     cooldown_epochs: int = key(0, "epochs at min_lr after the schedule", OR_OFF)
+    skipped_steps_limit: int = key(20, "updates in a row without a finite gradient that end the run", COUNT)
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,7 @@ class Model:
         "bf16 autocast; auto: the fastest safe one",
         OneOf(("O0", "O1", "O2", "O3", "bf16", "auto")),
     )
-    file_format: str = key("MINDIR", "format that export writes", OneOf(("MINDIR", "ONNX", "AIR")))
+    file_format: str = key("MINDIR", "format that export writes, or all", OneOf(FILE_FORMATS))
     pretrained: str = key("", "checkpoint to start from, evaluate or export", PATH)
     image_size: int | tuple[int, int] = key(224, "side, or height and width, of the network's input", Range(8, 8192))
     num_classes: int = key(0, "classes; 0: as many as the data or the checkpoint has", OR_OFF)
@@ -145,6 +155,11 @@ class Model:
     disable_approximate_gelu: bool = key(True, "True: GELU by erf; False: by tanh")
     in_chans: int = key(3, "channels of an image: 1 grey, 3 RGB, 4 RGBA", OneOf((1, 3, 4)))
     performer_drop: float = key(0.1, "dropout within the performers of the tokens-to-token module", BELOW_ONE)
+    freeze: str = key(
+        "",
+        "what is not trained: tokens (the T2T module), N (also its first N blocks), backbone (all but the head)",
+        Written(r"|tokens|backbone|[1-9]\d*", "tokens, backbone, a number of blocks, or nothing"),
+    )
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,7 @@ class Callbacks:
     )
     collect_input_data: bool = key(False, "write grids of augmented images into the summary")
     dump_graph: bool = key(False, "write the graph of the model into the summary")
+    tracker: str = key("none", "also log to wandb or mlflow", OneOf(("none", "wandb", "mlflow")))
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ def _resumes(config: Config) -> bool:
     return config.resume != "" or (config.pretrained != "" and not config.exclude_epoch_state)
 
 
+def _starts_from_weights(config: Config) -> bool:
+    return config.resume != "" or config.pretrained != ""
+
+
 def _mixes(config: Config) -> bool:
     return config.cutmix > 0 or config.mixup > 0
 
@@ -62,32 +66,22 @@ CONTRADICTIONS = (
         lambda c: len(c.std) not in (1, c.in_chans),
         "std {std} fits no image of in_chans {in_chans}; give one value, or one a channel",
     ),
-    Contradiction(
-        lambda c: c.amp_level == "O2", "amp_level O2 is not available in this version; O0, O1, bf16 and auto are"
-    ),
 )
 TRAINING_CONTRADICTIONS = (
-    Contradiction(lambda c: c.amp_level == "O3", "amp_level O3 is for inference only; train with O0, O1, bf16 or auto"),
+    Contradiction(
+        lambda c: c.amp_level == "O3", "amp_level O3 is for inference only; train with O0, O1, O2, bf16 or auto"
+    ),
     Contradiction(
         lambda c: c.start_epoch >= _total_epochs(c),
         "start_epoch {start_epoch} leaves nothing to train: epochs is {epochs} and cooldown_epochs {cooldown_epochs}",
     ),
     Contradiction(
-        lambda c: c.start_epoch > 0 and _resumes(c),
+        lambda c: c.start_epoch > 0 and _resumes(c) and c.resume != "auto",
         "start_epoch {start_epoch} contradicts a continued run, which knows its own epoch; leave start_epoch out",
     ),
     Contradiction(
         lambda c: c.resume != "" and c.pretrained != "" and not c.exclude_epoch_state,
         "resume and pretrained (with exclude_epoch_state False) both name a run to continue; leave one of them out",
-    ),
-    Contradiction(
-        lambda c: c.resume != "",
-        "resume is not available in this version; pretrained starts from the weights of a checkpoint",
-    ),
-    Contradiction(
-        _resumes,
-        "exclude_epoch_state False (to continue the run of pretrained) is not available in this version; True starts "
-        "from its weights",
     ),
 )
 
@@ -136,7 +130,11 @@ INACTIVE = (
     Inactive(("ema_decay",), lambda c: not c.with_ema, "with_ema is False"),
     Inactive(("loss_scale", "is_dynamic_loss_scale"), lambda c: not _loss_is_scaled(c), "amp_level is {amp_level}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
-    Inactive(("train_dir", "val_dir"), _in_memory, "dataset is {dataset}"),
+    Inactive(("train_dir", "val_dir", "val_split"), _in_memory, "dataset is {dataset}"),
+    Inactive(
+        ("layer_decay", "drop_path"), lambda c: c.freeze == "backbone", "freeze is backbone: the head alone learns"
+    ),
+    Inactive(("drop_block", "performer_drop"), lambda c: c.freeze != "", "freeze is {freeze}"),
     Inactive(("performer_drop",), lambda c: find_variant(c.arch).tokens != "performer", "{arch} has no performer"),
     Inactive(("device_id", "dataset_sink_mode"), lambda c: c.device_target == "CPU", "the device is the CPU"),
     Inactive(
@@ -147,6 +145,14 @@ INACTIVE = (
 )
 
 REMARKS = (
+    Contradiction(
+        lambda c: c.layer_decay < 1 and not _starts_from_weights(c),
+        "layer_decay {layer_decay} is for trained weights: name them with pretrained, or leave layer_decay at 1",
+    ),
+    Contradiction(
+        lambda c: c.freeze != "" and not _starts_from_weights(c),
+        "freeze {freeze} without pretrained: what is frozen stays as it was initialised and knows nothing",
+    ),
     Contradiction(
         lambda c: c.min_lr > c.base_lr,
         "min_lr {min_lr} is above base_lr {base_lr}: after warm-up the learning rate stays at min_lr",

@@ -1,9 +1,11 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,10 +13,11 @@ from t2t_vit.errors import UserError
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[Any]]:
     """Open a file beside `path` for writing; it takes the place of `path` only when the block ends well.
 
-    The new content is flushed to the disk before the rename, so a crash or a full disk leaves the old file.
+    The new content is flushed to the disk before the rename, so a crash or a full disk leaves the old file. `size`, in
+    bytes, where it is known, is told beside what is free when the disk is full.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
@@ -36,10 +39,18 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     except BaseException as error:
         Path(beside).unlink(missing_ok=True)
         if isinstance(error, OSError):
+            room = _room(path.parent, size) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise UserError(
-                f"{path}: could not be written ({error.strerror}); what was there before is kept"
+                f"{path}: could not be written ({error.strerror}{room}); what was there before is kept"
             ) from error
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the halves of files that `atomic_write` left in `folder` when its process was killed."""
+    for beside in folder.glob(".*.part"):
+        with suppress(OSError):
+            beside.unlink()
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -56,6 +67,12 @@ def check_folder(folder: Path, key: str) -> None:
         raise UserError(f"{key} {folder}: cannot be written ({error.strerror}); name a folder that can be") from error
 
 
+def _room(folder: Path, size: int) -> str:
+    """What a file takes, and what its disk has."""
+    free = shutil.disk_usage(folder).free
+    return f": it takes {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free" if size > free else ""
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -65,6 +82,7 @@ def _umask() -> int:
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with suppress(OSError):  # some network file systems do not flush folders
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

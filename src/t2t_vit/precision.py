@@ -6,6 +6,7 @@ command line, and say through `note` what the user would otherwise have to guess
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -17,6 +18,7 @@ from t2t_vit.errors import UserError
 Note = Callable[[str], None]
 
 DEVICE_TARGETS = ("auto", "GPU", "CPU", "Ascend")
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 AMP_LEVELS = ("auto", "O0", "O1", "O2", "O3", "bf16")
 
 
@@ -79,17 +81,21 @@ def _numbered(kind: str, device_id: int, count: int) -> torch.device:
 class Precision:
     """The numbers a job computes in.
 
-    name            O0, O1, bf16 or O3: what `amp_level` came to, for the output
+    name            O0, O1, O2, bf16 or O3: what `amp_level` came to, for the output
     autocast_dtype  what matrix products run in; None: what the weights are in
     weights_dtype   what the weights are held in
+    keeps_norms     but for the weights of norms and for buffers, which stay in float32
     scales_loss     fp16 gradients underflow, so the loss is scaled up before the backward pass
+    has_masters     the weights above are a working copy's; the network itself, which is saved, stays in float32
     """
 
     name: str
     device: torch.device
     autocast_dtype: torch.dtype | None = None
     weights_dtype: torch.dtype = torch.float32
+    keeps_norms: bool = False
     scales_loss: bool = False
+    has_masters: bool = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context a forward pass runs in."""
@@ -98,9 +104,22 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """`model` on the device with its weights in `weights_dtype`; it then takes float32 images still."""
-        model.to(self.device, self.weights_dtype)
-        if self.weights_dtype is not torch.float32:
+        """`model` on the device with its weights in `weights_dtype`, or as masters; it takes float32 images still."""
+        model.to(self.device)
+        return model if self.has_masters else self._cast(model)
+
+    def working_copy(self, masters: nn.Module) -> nn.Module:
+        """What trains in place of `masters`: their copy with its weights in `weights_dtype`, and the same buffers."""
+        return self._cast(deepcopy(masters, {id(buffer): buffer for buffer in masters.buffers()}))
+
+    def _cast(self, model: nn.Module) -> nn.Module:
+        if self.keeps_norms:
+            for module in model.modules():
+                if not isinstance(module, NORMS):
+                    for parameter in module.parameters(recurse=False):
+                        parameter.data = parameter.data.to(self.weights_dtype)
+        elif self.weights_dtype is not torch.float32:
+            model.to(self.weights_dtype)
             model.register_forward_pre_hook(self._cast_images)
         return model
 
@@ -111,27 +130,29 @@ class Precision:
 def choose_precision(amp_level: str, device: torch.device, *, training: bool, note: Note | None = None) -> Precision:
     """The precision that `amp_level` means on `device`.
 
-    O0: float32 everywhere. O1: autocast to float16, with loss scaling in training. bf16: autocast to bfloat16.
+    O0: float32 everywhere. O1: autocast to float16, with loss scaling in training. O2: the same with weights in
+    float16, but for norms; in training the optimizer keeps masters in float32. bf16: autocast to bfloat16.
     O3: weights and arithmetic in float16, for inference only. auto: the fastest safe one here: bf16 where the
     hardware multiplies it, else O1 on an accelerator, else O0.
 
     Raises:
-        UserError: an unknown level, O2, or O3 in training.
+        UserError: an unknown level, or O3 in training.
     """
     if amp_level not in AMP_LEVELS:
         raise UserError(f"amp_level: {amp_level!r} is none of {', '.join(AMP_LEVELS)}")
-    if amp_level == "O2":
-        raise UserError("amp_level: O2 is not available in this version; use O1, bf16 or auto")
     if amp_level == "O3" and training:
-        raise UserError("amp_level: O3 is for inference only (float16 weights do not train); use O1, bf16 or auto")
+        raise UserError("amp_level: O3 is for inference only (it keeps no float32 masters); use O1, O2, bf16 or auto")
     level = _fastest_safe(device) if amp_level == "auto" else amp_level
-    if level in {"O1", "O3"} and device.type == "cpu" and note is not None:
+    if level in {"O1", "O2", "O3"} and device.type == "cpu" and note is not None:
         note(
             f"amp_level: {level} computes in float16, which CPUs do up to ten times slower than float32; "
             "bf16 or O0 are faster"
         )
     if level == "O1":
         return Precision("O1", device, autocast_dtype=torch.float16, scales_loss=training)
+    if level == "O2":
+        half = torch.float16
+        return Precision("O2", device, half, half, keeps_norms=True, scales_loss=training, has_masters=training)
     if level == "bf16":
         return Precision("bf16", device, autocast_dtype=torch.bfloat16)
     if level == "O3":

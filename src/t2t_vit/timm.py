@@ -15,7 +15,7 @@ from torch import Tensor
 from t2t_vit.model import T2TViT
 from t2t_vit.model.attention import Attention
 from t2t_vit.model.default_cfg import default_cfg
-from t2t_vit.model.drop import DropBlock, DropPath
+from t2t_vit.model.drop import DropBlock, Dropout, DropPath
 from t2t_vit.model.head import GlobalPool
 from t2t_vit.model.input import positions_for
 from t2t_vit.model.position import PositionPolicy
@@ -106,7 +106,7 @@ def _entry_point(name: str) -> Callable[..., Any]:
 
 
 # What asks for shapes or modes while it runs stays whole when torch.fx traces a network.
-for module in (Attention, NarrowingAttention, TokenPerformer, DropPath, DropBlock):
+for module in (Attention, NarrowingAttention, TokenPerformer, Dropout, DropPath, DropBlock):
     timm.models.register_notrace_module(module)
 register_function: Any = timm.models.register_notrace_function  # untyped
 register_function(positions_for)

@@ -103,6 +103,11 @@ def moved(root: str) -> Seen:
     )
 
 
+def left(file: str) -> Seen:
+    """This file alone is there, which it was not before."""
+    return lambda plain, run: run.code == 0 and file in run.files and file not in plain.files
+
+
 def fewer(start: str, many: int, few: int) -> Seen:
     """So many checkpoints in the folder, and then so many."""
     return lambda plain, run: (plain.count(start, ".ckpt"), run.count(start, ".ckpt")) == (many, few)
@@ -120,6 +125,10 @@ ROWS = [
     Row("val_dir", "train", says("12 training and 12 validation")),
     Row("train_num_samples", 6, says("6 training and 9 validation")),
     Row("val_num_samples", 3, says("12 training and 3 validation")),
+    Row("val_split", 0.25, says("3 of 12 images"), {"val_dir": "nowhere", "val_split": 0.5}),
+    Row("val_split", 0.25, says("val_split 0.25 is of no use")),
+    Row("class_balance", "weights", loss, {"train_num_samples": 5}),
+    Row("class_balance", "sampling", loss, {"train_num_samples": 5}),
     # ===== Augmentations
     Row("auto_augment", "rand-m9-mstd0.5-inc1", loss),
     Row("aa_interpolation", "nearest", loss, {"auto_augment": "rand-m9-p1.0-n4"}),
@@ -165,6 +174,7 @@ ROWS = [
     Row("lr_gamma", 0.5, lr, {"lr_scheduler": "exp_lr"}),
     Row("momentum", 0, loss, {"optimizer": "sgd"}),
     Row("weight_decay", 5, loss),
+    Row("layer_decay", 0.5, loss),
     # ===== Network training config
     Row("epochs", 3, says("epoch 3/3")),
     Row("batch_size", 3, says("step 8/8")),
@@ -172,19 +182,25 @@ ROWS = [
     Row("accumulation_step", 3, says("step 2/2")),
     Row("is_dynamic_loss_scale", False, says("loss scale 1e.38(.|\n)*loss scale 1e.38"), {**AMP, "loss_scale": 1e38}),
     Row("loss_scale", 256, says("loss scale 256"), AMP),
+    Row(
+        "skipped_steps_limit",
+        2,
+        says("training diverged: 2 updates in a row, steps 1 to 2", 2),
+        {**AMP, "loss_scale": 1e38, "is_dynamic_loss_scale": False},
+    ),
     Row("num_parallel_workers", 999, says("num_parallel_workers 999 is cut to"), {"batch_size": 12, "max_steps": 1}),
     Row("start_epoch", 1, lambda _, run: run.column("step") == ["4", "5", "6"]),
     Row("warmup_length", 0, lr),
     Row("warmup_lr", 1e-4, lr),
     Row("use_clip_grad_norm", False, loss, {"clip_grad_norm": 0.1}),
     Row("clip_grad_norm", 0.1, loss),
-    Row("exclude_epoch_state", False, refused("exclude_epoch_state False"), {"pretrained": "CKPT"}),
+    Row("exclude_epoch_state", False, says("continuing .*start.ckpt, epoch 2, step 6"), {"pretrained": "CKPT"}),
     Row("seed", 1, loss),
     Row("with_ema", True, lambda _, run: "ema: Loss" in run.err and run.count(f"{BEST[:-4]}/ema/", ".ckpt") > 0),
     Row("ema_decay", 0.1, other("ema_loss", "epoch"), {"with_ema": True}),
     Row("pynative_mode", False, says("asks for a compiled graph, but there is no C compiler")),
     Row("dataset_sink_mode", False, says(r"without effect: dataset_sink_mode \(the device is the CPU\)")),
-    Row("resume", "auto", refused("resume")),
+    Row("resume", "auto", says("resume auto: no checkpoint .*: starting from the beginning")),
     Row("max_steps", 2, lambda _, run: run.column("step") == ["1", "2"]),
     Row(
         "eval_every_epochs", 0, lambda _, run: [bool(text) for text in run.column("val_loss", "epoch")] == [False, True]
@@ -194,9 +210,12 @@ ROWS = [
     Row("arch", "t2t_vit_7", says("t2t_vit_7 28x28"), {"max_steps": 1}),
     Row("amp_level", "bf16", loss),
     Row("amp_level", "O1", says("precision O1")),
+    Row("amp_level", "O2", loss, {"max_steps": 3}),
     Row("amp_level", "O3", refused("O3 is for inference only")),
     Row("amp_level", "auto", says(r"precision \w+"), {"amp_level": "O3"}),
     Row("file_format", "AIR", refused("AIR needs an Ascend"), {"pretrained": "CKPT"}, "export"),
+    Row("file_format", "SAFETENSORS", left("t2t_vit_quickstart.safetensors"), {"pretrained": "CKPT"}, "export"),
+    Row("file_format", "PT2", left("t2t_vit_quickstart.pt2"), {"pretrained": "CKPT"}, "export"),
     Row("file_format", "ONNX", says("without effect: file_format")),
     Row("pretrained", "CKPT", lambda plain, run: loss(plain, run) and "start.ckpt" in run.err),
     Row("image_size", "28 32", says("t2t_vit_quickstart 28x32")),
@@ -207,6 +226,9 @@ ROWS = [
     Row("disable_approximate_gelu", False, loss),
     Row("in_chans", 1, loss),
     Row("performer_drop", 0.5, loss),
+    Row("freeze", "1", loss),
+    Row("freeze", "tokens", says(r"frozen: the T2T module, [\d,]+ of [\d,]+ parameters are trained")),
+    Row("freeze", "99", refused("freeze 99: the network has 4 blocks")),
     # ===== Hardware setup
     Row("device_id", 3, says(r"without effect: device_id \(the device is the CPU\)")),
     Row("device_num", 2, refused("device_num 2 needs that many processes")),
@@ -229,6 +251,8 @@ ROWS = [
         lambda plain, run: b"inputs/augmented" in run.events and b"inputs" not in plain.events,
     ),
     Row("dump_graph", True, lambda _, run: run.count("runs/summary/", "graph.txt") == 1),
+    Row("tracker", "wandb", lambda _, run: run.count("runs/logs/", ".wandb") == 1 and "tracker: wandb" in run.err),
+    Row("tracker", "mlflow", lambda _, run: run.count("runs/logs/", "mlflow.db") == 1 and "tracker: mlflow" in run.err),
 ]
 
 

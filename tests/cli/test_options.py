@@ -117,6 +117,42 @@ def test_infer_has_data_and_its_own_options() -> None:
         parse("infer", ["--checkpoint", "a.ckpt"])
 
 
+@pytest.mark.parametrize(
+    ("line", "words", "extras", "keys"),
+    [
+        (["a", "--checkpoint", "f", "b", "--recursive", "c"], ("a", "b", "c"), {"recursive": ""}, {"pretrained": "f"}),
+        (["--top_k", "3", "--", "--a", "-"], ("--a", "-"), {"top_k": "3"}, {}),
+        (["-", "-0"], ("-",), {"null": ""}, {}),
+        (["--list", "-", "--null"], (), {"list": "-", "null": ""}, {}),
+        (["--mean", ".5", ".4", ".3", "a"], ("a",), {}, {"mean": (0.5, 0.4, 0.3)}),
+        (["a", "--workers", "0"], ("a",), {}, {"num_parallel_workers": 0}),
+        (["--resume", "a"], ("a",), {}, {"resume": "auto"}),
+        (["a", "--resume", "auto", "--workers=2"], ("a",), {}, {"resume": "auto", "num_parallel_workers": 2}),
+        (["a", "--resume"], ("a",), {}, {"resume": "auto"}),
+    ],
+)  # fmt: skip
+def test_infer_takes_words_on_all_sides(
+    line: list[str], words: tuple[str, ...], extras: dict[str, str], keys: dict[str, object]
+) -> None:
+    options = parse("infer", line)
+    assert (options.words, options.extras, options.line) == (words, extras, keys)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (["a", "-x"], "unknown option '-x'"),
+        (["a", "--list"], "--list needs a value"),
+        (["a", "--recursive=yes"], "--recursive takes no value"),
+        (["a", "--workers", "many"], "num_parallel_workers|workers"),
+        (["a", "--top-k", "3"], "did you mean '--top_k'"),
+    ],
+)
+def test_mistakes_on_the_line_of_infer(line: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        parse("infer", line)
+
+
 def test_a_checkpoint_is_required_by_name(file: Path) -> None:
     with pytest.raises(UserError, match="infer needs a checkpoint; name one with --checkpoint FILE"):
         parse("infer", ["x.png"]).required_checkpoint()

@@ -99,7 +99,7 @@ def test_fine_tuning_keeps_the_network_and_takes_the_rest_from_the_file(tmp_path
     assert (config.arch, config.in_chans, config.image_size, config.num_classes) == ("t2t_vit_7", 1, 64, 3)
     assert (config.mean, config.dataset, config.epochs) == ((0.3,), "ImageNet", 4)
     assert notes[0].startswith("a.ckpt wins over") and notes[0].endswith(": arch t2t_vit_7 (not t2t_vit_19)")
-    assert notes[1] == "taken from a.ckpt: crop_pct 1.0, mean 0.3, std 0.4"
+    assert notes[1] == "taken from a.ckpt: crop_pct 1.0, mean 0.3, std 0.4, in_chans 1"
     with pytest.raises(UserError, match="--arch t2t_vit_19 contradicts"):
         resolve(said("train", ["--pretrained", "a.ckpt", "--arch", "t2t_vit_19"], tmp_path), CHECKPOINT)
 

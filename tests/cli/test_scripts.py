@@ -1,4 +1,4 @@
-"""The shell launchers, with a stand-in for python and torchrun that prints its words."""
+"""The shell launchers, with a stand-in for python that prints its words."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ for word in "$@"; do echo "[$word]"; done
 def place(tmp_path: Path) -> Path:
     """A folder with a space in its name, to run in."""
     (tmp_path / "bin").mkdir()
-    for name, text in (("python", STAND_IN), ("torchrun", STAND_IN), ("nvidia-smi", "#!/bin/sh\nexit 9\n")):
+    for name, text in (("python", STAND_IN), ("nvidia-smi", "#!/bin/sh\nexit 9\n")):
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "a place").mkdir()
@@ -45,11 +45,11 @@ def started(place: Path, script: str, *words: str) -> tuple[str, list[str]]:
 def test_distributed_training(place: Path, script: str) -> None:
     words = "../my configs/c.yaml", "--num_devices", "2", "--device_ids", "0,3", "--checkpoint", "a b.ckpt"
     first, rest = started(place, script, *words, "--extra", "--batch_size", "48", "--data_url", "/a b")
-    assert first == "torchrun CUDA=0,3"
-    assert rest[:3] == ["--standalone", "--nproc_per_node", "2"]
-    assert rest[3:6] == [str(ROOT / "train.py"), "--config_path", "../my configs/c.yaml"]
-    assert rest[6:10] == ["--pretrained", "a b.ckpt", "--exclude_epoch_state", "False"]
-    assert rest[10:] == ["--batch_size", "48", "--data_url", "/a b"]
+    assert first == "python CUDA=0,3"
+    assert rest[:5] == ["-m", "t2t_vit.cli.launch", "--standalone", "--nproc_per_node", "2"]  # torchrun, exit code kept
+    assert rest[5:8] == [str(ROOT / "train.py"), "--config_path", "../my configs/c.yaml"]
+    assert rest[8:12] == ["--pretrained", "a b.ckpt", "--exclude_epoch_state", "False"]
+    assert rest[12:] == ["--batch_size", "48", "--data_url", "/a b"]
 
 
 def test_a_mistake_is_said_before_the_processes_start(place: Path) -> None:
@@ -64,13 +64,13 @@ def test_a_mistake_is_said_before_the_processes_start(place: Path) -> None:
     [([], "1"), (["--device_ids", "1,2,5"], "3"), (["--device_ids=4"], "1"), (["--num_devices=3"], "3")],
 )
 def test_number_of_processes(place: Path, words: list[str], count: str) -> None:
-    assert started(place, "run_distribute_train_gpu.sh", "c", *words)[1][2] == count
+    assert started(place, "run_distribute_train_gpu.sh", "c", *words)[1][4] == count
 
 
 def test_visible_gpus_are_counted(place: Path) -> None:
     smi = place.parent / "bin" / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'GPU 0: x'\necho 'GPU 1: x'\n")
-    assert started(place, "run_distribute_train_gpu.sh", "c")[1][2] == "2"
+    assert started(place, "run_distribute_train_gpu.sh", "c")[1][4] == "2"
 
 
 @pytest.mark.parametrize("script", ["run_standalone_train_gpu.sh", "run_standalone_train.sh"])

@@ -15,9 +15,7 @@ from t2t_vit.training.journal import Journal, duration
 from t2t_vit.training.progress import LiveBar
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
-from t2t_vit.training.window import Window
-
-CPU = torch.device("cpu")
+from t2t_vit.training.window import Instruments, Window
 
 
 def metrics(loss, norm=1.0, scale=1.0):
@@ -48,7 +46,7 @@ def test_lines_and_rows(tmp_path, capsys):
     state = State(10, 2, 20)
     history = History(tmp_path)
     console = Console(tmp_path / "train.log", live=False)
-    follow(Journal(state, console, device=CPU, every=4, history=history, processes=2), state)
+    follow(Journal(state, console, instruments=Instruments(processes=2), every=4, history=history), state)
     console.close()
     lines = capsys.readouterr().err.splitlines()
     assert lines == (tmp_path / "train.log").read_text().splitlines()
@@ -71,7 +69,7 @@ def test_lines_and_rows(tmp_path, capsys):
 
 def test_no_lines_between_epochs_and_no_ema(tmp_path, capsys):
     state = State(10, 2, 20)
-    follow(Journal(state, Console(live=False), device=CPU, every=0, history=History(tmp_path)), state, with_ema=False)
+    follow(Journal(state, Console(live=False), every=0, history=History(tmp_path)), state, with_ema=False)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert "ema" not in lines[0]
@@ -80,7 +78,7 @@ def test_no_lines_between_epochs_and_no_ema(tmp_path, capsys):
 
 def test_what_was_skipped_is_said_and_left_out_of_the_mean(capsys):
     state = State(10, 1, 10)
-    journal = Journal(state, Console(live=False), device=CPU, every=4)
+    journal = Journal(state, Console(live=False), every=4)
     for loss, norm in ((1.0, 1.0), (math.nan, math.nan), (3.0, 2.0), (math.inf, math.inf)):
         state.step += 1
         journal.on_step(state, metrics(loss, norm, scale=512.0))
@@ -122,7 +120,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, capsys):
     for path in (tmp_path / "history.csv", tmp_path / "history.jsonl"):
         path.unlink()
         path.mkdir()
-    follow(Journal(state, console, device=CPU, every=4, history=history), state)
+    follow(Journal(state, console, every=4, history=history), state)
     assert capsys.readouterr().err.count("no more rows are kept") == 1
     console.close()
 
@@ -149,7 +147,7 @@ def test_the_bar_shows_the_numbers_and_the_lines_scroll_above(tmp_path, capsys):
     screen = io.StringIO()
     terminal = RichConsole(file=screen, force_terminal=True, width=140)
     console = Console(tmp_path / "train.log", live=True)
-    bar = LiveBar(state, console, device=CPU, interval=0.0, terminal=terminal)
+    bar = LiveBar(state, console, interval=0.0, terminal=terminal)
     console.line("a line [with brackets]")
     console.detail("only in the log")
     follow(bar, state)

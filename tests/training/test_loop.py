@@ -2,12 +2,19 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2t_vit.errors import UserError
+from t2t_vit.model.drop import SampleSeeds
+from t2t_vit.precision import choose_precision
 from t2t_vit.training.callbacks import Callback, Callbacks
+from t2t_vit.training.distributed import Processes
+from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.ema import Ema
-from t2t_vit.training.loop import Validation, step_seed, train
+from t2t_vit.training.loop import Validation, train
+from t2t_vit.training.masters import WorkingCopy
 from t2t_vit.training.optimizer import create_optimizer
+from t2t_vit.training.randomness import SampleNumbers, step_seed
 from t2t_vit.training.scaler import LossScaler
 from t2t_vit.training.schedule import Schedule
 from t2t_vit.training.state import State
@@ -153,9 +160,14 @@ class Broken:
 def test_divergence_ends_the_run_in_one_sentence(make_model, make_loader):
     model = make_model()
     record = Record()
-    with pytest.raises(UserError, match="training diverged: 20 updates in a row up to step 20"):
-        run(model, Broken(make_loader(batches=50)), State.begin(50, epochs=2), callbacks=(record,))
-    assert len(record.losses) == 19
+    with pytest.raises(UserError, match="training diverged: 20 updates in a row, steps 1 to 20"):
+        run(
+            model,
+            Broken(make_loader(batches=50)),
+            State.begin(50, epochs=2),
+            callbacks=(record, StopOnDivergence()),
+        )
+    assert len(record.losses) == 20
     assert record.events == ["stop 20", "close"]
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
@@ -192,3 +204,39 @@ def test_waiting_for_data_is_measured(make_model, make_loader):
     state = State.begin(4, epochs=1)
     run(make_model(), loader, state)
     assert 0.08 <= state.clock.waiting <= state.clock.training <= state.clock.elapsed
+
+
+class Reads(TorchDispatchMode):
+    """At which update the host read a number from a tensor, which on an accelerator waits for it."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.state, self.at = state, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.at.add(self.state.step)
+        return func(*args, **(kwargs or {}))
+
+
+def test_between_log_lines_the_host_reads_nothing(make_model, make_loader):
+    """With an average, clipping, a dynamic scale and half weights, beside something that logs every fifth."""
+    cpu = torch.device("cpu")
+    model, loader = make_model(), make_loader(batches=24)
+    state = State.begin(24, accumulation=2, epochs=1)
+    precision = choose_precision("O2", cpu, training=True)
+    copy = WorkingCopy(model, precision.working_copy(model))
+    step = TrainStep(
+        copy.module, create_optimizer(model, "adamw", lr=0.01), scaler=LossScaler(cpu, 64.0, dynamic=True), copy=copy,
+        accumulation=2, clip_norm=1.0, ema=Ema(model, 0.9), autocast=precision.autocast, mean=Processes(count=1).mean,
+        numbers=SampleNumbers(SampleSeeds().set),
+    )  # fmt: skip
+
+    class EveryFifth(Callback):
+        def on_step(self, state, metrics):
+            if state.step % 5 == 0:
+                metrics.loss.item()
+
+    with Reads(state) as reads:
+        train(step, loader, Schedule("constant_lr", 0.01, 1, 12), state, callbacks=[EveryFifth()])
+    assert reads.at == {5, 10}

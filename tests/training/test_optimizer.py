@@ -74,3 +74,64 @@ def test_set_lr_reaches_every_group(make_model):
     optimizer.param_groups[0]["lr_scale"] = 0.5
     assert set_lr(optimizer, 0.2) == 0.2
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+
+
+SCALES = {"cls_token": 0.25, "hidden": 0.5, "norm": 0.5, "head": 1.0}
+
+
+def scales_of(model):
+    return {name: SCALES[name.partition(".")[0]] for name, _ in model.named_parameters()}
+
+
+def test_groups_of_equal_rate_and_decay(make_model):
+    model = make_model()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, 0.05, scales_of(model))
+    found = [(g["lr_scale"], g["weight_decay"], {names[id(p)] for p in g["params"]}) for g in groups]
+    assert found == [
+        (0.25, 0.0, {"cls_token"}),
+        (0.5, 0.05, {"hidden.weight"}),
+        (0.5, 0.0, {"hidden.bias", "norm.weight", "norm.bias"}),
+        (1.0, 0.05, {"head.weight"}),
+        (1.0, 0.0, {"head.bias"}),
+    ]
+
+
+def test_a_group_steps_with_its_own_rate(make_model):
+    model = make_model()
+    optimizer = create_optimizer(model, "momentum", lr=0.1, momentum=0.0, lr_scales=scales_of(model))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in trainable(optimizer):
+        parameter.grad = torch.ones_like(parameter)
+    set_lr(optimizer, 0.2)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        moved = (before[name] - parameter).mean().item()
+        assert moved == pytest.approx(0.2 * SCALES[name.partition(".")[0]], rel=1e-4), name
+
+
+@pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
+def test_every_optimizer_keeps_the_scales_and_gives_them_back(make_model):
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    names = ["adamw", "momentum", "sgd", *(n for n in list_optimizers() if not get_optimizer_info(n).second_order)]
+    missing = []
+    for name in names:
+        model, fresh = make_model(), make_model()
+        try:
+            optimizer = create_optimizer(model, name, lr=0.1, weight_decay=0.05, lr_scales=scales_of(model))
+        except UserError as error:
+            assert "timm cannot create" in str(error), name
+            missing.append(name)
+            continue
+        set_lr(optimizer, 0.01)
+        for parameter in trainable(optimizer):
+            parameter.grad = torch.full_like(parameter, 0.5)
+        optimizer.step()
+        scales = [group["lr_scale"] for group in optimizer.param_groups]
+        assert {0.25, 0.5, 1.0} == set(scales), name
+        assert [group["lr"] for group in optimizer.param_groups] == [0.01 * scale for scale in scales], name
+        again = create_optimizer(fresh, name, lr=0.1, weight_decay=0.05, lr_scales=scales_of(fresh))
+        again.load_state_dict(optimizer.state_dict())
+        assert [group["lr_scale"] for group in again.param_groups] == scales, name
+    assert all(name.startswith(("bnb", "fused")) for name in missing)  # bitsandbytes and apex are not there

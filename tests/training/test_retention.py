@@ -27,7 +27,7 @@ def trained(make_model, make_loader):
     images, targets = next(make_loader().epoch(0))
     torch.nn.functional.cross_entropy(model(images), targets).backward()
     optimizer.step()
-    ema.update()
+    ema.update(torch.tensor(True))
     return Trained(model, optimizer, LossScaler(torch.device("cpu"), 8.0, dynamic=True), ema)
 
 
@@ -162,7 +162,10 @@ def test_the_lists_go_on_and_forget_files_that_are_gone(tmp_path, make):
     first.on_epoch(evaluated(1, 0.9))
     first.on_epoch(evaluated(2, 0.8))
     (tmp_path / "best" / "toy-1_1.ckpt").unlink()
-    again, _ = make(best_num=2, best={name: ranked.entries for name, ranked in first.best.items()})
+    first.on_end(at(2))
+    path = first.kept[-1]
+    again, _ = make(best_num=2)
+    again.go_on(torch.load(path, weights_only=True), path, at(2))
     again.on_epoch(evaluated(3, 0.7))
     assert names(tmp_path / "best") == ["toy-1_2.ckpt", "toy-1_3.ckpt"]
 
@@ -183,7 +186,8 @@ def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, make, monkeypat
     with pytest.raises(UserError, match="No space left"):  # at the end: an error
         checkpoints.on_end(at(5))
     assert path.read_bytes() == before
-    assert sorted(file.name for file in (tmp_path / "ckpt").iterdir()) == ["toy-1_5.ckpt", "toy-1_5.yaml"]
+    assert sorted(file.name for file in (tmp_path / "ckpt").glob("toy*")) == ["toy-1_5.ckpt", "toy-1_5.yaml"]
+    assert not list((tmp_path / "ckpt").glob(".*"))
 
 
 def test_a_best_one_that_cannot_be_written_keeps_those_it_would_replace(tmp_path, make, monkeypatch):
@@ -215,3 +219,14 @@ def test_a_stop_by_a_mistake_saves_what_there_is(make):
     assert "toy-1_4.ckpt" in notes[-1]
     checkpoints.on_stop(at(5), False)
     assert len(checkpoints.kept) == 1, "Ctrl-C may have left half an update"
+
+
+def test_of_several_places_all_or_none(tmp_path):
+    """A disk that fills between two best lists keeps no file that no list names."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "old.ckpt").write_bytes(b"old")
+    paths = [tmp_path / "raw" / "new.ckpt", tmp_path / "raw" / "old.ckpt", tmp_path / "file" / "new.ckpt"]
+    with pytest.raises(UserError):
+        write_checkpoint(paths, {"model": {}}, "seed: 0")
+    assert sorted(file.name for file in (tmp_path / "raw").iterdir()) == ["old.ckpt"]

@@ -43,6 +43,26 @@ def test_exponential_and_constant():
     assert make("constant_lr")(49) == BASE
 
 
+@pytest.mark.parametrize("warmup_length", [0, 0.5, 2, 3.7])
+@pytest.mark.parametrize("updates", [1, 7])
+@pytest.mark.parametrize("name", ["cosine_lr", "multistep_lr", "exp_lr", "constant_lr"])
+def test_every_step_is_the_closed_form(name, updates, warmup_length):
+    """The formulas of the schedules, written out once more, at every step of warm-up, run and cooldown."""
+    schedule = make(name, updates_per_epoch=updates, warmup_length=warmup_length, lr_adjust=1.5, lr_gamma=0.2)
+    for step in range(13 * updates):
+        epoch = step / updates
+        elapsed = epoch - warmup_length
+        closed = {
+            "cosine_lr": LOW + (BASE - LOW) * (1 + math.cos(math.pi * elapsed / (10 - warmup_length))) / 2,
+            "multistep_lr": max(LOW, BASE * 0.2 ** math.floor(elapsed / 1.5)),
+            "exp_lr": max(LOW, BASE * 0.2**elapsed),
+            "constant_lr": BASE,
+        }[name]
+        if epoch < warmup_length:
+            closed = WARM + (BASE - WARM) * epoch / warmup_length
+        assert schedule(step) == pytest.approx(LOW if epoch >= 10 else closed, rel=1e-12)
+
+
 def test_never_below_min_lr_after_warm_up_and_at_it_in_the_cooldown():
     steep = make("exp_lr", lr_gamma=0.1)
     assert min(steep(step) for step in range(10, 60)) == LOW

@@ -8,9 +8,12 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from t2t_vit.precision import choose_precision
 from t2t_vit.training.ema import Ema
+from t2t_vit.training.masters import WorkingCopy
 from t2t_vit.training.optimizer import create_optimizer
-from t2t_vit.training.scaler import LossScaler
+from t2t_vit.training.randomness import SampleNumbers, step_seed
+from t2t_vit.training.scaler import LARGEST, LossScaler
 from t2t_vit.training.step import TrainStep
 
 CPU = torch.device("cpu")
@@ -193,6 +196,73 @@ def test_the_average_follows_after_each_step(make_model, make_loader):
     assert not ema.module.training
 
 
+def test_a_skipped_update_does_not_move_the_average(make_model, make_loader):
+    model = make_model()
+    ema = Ema(model, 0.5)
+    step = make_step(model, ema=ema)
+    first, second = make_loader(batches=2).epoch(0)
+    step([first])
+    before = weights(ema.module)
+    assert not torch.equal(before["head.weight"], model.head.weight)
+    step([(second[0] * math.nan, second[1])])
+    assert_close(before, weights(ema.module), rtol=0, atol=0)
+    step([second])
+    assert not torch.equal(before["head.weight"], ema.module.head.weight)
+
+
+def test_half_weights_learn_like_whole_ones(make_model, make_loader):
+    """O2 beside O0: the masters go the same way, the copy is theirs rounded, and norms stay whole."""
+    losses, models = [], []
+    for level in ("O0", "O2"):
+        precision = choose_precision(level, CPU, training=True)
+        model = precision.prepare(make_model())
+        copy = WorkingCopy(model, precision.working_copy(model)) if precision.has_masters else None
+        step = TrainStep(
+            copy.module if copy else model, create_optimizer(model, "adamw", lr=0.01), copy=copy, clip_norm=1.0,
+            scaler=LossScaler(CPU, 1024.0, dynamic=True) if precision.scales_loss else LossScaler(CPU),
+            autocast=precision.autocast, ema=Ema(model, 0.9), accumulation=2,
+        )  # fmt: skip
+        batches = make_loader(batches=60, batch_size=32).epoch(0)
+        losses.append([step(islice(batches, 2)).loss.item() for _ in range(30)])
+        models.append(model)
+    assert losses[1] == pytest.approx(losses[0], abs=0.02)
+    assert losses[1] != losses[0]
+    assert losses[1][-1] < 0.6 * losses[1][0]
+    assert {weight.dtype for weight in weights(models[1]).values()} == {torch.float32}
+    assert_close(weights(models[0]), weights(models[1]), rtol=0.1, atol=0.02)
+    assert copy.module.head.weight.dtype == torch.float16
+    assert copy.module.norm.weight.dtype == torch.float32
+    assert copy.module.seen is model.seen
+
+
+def test_half_weights_skip_and_recover(make_model, make_loader):
+    precision = choose_precision("O2", CPU, training=True)
+    model = make_model()
+    copy = WorkingCopy(model, precision.working_copy(model))
+    step = TrainStep(
+        copy.module, create_optimizer(model, "adamw", lr=0.01), copy=copy, autocast=precision.autocast,
+        scaler=LossScaler(CPU, 2.0**30, dynamic=True),
+    )  # fmt: skip
+    before = weights(model)
+    first, *rest = make_loader(batches=30).epoch(0)
+    assert step([first]).skipped
+    assert_close(before, weights(model), rtol=0, atol=0)
+    assert not all(step([batch]).skipped for batch in rest)
+
+
+def test_the_network_is_told_which_samples_come(make_model, make_loader):
+    told = []
+    step = make_step(
+        make_model(), accumulation=2, numbers=SampleNumbers(lambda seeds: told.append(seeds.tolist()), seed=3, rank=1)
+    )
+    step(make_loader(batches=2, batch_size=4).epoch(0), 7)
+    for part, seeds in enumerate(told):
+        assert seeds == [(step_seed(3, 7, part) >> 1) + 4 + place for place in range(4)]
+    together = []
+    SampleNumbers(together.append, seed=3)(torch.zeros(8, 1), 7, 0)
+    assert together[0].tolist()[4:] == told[0]
+
+
 def test_a_dynamic_scale_halves_doubles_and_has_a_floor():
     scaler = LossScaler(CPU, 4.0, dynamic=True, growth_interval=2)
     good, bad = torch.tensor(True), torch.tensor(False)
@@ -201,6 +271,12 @@ def test_a_dynamic_scale_halves_doubles_and_has_a_floor():
         scaler.update(finite)
         scales.append(scaler.scale.item())
     assert scales == [4, 8, 8, 4, 4, 8, 4, 2, 1, 1, 1]
+    low = LossScaler(CPU, 0.5, dynamic=True)
+    low.update(bad)
+    assert low.scale == 0.5
+    high = LossScaler(CPU, LARGEST, dynamic=True, growth_interval=1)
+    high.update(good)
+    assert high.scale == LARGEST
     other = LossScaler(CPU, 1.0, dynamic=True)
     other.load_state_dict(scaler.state_dict())
     assert other.scale == 1

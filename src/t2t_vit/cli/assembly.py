@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
-from torch import nn
+from torch.nn.functional import cross_entropy
 
-from t2t_vit.config import Config
+from t2t_vit.config import KEYS, Config
 from t2t_vit.config_rules import image_size_of
+from t2t_vit.config_values import default_of
 from t2t_vit.data.batch_transform import BatchTransform
 from t2t_vit.data.erasing import RandomErasing
 from t2t_vit.data.images import ImageSet, check_class_count
@@ -17,11 +19,17 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.training.distributed import Processes
+from t2t_vit.training.loss import WeightedCrossEntropy
 from t2t_vit.training.optimizer import create_optimizer
 from t2t_vit.training.schedule import Schedule
 from t2t_vit.training.state import State
+from t2t_vit.training.step import Loss
 
 Note = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    """For those who have nobody to tell."""
 
 
 def preprocessing_of(config: Config) -> Preprocessing:
@@ -29,34 +37,39 @@ def preprocessing_of(config: Config) -> Preprocessing:
     return Preprocessing(image_size_of(config), config.crop_pct, config.mean, config.std, config.in_chans)
 
 
-def training_images(config: Config) -> tuple[ImageSet, ImageSet]:
+def training_images(config: Config, note: Note) -> tuple[ImageSet, ImageSet]:
     """The training and the validation images, whose classes agree with each other and with `num_classes`."""
     train, val = open_training_images(
         dataset=config.dataset,
         data_url=config.data_url,
-        train_dir=config.train_dir,
-        val_dir=config.val_dir,
+        train_dir=_unless_default(config, "train_dir"),
+        val_dir=_unless_default(config, "val_dir"),
+        val_split=config.val_split,
         in_chans=config.in_chans,
         train_num_samples=config.train_num_samples,
         val_num_samples=config.val_num_samples,
         seed=config.seed,
+        note=note,
     )
-    check_class_count(train, config.num_classes, _where(config, config.train_dir))
+    check_class_count(train, config.num_classes, _where(config))
     return train, val
 
 
-def validation_images(config: Config) -> ImageSet:
+def validation_images(config: Config, note: Note = _silent) -> ImageSet:
     """The validation images, of as many classes as `num_classes` says."""
     images = open_images(
         "val",
         dataset=config.dataset,
         data_url=config.data_url,
-        val_dir=config.val_dir,
+        train_dir=_unless_default(config, "train_dir"),
+        val_dir=_unless_default(config, "val_dir"),
+        val_split=config.val_split,
         in_chans=config.in_chans,
         num_samples=config.val_num_samples,
         seed=config.seed,
+        note=note,
     )
-    check_class_count(images, config.num_classes, _where(config, config.val_dir))
+    check_class_count(images, config.num_classes, _where(config))
     return images
 
 
@@ -95,6 +108,7 @@ def train_loader(
         transform,
         batch_transform,
         batch_size=config.batch_size,
+        balanced=config.class_balance == "sampling",
         workers=config.num_parallel_workers,
         rank=processes.rank,
         world=processes.count,
@@ -127,9 +141,9 @@ def eval_loader(
 
 
 def network(config: Config, num_classes: int) -> T2TViT:
-    """The network, initialised by `seed`."""
+    """The network, initialised by `seed`, what `freeze` names not to be trained."""
     torch.manual_seed(config.seed)
-    return create_model(
+    model = create_model(
         config.arch,
         num_classes=num_classes,
         in_chans=config.in_chans,
@@ -140,10 +154,12 @@ def network(config: Config, num_classes: int) -> T2TViT:
         performer_drop=config.performer_drop,
         approximate_gelu=not config.disable_approximate_gelu,
     )
+    model.freeze(config.freeze)
+    return model
 
 
-def optimizer_of(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over the model's parameter groups."""
+def optimizer_of(config: Config, model: T2TViT) -> torch.optim.Optimizer:
+    """The optimizer over the model's parameter groups; with `layer_decay`, two a layer."""
     return create_optimizer(
         model,
         config.optimizer,
@@ -152,7 +168,25 @@ def optimizer_of(config: Config, model: nn.Module) -> torch.optim.Optimizer:
         betas=config.beta,
         eps=config.eps,
         momentum=config.momentum,
+        lr_scales=layer_scales(model, config.layer_decay) if config.layer_decay < 1 else None,
     )
+
+
+def layer_scales(model: T2TViT, decay: float) -> dict[str, float]:
+    """Parameter name -> factor of the learning rate: decay^(L - 1 - i) for layer i of L, 1 for the head.
+
+    Layers are those of `T2TViT.layer_groups`. Source: Clark et al. 2020 (ELECTRA), Bao et al. 2021 (BEiT).
+    """
+    layers = model.layer_groups()
+    return {name: decay ** (len(layers) - 1 - i) for i, names in enumerate(layers) for name in names}
+
+
+def loss_of(config: Config, images: ImageSet, device: torch.device) -> Loss:
+    """What is minimised: cross-entropy, of rare classes more where `class_balance` says so."""
+    if config.class_balance != "weights":
+        return cross_entropy
+    counts = torch.from_numpy(np.bincount(images.targets, minlength=len(images.classes)))
+    return WeightedCrossEntropy(counts.to(device), config.label_smoothing)
 
 
 def schedule_of(config: Config, state: State) -> Schedule:
@@ -176,5 +210,11 @@ def some_images(images: ImageSet, count: int) -> Sequence[int]:
     return range(0, len(images), step)[:count]
 
 
-def _where(config: Config, folder: str) -> str:
-    return f"{config.data_url}/{folder}" if config.dataset == "ImageNet" else config.dataset
+def _where(config: Config) -> str:
+    return config.data_url if config.dataset == "ImageNet" else config.dataset
+
+
+def _unless_default(config: Config, name: str) -> str | None:
+    """The folder's name where somebody chose one; else None, for which the usual names are tried."""
+    value: str = getattr(config, name)
+    return None if value == default_of(KEYS[name]) else value

@@ -10,13 +10,15 @@ DATASET_KEYS = frozenset(SECTIONS["Dataset"])
 TRAVELLING_KEYS = frozenset(
     "arch num_classes image_size in_chans disable_approximate_gelu crop_pct mean std".split()  # noqa: SIM905
 )
+# Which images a checkpoint is measured on; train_dir, because a share of it may be kept for validation.
+VALIDATION_KEYS = DATASET_KEYS - {"train_num_samples", "class_balance"} | {"seed"}
 DEVICE_KEYS = frozenset({"device_id", "device_target", "amp_level", "pynative_mode"})
 TRAIN_KEYS = frozenset(KEYS) - {"file_format"}
 EVAL_KEYS = (
     TRAVELLING_KEYS
     | DEVICE_KEYS
-    | (DATASET_KEYS - {"train_dir", "train_num_samples"})
-    | {"pretrained", "batch_size", "num_parallel_workers", "seed", "device_num", "dataset_sink_mode"}
+    | VALIDATION_KEYS
+    | {"pretrained", "batch_size", "num_parallel_workers", "device_num", "dataset_sink_mode"}
 )
 
 
@@ -27,12 +29,35 @@ class Extra:
     name: str
     meaning: str
     metavar: str = ""  # empty: a flag, which takes no value
+    short: str = ""  # another spelling, of a command that takes `several` words
 
 
 CONFIG = Extra("config", "YAML file, or the name of a shipped one", "FILE")
 CONFIG_PATH = Extra("config_path", "the same as --config", "FILE")
 PRINT_CONFIG = Extra("print_config", "print the resolved configuration as YAML and end")
 COMMON = (CONFIG, CONFIG_PATH, PRINT_CONFIG)
+NATIVE = Extra("allow_native_code", "run an exported file that holds compiled code: only one that you trust")
+INFER = (
+    Extra("output", "file of the predictions (default: predictions.json, or of --format's ending)", "FILE"),
+    Extra("format", "json, jsonl, csv or parquet (default: by the ending of the output, else json)", "NAME"),
+    Extra(
+        "top_k", "write that many classes an image, with names and probabilities (default: the best's number)", "INT"
+    ),
+    Extra("recursive", "search the folders below DATA, too"),
+    Extra("list", "read paths of images from this file, one a line; -, here or as DATA, is standard input", "FILE"),
+    Extra("null", "NUL ends a path of a list, as find -print0 writes them (also: -0)", short="-0"),
+    Extra("errors", "write bad images with their reasons there (default: OUTPUT.errors.jsonl)", "FILE"),
+    Extra("shard", "predict the I-th of every N images only: I/N, I from 1", "I/N"),
+    NATIVE,
+)
+EXPORT = (
+    Extra("output", "folder of the file (default: here)", "FOLDER"),
+    Extra("precision", "fp32, fp16, or int8 by calibration on real images (default: fp32)", "NAME"),
+    Extra("batch", "images that a call takes, exactly (default: any number)", "INT"),
+    Extra("dynamic_size", "take images of any size; positions are stretched inside the graph"),
+    Extra("preprocessing", "normalisation of the pixels: outside the file, or inside (default: outside)", "WHERE"),
+    Extra("calibration", "images that int8 measures the ranges on (default: 200)", "INT"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +65,9 @@ class Command:
     """One command's line.
 
     `uses` are the configuration keys that change what it does; the others are accepted. `positional` says what a word
-    without an option is: the `config`, the `data` that is worked on, or nothing. `aliases` pairs options of the
-    command with the configuration keys that they set.
+    without an option is: the `config`, the `data` that is worked on (there may be `several`), or nothing. `aliases`
+    pairs options of the command with the configuration keys that they set, `implied` keys with the one value that
+    they take here, which may be left out.
     """
 
     name: str
@@ -49,9 +75,11 @@ class Command:
     usage: str
     uses: frozenset[str]
     positional: Literal["config", "data", ""] = "config"
+    several: bool = False
     trains: bool = False
     extras: tuple[Extra, ...] = COMMON
     aliases: tuple[tuple[str, str], ...] = ()
+    implied: tuple[tuple[str, str], ...] = ()
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -78,22 +106,25 @@ COMMANDS = {
             "measure a checkpoint on the validation images",
             "t2t-vit eval [CONFIG] --pretrained CHECKPOINT [--KEY VALUE ...]",
             EVAL_KEYS,
-            extras=(Extra("output", "write the results into this JSON file, too", "FILE"), *COMMON),
+            extras=(Extra("output", "write the results into this JSON file, too", "FILE"), NATIVE, *COMMON),
         ),
         Command(
             "infer",
             "predict the classes of image files",
-            "t2t-vit infer DATA --checkpoint FILE [--arch ARCH] [--output FILE] [--KEY VALUE ...]",
-            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained", "batch_size"},
+            "t2t-vit infer DATA ... --checkpoint FILE [--arch ARCH] [--output FILE] [--KEY VALUE ...]",
+            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained", "batch_size", "num_parallel_workers"},
             positional="data",
-            extras=(Extra("output", "JSON file of the predictions (default: predictions.json)", "FILE"), *COMMON),
-            aliases=(("checkpoint", "pretrained"),),
+            several=True,
+            extras=(*INFER, *COMMON),
+            aliases=(("checkpoint", "pretrained"), ("workers", "num_parallel_workers")),
+            implied=(("resume", "auto"),),
         ),
         Command(
             "export",
             "write a checkpoint as a file for another runtime",
             "t2t-vit export [CONFIG] --file_format FORMAT --pretrained CHECKPOINT [--arch ARCH] [--KEY VALUE ...]",
-            TRAVELLING_KEYS | DATASET_KEYS - {"train_dir", "train_num_samples"} | {"pretrained", "file_format"},
+            TRAVELLING_KEYS | VALIDATION_KEYS | {"pretrained", "file_format"},
+            extras=(*EXPORT, *COMMON),
         ),
         Command(
             "show",
@@ -132,4 +163,10 @@ class Tool:
     summary: str
 
 
-TOOLS = {tool.name: tool for tool in (Tool("weights", "show what a file of weights holds, or convert it"),)}
+TOOLS = {
+    tool.name: tool
+    for tool in (
+        Tool("weights", "show what a file of weights holds, or convert it"),
+        Tool("report", "make the report of a run again, from its logs"),
+    )
+}

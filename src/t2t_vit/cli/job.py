@@ -8,7 +8,7 @@ import torch
 
 from t2t_vit.config import Config
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import check_folder
+from t2t_vit.files import check_folder, remove_leftovers
 from t2t_vit.precision import Precision
 from t2t_vit.training.console import Console
 from t2t_vit.training.distributed import Processes
@@ -39,6 +39,11 @@ class Folders:
         check_folder(self.best, "best_ckpt_root_dir")
         check_folder(self.summary, "summary_root_dir")
         check_folder(self.logs, "logs_root_dir")
+
+    def sweep(self) -> None:
+        """Remove halves of files that a kill left behind."""
+        for folder in (self.checkpoints, self.best, self.best / "ema", self.summary, self.logs):
+            remove_leftovers(folder)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,13 @@ The module of a command is imported when the command is called, so that the prog
 """
 
 import errno
+import gc
 import io
 import os
 import sys
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from t2t_vit import __version__
 from t2t_vit.cli.commands import COMMANDS, TOOLS
 from t2t_vit.config_names import nearest
 from t2t_vit.errors import UserError
+from t2t_vit.training.signals import Stopped, heard, stop_at_once
 
 USAGE = """\
 Usage: t2t-vit COMMAND ...
@@ -29,19 +33,34 @@ t2t-vit COMMAND --help lists the options of a command; t2t-vit --version tells t
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 done in part, 2 the user's mistake, 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 1 done in part, 2 the user's mistake, 128 + a signal's number."""
     words = list(sys.argv[1:] if argv is None else argv)
     # A stream that the caller closed (`2>&-`) is None, and what is printed to None goes to standard output.
     sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
+    with heard(stop_at_once):
+        code = _exit_code(words)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from t2t_vit.training.distributed import leave
+
+        gc.collect()  # what holds semaphores gives them back; else Python's resource tracker complains
+        leave(code)
+    return code
+
+
+def _exit_code(words: list[str]) -> int:
+    """Run the command; how it ended, said in one sentence where it did not end well."""
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"t2t-vit: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        _say(" ".join(str(error).splitlines()))
         return 2
+    except Stopped as stopped:
+        _say("interrupted" if stopped.name == "SIGINT" else f"stopped by {stopped.name}")
+        return int(stopped.code or 0)
     except KeyboardInterrupt:
-        print("t2t-vit: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
     except BrokenPipeError:
         _discard_output()  # its reader (`| head`) has gone
@@ -50,8 +69,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno != errno.ENOSPC:
             raise
         _discard_output()
-        print(f"t2t-vit: the output cannot be written ({error.strerror})", file=sys.stderr)
+        _say(f"the output cannot be written ({error.strerror})")
         return 2
+
+
+def _say(text: str) -> None:
+    """One line on standard error; what torchrun's processes on a machine all have to say, the first one says."""
+    if shared := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        said = Path(shared).parent.parent / f"said-{zlib.crc32(text.encode())}"  # .../attempt_0/RANK/error.json
+        try:
+            said.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        except OSError:
+            pass
+    with suppress(OSError):
+        print(f"t2t-vit: {text}", file=sys.stderr)
 
 
 def _dispatch(words: list[str]) -> int:

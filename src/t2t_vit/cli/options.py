@@ -6,7 +6,7 @@
         print(to_yaml(config), end="")                   # of cli.config_file
         return 0
 
-A command's own options are in `options.extras` (`output`), what infer works on is `options.data`.
+A command's own options are in `options.extras` (`output`), what infer works on are `options.words`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,12 @@ class Options:
     file: Mapping[str, Value] = field(default_factory=dict)
     path: Path | None = None
     extras: Mapping[str, str] = field(default_factory=dict)
-    data: str | None = None
+    words: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> str | None:
+        """The word that a command of one works on."""
+        return self.words[0] if self.words else None
 
     @property
     def print_config(self) -> bool:
@@ -76,8 +81,8 @@ def parse(command: str | Command, argv: Sequence[str]) -> Options:
     named += [said.pop(name) for name in ("config", "config_path") if name in said]
     if len(set(named)) > 1:
         raise UserError(f"{command.name} takes one configuration; not {named[0]} and {named[1]}")
-    data = word if command.positional == "data" else None
-    if command.positional == "data" and data is None and "print_config" not in said:
+    data = said.pop("words", () if word is None or command.positional != "data" else (word,))
+    if command.positional == "data" and not data and not {"print_config", "list"} & said.keys():
         raise UserError(f"{command.name} needs what to work on: an image file or a folder of them")
     path = find_config(named[0]) if named else None
     return Options(command, line, read_config(path) if path else {}, path, said, data)

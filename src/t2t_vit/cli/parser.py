@@ -51,11 +51,12 @@ class Parser(ArgumentParser):
         self.command = command
         # As of Python 3.14: -1e-3 is a number, too, and no option.
         self._negative_number_matcher = re.compile(r"-\.?\d")
-        if command.positional:
+        if command.positional and not command.several:
             self.add_argument("word", nargs="?", help=SUPPRESS)
 
     def read_line(self, argv: Sequence[str]) -> dict[str, Any]:
-        """Values of the keys and texts of the other options that stand on the line; `word` is the one without.
+        """Values of the keys and texts of the other options that stand on the line; `word` is the one without, or
+        `words` are they.
 
         Raises:
             UserError: an unknown option, a missing value, or a value that the option does not take.
@@ -64,7 +65,10 @@ class Parser(ArgumentParser):
             # Left to itself, jsonargparse takes --epochs.x for --epochs, and '--no option' for a word.
             if word.startswith("--") and word[2:].partition("=")[0] not in self.command.options:
                 raise UserError(self._unexpected(word))
-        read = vars(self.parse_args(_with_whole_lists(argv), env=False, defaults=False))
+        whole, words = _with_whole_lists(argv), list[str]()
+        if self.command.several:
+            whole, words = _words_apart(self.command, whole)
+        read = vars(self.parse_args(whole, env=False, defaults=False)) | {"words": tuple(words) or None}
         word = read.get("word") or ""
         if self.command.positional == "config" and word.partition("=")[0] in self.command.options and "=" in word:
             raise UserError(self._unexpected(word))
@@ -107,7 +111,8 @@ def parser_of(command: Command) -> Parser:
     parser = Parser(command)
     options = parser.add_argument_group("Options")
     for alias, name in command.aliases:
-        _add_key(options, f"--{alias}", KEYS[name], dest=name, metavar="FILE", help=f"the same as --{name}")
+        shown = "FILE" if KEYS[name].name == "pretrained" else metavar(KEYS[name])
+        _add_key(options, f"--{alias}", KEYS[name], dest=name, metavar=shown, help=f"the same as --{name}")
     for extra in command.extras:
         kind: dict[str, Any] = {"metavar": extra.metavar} if extra.metavar else {"action": "store_const", "const": ""}
         options.add_argument(f"--{extra.name}", help=extra.meaning, **kind)
@@ -158,6 +163,31 @@ def _with_whole_lists(argv: Sequence[str]) -> list[str]:
             word = f"{option}={' '.join(pieces)}" if pieces else option
         words.append(word)
     return words
+
+
+def _words_apart(command: Command, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options with their values, short ones spelt out and implied values added, and the words without an option.
+
+    argparse knows no words on both sides of an option, which `infer *.png --checkpoint F more/*.png` needs.
+    """
+    flags = {extra.name for extra in command.extras if not extra.metavar} | {"help"}
+    short = {extra.short: f"--{extra.name}" for extra in command.extras if extra.short}
+    implied = dict(command.implied)
+    options, words, rest = list[str](), list[str](), deque(argv)
+    while rest:
+        word = rest.popleft()
+        name = word[2:]
+        if word == "--":
+            return options, [*words, *rest]
+        if word == "-" or not word.startswith("-"):
+            words.append(word)
+        elif word in short or "=" in word or name in flags:
+            options.append(short.get(word, word))
+        elif name in implied and (not rest or rest[0] not in ("", implied[name])):
+            options.append(f"{word}={implied[name]}")
+        else:
+            options += [word, rest.popleft()] if rest else [word]
+    return options, words
 
 
 def _is_open(pieces: Sequence[str]) -> bool:

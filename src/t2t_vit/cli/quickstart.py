@@ -7,19 +7,20 @@ from pathlib import Path
 from t2t_vit.cli import assembly
 from t2t_vit.cli.config_file import find_config, read_config, to_yaml
 from t2t_vit.cli.console import tell
+from t2t_vit.cli.continuing import start_of
 from t2t_vit.cli.eval import as_results, evaluate_weights
-from t2t_vit.cli.export import announce, export_weights
-from t2t_vit.cli.infer import predict
+from t2t_vit.cli.export import Wish, announce, export_weights
+from t2t_vit.cli.inference_job import InferenceJob, predict
 from t2t_vit.cli.options import Options
-from t2t_vit.cli.resolve import resolve
 from t2t_vit.cli.train import where
 from t2t_vit.cli.training_job import train_job
 from t2t_vit.data.images import ImageSet
-from t2t_vit.export.write import check_format
+from t2t_vit.export.table import find_format
 from t2t_vit.files import atomic_write
+from t2t_vit.inference.item import Item
 from t2t_vit.inference.load import load
 from t2t_vit.inference.predictor import Prediction
-from t2t_vit.report.curves import draw_curves
+from t2t_vit.inference.run import Result
 from t2t_vit.report.figure import new_figure
 from t2t_vit.report.pictures import Answer, draw_pictures
 from t2t_vit.training.distributed import Processes
@@ -31,7 +32,6 @@ LEFT = {
     "image files": "images",
     "predictions": "predictions.json",
     "pictures": "predictions.png",
-    "curves": "curves.png",
     "ONNX": "t2t_vit_quickstart.onnx",
 }
 
@@ -39,15 +39,16 @@ LEFT = {
 def run(options: Options) -> int:
     """Everything once; what it leaves is in `runs/quickstart`."""
     options = replace(options, file=read_config(find_config("quickstart")))
-    config, notes = resolve(options)
+    start = start_of(options)
+    config = start.config
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
-    check_format("ONNX")  # what is missing had better be said now than after the training
+    find_format("ONNX").check()  # what is missing had better be said now than after the training
     new_figure(1, 1)
 
     tell("1 of 5: train")
-    trained = train_job(config, Processes(), notes=notes, given=options.line)
+    trained = train_job(start, Processes())
     weights = read_weights(trained.checkpoint)
 
     tell("2 of 5: evaluate the checkpoint on the images that it was not trained on")
@@ -56,15 +57,16 @@ def run(options: Options) -> int:
     tell("3 of 5: predict the classes of image files")
     images = assembly.validation_images(config)
     files = write_images(images, FOLDER / "images")
-    found = predict(load(trained.checkpoint), list(files), str(FOLDER / "predictions.json"))
+    found: dict[str, Prediction] = {}
+    job = InferenceJob(str(FOLDER / "predictions.json"))
+    predict(load(trained.checkpoint), map(Item, files), job, lambda result: found.update(_best(result)))
 
     tell("4 of 5: export, and compare the file with the network")
     named = replace(config, num_classes=len(images.classes), file_format="ONNX")
-    code = announce(lambda: export_weights(weights, named, FOLDER))
+    code = announce(lambda: export_weights(weights, named, Wish(folder=FOLDER)))
 
-    tell("5 of 5: draw the curves and the predictions")
+    tell("5 of 5: draw the predictions")
     title = f"{config.arch} on the embedded Fashion-MNIST"
-    draw_curves(trained.folders.logs / "history.csv", FOLDER / "curves.png", title)
     answers = [_answer(images, number, found[file]) for file, number in files.items()]
     draw_pictures(answers, FOLDER / "predictions.png", title=f"{title}, test images")
 
@@ -83,6 +85,10 @@ def write_images(images: ImageSet, folder: Path) -> dict[str, int]:
             images.read(number).save(file, format="PNG")
         written[str(path)] = number
     return written
+
+
+def _best(result: Result) -> dict[str, Prediction]:
+    return {result.path: result.predictions[0]}
 
 
 def _answer(images: ImageSet, number: int, found: Prediction) -> Answer:

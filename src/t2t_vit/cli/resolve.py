@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from t2t_vit.cli.commands import DATASET_KEYS, TRAVELLING_KEYS
+from t2t_vit.cli.commands import TRAVELLING_KEYS, VALIDATION_KEYS
 from t2t_vit.cli.options import Options
 from t2t_vit.config import KEYS, Config, checked
 from t2t_vit.config_rules import fit_channels, inactive_keys, remarks, validate, validate_training
@@ -47,14 +47,14 @@ def resolve(
     notes = [
         *_against_line(line, strong, config, options.checkpoint),
         *_against_file(options, line, strong, config),
-        *_inherited(options, weak, values),
+        *_inherited(options, held if options.command.trains else weak, values),
         *_channels_note(config, values),
     ]
     validate(config)
     if options.command.trains:
         validate_training(config)
         notes += remarks(config)
-    return config, notes + _without_effect(options, config, device_type)
+    return config, notes + without_effect(options, config, device_type)
 
 
 def _strong_keys(options: Options) -> frozenset[str]:
@@ -67,7 +67,7 @@ def _held(options: Options, checkpoint: Mapping[str, Any]) -> dict[str, Value]:
     if options.command.trains:
         names -= {"num_classes"}
     elif "val_dir" in options.command.uses and not _other_dataset(options, checkpoint):
-        names |= DATASET_KEYS
+        names |= VALIDATION_KEYS
     try:
         return {name: checked(name, checkpoint[name]) for name in KEYS if name in names and name in checkpoint}
     except UserError as error:
@@ -81,16 +81,16 @@ def _other_dataset(options: Options, checkpoint: Mapping[str, Any]) -> bool:
 
 
 def _against_line(line: Mapping[str, Value], strong: Mapping[str, Value], config: Config, source: str) -> Iterable[str]:
-    differing = [name for name in line if name in strong and not _same(name, line[name], strong[name], config)]
+    differing = [name for name in line if name in strong and not same(name, line[name], strong[name], config)]
     for name in differing:
         if name not in REFIT_KEYS:
             raise UserError(
-                f"--{name} {_shown(line[name])} contradicts {source}, which holds {_shown(strong[name])}; "
+                f"--{name} {shown(line[name])} contradicts {source}, which holds {shown(strong[name])}; "
                 f"leave --{name} out"
             )
     if differing:
         yield f"{source} is re-fitted: " + ", ".join(
-            f"{name} {_shown(line[name])} (it holds {_shown(strong[name])})" for name in differing
+            f"{name} {shown(line[name])} (it holds {shown(strong[name])})" for name in differing
         )
 
 
@@ -102,19 +102,19 @@ def _against_file(
         for name, value in options.file.items()
         if name in strong
         and name not in line
-        and not _same(name, value, strong[name], config)
+        and not same(name, value, strong[name], config)
         and not (name == "num_classes" and value == 0)
     ]
     if differing:
         yield f"{options.checkpoint} wins over {options.path}: " + ", ".join(
-            f"{name} {_shown(strong[name])} (not {_shown(options.file[name])})" for name in differing
+            f"{name} {shown(strong[name])} (not {shown(options.file[name])})" for name in differing
         )
 
 
-def _inherited(options: Options, weak: Mapping[str, Value], values: Mapping[str, Value]) -> Iterable[str]:
+def _inherited(options: Options, held: Mapping[str, Value], values: Mapping[str, Value]) -> Iterable[str]:
     """What the checkpoint decided because nobody else did."""
-    names = [name for name in weak if name not in options.file and name not in options.line]
-    told = [f"{name} {_shown(values[name])}" for name in names if values[name] != default_of(KEYS[name])]
+    names = [name for name in held if name not in options.file and name not in options.line]
+    told = [f"{name} {shown(values[name])}" for name in names if values[name] != default_of(KEYS[name])]
     if told:
         yield f"taken from {options.checkpoint}: {', '.join(told)}"
 
@@ -122,11 +122,11 @@ def _inherited(options: Options, weak: Mapping[str, Value], values: Mapping[str,
 def _channels_note(config: Config, values: Mapping[str, Value]) -> Iterable[str]:
     names = [name for name in ("mean", "std") if name not in values]
     if names and config.in_chans != 3:
-        fitted = " and ".join(f"{name} {_shown(getattr(config, name))}" for name in names)
+        fitted = " and ".join(f"{name} {shown(getattr(config, name))}" for name in names)
         yield f"in_chans {config.in_chans}: {fitted}, from the defaults of three colours"
 
 
-def _without_effect(options: Options, config: Config, device_type: str | None) -> list[str]:
+def without_effect(options: Options, config: Config, device_type: str | None) -> list[str]:
     """One line on the keys that change nothing, or none."""
     ruled = replace(config, device_target="CPU") if device_type == "cpu" else config
     used, said = options.command.uses, {*options.line, *options.file}
@@ -135,7 +135,9 @@ def _without_effect(options: Options, config: Config, device_type: str | None) -
     return [f"without effect: {', '.join(told)}"] if told else []
 
 
-def _same(name: str, one: Value, other: Value, config: Config) -> bool:
+def same(name: str, one: Value, other: Value, config: Config) -> bool:
+    """Whether two values of a key mean the same in `config`: 224 and 224 x 224, 0.5 and 0.5 for each channel."""
+
     def spread(value: Value) -> object:
         if name == "image_size" and isinstance(value, int):
             return (value, value)
@@ -146,5 +148,6 @@ def _same(name: str, one: Value, other: Value, config: Config) -> bool:
     return spread(one) == spread(other)
 
 
-def _shown(value: Value) -> str:
+def shown(value: Value) -> str:
+    """A value as it is written on the line."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,97 +1,145 @@
-"""One training run: a configuration and perhaps weights to start from -> checkpoints, logs and curves."""
+"""One training run: a configuration, and perhaps weights or a stopped run -> checkpoints, logs and curves."""
 
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
 
 from t2t_vit.cli import assembly
+from t2t_vit.cli.continuing import Start
+from t2t_vit.cli.final_evaluation import report_run
+from t2t_vit.cli.fit_to_data import fit_to_data
 from t2t_vit.cli.followers import follow
 from t2t_vit.cli.job import Folders, Job, Result
+from t2t_vit.cli.recipe import recipe_line
+from t2t_vit.cli.run_record import record_run
+from t2t_vit.cli.same_run import agree, check_same_data, identity_of, nothing_left
+from t2t_vit.cli.starting_weights import start_from
 from t2t_vit.config import Config
 from t2t_vit.data.images import ImageSet
+from t2t_vit.data.loader import TrainLoader
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT
 from t2t_vit.precision import choose_device, choose_precision
+from t2t_vit.training.agreement import Agreement
 from t2t_vit.training.checkpoint import Trained, checkpoint_name
 from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.console import Console
 from t2t_vit.training.distributed import Processes, connected, share_gradients
+from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.loop import Validation, train
+from t2t_vit.training.masters import WorkingCopy
+from t2t_vit.training.randomness import SampleNumbers
+from t2t_vit.training.resume import restore
 from t2t_vit.training.scaler import LossScaler
+from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
 from t2t_vit.training.step import TrainStep
-from t2t_vit.weights import Weights, fit
+from t2t_vit.training.tracker import check_installed
+from t2t_vit.weights import Weights
 
 
-def train_job(
-    config: Config,
-    processes: Processes,
-    *,
-    weights: Weights | None = None,
-    notes: Sequence[str] = (),
-    given: Collection[str] = (),
-) -> Result:
-    """Train as `config` says, from `weights` where they are given.
-
-    Args:
-        notes: told at the start.
-        given: keys that stood on the command line.
+def train_job(start: Start, processes: Processes) -> Result:
+    """Train from `start` to the end.
 
     Raises:
         UserError: the data, the device or a combination of settings is not as it should be.
     """
-    train_images, val_images = assembly.training_images(config)
-    config = replace(config, num_classes=len(train_images.classes))
+    told: list[str] = []
+    train_images, val_images = assembly.training_images(start.config, told.append)
+    config = fit_to_data(start.config, train_images, start.given, told.append)
     folders = Folders.of(config)
     if processes.is_first:
         folders.check()
+        check_installed(config.tracker)
     log = folders.logs / "train.log"
     with closing(Console(log, held=True) if processes.is_first else Console(live=False)) as console:
         note = console.line if processes.is_first else _silent
-        for text in [*notes, *_processes_note(config, processes, given)]:
+        for text in [*start.notes, *told, *_processes_note(config, processes, start.given)]:
             note(text)
         device = choose_device(config.device_target, _device_number(config, processes), note=note)
         precision = choose_precision(config.amp_level, device, training=True, note=note)
         job = Job(config, processes, device, precision, folders, console, note)
         with connected(processes, device):
-            return _train(job, weights, train_images, val_images)
+            return _train(job, start, train_images, val_images)
 
 
-def _train(job: Job, weights: Weights | None, train_images: ImageSet, val_images: ImageSet) -> Result:
+def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet) -> Result:
     config, processes = job.config, job.processes
-    model = _initial(job, weights)
+    model = _initial(job, start.weights, train_images.classes)
     trained = _trained(job, model)
     loader = assembly.train_loader(config, train_images, config.num_classes, processes, job.device, job.note)
-    state = State.begin(
+    state = _beginning(config, loader)
+    identity = identity_of(config, state, loader, train_images, val_images, processes)
+    agree(start.saved, processes, job.device)
+    if start.saved is not None:
+        check_same_data(start.saved, identity, job.note)
+        restore(start.saved.content, start.saved.path, trained, state)
+    result = Result(job.folders.checkpoints / checkpoint_name(config.arch, state), job.folders, state.results)
+    if state.ended:
+        job.note(nothing_left(config, state))
+        job.console.begin(keep=False)
+        return result
+    if processes.is_first:
+        job.folders.sweep()
+    job.console.begin()
+    job.note(_headline(job, model, len(train_images), len(val_images)))
+    job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
+    batches, callbacks = follow(job, trained, state, loader, identity, start, _guard(job, loader, state))
+    if start.saved is not None:
+        start.saved.content.clear()  # the memory of a whole checkpoint
+    if processes.is_first:
+        record_run(job, model, state, train_images, val_images)
+    validation = _validation(job, trained, val_images)
+    train(
+        _step(job, trained, train_images),
+        batches,
+        assembly.schedule_of(config, state),
+        state,
+        validation=validation,
+        callbacks=callbacks,
+        stop=Stop(Agreement() if processes.count > 1 else None),
+        seed=config.seed,
+        rank=processes.rank,
+    )
+    report_run(job, state, validation, val_images)
+    return replace(
+        result, checkpoint=job.folders.checkpoints / checkpoint_name(config.arch, state), metrics=state.results
+    )
+
+
+def _beginning(config: Config, loader: TrainLoader) -> State:
+    return State.begin(
         len(loader),
         accumulation=config.accumulation_step,
         epochs=config.epochs + config.cooldown_epochs,
         start_epoch=config.start_epoch,
         max_steps=config.max_steps,
     )
-    job.console.begin()
-    job.note(_headline(job, model, len(train_images), len(val_images)))
-    batches, callbacks = follow(job, trained, state, loader, train_images.classes)
-    train(
-        _step(job, trained),
-        batches,
-        assembly.schedule_of(config, state),
-        state,
-        validation=_validation(job, trained, val_images),
-        callbacks=callbacks,
-        seed=config.seed,
-        rank=processes.rank,
+
+
+def _guard(job: Job, loader: TrainLoader, state: State) -> StopOnDivergence:
+    config = job.config
+    return StopOnDivergence(
+        config.skipped_steps_limit,
+        names=lambda step: _names(loader, state, config.accumulation_step, step),
+        log=job.folders.logs / "skipped.jsonl" if job.processes.is_first else None,
+        note=job.note,
     )
-    return Result(job.folders.checkpoints / checkpoint_name(config.arch, state), job.folders, state.results)
 
 
-def _initial(job: Job, weights: Weights | None) -> T2TViT:
+def _names(loader: TrainLoader, state: State, accumulation: int, step: int) -> list[str]:
+    """The images of the update that made `step`, of all processes."""
+    epoch, done = divmod(step - 1, state.updates_per_epoch)
+    return loader.names(epoch, done * accumulation, accumulation)
+
+
+def _initial(job: Job, weights: Weights | None, classes: Sequence[str]) -> T2TViT:
     """The network on its device, with the weights to start from."""
     model = assembly.network(job.config, job.config.num_classes)
     if weights is not None:
-        report = fit(model, weights.tensors, path=weights.path, chosen=weights.chosen)
-        job.note(f"{weights.path}: {report}")
+        for text in start_from(model, weights, classes):
+            job.note(text)
     job.precision.prepare(model)
     return model
 
@@ -108,9 +156,12 @@ def _trained(job: Job, model: T2TViT) -> Trained:
     )
 
 
-def _step(job: Job, trained: Trained) -> TrainStep:
+def _step(job: Job, trained: Trained, images: ImageSet) -> TrainStep:
     config = job.config
-    model = trained.model if config.pynative_mode else compile_for_training(trained.model, job.device, job.note)
+    copy = WorkingCopy(trained.model, job.precision.working_copy(trained.model)) if job.precision.has_masters else None
+    network = trained.model if copy is None else copy.module
+    assert isinstance(network, T2TViT)
+    model = network if config.pynative_mode else compile_for_training(network, job.device, job.note)
     return TrainStep(
         share_gradients(model, job.processes, job.device),
         trained.optimizer,
@@ -120,6 +171,9 @@ def _step(job: Job, trained: Trained) -> TrainStep:
         clip_norm=config.clip_grad_norm if config.use_clip_grad_norm else None,
         autocast=job.precision.autocast,
         mean=job.processes.mean,
+        loss=assembly.loss_of(config, images, job.device),
+        copy=copy,
+        numbers=SampleNumbers(network.sample_seeds.set, config.seed, job.processes.rank),
     )
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -28,9 +29,9 @@ class Console:
         if not held:
             self.begin()
 
-    def begin(self) -> None:
-        """Open the log, and say what waited."""
-        self._log = None if self._path is None else _open_log(self._path)
+    def begin(self, *, keep: bool = True) -> None:
+        """Open the log, unless nothing is to be kept, and say what waited."""
+        self._log = _open_log(self._path) if keep and self._path is not None else None
         waiting, self._held = self._held, None
         for text in waiting or ():
             self.line(text)
@@ -52,7 +53,8 @@ class Console:
     def close(self) -> None:
         """Close the log; the screen still works."""
         if self._log is not None:
-            self._log.close()
+            with suppress(OSError):  # a full disk, which has been told
+                self._log.close()
             self._log = None
 
     def _keep(self, text: str) -> None:
@@ -61,14 +63,15 @@ class Console:
         try:
             self._log.write(f"{text}\n")
         except OSError as error:
-            self._log = None
+            self.close()
             self.screen(f"the log is no longer kept ({error.strerror}); training goes on")
 
 
 def to_standard_error(text: str) -> None:
-    """One line on standard error, at once."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """One line on standard error, at once; where nobody can read it any more, the run goes on all the same."""
+    with suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def _open_log(path: Path) -> TextIO:

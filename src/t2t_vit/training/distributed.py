@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
+
+from t2t_vit.training.attempt import of_this_attempt
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,14 @@ def connected(processes: Processes, device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         torch.accelerator.set_device_index(device)
     backend = dist.get_default_backend_for_device(device)
-    dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
+    store, rank, count = next(rendezvous("env://"))
+    dist.init_process_group(
+        backend,
+        store=of_this_attempt(store, rank, count),
+        rank=rank,
+        world_size=count,
+        device_id=device if device.type == "cuda" else None,
+    )
     try:
         yield
         dist.barrier()  # one that leaves while another still listens can bring that one down

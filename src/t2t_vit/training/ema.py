@@ -12,7 +12,7 @@ class Ema:
     The decay holds from the first update, as in the authors' code: with 0.99996 the average still is mostly
     the initial weights after 10,000 updates. Buffers are copied: statistics follow, constants stay the same.
 
-    Make it before the model is compiled or wrapped.
+    An update that was skipped counts for the average neither. Make it before the model is compiled or wrapped.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -24,8 +24,9 @@ class Ema:
         self._buffers = list(model.buffers())
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take one step towards the model's present weights."""
-        torch._foreach_lerp_(self._averages, self._weights, 1.0 - self.decay)
+    def update(self, moved: Tensor) -> None:
+        """Take one step towards the model's present weights, unless they were not `moved`, () bool on the device."""
+        share = torch.where(moved, 1.0 - self.decay, 0.0)  # ()
+        torch._foreach_lerp_(self._averages, self._weights, [share] * len(self._averages))
         if self._buffers:
             torch._foreach_copy_(self._own_buffers, self._buffers)

@@ -1,6 +1,8 @@
 """What a run says of itself in lines and rows."""
 
-import torch
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
@@ -9,7 +11,7 @@ from t2t_vit.training.console import Console
 from t2t_vit.training.history import History, Row
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
-from t2t_vit.training.window import Reading, Window, peak_memory
+from t2t_vit.training.window import ON_ONE_CPU, Instruments, Reading, Window
 
 PREFIX = {"raw": "val"}  # the columns of the history: val_* are the raw weights, ema_* the averaged ones
 
@@ -22,13 +24,13 @@ class Journal(Callback):
         state: State,
         console: Console,
         *,
-        device: torch.device,
+        instruments: Instruments = ON_ONE_CPU,
         every: int = 100,
         history: History | None = None,
-        processes: int = 1,
     ) -> None:
-        self._console, self._history, self._device, self._every = console, history, device, every
-        self._recent, self._whole = Window(state, processes), Window(state, processes)
+        self._console, self._history, self._every = console, history, every
+        self._recent, self._whole = Window(state, instruments), Window(state, instruments)
+        self._norms = instruments.norms
         self._epoch_began = state.clock.elapsed
 
     def on_step(self, state: State, metrics: StepMetrics) -> None:
@@ -36,8 +38,7 @@ class Journal(Callback):
         self._whole.add(metrics)
         if self._every and state.step % self._every == 0:
             reading = self._recent.read()
-            memory = f"{peak_memory(self._device) / 1e9:.1f} GB"
-            self._console.detail(f"{describe_step(state, reading)}  memory {memory}  eta {eta(state, reading)}")
+            self._console.detail(f"{describe_step(state, reading)}  eta {eta(state, reading)}")
             self._write("step", state, reading)
 
     def on_epoch(self, state: State) -> None:
@@ -45,6 +46,17 @@ class Journal(Callback):
         self._epoch_began = state.clock.elapsed
         self._console.line(describe_epoch(state, reading, seconds))
         self._write("epoch", state, reading, seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        norms = self._norms.state_dict() if self._norms else {}
+        return {"recent": self._recent.state_dict(), "whole": self._whole.state_dict(), "norms": norms}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        if state:
+            self._recent.load_state_dict(state["recent"])
+            self._whole.load_state_dict(state["whole"])
+        if state and self._norms:
+            self._norms.load_state_dict(state["norms"])
 
     def _write(self, kind: str, state: State, reading: Reading, seconds: float | None = None) -> None:
         if self._history is None:
@@ -56,9 +68,13 @@ class Journal(Callback):
             "lr": state.lr,
             "train_loss": reading.loss,
             "grad_norm": reading.grad_norm,
+            "param_norm": reading.param_norm,
+            "update_norm": reading.update_norm,
             "skipped": reading.skipped,
             "images_per_second": reading.images_per_second,
             "data_wait": reading.data_wait,
+            "mfu": reading.mfu,
+            "memory": reading.memory,
             "seconds": seconds,
         }
         for name, metrics in state.results.items() if kind == "epoch" and state.evaluated else ():
@@ -71,7 +87,7 @@ class Journal(Callback):
 
 
 def describe_step(state: State, reading: Reading) -> str:
-    """One line: where the run is, loss, learning rate, images/s, share of time waiting for data."""
+    """One line: where the run is, loss, learning rate, images/s, share of time waiting for data, MFU, memory."""
     parts = [
         f"epoch {state.epoch}/{state.epochs}",
         f"step {state.step}/{state.last_step}",
@@ -80,6 +96,8 @@ def describe_step(state: State, reading: Reading) -> str:
         f"{reading.images_per_second:,.0f} images/s" if reading.images_per_second >= 10
         else f"{reading.images_per_second:.2g} images/s",
         f"data wait {reading.data_wait:.0%}",
+        *([] if math.isnan(reading.mfu) else [f"MFU {reading.mfu:.1%}"]),
+        f"memory {reading.memory / 1e9:.1f} GB",
     ]  # fmt: skip
     if reading.scale != 1:
         parts.append(f"loss scale {reading.scale:g}")

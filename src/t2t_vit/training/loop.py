@@ -1,7 +1,6 @@
 """The training loop."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -11,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from t2t_vit.evaluation.metrics import Metrics, evaluate
-from t2t_vit.training.callbacks import Callback, Callbacks, StopOnDivergence
+from t2t_vit.training.callbacks import Callback, Callbacks
 from t2t_vit.training.optimizer import set_lr
+from t2t_vit.training.randomness import step_seed
 from t2t_vit.training.schedule import Schedule
+from t2t_vit.training.signals import Counted, Stop
 from t2t_vit.training.state import State
 from t2t_vit.training.step import Batch, TrainStep
 
@@ -32,18 +33,23 @@ class TrainBatches(Protocol):
 class Validation:
     """What is evaluated after an epoch: each set of weights, by name, over the same batches."""
 
-    batches: Iterable[Batch]
+    batches: Counted[Batch]
     weights: Mapping[str, nn.Module]
     every_epochs: int = 1
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     reduce: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self) -> dict[str, Metrics]:
-        """The metrics of each set of weights."""
+    def __call__(self, stop: Stop, following: Callback) -> dict[str, Metrics]:
+        """The metrics of each set of weights; `stop` may break it off, `following` sees it go on."""
         return {
-            name: evaluate(model, self.batches, autocast=self.autocast, reduce=self.reduce)
+            name: evaluate(model, self._watched(name, stop, following), autocast=self.autocast, reduce=self.reduce)
             for name, model in self.weights.items()
         }
+
+    def _watched(self, name: str, stop: Stop, following: Callback) -> Iterator[Batch]:
+        for done, batch in enumerate(stop.watch(self.batches), 1):
+            yield batch
+            following.on_evaluated(name, done, len(self.batches))
 
     def is_due(self, state: State) -> bool:
         """Every so many epochs (0: never), and always at the end."""
@@ -58,37 +64,39 @@ def train(
     *,
     validation: Validation | None = None,
     callbacks: Sequence[Callback] = (),
+    stop: Stop | None = None,
     seed: int = 0,
     rank: int = 0,
 ) -> State:
     """Train from where `state` is to its last step; `state` is kept up to date and returned.
 
-    Dropout and drop path are functions of (seed, step, rank), and batches of (epoch, batch), so a run that
-    goes on from a checkpoint is the run that was never interrupted.
+    What is dropped is a function of (seed, step, place in the global batch) where the step has its `numbers`, else of
+    (seed, step, rank), and batches of (epoch, batch), so a run that goes on from a checkpoint is the run that was
+    never interrupted.
 
     Raises:
-        UserError: the gradients stay non-finite, or a callback could not do its work.
+        UserError: a callback, such as `StopOnDivergence`, ends the run, or the data does.
+        Stopped: a signal asked for it, which `stop` heard.
     """
-    following = Callbacks((StopOnDivergence(), *callbacks))
+    following, stop = Callbacks(callbacks), stop or Stop()
     step.model.train()
-    with following.attending(state):
-        while not state.finished:
+    with stop.during(state), following.attending(state):
+        while not state.complete:
             epoch, done = divmod(state.step, state.updates_per_epoch)
-            with closing(state.clock.watch(loader.epoch(epoch, start=done * step.accumulation))) as batches:
-                for _ in range(state.epoch_end - state.step):
+            due = state.epoch_end - state.step  # 0 where the run was stopped between an epoch's end and its evaluation
+            ahead = loader.epoch(epoch, start=done * step.accumulation) if due else ()
+            with closing(state.clock.watch(ahead)) as batches:
+                for _ in range(due):
                     torch.manual_seed(step_seed(seed, state.step, rank))
                     state.lr = set_lr(step.optimizer, schedule(state.step))
-                    metrics = step(islice(batches, step.accumulation))  # on the device; nobody waits here
+                    metrics = step(islice(batches, step.accumulation), state.step)  # on the device; nobody waits here
                     state.step += 1
                     following.on_step(state, metrics)
+                    stop.check()
             if validation is not None and validation.is_due(state):
-                state.record(validation())
+                state.record(validation(stop, following))
+            state.close_epoch()
             following.on_epoch(state)
+        state.ended = True
         following.on_end(state)
     return state
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """A 63-bit seed for the random numbers of one update in one process."""
-    digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1

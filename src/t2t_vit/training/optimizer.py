@@ -1,6 +1,6 @@
 """Parameters -> groups -> an optimizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -13,22 +13,30 @@ from t2t_vit.errors import UserError
 TORCH_OPTIMIZERS = ("adamw", "momentum", "sgd")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trainable parameters of `model` as two groups: decayed, and not.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, lr_scales: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """The trainable parameters of `model` in groups of equal weight decay and, with `lr_scales`, equal learning rate.
 
     No decay for 1-d parameters, biases and what `model.no_weight_decay()` names: pulling a norm's scale, an
     offset or the class token towards zero regularises nothing (Touvron et al. 2021 and the authors' code).
+
+    Args:
+        lr_scales: parameter name -> factor of the learning rate, for every trainable parameter; a group keeps its own
+            as `lr_scale`. Groups stand from the smallest factor to the largest.
     """
     named = getattr(model, "no_weight_decay", None)
     spared = set(named()) if callable(named) else set()
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_free = parameter.ndim <= 1 or name.endswith("bias") or name in spared
-            (free if is_free else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            groups.setdefault((lr_scales[name] if lr_scales else 1.0, is_free), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": 0.0 if is_free else weight_decay}
+        | ({"lr_scale": scale} if lr_scales else {})
+        for (scale, is_free), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 def create_optimizer(
@@ -40,8 +48,9 @@ def create_optimizer(
     betas: Sequence[float] = (0.9, 0.999),
     eps: float = 1e-8,
     momentum: float = 0.9,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """The optimizer called `name` over `parameter_groups(model, weight_decay)`.
+    """The optimizer called `name` over `parameter_groups(model, weight_decay, lr_scales)`.
 
     adamw: AdamW (Loshchilov & Hutter 2019). momentum: SGD with classical momentum. sgd: SGD with Nesterov's.
     Every other name is timm's. Each gets of `betas`, `eps` and `momentum` what it takes.
@@ -49,7 +58,7 @@ def create_optimizer(
     Raises:
         UserError: neither torch nor timm knows the name, or timm's optimizer does not fit here.
     """
-    groups = parameter_groups(model, weight_decay)
+    groups = parameter_groups(model, weight_decay, lr_scales)
     if name == "adamw":
         return _fused_if_supported(
             lambda kind: AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=0.0, **kind)

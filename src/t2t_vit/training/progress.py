@@ -1,8 +1,8 @@
 """The live bar."""
 
+import math
 from time import perf_counter
 
-import torch
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -11,7 +11,7 @@ from t2t_vit.training.console import Console, to_standard_error
 from t2t_vit.training.journal import eta
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
-from t2t_vit.training.window import Window, peak_memory
+from t2t_vit.training.window import ON_ONE_CPU, Instruments, Window
 
 
 class LiveBar(Callback):
@@ -25,8 +25,7 @@ class LiveBar(Callback):
         state: State,
         console: Console,
         *,
-        device: torch.device,
-        processes: int = 1,
+        instruments: Instruments = ON_ONE_CPU,
         interval: float = 1.0,
         terminal: RichConsole | None = None,
     ) -> None:
@@ -36,8 +35,8 @@ class LiveBar(Callback):
             console=terminal, refresh_per_second=4, expand=True,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=state.last_step, completed=state.step, now="starting")
-        self._console, self._device, self._interval = console, device, interval
-        self._window, self._read_at = Window(state, processes), -interval
+        self._console, self._interval = console, interval
+        self._window, self._read_at = Window(state, instruments), -interval
         console.screen = lambda text: terminal.print(text, markup=False, highlight=False, soft_wrap=True)
         self._bar.start()
 
@@ -49,6 +48,9 @@ class LiveBar(Callback):
             self._read_at = perf_counter()
             self._bar.update(self._task, now=self._now(state))
 
+    def on_evaluated(self, weights: str, done: int, batches: int) -> None:
+        self._bar.update(self._task, now=f"evaluating {weights} weights, {done} of {batches} batches")
+
     def on_epoch(self, _: State) -> None:
         self._bar.refresh()
 
@@ -58,9 +60,10 @@ class LiveBar(Callback):
 
     def _now(self, state: State) -> str:
         reading = self._window.read()
+        mfu = "" if math.isnan(reading.mfu) else f"MFU {reading.mfu:.0%} "
         skipped = f" skipped {reading.skipped}" if reading.skipped else ""
         return (
             f"loss {reading.loss:.3f} lr {state.lr:.1e} {reading.images_per_second:,.0f} img/s "
-            f"wait {reading.data_wait:.0%} {peak_memory(self._device) / 1e9:.1f} GB "
+            f"wait {reading.data_wait:.0%} {mfu}{reading.memory / 1e9:.1f} GB "
             f"eta {eta(state, reading)}{skipped}"
         )

@@ -1,6 +1,6 @@
 """Which checkpoints are written, and which are kept."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,6 +16,7 @@ from t2t_vit.training.checkpoint import (
     remove_checkpoint,
     write_checkpoint,
 )
+from t2t_vit.training.shelf import Shelf, step_of
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
 
@@ -29,9 +30,27 @@ class BestList:
     replaces what is there. An entry is {"file": name, "step", "top1", "loss"}.
     """
 
-    def __init__(self, folder: Path, size: int, entries: list[Entry] | None = None) -> None:
+    def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
-        self.entries = [entry for entry in entries or [] if (folder / entry["file"]).exists()]
+        self.shelf = Shelf(folder)
+        self.entries: list[Entry] = []
+
+    def go_on(self, entries: Sequence[Entry], step: int, *, own: bool) -> None:
+        """Take the list of a checkpoint of step `step`, without files that are gone.
+
+        What was pushed out, but not deleted before the run was killed, is deleted now, if the files are its `own`.
+        """
+        here = {path.name: path for path in self.shelf.files()}
+        self.entries = [dict(entry) for entry in entries if entry["file"] in here]
+        listed = {entry["file"] for entry in self.entries}
+        for name, path in here.items() if own else ():
+            if name not in listed and step_of(path) <= step:
+                remove_checkpoint(path)
+        self.announce()
+
+    def announce(self, pushed_out: Sequence[Path] = ()) -> None:
+        """Tell the folder which files are in the list, and which are about to be deleted."""
+        self.shelf.announce([*(entry["file"] for entry in self.entries), *(path.name for path in pushed_out)])
 
     def offer(self, file: str, step: int, metrics: Metrics) -> tuple[bool, list[Path]]:
         """Whether the checkpoint belongs in the list, where it then is, and the files it pushes out."""
@@ -51,10 +70,11 @@ class Checkpoints(Callback):
     weights' in `best_folder`/ema. Each is a whole checkpoint with both sets of weights. Files of earlier runs
     are left alone.
 
-    A write that fails before the end is told through `note`, and training goes on.
+    A write that fails before the end is told through `note`, and training goes on. Before the first update, call
+    `begin` or `go_on`.
 
     Args:
-        best: the lists of the checkpoint that the run goes on from.
+        followers: callbacks whose state goes into each checkpoint.
     """
 
     def __init__(
@@ -69,16 +89,51 @@ class Checkpoints(Callback):
         every_steps: int = 0,
         every_seconds: float = 0,
         note: Callable[[str], None],
-        best: Mapping[str, list[Entry]] | None = None,
+        followers: Sequence[Callback] = (),
     ) -> None:
         self._folder, self._identity, self._trained = folder, identity, trained
         self._keep_num, self._note = max(1, keep_num), note
         self._every_steps, self._every_seconds = every_steps, every_seconds
+        self._shelf, self._followers = Shelf(folder), tuple(followers)
         folders = {"raw": best_folder, "ema": best_folder / "ema"}
-        best = best or {}
-        self.best = {name: BestList(place, best_num, best.get(name)) for name, place in folders.items()}
+        self.best = {name: BestList(place, best_num) for name, place in folders.items()}
         self.kept: list[Path] = []
-        self._saved_at, self._saved_step = perf_counter(), 0
+        self._saved_at, self._saved_step, self._tried_step = perf_counter(), 0, 0
+
+    def begin(self) -> None:
+        """A new run: no file that lies in the folders is its own.
+
+        Raises:
+            UserError: a folder cannot be written.
+        """
+        for shelf in self._shelves:
+            shelf.begin()
+
+    def go_on(self, content: Mapping[str, Any], path: Path, state: State, damaged: Collection[Path] = ()) -> None:
+        """The run of the checkpoint `content` at `path` goes on; call it when everything else is restored.
+
+        Files of the run that are older count for `keep_num` again, `damaged` ones as the oldest. A checkpoint from
+        elsewhere is written again here, so that the run can always be continued from its own folders.
+
+        Raises:
+            UserError: a folder cannot be written.
+        """
+        own = any(path.name in {file.name for file in shelf.files()} for shelf in self._shelves)
+        for shelf in self._shelves:
+            shelf.sweep()
+        for name, ranked in self.best.items():
+            ranked.go_on(content["best"].get(name, ()), state.step, own=own)
+        here = [file for file in self._shelf.files() if own and file not in damaged]
+        self.kept = [*sorted(damaged, key=step_of), *(file for file in here if step_of(file) <= state.step)]
+        self.kept = [file for file in self.kept if file.parent == self._folder]
+        self._shelf.announce([file.name for file in self.kept])
+        self._saved_step = state.step
+        if not own:
+            self._save(state)
+
+    @property
+    def _shelves(self) -> list[Shelf]:
+        return [self._shelf, *(ranked.shelf for ranked in self.best.values())]
 
     def on_step(self, state: State, _: StepMetrics) -> None:
         by_steps = self._every_steps > 0 and state.step % self._every_steps == 0
@@ -94,17 +149,22 @@ class Checkpoints(Callback):
         self._save(state)
 
     def on_stop(self, state: State, whole: bool) -> None:
-        if whole and state.step > self._saved_step:
+        if whole and state.step > max(self._saved_step, self._tried_step):
             self._forgiving(self._save, state)
-        last = f"the last checkpoint is {self.kept[-1]}" if self.kept else "no checkpoint was written yet"
+        last = "no checkpoint was written yet"
+        if self.kept:
+            last = f"the last checkpoint is {self.kept[-1]}; the same command with --resume auto continues from it"
         best = self.best["raw"].entries
         ranked = f"; the best one is {self.best['raw'].folder / best[0]['file']}" if best else ""
         self._note(f"stopped at step {state.step}; {last}{ranked}")
 
     def _save(self, state: State) -> None:
+        self._tried_step = state.step
         path = self._folder / checkpoint_name(self._identity.arch, state)
+        kept = [*(old for old in self.kept if old != path), path]
+        self._shelf.announce([file.name for file in kept])
         self._write([path], state)
-        self.kept = [*(old for old in self.kept if old != path), path]
+        self.kept = kept
         while len(self.kept) > self._keep_num:
             remove_checkpoint(self.kept.pop(0))
         self._saved_at, self._saved_step = perf_counter(), state.step
@@ -112,25 +172,28 @@ class Checkpoints(Callback):
     def _save_best(self, state: State) -> None:
         file = checkpoint_name(self._identity.arch, state)
         before = {name: ranked.entries for name, ranked in self.best.items()}
-        paths, pushed_out = [], []
+        pushed_out: dict[str, list[Path]] = {}
         for name, metrics in state.results.items():
             is_in, out = self.best[name].offer(file, state.step, metrics)
-            pushed_out += out
             if is_in:
-                paths.append(self.best[name].folder / file)
+                pushed_out[name] = out
         try:
-            if paths:
-                self._write(paths, state)
+            if pushed_out:
+                for name, out in pushed_out.items():
+                    self.best[name].announce(out)
+                self._write([self.best[name].folder / file for name in pushed_out], state)
         except UserError:
             for name, entries in before.items():
                 self.best[name].entries = entries
             raise
-        for path in pushed_out:  # only now: until the new one is on the disk, the old one is the best there is
-            remove_checkpoint(path)
+        for out in pushed_out.values():  # only now: until the new one is on the disk, the old one is the best there is
+            for path in out:
+                remove_checkpoint(path)
 
     def _write(self, paths: list[Path], state: State) -> None:
         best = {name: ranked.entries for name, ranked in self.best.items() if ranked.entries}
-        content = checkpoint_content(self._identity, self._trained, state, best)
+        followers = {type(one).__name__: known for one in self._followers if (known := one.state_dict())}
+        content = checkpoint_content(self._identity, self._trained, state, best, followers)
         write_checkpoint(paths, content, self._identity.config_text)
 
     def _forgiving(self, save: Callable[[State], None], state: State) -> None:

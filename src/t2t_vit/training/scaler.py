@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LARGEST = 2.0**126  # infinity could not be halved
+
 
 class LossScaler:
     """The scale of the loss, kept on the device so that no step waits for the host (Micikevicius et al. 2018).
 
-    dynamic: halved after a gradient that is not finite, down to 1 at the lowest, and doubled after
-    `growth_interval` good ones in a row. Otherwise the scale stays; 1, the default, is no scaling.
+    dynamic: halved after a gradient that is not finite, down to 1 at the lowest (or where it began, if lower), and
+    doubled after `growth_interval` good ones in a row. Otherwise the scale stays; 1, the default, is no scaling.
     """
 
     def __init__(
@@ -19,6 +21,7 @@ class LossScaler:
         self.scale = torch.tensor(scale, dtype=torch.float32, device=device)  # ()
         self.dynamic = dynamic
         self.growth_interval = growth_interval
+        self._lowest = min(1.0, scale)
         self.is_identity = scale == 1.0 and not dynamic
         self._good = torch.zeros((), dtype=torch.int32, device=device)  # good steps in a row
 
@@ -29,8 +32,9 @@ class LossScaler:
         good = torch.where(finite, self._good + 1, 0)
         grows = good >= self.growth_interval
         self._good = torch.where(grows, 0, good)
-        shrunk = (self.scale / 2).clamp(min=1.0)
-        self.scale = torch.where(finite, torch.where(grows, self.scale * 2, self.scale), shrunk)
+        shrunk = (self.scale / 2).clamp(min=self._lowest)
+        grown = (self.scale * 2).clamp(max=LARGEST)
+        self.scale = torch.where(finite, torch.where(grows, grown, self.scale), shrunk)
 
     def state_dict(self) -> dict[str, Any]:
         """The scale and the run of good steps, as tensors."""

@@ -18,6 +18,8 @@ class State:
     lr                  learning rate of the last update
     results             the last evaluation, by the name of the weights: raw, ema
     evaluated_at        the step that `results` belong to
+    closed_at           the step at which an epoch was last closed: evaluated, told and ranked
+    ended               whether the end of the run was reached and told
     clock               in no checkpoint: equal runs make equal files
     """
 
@@ -28,6 +30,8 @@ class State:
     lr: float = 0.0
     results: dict[str, Metrics] = field(default_factory=dict)
     evaluated_at: int = -1
+    closed_at: int = 0
+    ended: bool = False
     clock: Clock = field(default_factory=Clock)
 
     @classmethod
@@ -51,7 +55,7 @@ class State:
         if start_epoch >= epochs:
             raise UserError(f"start_epoch: {start_epoch} leaves nothing to train of {epochs} epochs; it counts from 0")
         first, end = start_epoch * updates, epochs * updates
-        return cls(updates, epochs, min(end, first + max_steps) if max_steps else end, step=first)
+        return cls(updates, epochs, min(end, first + max_steps) if max_steps else end, step=first, closed_at=first)
 
     @property
     def epoch(self) -> int:
@@ -60,13 +64,23 @@ class State:
 
     @property
     def epoch_end(self) -> int:
-        """What `step` is at the end of the epoch that the next update belongs to, or of the run."""
+        """What `step` is at the end of the epoch that the next update belongs to, or of the run.
+
+        An epoch that has all its updates but is not closed yet comes first.
+        """
+        if self.closed_at < self.step and self.step % self.updates_per_epoch == 0:
+            return self.step
         return min(self.last_step, (self.step // self.updates_per_epoch + 1) * self.updates_per_epoch)
 
     @property
     def finished(self) -> bool:
         """Whether no update is left."""
         return self.step >= self.last_step
+
+    @property
+    def complete(self) -> bool:
+        """Whether no update is left, and the epoch of the last one is closed."""
+        return self.finished and self.closed_at == self.step
 
     @property
     def evaluated(self) -> bool:
@@ -76,3 +90,7 @@ class State:
     def record(self, results: dict[str, Metrics]) -> None:
         """Take the evaluation of the present weights."""
         self.results, self.evaluated_at = results, self.step
+
+    def close_epoch(self) -> None:
+        """Nothing is left to do for the updates so far."""
+        self.closed_at = self.step

@@ -12,10 +12,13 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from t2t_vit.training.ema import Ema
+from t2t_vit.training.masters import WorkingCopy
 from t2t_vit.training.optimizer import steps_on_device, trainable
+from t2t_vit.training.randomness import SampleNumbers
 from t2t_vit.training.scaler import LossScaler
 
 Batch = tuple[Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class StepMetrics(NamedTuple):
@@ -46,6 +49,9 @@ class TrainStep:
         clip_norm: the largest global norm of the gradient; None does not clip.
         autocast: makes the context of each forward pass.
         mean: averages a tensor over the processes.
+        loss: what is minimised, of logits in float32 and targets.
+        copy: what `model` is made of where it is not the network whose weights the optimizer moves.
+        numbers: tells the network which samples come; without it, what it drops comes from torch's own generator.
     """
 
     def __init__(
@@ -59,17 +65,25 @@ class TrainStep:
         clip_norm: float | None = None,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         mean: Callable[[Tensor], Tensor] | None = None,
+        loss: Loss = cross_entropy,
+        copy: WorkingCopy | None = None,
+        numbers: SampleNumbers | None = None,
     ) -> None:
         self.model, self.optimizer, self.scaler, self.ema = model, optimizer, scaler, ema
         self.accumulation, self.clip_norm = accumulation, clip_norm
-        self.autocast, self.mean = autocast, mean
+        self.autocast, self.mean, self.loss = autocast, mean, loss
+        self.copy, self.numbers = copy, numbers
         self._parameters = trainable(optimizer)
 
-    def __call__(self, batches: Iterable[Batch]) -> StepMetrics:
-        """One update from exactly `accumulation` batches of images (B, C, H, W) and targets (B,) or (B, K)."""
+    def __call__(self, batches: Iterable[Batch], step: int = 0) -> StepMetrics:
+        """Update number `step`, from exactly `accumulation` batches: images (B, C, H, W), targets (B,) or (B, K)."""
         losses: list[Tensor] = []
         count = 0
+        if self.copy is not None:
+            self.copy.refresh()
         for images, targets in batches:
+            if self.numbers is not None:
+                self.numbers(images, step, part=len(losses))
             with self._shares_gradient(last=len(losses) + 1 == self.accumulation):
                 losses.append(self._backward(images, targets))  # ()
             count += len(images)
@@ -80,20 +94,22 @@ class TrainStep:
         scale = self.scaler.scale
         norm = self._update()  # ()
         if self.ema is not None:
-            self.ema.update()
+            self.ema.update(norm.isfinite())
         loss = torch.stack(losses).mean()
         return StepMetrics(self.mean(loss) if self.mean else loss, norm, ~norm.isfinite(), scale, count)
 
     def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
         with self.autocast():
             logits = self.model(images)  # (B, K)
-        loss = cross_entropy(logits.float(), targets)  # () in float32, hard or soft targets
+        loss = self.loss(logits.float(), targets)  # () in float32, hard or soft targets
         torch.autograd.backward(loss * (self.scaler.scale / self.accumulation))
         return loss.detach()
 
     @torch.no_grad()
     def _update(self) -> Tensor:
         """Unscale, clip and step, or leave everything as it is where the gradient is not finite."""
+        if self.copy is not None:
+            self.copy.hand_over()
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = get_total_norm(gradients) / self.scaler.scale  # ()
         if self.clip_norm is not None:

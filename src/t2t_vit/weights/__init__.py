@@ -5,6 +5,7 @@ from t2t_vit.weights.fit import fit, load_weights
 from t2t_vit.weights.kind import file_kind
 from t2t_vit.weights.read import Weights, read_weights
 from t2t_vit.weights.report import Change, Report
+from t2t_vit.weights.saved_run import SavedRun, read_run
 from t2t_vit.weights.write import FORMATS, convert_weights
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Change",
     "Description",
     "Report",
+    "SavedRun",
     "Weights",
     "checkpoint_config",
     "convert_weights",
@@ -19,5 +21,6 @@ __all__ = [
     "file_kind",
     "fit",
     "load_weights",
+    "read_run",
     "read_weights",
 ]

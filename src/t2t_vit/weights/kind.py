@@ -2,17 +2,36 @@
 
 import os
 import stat
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Literal
 
 from t2t_vit.errors import UserError
 from t2t_vit.formats.mindspore_ckpt import ENCRYPTION
 from t2t_vit.formats.protobuf import read_varint
+from t2t_vit.formats.zip_directory import read_directory
 from t2t_vit.weights.locate import find_file
 
 Kind = Literal[
-    "torch", "safetensors", "onnx", "mindspore", "encrypted mindspore", "mindir", "text", "tar", "gzip", "unknown"
+    "torch",
+    "safetensors",
+    "mindspore",
+    "encrypted mindspore",
+    "onnx",
+    "pt2",
+    "aoti",
+    "openvino",
+    "executorch",
+    "tensorrt",
+    "mindir",
+    "text",
+    "tar",
+    "gzip",
+    "unknown",
 ]
+
+# TensorRT's engines have no place for metadata: ours stand before them, a length and then JSON.
+TENSORRT_HEAD = b'{"producer": "t2t_vit'
 
 _HEAD_BYTES = 1024
 # Wire tags of the ModelProto fields that may follow ONNX's ir_version: producer_name, producer_version, domain,
@@ -39,7 +58,21 @@ def file_kind(path: str | Path) -> Kind:
         raise UserError(f"{path}: cannot be read ({_reason(error)})") from error
     if not head:
         raise UserError(f"{path}: is empty; it was probably not written to its end")
-    return _kind_of(head, info.st_size)
+    kind = _kind_of(head, info.st_size)
+    return _archive_kind(path) if kind == "torch" and head.startswith(b"PK") else kind
+
+
+def _archive_kind(path: Path) -> Kind:
+    """Weights, a traced program, or compiled code: all three are zip archives of torch's."""
+    try:
+        with path.open("rb") as file:
+            data = mmap(file.fileno(), 0, access=ACCESS_READ)  # unmapped when nobody looks at it, an error among them
+        names = [name.partition("/")[2] for name in read_directory(memoryview(data))]
+    except (OSError, ValueError):
+        return "torch"  # its reader says what is wrong
+    if "archive_format" not in names:
+        return "torch"
+    return "aoti" if any(name.startswith("data/aotinductor/") for name in names) else "pt2"
 
 
 def _kind_of(head: bytes, size: int) -> Kind:
@@ -56,6 +89,12 @@ def _kind_of(head: bytes, size: int) -> Kind:
         return "gzip"
     if len(head) > 2 and head[0] == 0x08 and 1 <= head[1] < 0x40 and head[2] in _ONNX_SECOND_TAGS:
         return "onnx"
+    if head[4:8] == b"ET12":
+        return "executorch"
+    if head[4 : 4 + len(TENSORRT_HEAD)] == TENSORRT_HEAD:
+        return "tensorrt"
+    if head.startswith(b"<?xml") and b"<net " in head:
+        return "openvino"
     if head[0] == 0x0A and (protobuf := _mindspore_kind(head)):
         return protobuf
     return "text" if _is_text(head) else "unknown"

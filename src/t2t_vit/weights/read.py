@@ -16,7 +16,7 @@ from t2t_vit.weights.locate import find_file
 from t2t_vit.weights.mindspore_file import read_mindspore_file
 from t2t_vit.weights.names import authors_names
 from t2t_vit.weights.plain import plain_classes, plain_config
-from t2t_vit.weights.safetensors_file import read_safetensors_file
+from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata
 from t2t_vit.weights.torch_file import tensors_of
 
 Copy = Literal["ema", "raw"]
@@ -37,7 +37,12 @@ _LONGEST_NAME = 512
 _REFUSALS: dict[Kind, str] = {
     "encrypted mindspore": "is an encrypted MindSpore checkpoint; decrypt it with MindSpore (dec_key) first",
     "mindir": "is a MINDIR model, a program without names to load; name the checkpoint it was made of",
-    "onnx": "is an ONNX model: infer runs it, but it holds no weights to load; name the checkpoint it was made of",
+    "onnx": "is an ONNX model: infer and eval run it, but it holds no weights to load; name the checkpoint behind it",
+    "pt2": "is an exported program, which infer and eval run, but no checkpoint; name the one behind it",
+    "aoti": "is compiled code, which holds no weights to load; name the checkpoint behind it",
+    "openvino": "is an OpenVINO model, which holds no weights to load; name the checkpoint behind it",
+    "executorch": "is an ExecuTorch program, which holds no weights to load; name the checkpoint behind it",
+    "tensorrt": "is a TensorRT engine, which holds no weights to load; name the checkpoint behind it",
     "text": "is a text file, not a checkpoint",
     "tar": "is a real tar archive; unpack it and name the checkpoint inside ('.pth.tar' files of torch are not tars)",
     "gzip": "is compressed with gzip; unpack it first",
@@ -171,7 +176,9 @@ def _state_dict(content: Any) -> dict[str, StoredTensor] | None:
 
 
 def _safetensors(path: Path) -> _Content:
-    return _Content({"raw": lambda: read_safetensors_file(path)})
+    told = read_safetensors_metadata(path)
+    config, classes = plain_config(told.get("config")), plain_classes(told.get("classes"))
+    return _Content({"raw": lambda: read_safetensors_file(path)}, config, classes)
 
 
 def _mindspore(path: Path) -> _Content:

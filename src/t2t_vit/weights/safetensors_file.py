@@ -1,6 +1,9 @@
 """Files of safetensors, read by its own library."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -8,6 +11,7 @@ from t2t_vit.errors import UserError
 
 # The library spends several times the header on its table; the largest network's has 40 kB.
 _LONGEST_HEADER = 4 * 2**20
+_KEY = "t2t_vit"
 
 
 def read_safetensors_file(path: str | Path) -> dict[str, Tensor]:
@@ -33,8 +37,22 @@ def read_safetensors_file(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: is a damaged safetensors file, cut short perhaps ({told})") from error
 
 
-def write_safetensors_file(tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Write the tensors.
+def read_safetensors_metadata(path: str | Path) -> dict[str, Any]:
+    """What `write_safetensors_file` was told to write beside the tensors; empty where that is nothing we know."""
+    with Path(path).open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, _LONGEST_HEADER))
+    try:
+        told = json.loads(json.loads(header)["__metadata__"][_KEY])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return told if type(told) is dict else {}
+
+
+def write_safetensors_file(
+    tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write the tensors, and, in JSON, the metadata.
 
     Raises:
         UserError: the file cannot be written.
@@ -43,6 +61,7 @@ def write_safetensors_file(tensors: dict[str, Tensor], path: str | Path) -> None
 
     from t2t_vit.files import atomic_write
 
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"})
+    told = {_KEY: json.dumps(metadata)} if metadata else {}
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt", **told})
     with atomic_write(Path(path)) as file:
         file.write(content)

@@ -1,13 +1,18 @@
 """Tensors of a file of torch.save, mapped into memory where they lie."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.formats.plain_pickle import Global
 from t2t_vit.formats.torch_archive import TorchFile
 from t2t_vit.formats.torch_globals import ITEM_BYTES, StoredTensor
+
+# Lists and dictionaries may hold each other many times over: what is followed has to have an end.
+_MOST_VALUES, _DEEPEST = 1_000_000, 32
 
 
 def tensors_of(file: TorchFile, stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
@@ -16,11 +21,53 @@ def tensors_of(file: TorchFile, stored: Mapping[str, StoredTensor]) -> dict[str,
     Raises:
         UserError: they are damaged, or claim more elements than the file has.
     """
-    # Tensors may share a storage, but all together they cannot be larger than the file.
-    if sum(tensor.nbytes for tensor in stored.values()) > len(file.buffer):
-        raise UserError(f"{file.path}: its tensors claim to be larger than the file")
-    file.check({tensor.storage.key for tensor in stored.values()})
+    _check(file, list(stored.values()))
     return {name: _tensor(file, tensor) for name, tensor in stored.items()}
+
+
+def content_of(file: TorchFile) -> Any:
+    """All of the file's content, its tensors in memory of their own and bit for bit as they were saved.
+
+    Raises:
+        UserError: it is damaged, nested without end, or claims more elements than the file has.
+    """
+    _check(file, _stored(file))
+    return _with_tensors(file, file.content)
+
+
+def _check(file: TorchFile, stored: list[StoredTensor]) -> None:
+    # Tensors may share a storage, but all together they cannot be larger than the file.
+    if sum(tensor.nbytes for tensor in stored) > len(file.buffer):
+        raise UserError(f"{file.path}: its tensors claim to be larger than the file")
+    file.check({tensor.storage.key for tensor in stored})
+
+
+def _stored(file: TorchFile) -> list[StoredTensor]:
+    """The tensors anywhere in the content."""
+    found: list[StoredTensor] = []
+    pending, count = [(file.content, 0)], 0
+    while pending:
+        value, depth = pending.pop()
+        count += 1
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise UserError(f"{file.path}: its values are nested without end")
+        if type(value) is StoredTensor:
+            found.append(value)
+        elif type(value) in (dict, list, tuple):
+            pending += [(item, depth + 1) for item in (value.values() if type(value) is dict else value)]
+    return found
+
+
+def _with_tensors(file: TorchFile, value: Any) -> Any:
+    if type(value) is StoredTensor:
+        return _tensor(file, value).clone()
+    if type(value) is Global:  # the pickle reader admits no other names than those of torch's types
+        return getattr(torch, value.name, None)
+    if type(value) is dict:
+        return {key: _with_tensors(file, item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_with_tensors(file, item) for item in value)
+    return value
 
 
 def _tensor(file: TorchFile, stored: StoredTensor) -> Tensor:

@@ -1,0 +1,150 @@
+"""The export command: its options, `all`, and exported files in eval and infer."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import t2t_vit
+from t2t_vit.cli.main import main
+from t2t_vit.data.embedded import fashion_mnist
+from t2t_vit.export.table import FORMATS
+
+DATA = ["--dataset", "FashionMNIST", "--val_num_samples", "40"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    model = t2t_vit.create_model("t2t_vit_quickstart", image_size=28, num_classes=10, in_chans=1)
+    with torch.no_grad():
+        model.head.weight.mul_(20)
+    config = {
+        "arch": "t2t_vit_quickstart",
+        "num_classes": 10,
+        "image_size": 28,
+        "in_chans": 1,
+        "crop_pct": 1.0,
+        "mean": [0.3],
+        "std": [0.35],
+        "disable_approximate_gelu": True,
+    }
+    classes = list(fashion_mnist("val", "L").classes)
+    path = tmp_path_factory.mktemp("net") / "net.ckpt"
+    torch.save(
+        {"format": "t2t_vit", "version": 1, "config": config, "classes": classes, "model": model.state_dict()}, path
+    )
+    return str(path)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes the table shorter."""
+
+    def shorten(*names: str) -> None:
+        for name in set(FORMATS) - set(names):
+            monkeypatch.delitem(FORMATS, name)
+
+    return shorten
+
+
+def test_all_prints_a_table_and_says_what_is_not_there(
+    checkpoint: str, here: Path, only: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    only("PT2", "SAFETENSORS", "AIR")
+    assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 0
+    first, air, pt2, safetensors = capsys.readouterr().out.splitlines()
+    assert first.split() == ["format", "size", "load", "images/s", "difference", "top-1", "file"]
+    assert air.startswith("AIR          not written: ") and "Ascend" in air
+    for line, file in ((pt2, "t2t_vit_quickstart.pt2"), (safetensors, "t2t_vit_quickstart.safetensors")):
+        assert line.split()[2] == "MB" and "100.0%" in line and line.endswith(file)
+    assert {path.name for path in here.iterdir()} == {"t2t_vit_quickstart.pt2", "t2t_vit_quickstart.safetensors"}
+
+
+def test_missing_packages_are_listed(
+    checkpoint: str,
+    here: Path,
+    only: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "executorch", None)
+    only("EXECUTORCH")
+    assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 0
+    out = capsys.readouterr().out
+    assert 'needs the package executorch; install it with: pip install "t2t_vit[executorch]"' in out
+    assert list(here.iterdir()) == []
+
+
+def test_a_file_that_disagrees_costs_the_exit_code(
+    checkpoint: str,
+    here: Path,
+    only: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from dataclasses import replace
+
+    def write(job: object, path: Path) -> None:
+        torch.manual_seed(1)
+        other = t2t_vit.create_model("t2t_vit_quickstart", image_size=28, num_classes=10, in_chans=1)
+        FORMATS["PT2"].write(replace(job, model=other.eval()), path)  # type: ignore[type-var]
+
+    only("PT2", "SAFETENSORS")
+    monkeypatch.setitem(FORMATS, "SAFETENSORS", replace(FORMATS["SAFETENSORS"], write=write))
+    assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 1
+    assert "not written, since it does not agree" in capsys.readouterr().out
+    assert [path.name for path in here.iterdir()] == ["t2t_vit_quickstart.pt2"]
+
+
+@pytest.mark.usefixtures("here")
+def test_eval_and_infer_take_an_exported_file_as_they_take_the_checkpoint(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--file_format", "PT2", "--pretrained", checkpoint, "--output", "out", *DATA]) == 0
+    exported = "out/t2t_vit_quickstart.pt2"
+    assert capsys.readouterr().out.startswith(f"{exported}\nlargest logit difference ")
+    results = []
+    for path in (checkpoint, exported):
+        words = ["eval", "--pretrained", path, "--output", "r.json", "--num_parallel_workers", "0", *DATA]
+        assert main(words) == 0
+        results.append(json.loads(Path("r.json").read_text()))
+    assert results[0]["Top1-Acc"] == results[1]["Top1-Acc"]
+    assert results[0]["Loss"] == pytest.approx(results[1]["Loss"], rel=1e-5)
+    Path("photos").mkdir()
+    images = fashion_mnist("val", "L")
+    for number in range(5):
+        images.read(number).save(f"photos/{number}.png")
+    answers = []
+    for path in (checkpoint, exported):
+        assert main(["infer", "photos", "--checkpoint", path, "--output", "p.json"]) == 0
+        answers.append(json.loads(Path("p.json").read_text()))
+    assert answers[0] == answers[1] and len(answers[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--precision", "fp8"], "--precision is 'fp8'; it must be fp32, fp16, int8"),
+        (["--batch", "0"], "--batch is '0'; it must be a whole number"),
+        (["--batch", "many"], "--batch is 'many'"),
+        (["--preprocessing", "both"], "--preprocessing is 'both'; it must be inside or outside"),
+        (["--calibration", "10"], "--calibration has no effect with --precision fp32"),
+        (["--file_format", "PT2", "--precision", "int8"], "PT2 has no precision int8; choose fp32 or fp16"),
+        (["--file_format", "PT2", "--dynamic_size"], "PT2 has one image size"),
+    ],
+)
+def test_options_that_cannot_be(
+    words: list[str], said: str, checkpoint: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--pretrained", checkpoint, "--file_format", "ONNX", *words]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1 and list(here.iterdir()) == []

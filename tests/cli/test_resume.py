@@ -1,0 +1,360 @@
+"""Runs that are stopped and continued: the command in this process, killed by an exception that nothing expects."""
+
+import os
+import random
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from t2t_vit.cli.changes import CHOICE, FREE, REFUSED
+from t2t_vit.cli.main import main
+from t2t_vit.config import KEYS
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from kill import differences, differences_of_runs, history, newest_step, trial
+
+NAME = "t2t_vit_quickstart"
+# Everything random is on. 32 images, 2 batches of 4 an update: 4 updates an epoch, 10 in all, the last epoch cut short.
+KEYS_OF_RUN: dict[str, object] = {
+    "arch": NAME,
+    "image_size": 28,
+    "in_chans": 1,
+    "mean": 0.5,
+    "std": 0.5,
+    "dataset": "FashionMNIST",
+    "train_num_samples": 35,
+    "val_num_samples": 20,
+    "epochs": 3,
+    "max_steps": 10,
+    "warmup_length": 1,
+    "batch_size": 4,
+    "accumulation_step": 2,
+    "num_parallel_workers": 0,
+    "pynative_mode": True,
+    "device_target": "CPU",
+    "amp_level": "O0",
+    "with_ema": True,
+    "ema_decay": 0.8,
+    "auto_augment": "rand-m9-mstd0.5-inc1",
+    "re_prob": 0.5,
+    "mixup": 0.8,
+    "cutmix": 1,
+    "drop": 0.1,
+    "drop_path": 0.1,
+    "print_loss_every": 3,
+    "summary_loss_collect_freq": 3,
+    "best_ckpt_num": 1,
+}
+
+# The network's name is the folder's; all else the checkpoint knows.
+AUTO = {"arch": NAME, "resume": "auto"}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no code of the program knows it, so nothing is saved or told."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """`run(place, kill_after=step, **keys)`: the command in `place`, what it said; code -9 where it was killed."""
+
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(
+        self, place: Path, *, kill_after: int = 0, kill_in: str = "on_step", **keys: object
+    ) -> tuple[int, str]:
+        place.mkdir(exist_ok=True)
+        self.monkeypatch.chdir(place)
+        self.capsys.readouterr()
+        line = [f"--{key}={value}" for key, value in keys.items()]
+        with self.monkeypatch.context() as patch:
+            if kill_after:
+                patch.setattr(f"t2t_vit.training.callbacks.Callbacks.{kill_in}", _killing(kill_in, kill_after))
+            try:
+                code = main(["train", *line])
+            except Killed:
+                code = -9
+        return code, self.capsys.readouterr().err
+
+
+def _killing(method: str, after: int) -> Callable[..., None]:
+    from t2t_vit.training.callbacks import Callbacks
+
+    original = getattr(Callbacks, method)
+
+    def killing(self: Callbacks, state: Any, *others: Any) -> None:
+        original(self, state, *others)
+        if state.step == after:
+            raise Killed
+
+    return killing
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    return Run(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture
+def straight(base: Path, run: Run) -> Path:
+    """A run of 10 steps that nobody disturbed, with a checkpoint of each."""
+    place = base / "straight"
+    if not place.exists():
+        code, err = run(place, **KEYS_OF_RUN, ckpt_save_every_step=1)
+        assert code == 0, err
+    return place
+
+
+@pytest.fixture
+def stopped(base: Path, run: Run) -> Path:
+    """A run that was killed after step 7, with a checkpoint of each step so far."""
+    place = base / "stopped"
+    if not place.exists():
+        code, _ = run(place, **KEYS_OF_RUN, ckpt_save_every_step=1, kill_after=7)
+        assert code == -9
+    return place
+
+
+def copied(stopped: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(stopped, tmp_path / "copy")
+
+
+def checkpoint(place: Path, step: int) -> Path:
+    (path,) = place.glob(f"runs/checkpoints/*/*_{step}.ckpt")
+    return path
+
+
+def test_a_run_that_is_killed_after_every_step_is_the_same_run(run: Run, straight: Path, tmp_path: Path) -> None:
+    place = tmp_path / "killed"
+    for step in range(1, 10):
+        code, err = run(place, **KEYS_OF_RUN, ckpt_save_every_step=1, resume="auto", kill_after=step)
+        assert code == -9
+        told = f"step {step - 1}\n" if step > 1 else "starting from the beginning"
+        assert told in err
+    assert run(place, **KEYS_OF_RUN, ckpt_save_every_step=1, resume="auto")[0] == 0
+    assert differences_of_runs(straight, place) == []
+
+
+@pytest.mark.parametrize(
+    ("kill_in", "after"),
+    [("on_step", 4), ("on_step", 7), ("on_epoch", 4), ("on_epoch", 8), ("on_step", 10), ("on_epoch", 10)],
+)
+def test_steps_that_were_lost_are_made_again(
+    run: Run, straight: Path, tmp_path: Path, kill_in: str, after: int
+) -> None:
+    """Saved every second step, killed where an epoch ends: before its evaluation, after it, and after the last one."""
+    place = tmp_path / "killed"
+    keys = {**KEYS_OF_RUN, "ckpt_save_every_step": 2}
+    assert run(place, **keys, kill_after=after, kill_in=kill_in)[0] == -9
+    code, err = run(place, **AUTO)
+    assert code == 0, err
+    assert f"step {after // 2 * 2}\n" in err
+    lost = [text for text in differences_of_runs(straight, place) if "only in one" not in text]
+    assert all("config.ckpt_save_every_step" in text for text in lost), lost
+    histories = [(root / f"runs/logs/{NAME}/history.csv").read_text().count("\n") for root in (straight, place)]
+    assert histories[0] == histories[1]
+
+
+def test_the_best_files_are_the_same_bytes(run: Run, straight: Path, stopped: Path, tmp_path: Path) -> None:
+    place = copied(stopped, tmp_path)
+    assert run(place, **AUTO)[0] == 0
+    for path in straight.glob("runs/best_checkpoints/**/*.ckpt"):
+        assert (place / path.relative_to(straight)).read_bytes() == path.read_bytes()
+    assert differences_of_runs(straight, place) == []
+
+
+def test_a_killed_write_leaves_the_checkpoint_before(
+    run: Run, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between writing and renaming; what lies about then is swept away."""
+    place, original, calls = tmp_path / "killed", os.replace, iter(range(10**6))
+    keys = {**KEYS_OF_RUN, "ckpt_save_every_step": 1}
+
+    def dies(source: Any, target: Any) -> None:
+        if str(target).endswith("_6.ckpt") and next(calls) == 0:
+            raise Killed
+        original(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process tidies nothing up
+        assert run(place, **keys)[0] == -9
+    assert list(place.rglob("*.part"))
+    code, err = run(place, **AUTO)
+    assert code == 0
+    assert "epoch 2, step 5\n" in err
+    assert not list(place.rglob("*.part"))
+    assert [text for text in differences_of_runs(straight, place) if "only in one" not in text] == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_checkpoint_is_passed_over(
+    run: Run, straight: Path, stopped: Path, tmp_path: Path, seed: int
+) -> None:
+    """Cut short at a random byte, or with a bit changed."""
+    place, rng = copied(stopped, tmp_path), random.Random(seed)
+    path = checkpoint(place, 7)
+    data = bytearray(path.read_bytes())
+    if seed % 2:
+        with_bit = rng.randrange(
+            len(data) // 3, len(data) // 3 * 2
+        )  # in the tensors; elsewhere it may be of no account
+        data[with_bit] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+    else:
+        path.write_bytes(data[: rng.randrange(len(data))])
+    code, err = run(place, **AUTO)
+    assert code == 0, err
+    assert re.search(r"^passed over for another one: .*_7\.ckpt: is ", err, re.MULTILINE)
+    assert "epoch 2, step 6\n" in err
+    assert differences_of_runs(straight, place) == []
+
+
+def test_the_same_by_name_from_a_file_elsewhere(run: Run, straight: Path, stopped: Path, tmp_path: Path) -> None:
+    """As the launchers' --checkpoint says it; the file is written again, so that the new folder can be continued."""
+    place, source = tmp_path / "new", checkpoint(stopped, 7)
+    keys = {"pretrained": source, "exclude_epoch_state": False}
+    code, err = run(place, **keys, kill_after=8)
+    assert code == -9
+    assert "continuing" in err
+    assert "epoch 2, step 7\n" in err
+    assert newest_step(place) == 8
+    assert run(place, **AUTO)[0] == 0
+    one, two = (torch.load(checkpoint(root, 10), weights_only=True) for root in (straight, place))
+    assert differences(one["model"], two["model"]) == differences(one["optimizer"], two["optimizer"]) == []
+    assert differences(one["ema"], two["ema"]) == []
+
+
+def test_only_so_many_are_kept_however_often_the_run_is_killed(run: Run, tmp_path: Path) -> None:
+    place = tmp_path / "killed"
+    stranger = place / f"runs/checkpoints/{NAME}/{NAME}-9_99.ckpt"
+    stranger.parent.mkdir(parents=True)
+    stranger.write_bytes(b"of an earlier run")
+    keys = {**KEYS_OF_RUN, "ckpt_save_every_step": 1, "ckpt_keep_num": 2}
+    assert run(place, **keys, kill_after=3)[0] == -9
+    assert run(place, **AUTO, kill_after=6)[0] == -9
+    assert sorted(path.name for path in stranger.parent.glob("*.ckpt")) == [f"{NAME}-2_{n}.ckpt" for n in (5, 6)] + [
+        stranger.name
+    ]
+    assert len(list(stranger.parent.glob("*.yaml"))) == 2
+
+
+def test_a_new_run_in_the_folder_is_not_mistaken_for_the_old_one(run: Run, stopped: Path, tmp_path: Path) -> None:
+    place = copied(stopped, tmp_path)
+    assert run(place, **KEYS_OF_RUN, kill_after=2)[0] == -9
+    code, err = run(place, **KEYS_OF_RUN, resume="auto", kill_after=1)
+    assert code == -9
+    assert "no checkpoint of a run to continue" in err
+    assert "(7 of earlier runs are left alone" in err
+
+
+def test_a_finished_run_says_so_and_writes_nothing(run: Run, straight: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+    code, err = run(straight, **AUTO)
+    assert code == 0
+    assert "the run is finished: max_steps 10 ended it at step 10; --max_steps 0 goes on to the end of epoch 3" in err
+    assert {path: path.stat().st_mtime_ns for path in straight.rglob("*")} == before
+
+
+def test_a_finished_run_goes_on_when_it_is_given_more(run: Run, straight: Path, tmp_path: Path) -> None:
+    place = copied(straight, tmp_path)
+    code, err = run(place, **AUTO, max_steps=0, epochs=4, kill_after=13)
+    assert code == -9
+    assert "changed from step 10 on: max_steps 10 -> 0, epochs 3 -> 4; what follows is not what" in err
+    rows = history(place / f"runs/logs/{NAME}/history.csv")
+    assert [row["step"] for row in rows if row["kind"] == "step"] == ["3", "6", "9", "12"]
+
+
+def test_what_the_file_says_otherwise_is_named(run: Run, stopped: Path, tmp_path: Path) -> None:
+    place = copied(stopped, tmp_path)
+    (place / "c.yaml").write_text(f"arch: {NAME}\nbase_lr: 0.5\nbatch_size: 4\nepochs: 9\n")
+    code, err = run(place, config="c.yaml", resume="auto", print_loss_every=5)
+    assert code == 0
+    assert "wins over c.yaml: base_lr 0.001 (not 0.5), epochs 3 (not 9)" in err
+    assert "changed from step 7 on: print_loss_every 3 -> 5\n" in err
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"optimizer": "sgd"}, "optimizer adamw -> sgd: the optimizer's state belongs to the old one"),
+        ({"arch": "t2t_vit_7", "resume": "CKPT"}, "arch t2t_vit_quickstart -> t2t_vit_7: its weights"),
+        ({"seed": 3}, "seed 0 -> 3: every random number"),
+        ({"with_ema": False}, "with_ema True -> False"),
+        ({"train_num_samples": 34}, "train_num_samples 35 -> 34: its steps"),
+        ({"batch_size": 5}, "an update takes 8 images, and now 10"),
+        ({"start_epoch": 1}, "start_epoch 0 -> 1: a continued run knows its own epoch"),
+        ({"start_epoch": 1, "resume": "CKPT"}, "start_epoch 1 contradicts a continued run"),
+        ({"resume": "CKPT", "pretrained": "CKPT", "exclude_epoch_state": False}, "both name a run to continue"),
+        ({"resume": "none.ckpt"}, "none.ckpt: there is no such file"),
+        ({"resume": "foreign.pth"}, "foreign.pth: holds weights but no run of t2t_vit to continue"),
+        ({"resume": "text.txt"}, "text.txt: is no checkpoint of a run of t2t_vit"),
+        ({"resume": "old.ckpt"}, "old.ckpt: lacks progress, so its run cannot be continued"),
+        ({"resume": "other.ckpt"}, "its class 0 is 'boot', and now it is 't-shirt_top'"),
+        ({"resume": "fewer.ckpt"}, "it has 36 training images, and there are 35 now"),
+        ({"resume": "torn.ckpt"}, "does not fit"),
+    ],
+)
+def test_what_cannot_be_continued_is_one_sentence(
+    run: Run, stopped: Path, keys: dict[str, object], sentence: str
+) -> None:
+    source = checkpoint(stopped, 7)
+    _write_oddities(stopped, torch.load(source, weights_only=True))
+    before = {path: path.stat().st_mtime_ns for path in stopped.rglob("*")}
+    line = {**AUTO, **{key: source if value == "CKPT" else value for key, value in keys.items()}}
+    code, err = run(stopped, **line)
+    assert code == 2, err
+    assert sentence in err.splitlines()[-1]
+    assert {path: path.stat().st_mtime_ns for path in stopped.rglob("*")} == before
+
+
+def _write_oddities(place: Path, content: dict[str, Any]) -> None:
+    if (place / "text.txt").exists():
+        return
+    (place / "text.txt").write_text("not a checkpoint")
+    torch.save(content["model"], place / "foreign.pth")
+    torch.save({key: value for key, value in content.items() if key != "progress"}, place / "old.ckpt")
+    torch.save({**content, "classes": ["boot", *content["classes"][1:]]}, place / "other.ckpt")
+    torch.save({**content, "data": {**content["data"], "train_images": 36}}, place / "fewer.ckpt")
+    model = {name: tensor for name, tensor in content["model"].items() if name != "head.bias"}
+    torch.save({**content, "model": model}, place / "torn.ckpt")
+
+
+def test_every_key_is_free_refused_or_listed() -> None:
+    assert set(REFUSED) <= set(KEYS)
+    assert set(FREE) <= set(KEYS)
+    assert not set(REFUSED) & set(FREE)
+    assert CHOICE <= FREE
+
+
+@pytest.mark.parametrize(("processes", "name"), [(1, "SIGKILL"), (2, "SIGKILL")])
+def test_the_command_itself_is_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], processes: int, name: str
+) -> None:
+    """Real processes with workers, killed twice at random moments; for longer, and with other signals, run kill.py."""
+    short = ["--train_num_samples=120", "--val_num_samples=40", "--epochs=3", "--num_parallel_workers=1"]
+    short += [f"--batch_size={20 // processes}", "--accumulation_step=1", "--ckpt_save_every_step=2"]
+    code = trial(tmp_path, 2, name, processes, seed=processes, extra=short)
+    assert code == 0, capsys.readouterr().out

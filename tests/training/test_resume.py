@@ -1,0 +1,271 @@
+"""Going on from a checkpoint's content, with every optimizer, and what the folders then hold."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2t_vit.errors import UserError
+from t2t_vit.evaluation.metrics import Metrics
+from t2t_vit.training.callbacks import Callback
+from t2t_vit.training.checkpoint import Identity, Trained, checkpoint_content, write_checkpoint
+from t2t_vit.training.divergence import StopOnDivergence
+from t2t_vit.training.ema import Ema
+from t2t_vit.training.history import History
+from t2t_vit.training.loop import train
+from t2t_vit.training.optimizer import create_optimizer
+from t2t_vit.training.resume import recall, restore, restore_optimizer
+from t2t_vit.training.retention import Checkpoints
+from t2t_vit.training.scaler import LossScaler
+from t2t_vit.training.schedule import Schedule
+from t2t_vit.training.shelf import Shelf
+from t2t_vit.training.state import State
+from t2t_vit.training.step import StepMetrics, TrainStep
+from t2t_vit.weights import read_run
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from kill import differences
+
+CPU = torch.device("cpu")
+IDENTITY = Identity("toy", {"epochs": 3}, ["cat", "dog", "owl"], "epochs: 3\n")
+STEPS, STOPPED_AT = 8, 5
+# One of each kind that keeps its state in a way of its own: counters in the groups, random numbers, wrapped optimizers.
+OPTIMIZERS = [
+    "adamw",
+    "momentum",
+    "sgd",
+    "lion",
+    "muon",
+    "adafactor",
+    "adafactorbv",
+    "lamb",
+    "lookahead_adamw",
+    "lookahead_sgd",
+    "madgrad",
+    "nadam",
+    "radam",
+    "adan",
+    "adopt",
+    "kron",
+    "laprop",
+    "mars",
+    "novograd",
+    "rmsprop",
+    "rmsproptf",
+    "adabelief",
+    "adamp",
+    "sgdp",
+    "lars",
+    "adagrad",
+    "adadelta",
+    "adamax",
+    "nadamw",
+    "csgdw",
+]
+
+
+def setting(make_model, name="adamw", scale=1.0):
+    model = make_model(dropout=0.3)
+    optimizer = create_optimizer(model, name, lr=0.01, weight_decay=0.05)
+    scaler = LossScaler(CPU, scale, dynamic=scale != 1.0, growth_interval=3)
+    return Trained(model, optimizer, scaler, Ema(model, 0.9))
+
+
+def run(trained, loader, state):
+    step = TrainStep(trained.model, trained.optimizer, scaler=trained.scaler, ema=trained.ema, clip_norm=1.0)
+    return train(step, loader, Schedule("cosine_lr", 0.01, 2, state.updates_per_epoch, warmup_length=1), state, seed=3)
+
+
+def saved(trained, state, path):
+    write_checkpoint([path], checkpoint_content(IDENTITY, trained, state), "")
+    return read_run(path)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_goes_on_exactly(make_model, make_loader, tmp_path, name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm's and torch's own about their optimizers
+        whole = setting(make_model, name, scale=64.0)
+        run(whole, make_loader(4), State(4, 2, STEPS))
+        first = setting(make_model, name, scale=64.0)
+        state = run(first, make_loader(4), State(4, 2, STOPPED_AT))
+        found = saved(first, state, tmp_path / "toy-2_5.ckpt")
+        second, state = setting(make_model, name, scale=64.0), State(4, 2, STEPS)
+        restore(found.content, found.path, second, state)
+        assert (state.step, state.closed_at, state.lr) == (5, 5, first.optimizer.param_groups[0]["lr"])
+        run(second, make_loader(4), state)
+    for part in ("model", "optimizer", "scaler"):
+        one, two = (getattr(trained, part).state_dict() for trained in (whole, second))
+        assert differences(one, two) == []
+    assert differences(whole.ema.module.state_dict(), second.ema.module.state_dict()) == []
+
+
+def test_settings_of_the_line_win_over_the_groups_of_the_file(make_model):
+    model = make_model()
+    old = create_optimizer(model, "adamw", lr=0.1, weight_decay=0.05, betas=(0.5, 0.6))
+    new = create_optimizer(model, "adamw", lr=0.1, weight_decay=0.2, betas=(0.7, 0.8))
+    restore_optimizer(new, old.state_dict())
+    assert [group["weight_decay"] for group in new.param_groups] == [0.2, 0.0]
+    assert new.param_groups[0]["betas"] == (0.7, 0.8)
+
+
+def test_state_of_another_type_than_the_weight_is_not_rounded(make_model):
+    model = make_model().half()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    exact = {0: {"momentum_buffer": torch.full((1, 1, 12), 1 / 3)}}
+    restore_optimizer(optimizer, {**optimizer.state_dict(), "state": exact})
+    assert torch.equal(optimizer.state[model.cls_token]["momentum_buffer"], exact[0]["momentum_buffer"])
+
+
+def test_what_does_not_fit_is_one_sentence(make_model, tmp_path):
+    trained = setting(make_model)
+    found = saved(trained, State(4, 2, 8, step=3), tmp_path / "toy-1_3.ckpt")
+    for part, value in (("model", {}), ("ema", None), ("optimizer", {"state": {}, "param_groups": []}), ("metrics", 3)):
+        with pytest.raises(UserError, match=r"toy-1_3\.ckpt: its run cannot be continued, it does not fit"):
+            restore({**found.content, part: value}, found.path, setting(make_model), State(4, 2, 8))
+    with pytest.raises(UserError, match="does not fit"):
+        recall({"followers": {"StopOnDivergence": 7}}, found.path, [StopOnDivergence()])
+
+
+def test_an_epoch_that_was_not_closed_comes_first():
+    state = State(4, 3, 12, step=4)
+    assert (state.epoch_end, state.complete) == (4, False)
+    state.close_epoch()
+    assert state.epoch_end == 8
+    state.step = 12
+    assert (state.epoch_end, state.finished, state.complete) == (12, True, False)
+    state.close_epoch()
+    assert state.complete
+
+
+def at(step):
+    return State(4, 9, 36, step=step)
+
+
+@pytest.fixture
+def make(make_model, tmp_path):
+    trained = setting(make_model)
+
+    def make(folder="ckpt", **settings):
+        best = tmp_path / f"{folder}-best"
+        return Checkpoints(tmp_path / folder, best, IDENTITY, trained, note=lambda _: None, **settings)
+
+    return make
+
+
+def go_on(checkpoints, path, step, damaged=()):
+    checkpoints.go_on(read_run(path).content, path, at(step), damaged)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob("*.ckpt"))
+
+
+def test_the_newest_of_the_list_are_kept_and_damaged_ones_go_first(tmp_path, make):
+    first = make(every_steps=1)
+    first.begin()
+    for step in (1, 2, 3, 4):
+        first.on_step(at(step), None)
+    (tmp_path / "ckpt/toy-1_4.ckpt").write_bytes(b"PK")
+    (tmp_path / "ckpt/toy-7_28.ckpt").write_bytes(b"somebody's")
+    (tmp_path / "ckpt/toy-1_2.ckpt").unlink()  # killed between the two files of one checkpoint
+    again = make(keep_num=3, every_steps=1)
+    go_on(again, tmp_path / "ckpt/toy-1_3.ckpt", 3, [tmp_path / "ckpt/toy-1_4.ckpt"])
+    assert [path.name for path in again.kept] == ["toy-1_4.ckpt", "toy-1_1.ckpt", "toy-1_3.ckpt"]
+    assert not (tmp_path / "ckpt/toy-1_2.yaml").exists()
+    again.on_step(State(5, 9, 45, step=5), None)
+    assert names(tmp_path / "ckpt") == ["toy-1_1.ckpt", "toy-1_3.ckpt", "toy-1_5.ckpt", "toy-7_28.ckpt"]
+
+
+def test_checkpoints_past_the_one_that_is_continued_are_nobodys(tmp_path, make):
+    first = make(every_steps=1)
+    for step in (1, 2, 3):
+        first.on_step(at(step), None)
+    again = make(keep_num=1, every_steps=1)
+    go_on(again, tmp_path / "ckpt/toy-1_1.ckpt", 1)
+    assert [path.name for path in Shelf(tmp_path / "ckpt").files()] == ["toy-1_1.ckpt"]
+    again.on_step(at(2), None)
+    assert names(tmp_path / "ckpt") == ["toy-1_2.ckpt", "toy-1_3.ckpt"]
+
+
+def test_a_file_from_elsewhere_is_written_again_and_touches_nothing(tmp_path, make):
+    other, here = make("other", every_steps=1), make(every_steps=1, keep_num=1)
+    other.on_step(at(2), None)
+    for step in (1, 3):
+        here.on_step(at(step), None)
+    again = make(keep_num=1)
+    go_on(again, tmp_path / "other/toy-1_2.ckpt", 2)
+    assert names(tmp_path / "ckpt") == ["toy-1_2.ckpt", "toy-1_3.ckpt"]
+    assert [path.name for path in Shelf(tmp_path / "ckpt").files()] == ["toy-1_2.ckpt"]
+
+
+def test_a_best_one_that_was_pushed_out_but_not_deleted_is_deleted(tmp_path, make, monkeypatch):
+    def evaluated(step, top1):
+        state = at(step)
+        state.record({"raw": Metrics(1.0, top1, 1.0, 10)})
+        return state
+
+    first = make(best_num=1)
+    first.on_epoch(evaluated(4, 0.1))
+    with monkeypatch.context() as patch:
+        patch.setattr("t2t_vit.training.retention.remove_checkpoint", lambda _: None)
+        first.on_epoch(evaluated(8, 0.2))
+    assert names(tmp_path / "ckpt-best") == ["toy-1_4.ckpt", "toy-2_8.ckpt"]
+    again = make(best_num=1)
+    go_on(again, tmp_path / "ckpt-best/toy-2_8.ckpt", 8)
+    assert names(tmp_path / "ckpt-best") == ["toy-2_8.ckpt"]
+    assert [entry["step"] for entry in again.best["raw"].entries] == [8]
+
+
+def test_the_list_of_a_folder_names_no_other_folder(tmp_path):
+    shelf = Shelf(tmp_path)
+    for text in ('["../toy-1_1.ckpt"]', '["/toy-1_1.ckpt"]', "{}", "[1]", "half a"):
+        (tmp_path / "checkpoints.json").write_text(text)
+        (tmp_path / "toy-1_2.ckpt").write_text("x")
+        assert [path.name for path in shelf.files()] == ["toy-1_2.ckpt"]  # as where there is no list
+
+
+def test_an_earlier_file_of_the_name_that_is_to_come_does_not_pass_for_it(tmp_path):
+    shelf = Shelf(tmp_path)
+    (tmp_path / "toy-1_2.ckpt").write_text("of an earlier run")
+    shelf.begin()
+    assert shelf.files() == []
+    shelf.announce(["toy-1_2.ckpt"])
+    assert shelf.files() == []
+
+
+def test_rows_of_an_epoch_that_is_told_again_are_dropped(tmp_path):
+    history = History(tmp_path)
+    for kind, step in (("step", 3), ("step", 4), ("epoch", 4), ("step", 5)):
+        history.add({"kind": kind, "step": step})
+    History(tmp_path, 4, closed=True)
+    assert (tmp_path / "history.jsonl").read_text().count("\n") == 3
+    History(tmp_path, 4, closed=False)
+    assert (tmp_path / "history.jsonl").read_text().count('epoch",') == 0
+    assert (tmp_path / "history.csv").read_text().splitlines()[1:] == [
+        line for line in (tmp_path / "history.csv").read_text().splitlines() if line.startswith("step")
+    ]
+
+
+def test_skipped_updates_are_counted_across_a_stop(tmp_path):
+    def metrics(skipped):
+        zero = torch.zeros(())
+        return StepMetrics._make([torch.tensor(skipped) if name == "skipped" else zero for name in StepMetrics._fields])
+
+    log = tmp_path / "skipped.jsonl"
+    first = StopOnDivergence(3, log=log)
+    for step in (1, 2):
+        first.on_step(at(step), metrics(True))
+    state = first.state_dict()
+    first.on_stop(at(2), True)  # tells the rows that the continued run will tell
+    again = StopOnDivergence(3, log=log)
+    again.load_state_dict(state)
+    with pytest.raises(UserError, match="3 updates in a row"):
+        again.on_step(at(3), metrics(True))
+    assert log.read_text().count("step") == 3
+
+
+def test_a_callback_without_a_state_needs_none():
+    recall({"followers": {}}, Path("x"), [Callback()])

@@ -56,7 +56,7 @@ def test_our_checkpoint_brings_everything(tmp_path: Path) -> None:
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     tanh = network(approximate_gelu=True)
     expected = tanh(predictor.preprocessing.normalize(images)).detach()
-    assert torch.equal(predictor.logits(images), expected)
+    torch.testing.assert_close(predictor.logits(images), expected, atol=1e-5, rtol=1e-5)  # another kernel, packed
     answer = predictor.predict(Image.new("RGB", (50, 40), "orange"))
     assert answer.name == CLASSES[answer.index] and 0 < answer.probability < 1
 

@@ -142,7 +142,7 @@ def test_without_the_exporters_packages(package: str, monkeypatch: pytest.Monkey
 
 
 def test_a_format_that_there_is_not() -> None:
-    with pytest.raises(UserError, match="file_format 'onnx' is not known; choose one of .*ONNX"):
+    with pytest.raises(UserError, match=r"file_format 'onnx' is not known; choose one of .*ONNX"):
         find_format("onnx")
 
 

@@ -1,6 +1,7 @@
 """A network as a MINDIR file: its traced graph, operator by operator, in MindSpore's primitives."""
 
 import operator
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def mindir_graph(module: nn.Module, job: Job) -> GraphWriter:
     Raises:
         UnmappedError: an operator, or one of its arguments, has no counterpart.
     """
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about its own internals
         traced = torch.export.export(module, (job.example(),), dynamic_shapes=job.dynamic_shapes())
         program = traced.run_decompositions({})  # for inference, but no operator taken apart
     graph, values = GraphWriter(), dict[fx.Node, Value]()

@@ -57,7 +57,8 @@ def _exit_code(words: list[str]) -> int:
         _say(" ".join(str(error).splitlines()))
         return 2
     except Stopped as stopped:
-        _say("interrupted" if stopped.name == "SIGINT" else f"stopped by {stopped.name}")
+        # Where one of several made a mistake, torchrun stops the others: that is no news.
+        _say("interrupted" if stopped.name == "SIGINT" else f"stopped by {stopped.name}", if_first=True)
         return int(stopped.code or 0)
     except KeyboardInterrupt:
         _say("interrupted")
@@ -73,10 +74,16 @@ def _exit_code(words: list[str]) -> int:
         return 2
 
 
-def _say(text: str) -> None:
-    """One line on standard error; what torchrun's processes on a machine all have to say, the first one says."""
+def _say(text: str, *, if_first: bool = False) -> None:
+    """One line on standard error; what torchrun's processes on a machine all have to say, the first one says.
+
+    if_first: it is said only where no process has said anything yet.
+    """
     if shared := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        said = Path(shared).parent.parent / f"said-{zlib.crc32(text.encode())}"  # .../attempt_0/RANK/error.json
+        folder = Path(shared).parent.parent  # .../attempt_0/RANK/error.json
+        if if_first and any(folder.glob("said-*")):
+            return
+        said = folder / f"said-{zlib.crc32(text.encode())}"
         try:
             said.touch(exist_ok=False)
         except FileExistsError:

@@ -180,7 +180,8 @@ def _step(job: Job, trained: Trained, images: ImageSet) -> TrainStep:
 def _validation(job: Job, trained: Trained, images: ImageSet) -> Validation:
     config = job.config
     preprocessing = assembly.preprocessing_of(config)
-    loader = assembly.eval_loader(config, images, preprocessing, job.processes, job.device, job.note)
+    # The training loader has said already how many workers there can be.
+    loader = assembly.eval_loader(config, images, preprocessing, job.processes, job.device, _silent)
     weights = {"raw": trained.model} | ({} if trained.ema is None else {"ema": trained.ema.module})
     return Validation(loader, weights, config.eval_every_epochs, job.precision.autocast, job.processes.sum)
 

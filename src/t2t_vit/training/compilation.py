@@ -1,5 +1,6 @@
 """Compiling the network for the training step."""
 
+import logging
 from collections.abc import Callable
 from shutil import which
 
@@ -26,6 +27,8 @@ def why_not(device: torch.device) -> str:
     """Why torch.compile does not work on `device`, or nothing; it tries with a small function."""
     if not any(which(name) for name in COMPILERS):
         return f"there is no C compiler ({', '.join(COMPILERS)})"
+    if device.type != "cuda":
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA even so
     try:
         torch.compile(_probe)(torch.ones(8, device=device))
     except Exception as error:  # whatever the compiler, its headers or its libraries lack

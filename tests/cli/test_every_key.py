@@ -7,18 +7,19 @@ that were ignored would leave the same losses to the last bit.
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from t2t_vit.cli.main import main
 from t2t_vit.config import KEYS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BASE: dict[str, object] = {
     "arch": "t2t_vit_quickstart",
@@ -258,15 +259,6 @@ ROWS = [
 
 def test_every_key_has_a_row() -> None:
     assert {row.key for row in ROWS} == set(KEYS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine would take most of the time of so small a network."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

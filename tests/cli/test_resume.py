@@ -5,7 +5,7 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from t2t_vit.config import KEYS
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from kill import differences, differences_of_runs, history, newest_step, trial
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NAME = "t2t_vit_quickstart"
 # Everything random is on. 32 images, 2 batches of 4 an update: 4 updates an epoch, 10 in all, the last epoch cut short.
 KEYS_OF_RUN: dict[str, object] = {
@@ -102,14 +103,6 @@ def _killing(method: str, after: int) -> Callable[..., None]:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.setattr("os.fsync", lambda _: None)
     return Run(monkeypatch, capsys)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,20 @@
+import os
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Whether kernels are interpreted is settled when triton, and each file of kernels, is first imported, and whatever
+    # compiles imports triton.
+    os.environ["TRITON_INTERPRET"] = "1"
+    import t2t_vit.ops.performer_triton_kernels
+    import t2t_vit.ops.split_norm_linear_jit  # noqa: F401
+
+    # What tests start is not to notice.
+    del os.environ["TRITON_INTERPRET"]
 
 # Shared test material (golden cases) lies beside the tests, not in the package.
 sys.path.insert(0, str(Path(__file__).parent))

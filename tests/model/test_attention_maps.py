@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from t2t_vit import UserError, attention_maps, create_model
+from t2t_vit.ops.attention import split_heads
 
 ARCHS = ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_14_resnext", "t2t_vit_14_se", "t2t_vit_dense", "t2t_vit_16_ghost"]
 
@@ -15,10 +16,10 @@ def test_weights_explain_the_output_of_attention(arch: str) -> None:
     with attention_maps(model, [0, "attention2"]) as maps:
         logits = model(images)
     assert torch.equal(logits, model(images))
-    weights, (_, _, v) = maps[0], attn.queries_keys_values(seen["tokens"])
+    weights, (_, _, v) = maps[0], attn.queries_keys_values(seen["tokens"]).chunk(3, dim=-1)
     assert weights.shape == (2, attn.heads, 9, 9)
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, attn.heads, 9))
-    mixed = (weights @ attn._split(v)).transpose(1, 2).flatten(2)
+    mixed = (weights @ split_heads(v, attn.heads)).transpose(1, 2).flatten(2)
     torch.testing.assert_close(mixed, attn.mix(seen["tokens"]), atol=1e-6, rtol=1e-4)
     assert maps["attention2"].shape == (2, 1, 32, 32)
     assert maps["attention2"].min() >= 0

@@ -52,14 +52,23 @@ def test_places_and_samples_are_unrelated() -> None:
     assert (kept[1:] == kept[:-1]).float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
-def test_left_alone_it_is_torchs_generator() -> None:
+def test_left_alone_it_draws_from_torchs_generator() -> None:
     module = Dropout(0.4)
-    images = torch.randn(3, 5)
+    assert isinstance(module, nn.Dropout)
+    images = torch.ones(7, 30_001, requires_grad=True)
     torch.manual_seed(1)
     ours = module(images)
     torch.manual_seed(1)
-    assert torch.equal(ours, nn.functional.dropout(images, 0.4))
-    assert isinstance(module, nn.Dropout)
+    assert torch.equal(module(images), ours)
+    assert not torch.equal(module(images), ours)
+    assert ours.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
+    assert (ours == 0).float().mean().item() == pytest.approx(0.4, abs=0.005)
+    # Four numbers share a word: none of the four places is dropped more often, and neighbours do not agree.
+    dropped = (ours == 0)[:, :30_000].view(7, -1, 4).float()
+    assert (dropped.mean(dim=(0, 1)) - 0.4).abs().max() < 0.01
+    assert torch.corrcoef(dropped.flatten(0, 1).t()).fill_diagonal_(0).abs().max() < 0.02
+    ours.sum().backward()
+    assert torch.equal(images.grad, ours.detach())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

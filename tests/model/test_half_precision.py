@@ -8,13 +8,16 @@ from torch import Tensor
 
 from t2t_vit import create_model
 from t2t_vit.model.t2t_vit import T2TViT
-from t2t_vit.ops.performer import EPSILON, draw_features, performer_attention
+from t2t_vit.ops.performer import draw_features, performer_attention
+from t2t_vit.ops.performer_reference import EPSILON
 from t2t_vit.precision import Precision, choose_precision
 
 CPU = torch.device("cpu")
 
 
-def authors_attention(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
+def authors_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, features: Tensor, _kernels: str = "reference"
+) -> Tensor:
     """`single_attn` of the authors' Token_performer, its products in float16 as under torch's autocast."""
 
     def prm_exp(vectors: Tensor) -> Tensor:
@@ -72,6 +75,17 @@ def test_large_activations_give_no_nan(level: str, factor: float, monkeypatch: p
     torch.testing.assert_close(logits, exact, atol=0.05, rtol=0.05)
     monkeypatch.setattr("t2t_vit.model.token_performer.performer_attention", authors_attention)
     assert bool(logits_of(stressed(factor), precision, images).isfinite().all()) == (factor == 1.0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0])
+def test_weights_in_bf16_are_as_good_as_autocast(factor: float) -> None:
+    """What inference on CUDA takes: norms' statistics and performers stay in float32, though the weights do not."""
+    images = 3 * torch.randn(8, 1, 28, 28)
+    exact = logits_of(stressed(factor), choose_precision("O0", CPU, training=False), images)
+    cast = logits_of(stressed(factor), choose_precision("bf16", CPU, training=False), images)
+    pure = logits_of(stressed(factor), Precision("bf16 weights", CPU, weights_dtype=torch.bfloat16), images)
+    assert pure.isfinite().all()
+    assert (pure - exact).abs().max() <= 3 * (cast - exact).abs().max() + 1e-6
 
 
 @pytest.mark.parametrize("level", ["O1", "O2"])

@@ -35,3 +35,18 @@ def test_autocast_keeps_the_low_precision() -> None:
     q, k, v = draw(torch.bfloat16, 17)
     with torch.autocast("cpu", torch.bfloat16):
         assert attention(q, k, v, 0.25).dtype == torch.bfloat16
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("length", [3136, 9216])
+def test_long_tokens_are_fused_without_a_copy(length: int, dtype: torch.dtype) -> None:
+    """The token transformer's layout: one head of 64 in a tensor of 192. Weights alone would take 38 MB and more."""
+    packed = torch.randn(1, length, 192, device="cuda", dtype=dtype)
+    q, k, v = packed.unsqueeze(1).chunk(3, dim=-1)
+    attention(q, k, v, 0.08)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    out = attention(q, k, v, 0.08)
+    # The answer, and a number a token for the backward pass; a copy of q would be as much again.
+    assert torch.cuda.max_memory_allocated() - before < 1.9 * out.nbytes

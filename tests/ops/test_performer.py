@@ -25,20 +25,25 @@ def draw(scale: float, tokens: int = 50, dim: int = 16) -> tuple[Tensor, Tensor,
     return q * scale, k * scale, v, draw_features(dim // 2, dim)
 
 
+KERNELS = ["reference", "cpu"]
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("scale", [0.0, 0.1, 0.5, 1.0, 2.0, 4.0])
-def test_agrees_with_the_definition(scale: float) -> None:
+def test_agrees_with_the_definition(scale: float, kernels: str) -> None:
     """At scale 2 the epsilon outweighs the kernel, so this holds only if its meaning is kept."""
     q, k, v, w = draw(scale)
     torch.testing.assert_close(
-        performer_attention(q, k, v, w).double(), by_definition(q, k, v, w), atol=2e-6, rtol=1e-4
+        performer_attention(q, k, v, w, kernels).double(), by_definition(q, k, v, w), atol=2e-6, rtol=1e-4
     )
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("scale", [0.5, 1.0, 30.0, 1000.0])
-def test_gradients_agree_and_stay_finite(scale: float) -> None:
+def test_gradients_agree_and_stay_finite(scale: float, kernels: str) -> None:
     q, k, v, w = draw(scale)
     inputs = [x.clone().requires_grad_() for x in (q, k, v)]
-    performer_attention(*inputs, w).square().sum().backward()
+    performer_attention(*inputs, w, kernels).square().sum().backward()
     exact = [x.clone().requires_grad_() for x in (q, k, v)]
     by_definition(*exact, w).square().sum().backward()
     for ours, theirs in zip(inputs, exact, strict=True):
@@ -48,21 +53,23 @@ def test_gradients_agree_and_stay_finite(scale: float) -> None:
             torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_with_large_activations_is_finite(dtype: torch.dtype) -> None:
+def test_half_precision_with_large_activations_is_finite(dtype: torch.dtype, kernels: str) -> None:
     """The authors' form gives NaN here: 1e-8 is zero in float16."""
     q, k, v, w = (x.to(dtype) for x in draw(20.0))
     with torch.autocast("cpu", dtype):
-        out = performer_attention(q, k, v, w)
+        out = performer_attention(q, k, v, w, kernels)
     assert out.dtype == dtype
     assert out.isfinite().all()
 
 
-def test_autocast_changes_nothing() -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_autocast_changes_nothing(kernels: str) -> None:
     q, k, v, w = draw(0.5)
     with torch.autocast("cpu", torch.bfloat16):
-        under = performer_attention(q, k, v, w)
-    assert torch.equal(under, performer_attention(q, k, v, w))
+        under = performer_attention(q, k, v, w, kernels)
+    assert torch.equal(under, performer_attention(q, k, v, w, kernels))
 
 
 def test_features_are_orthogonal_rows_of_length_sqrt_m() -> None:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from t2t_vit.model.drop import Dropout
-from t2t_vit.ops.attention import attention
+from t2t_vit.ops.attention import self_attention, split_heads
 from t2t_vit.ops.attention_weights import softmax_weights
 
 
@@ -23,23 +23,16 @@ class Attention(nn.Module):
 
     def mix(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, dim) to the heads' answers, side by side: (B, N, dim)."""
-        q, k, v = (self._split(part) for part in self.queries_keys_values(tokens))  # (B, h, N, d) each
-        mixed = attention(q, k, v, self.scale)  # (B, h, N, d)
-        return mixed.transpose(1, 2).reshape(tokens.shape)  # (B, N, dim)
+        return self_attention(self.queries_keys_values(tokens), self.heads, self.scale)
 
-    def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, N, dim) to three of the same shape."""
-        q, k, v = self.qkv(tokens).chunk(3, dim=-1)
-        return q, k, v
+    def queries_keys_values(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, dim) to three of the same shape, side by side: (B, N, 3 dim)."""
+        return self.qkv(tokens)
 
     def weights(self, tokens: Tensor) -> Tensor:
         """What each token looks at: (B, heads, N, N), rows sum to 1. For pictures; `forward` never stores it."""
-        q, k, _ = self.queries_keys_values(tokens)
-        return softmax_weights(self._split(q), self._split(k), self.scale)
+        q, k, _ = (split_heads(part, self.heads) for part in self.queries_keys_values(tokens).chunk(3, dim=-1))
+        return softmax_weights(q, k, self.scale)
 
     def _add_projections(self, dim: int) -> None:
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-
-    def _split(self, part: Tensor) -> Tensor:
-        batch, length, dim = part.shape
-        return part.view(batch, length, self.heads, dim // self.heads).transpose(1, 2)  # (B, h, N, d)

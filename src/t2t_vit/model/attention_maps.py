@@ -48,7 +48,7 @@ def attention_maps(model: "T2TViT", places: Sequence[Place] | None = None) -> It
 
 
 def _keeper(maps: dict[Place, Tensor], place: Place) -> Any:
-    def keep(module: nn.Module, inputs: tuple[Tensor]) -> None:
+    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         weights: Any = module.weights
         maps[place] = weights(inputs[0])
 

@@ -20,6 +20,7 @@ def create_model(
     approximate_gelu: bool = False,
     global_pool: GlobalPool = "token",
     other_sizes: PositionPolicy | None = None,
+    kernels: str = "auto",
 ) -> T2TViT:
     """A freshly initialised model of the variant `name`; see `T2TViT` for the arguments.
 
@@ -48,6 +49,7 @@ def create_model(
         approximate_gelu=approximate_gelu,
         global_pool=global_pool,
         other_sizes=other_sizes,
+        kernels=kernels,
     )
 
 

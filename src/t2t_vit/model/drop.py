@@ -7,6 +7,7 @@ a batch over processes, on every device, and when gradient checkpointing compute
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,11 @@ from t2t_vit.ops.splitmix import mix, sixteenths, words
 
 _LEVELS = 2**16  # rates are rounded to multiples of 1 / 65536, so that one random word serves four numbers
 _PER_PLACE = 2**32  # words that one place in the network may use for one sample
+
+
+def draws_words(like: Tensor) -> bool:
+    """Whether torch's generator is asked for words: a CPU draws one, for four numbers, in the time of a number."""
+    return like.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class SampleSeeds:
@@ -44,13 +50,17 @@ class _Dropping(nn.Module):
 
     def kept(self, like: Tensor, shape: tuple[int, ...], rate: float) -> Tensor:
         """(B, *shape), in the dtype of `like` (B, ...): 0 with probability `rate`, else 1."""
-        keys = self.keys
-        if keys is None:
+        keys, count = self.keys, math.prod(shape)
+        if keys is not None:
+            numbers = sixteenths(words(keys, 1 + self.place * _PER_PLACE, -(-count // 4)))  # (B, count and up to 3)
+        elif draws_words(like):
+            drawn = torch.empty(like.shape[0], -(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+            numbers = drawn.view(torch.int16)  # (B, count and up to 3)
+        else:
             return like.new_empty((like.shape[0], *shape)).bernoulli_(1 - rate)
-        count = math.prod(shape)
-        numbers = sixteenths(words(keys, 1 + self.place * _PER_PLACE, -(-count // 4)))  # (B, count and up to 3)
-        above = numbers[:, :count] >= min(round(rate * _LEVELS), _LEVELS - 1) - _LEVELS // 2
-        return above.view(-1, *shape).to(like.dtype)
+        bound = min(round(rate * _LEVELS), _LEVELS - 1) - _LEVELS // 2
+        kept = like.new_empty((like.shape[0], count))
+        return torch.ge(numbers[:, :count], bound, out=kept).view(-1, *shape)
 
 
 class Dropout(_Dropping, nn.Dropout):
@@ -59,7 +69,7 @@ class Dropout(_Dropping, nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:  # (B, ...)
         if not self.training or self.p == 0:
             return input
-        if self.keys is None:
+        if self.keys is None and not draws_words(input):
             return F.dropout(input, self.p)
         return input * self.kept(input, tuple(input.shape[1:]), self.p).mul_(1 / (1 - self.p))
 

@@ -33,13 +33,10 @@ class GhostAttention(Attention):
             CheapOperation(half) for _ in range(3)
         )
 
-    def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def queries_keys_values(self, tokens: Tensor) -> Tensor:
         q, k, v = self.q(tokens), self.k(tokens), self.v(tokens)  # (B, N, dim / 2) each
-        return (
-            torch.cat([q, self.cheap_operation_q(q)], dim=-1),
-            torch.cat([k, self.cheap_operation_k(k)], dim=-1),
-            torch.cat([v, self.cheap_operation_v(v)], dim=-1),
-        )
+        halves = [q, self.cheap_operation_q(q), k, self.cheap_operation_k(k), v, self.cheap_operation_v(v)]
+        return torch.cat(halves, dim=-1)  # (B, N, 3 dim)
 
 
 class GhostMlp(nn.Module):

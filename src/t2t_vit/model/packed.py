@@ -1,168 +1,130 @@
-"""A network made ready for one CPU: the same numbers to rounding, in half the time.
+"""A network made ready for inference on a CPU: the same numbers to rounding, in a fraction of the time.
 
-What is different from the network that it is made of:
-
-- weights are laid out once, GELU and residual are part of the product before them (`ops.packed_linear`);
-- the T2T module's windows are taken channels last, in one copy of long runs, and norms and weights permuted to match;
-- the performer works in place, and the T2T module image by image, so that its long tokens stay in the cache.
+`T2TViT` itself asks `packed_for` where no gradient is wanted, so that nobody has to know of this.
 """
 
 import copy
+from collections.abc import Iterable
+from itertools import chain
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from t2t_vit.model.attention import Attention
-from t2t_vit.model.block import Block
-from t2t_vit.model.mlp import Mlp
-from t2t_vit.model.t2t_vit import T2TViT
-from t2t_vit.model.token_performer import TokenPerformer
+from t2t_vit.errors import UserError
+from t2t_vit.model.packed_layers import swap
+from t2t_vit.model.packed_tokens import PackedTokens
 from t2t_vit.model.tokens_to_token import TokensToToken
-from t2t_vit.ops.packed_linear import Activation, can_pack, pack_weight, packed_linear, packed_linear_add
-from t2t_vit.ops.performer import performer_attention_in_place
-from t2t_vit.variants import SoftSplit
+from t2t_vit.ops import native
+from t2t_vit.ops.kernels import exporting, transforming
+from t2t_vit.ops.packed_linear import can_pack
 
-__all__ = ["can_pack", "pack"]
+__all__ = ["PackedNetwork", "pack", "packed_for"]
 
-ROWS = 8 * 197  # what the layout of the weights is chosen for; it is right for any other number, too
-Grid = tuple[int, int]
+SAMPLE = 65_537  # of so many numbers of a tensor one is looked at, for who writes past torch's count of changes
+
+_packed: "WeakKeyDictionary[nn.Module, tuple[Any, dict[torch.dtype, PackedNetwork]]]" = WeakKeyDictionary()
+_lock = Lock()
 
 
-def pack(model: T2TViT, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A copy of the network for inference on the CPU, in eval mode, with weights of `dtype`: float32 or bfloat16.
+class PackedNetwork(nn.Module):
+    """float (B, in_chans, height, width) of any float dtype -> logits (B, num_classes) in the weights' dtype."""
 
-    It takes float images (B, in_chans, height, width) of any float dtype and gives logits (B, num_classes) in `dtype`.
+    network: Any
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+        # Windows are normalised from the pixels as they come; convolutions multiply them.
+        self.takes = torch.float32 if isinstance(network.tokens_to_token, PackedTokens) else dtype
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:  # (B, in_chans, height, width)
+        # What it is made of was cast when it was packed; autocast would only look at each operation again.
+        with torch.autocast("cpu", enabled=False):
+            return self.network.forward_head(self.network.forward_features(images.to(self.takes)))  # (B, num_classes)
+
+
+def pack(model: nn.Module, dtype: torch.dtype = torch.float32, *, only_native: bool = False) -> PackedNetwork:
+    """A copy of a T2T-ViT for inference on the CPU, in eval mode, with weights of `dtype`: float32 or bfloat16.
+
+    Args:
+        only_native: the kernels compiled on this machine or an error, where else torch's operations take their place.
+
+    Raises:
+        UserError: `only_native`, and they cannot run here.
     """
-    packed = copy.deepcopy(model).cpu().to(dtype).eval().requires_grad_(False)
-    tokens = packed.tokens_to_token
-    if isinstance(tokens, TokensToToken):
-        _take_windows_channels_last(tokens)
-    _swap(packed)
-    packed.tokens_to_token = ImageByImage(packed.tokens_to_token)  # type: ignore[assignment]
-    packed.register_forward_pre_hook(lambda _, images: (images[0].to(dtype),))
-    return packed
+    reason = native.unavailable()
+    if only_native and reason is not None:
+        raise UserError(f"kernels 'native' cannot run: {reason}; 'auto' takes the fastest that can")
+    network = copy.deepcopy(model).cpu().to(dtype).eval().requires_grad_(False)
+    if isinstance(network.tokens_to_token, TokensToToken):
+        network.set_submodule("tokens_to_token", PackedTokens(network.tokens_to_token, reason is None))
+    swap(network, reason is None)
+    return PackedNetwork(network, dtype)
 
 
-class PackedLinear(nn.Module):
-    """A linear layer with its weight packed, and an activation behind it."""
+def packed_for(model: nn.Module, images: Tensor, kernels: str) -> PackedNetwork | None:
+    """The packed network that gives the model's answer for these images, or nothing where the model does so itself.
 
-    def __init__(self, linear: nn.Linear, activation: Activation = "none") -> None:
-        super().__init__()
-        self.weight = pack_weight(linear.weight.detach(), ROWS)
-        self.bias = None if linear.bias is None else linear.bias.detach()
-        self.activation: Activation = activation
+    It is made at the first call and again when the weights have changed.
 
-    def forward(self, inputs: Tensor) -> Tensor:  # (..., in)
-        return packed_linear(inputs, self.weight, self.bias, self.activation)  # (..., out)
-
-    def add(self, inputs: Tensor, residual: Tensor) -> Tensor:
-        """The layer's answer on top of `residual` (..., out)."""
-        return packed_linear_add(inputs, self.weight, self.bias, residual)
-
-
-class PackedMlp(nn.Module):
-    """fc2(gelu(fc1(x))) + residual."""
-
-    def __init__(self, fc1: nn.Linear, act: nn.GELU, fc2: nn.Linear) -> None:
-        super().__init__()
-        self.fc1 = PackedLinear(fc1, "gelu_tanh" if act.approximate == "tanh" else "gelu")
-        self.fc2 = PackedLinear(fc2)
-
-    def add(self, tokens: Tensor, residual: Tensor) -> Tensor:
-        return self.fc2.add(self.fc1(tokens), residual)
-
-
-class PackedBlock(nn.Module):
-    """A plain block: x + attn(norm1(x)), then x + mlp(norm2(x))."""
-
-    def __init__(self, block: Block, attn: Attention, mlp: Mlp) -> None:
-        super().__init__()
-        self.norm1, self.norm2, self.attn = block.norm1, block.norm2, attn
-        self.proj = PackedLinear(attn.proj)
-        self.attn.qkv = PackedLinear(attn.qkv)  # type: ignore[assignment]
-        self.mlp = PackedMlp(mlp.fc1, mlp.act, mlp.fc2)
-
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
-        tokens = self.proj.add(self.attn.mix(self.norm1(tokens)), tokens)
-        return self.mlp.add(self.norm2(tokens), tokens)
+    Args:
+        kernels: "auto"; "native" for an error where the compiled kernels cannot run; with other names there is none.
+    """
+    if torch.is_grad_enabled() or model.training or kernels not in {"auto", "native"} or _is_watched(images):
+        return None
+    modules = list(model.modules())  # the model itself is the first
+    if any(module._forward_hooks or module._forward_pre_hooks for module in modules[1:]):
+        return None  # somebody wants to see what goes through the layers
+    held = chain.from_iterable((*module._parameters.values(), *module._buffers.values()) for module in modules)
+    tensors = [tensor for tensor in held if tensor is not None]
+    dtype = _dtype(tensors)
+    if dtype is None or not can_pack(images.device, dtype) or any(tensor.is_inference() for tensor in tensors):
+        return None
+    state = _state(modules, tensors)
+    with _lock:
+        known, by_dtype = _packed.get(model, (None, {}))
+        if known != state:
+            by_dtype = {}
+            _packed[model] = state, by_dtype
+        if dtype not in by_dtype:
+            # What is made in inference mode could not be asked for its changes.
+            with torch.inference_mode(mode=False), torch.no_grad():
+                by_dtype[dtype] = pack(model, dtype, only_native=kernels == "native")
+        return by_dtype[dtype]
 
 
-class PackedPerformer(nn.Module):
-    """`TokenPerformer` in eval mode."""
-
-    w: Tensor
-
-    def __init__(self, performer: TokenPerformer) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = performer.norm1, performer.norm2
-        self.kqv, self.proj = PackedLinear(performer.kqv), PackedLinear(performer.proj)
-        self.register_buffer("w", performer.w)
-        fc1, act, fc2, _ = performer.mlp
-        self.mlp = PackedMlp(fc1, act, fc2)  # type: ignore[arg-type]
-
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
-        k, q, v = self.kqv(self.norm1(tokens)).chunk(3, dim=-1)  # (B, N, token_dim) each
-        tokens = self.proj.add(performer_attention_in_place(q, k, v, self.w), v.contiguous())
-        return self.mlp.add(self.norm2(tokens), tokens)
+def _dtype(tensors: Iterable[Tensor]) -> torch.dtype | None:
+    """What the weights would be multiplied in, where all are on the CPU and of one dtype."""
+    kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors if tensor.is_floating_point()}
+    if len(kinds) != 1:
+        return None
+    [(device, dtype)] = kinds
+    if device != "cpu":
+        return None
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else dtype
 
 
-class ChannelsLastSplit(nn.Module):
-    """`SoftSplitLayer` with the channels fastest inside a token: (row, column, c)."""
-
-    def __init__(self, split: SoftSplit) -> None:
-        super().__init__()
-        self.split = split
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Grid]:  # (B, C, H, W)
-        kernel, stride, padding = self.split.kernel, self.split.stride, self.split.padding
-        padded = F.pad(features.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
-        windows = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # (B, rows, columns, C, k, k)
-        tokens = windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)  # (B, N, k k C)
-        return tokens, self.split.grid(features.shape[2], features.shape[3])
+def _is_watched(images: Tensor) -> bool:
+    """Whether somebody follows the operations: a compiler, an exporter, a counter, a transformation of functions."""
+    return (
+        type(images) is not Tensor
+        or torch.compiler.is_compiling()
+        or exporting()
+        or _get_current_dispatch_mode() is not None
+        or transforming()
+        or forward_ad._current_level >= 0
+    )
 
 
-class ImageByImage(nn.Module):
-    """A module on one image at a time, its answers joined."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.cat([self.module(image) for image in torch.split(images, 1)])
-
-
-def _take_windows_channels_last(module: TokensToToken) -> None:
-    """Other splits, and what reads their tokens permuted to match."""
-    for name, reader in (("split0", module.attention1), ("split1", module.attention2), ("split2", module.project)):
-        split = getattr(module, name).split
-        setattr(module, name, ChannelsLastSplit(split))
-        for tensor in _read_from_windows(reader):
-            tensor.data = _channels_last(tensor, split.kernel)
-
-
-def _read_from_windows(reader: nn.Module) -> list[Tensor]:
-    if isinstance(reader, nn.Linear):
-        return [reader.weight]
-    first = reader.kqv if isinstance(reader, TokenPerformer) else reader.attn.qkv  # type: ignore[union-attr]
-    return [reader.norm1.weight, reader.norm1.bias, first.weight]  # type: ignore[union-attr, list-item]
-
-
-def _channels_last(tensor: Tensor, kernel: int) -> Tensor:
-    """(..., C k k) with the last dimension in the order (c, row, column) -> (row, column, c)."""
-    windows = tensor.view(*tensor.shape[:-1], -1, kernel, kernel)
-    return windows.movedim(-3, -1).flatten(-3).contiguous()
-
-
-def _swap(module: nn.Module) -> None:
-    """Put packed layers in place of what they know; everything else stays."""
-    for name, child in module.named_children():
-        if type(child) is nn.Linear:
-            setattr(module, name, PackedLinear(child))
-        elif type(child) is TokenPerformer:
-            setattr(module, name, PackedPerformer(child))
-        elif type(child) is Block and type(child.attn) is Attention and type(child.mlp) is Mlp:
-            setattr(module, name, PackedBlock(child, child.attn, child.mlp))
-        else:
-            _swap(child)
+def _state(modules: list[nn.Module], tensors: list[Tensor]) -> Any:
+    """What changes when the network does: its modules and settings, and of its tensors place, count and samples."""
+    plain = tuple((name, value) for name, value in vars(modules[0]).items() if isinstance(value, str | int | tuple | None))
+    places = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+    samples = [tensor.reshape(-1)[::SAMPLE].tolist() for tensor in tensors if tensor.ndim > 1]
+    return [*map(id, modules)], plain, places, samples

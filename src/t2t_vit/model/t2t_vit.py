@@ -17,6 +17,7 @@ from t2t_vit.model.head import GlobalPool, pool
 from t2t_vit.model.input import Expected, positions_for
 from t2t_vit.model.intermediates import STAGES, feature_info, forward_intermediates, taken
 from t2t_vit.model.layers import group_matcher, layer_groups
+from t2t_vit.model.packed import packed_for
 from t2t_vit.model.position import PositionPolicy, sinusoid_table, table_for_grid
 from t2t_vit.model.tokens_to_token import TokensToToken
 from t2t_vit.variants import Variant
@@ -43,6 +44,7 @@ class T2TViT(Freezable):
         global_pool: what the head sees: "token" the class token, "avg" the mean of the others, "" all tokens.
         other_sizes: what images of another size than `image_size` do: None, they are refused; "rebuild" or "resize":
             they are taken, with a position table made so for each batch.
+        kernels: how the T2T module's windows and performers are computed: "auto", "reference", "cpu" or "triton".
 
     Source: arXiv 2101.11986.
     """
@@ -66,12 +68,13 @@ class T2TViT(Freezable):
         approximate_gelu: bool,
         global_pool: GlobalPool = "token",
         other_sizes: PositionPolicy | None = None,
+        kernels: str = "auto",
     ) -> None:
         super().__init__()
         self.name, self.variant = name, variant
         self.num_classes, self.in_chans, self.image_size = num_classes, in_chans, image_size
         self.approximate_gelu, self.global_pool, self.other_sizes = approximate_gelu, global_pool, other_sizes
-        self.grad_checkpointing = False
+        self.kernels, self.grad_checkpointing = kernels, False
         self.grid = variant.grids(image_size)[-1]
         self.embed_dim, self.num_features = variant.dim, variant.widths[-1]
         self.head_hidden_size = self.num_features
@@ -87,6 +90,7 @@ class T2TViT(Freezable):
                 drop_block=drop_block,
                 performer_drop=performer_drop,
                 approximate_gelu=approximate_gelu,
+                kernels=kernels,
             )
         self.cls_token = nn.Parameter(torch.empty(1, 1, variant.dim))
         self.register_buffer("pos_embed", sinusoid_table(self.grid[0] * self.grid[1] + 1, variant.dim))
@@ -99,6 +103,9 @@ class T2TViT(Freezable):
         self.sample_seeds = share_seeds(self)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, in_chans, height, width)
+        packed = packed_for(self, images, self.kernels)
+        if packed is not None:  # inference on a CPU: the same numbers, sooner
+            return packed(images)  # (B, num_classes)
         return self.forward_head(self.forward_features(images))  # (B, num_classes)
 
     def forward_features(self, images: Tensor) -> Tensor:

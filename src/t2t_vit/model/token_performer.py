@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from t2t_vit.model.drop import Dropout
 from t2t_vit.model.mlp import gelu
+from t2t_vit.model.windows import Windows, norm_linear
 from t2t_vit.ops.attention_weights import performer_weights
 from t2t_vit.ops.performer import draw_features, performer_attention
 
@@ -17,14 +18,16 @@ class TokenPerformer(nn.Module):
         dim: length of a token as the soft split gives it.
         token_dim: length of a token afterwards.
         drop: dropout after the projection and at the MLP's end; the authors fix it at 0.1 out of reach of every option.
+        kernels: how the attention is computed; see `performer_attention`.
 
     Source: arXiv 2101.11986, section 3.1; the authors' `Token_performer`.
     """
 
     w: Tensor
 
-    def __init__(self, dim: int, token_dim: int, drop: float, approximate_gelu: bool) -> None:
+    def __init__(self, dim: int, token_dim: int, drop: float, approximate_gelu: bool, kernels: str = "auto") -> None:
         super().__init__()
+        self.kernels = kernels
         self.norm1 = nn.LayerNorm(dim)
         self.kqv = nn.Linear(dim, 3 * token_dim)  # in this order: keys, queries, values
         self.register_buffer("w", draw_features(token_dim // 2, token_dim))
@@ -38,12 +41,12 @@ class TokenPerformer(nn.Module):
             Dropout(drop),
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
-        k, q, v = self.kqv(self.norm1(tokens)).chunk(3, dim=-1)  # (B, N, token_dim) each
-        tokens = v + self.drop(self.proj(performer_attention(q, k, v, self.w)))  # (B, N, token_dim)
+    def forward(self, tokens: Tensor | Windows) -> Tensor:  # (B, N, dim)
+        k, q, v = norm_linear(tokens, self.norm1, self.kqv).chunk(3, dim=-1)  # (B, N, token_dim) each
+        tokens = v + self.drop(self.proj(performer_attention(q, k, v, self.w, self.kernels)))  # (B, N, token_dim)
         return tokens + self.mlp(self.norm2(tokens))
 
-    def weights(self, tokens: Tensor) -> Tensor:
+    def weights(self, tokens: Tensor | Windows) -> Tensor:
         """What each token looks at: (B, 1, N, N); N is 3136 in the first stage of a 224-pixel image."""
-        k, q, _ = self.kqv(self.norm1(tokens)).chunk(3, dim=-1)  # (B, N, token_dim) each
+        k, q, _ = norm_linear(tokens, self.norm1, self.kqv).chunk(3, dim=-1)  # (B, N, token_dim) each
         return performer_weights(q, k, self.w).unsqueeze(1)

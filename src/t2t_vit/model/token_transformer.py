@@ -3,12 +3,16 @@
 from torch import Tensor, nn
 
 from t2t_vit.model.mlp import Mlp
+from t2t_vit.model.windows import Windows, norm_linear
 from t2t_vit.ops.attention import attention
 from t2t_vit.ops.attention_weights import softmax_weights
 
 
 class NarrowingAttention(nn.Module):
-    """One head of softmax attention from `dim` to `token_dim`, scaled by dim^-0.5, with the values as residual."""
+    """One head of softmax attention from `dim` to `token_dim`, scaled by dim^-0.5, with the values as residual.
+
+    The norm in front of it is handed in, since it is computed together with queries, keys and values.
+    """
 
     def __init__(self, dim: int, token_dim: int) -> None:
         super().__init__()
@@ -17,14 +21,14 @@ class NarrowingAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * token_dim, bias=False)
         self.proj = nn.Linear(token_dim, token_dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
-        q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each
+    def forward(self, tokens: Tensor | Windows, norm: nn.LayerNorm) -> Tensor:  # (B, N, dim)
+        q, k, v = norm_linear(tokens, norm, self.qkv).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each
         mixed = attention(q, k, v, self.scale)  # (B, 1, N, token_dim)
         return (v + self.proj(mixed)).squeeze(1)  # (B, N, token_dim)
 
-    def weights(self, tokens: Tensor) -> Tensor:
+    def weights(self, tokens: Tensor | Windows, norm: nn.LayerNorm) -> Tensor:
         """What each token looks at: (B, 1, N, N), rows sum to 1."""
-        q, k, _ = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each
+        q, k, _ = norm_linear(tokens, norm, self.qkv).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each
         return softmax_weights(q, k, self.scale)
 
 
@@ -41,10 +45,10 @@ class TokenTransformer(nn.Module):
         self.norm2 = nn.LayerNorm(token_dim)
         self.mlp = Mlp(token_dim, token_dim, 0.0, approximate_gelu)
 
-    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
-        tokens = self.attn(self.norm1(tokens))  # (B, N, token_dim)
+    def forward(self, tokens: Tensor | Windows) -> Tensor:  # (B, N, dim)
+        tokens = self.attn(tokens, self.norm1)  # (B, N, token_dim)
         return tokens + self.mlp(self.norm2(tokens))
 
-    def weights(self, tokens: Tensor) -> Tensor:
+    def weights(self, tokens: Tensor | Windows) -> Tensor:
         """What each token looks at: (B, 1, N, N); N is 3136 in the first stage of a 224-pixel image."""
-        return self.attn.weights(self.norm1(tokens))
+        return self.attn.weights(tokens, self.norm1)

@@ -5,24 +5,23 @@ from torch import Tensor, nn
 from t2t_vit.model.drop import DropBlock
 from t2t_vit.model.token_performer import TokenPerformer
 from t2t_vit.model.token_transformer import TokenTransformer
-from t2t_vit.ops.soft_split import soft_split
+from t2t_vit.model.windows import Grid, Windows
+from t2t_vit.ops.kernels import check_name
 from t2t_vit.variants import SoftSplit, Variant
 
-Grid = tuple[int, int]
 # What is made on the way to the tokens: a fine map, a coarse map, and the tokens themselves.
 Stages = tuple[Tensor, Tensor, Tensor]
 
 
 class SoftSplitLayer(nn.Module):
-    """A feature map (B, C, H, W) to its overlapping windows as tokens (B, N, C k k) and their grid (height, width)."""
+    """A feature map (B, C, H, W) to its overlapping windows, which are tokens (B, N, C k k) once they are made."""
 
-    def __init__(self, split: SoftSplit) -> None:
+    def __init__(self, split: SoftSplit, kernels: str) -> None:
         super().__init__()
-        self.split = split
+        self.split, self.kernels = split, kernels
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Grid]:
-        tokens = soft_split(features, self.split.kernel, self.split.stride, self.split.padding)
-        return tokens, self.split.grid(features.shape[2], features.shape[3])
+    def forward(self, features: Tensor) -> Windows:
+        return Windows(features, self.split, self.kernels)
 
 
 def restructure(tokens: Tensor, grid: Grid) -> Tensor:
@@ -32,6 +31,8 @@ def restructure(tokens: Tensor, grid: Grid) -> Tensor:
 
 class TokensToToken(nn.Module):
     """Three soft splits with attention between them; shapes below are of a 224-pixel image.
+
+    `kernels` is how windows become keys, queries and values; see `split_norm_linear`.
 
     Source: arXiv 2101.11986, section 3.1 and figure 3.
     """
@@ -44,20 +45,22 @@ class TokensToToken(nn.Module):
         drop_block: float,
         performer_drop: float,
         approximate_gelu: bool,
+        kernels: str = "auto",
     ) -> None:
         super().__init__()
+        check_name(kernels)
 
         def attention(dim: int) -> nn.Module:
             if variant.tokens == "performer":
-                return TokenPerformer(dim, variant.token_dim, performer_drop, approximate_gelu)
+                return TokenPerformer(dim, variant.token_dim, performer_drop, approximate_gelu, kernels)
             return TokenTransformer(dim, variant.token_dim, approximate_gelu)
 
         first, second, third = variant.splits
-        self.split0 = SoftSplitLayer(first)
+        self.split0 = SoftSplitLayer(first, kernels)
         self.attention1 = attention(in_chans * first.kernel**2)
-        self.split1 = SoftSplitLayer(second)
+        self.split1 = SoftSplitLayer(second, kernels)
         self.attention2 = attention(variant.token_dim * second.kernel**2)
-        self.split2 = SoftSplitLayer(third)
+        self.split2 = SoftSplitLayer(third, kernels)
         self.project = nn.Linear(variant.token_dim * third.kernel**2, variant.dim)
         self.drop_block1, self.drop_block2 = DropBlock(drop_block), DropBlock(drop_block)
 
@@ -67,11 +70,11 @@ class TokensToToken(nn.Module):
 
     def stages(self, images: Tensor) -> Stages:
         """The maps after the first and the second attention, and the tokens."""
-        tokens, grid = self.split0(images)  # (B, 3136, 147)  grid 56 x 56
-        tokens = self.attention1(tokens)  # (B, 3136, 64)
-        fine = self.drop_block1(restructure(tokens, grid))  # (B, 64, 56, 56)
-        tokens, grid = self.split1(fine)  # (B, 784, 576)  grid 28 x 28
-        tokens = self.attention2(tokens)  # (B, 784, 64)
-        coarse = self.drop_block2(restructure(tokens, grid))  # (B, 64, 28, 28)
-        tokens, grid = self.split2(coarse)  # (B, 196, 576)  grid 14 x 14
-        return fine, coarse, self.project(tokens)  # (B, 196, dim)
+        windows = self.split0(images)  # 3136 windows of 147 numbers, not made yet; grid 56 x 56
+        tokens = self.attention1(windows)  # (B, 3136, 64)
+        fine = self.drop_block1(restructure(tokens, windows.grid))  # (B, 64, 56, 56)
+        windows = self.split1(fine)  # 784 windows of 576 numbers; grid 28 x 28
+        tokens = self.attention2(windows)  # (B, 784, 64)
+        coarse = self.drop_block2(restructure(tokens, windows.grid))  # (B, 64, 28, 28)
+        windows = self.split2(coarse)  # 196 windows of 576 numbers; grid 14 x 14
+        return fine, coarse, windows.linear(self.project)  # (B, 196, dim)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from t2t_vit.ops.performer import EPSILON, LARGEST_EXPONENT, log_kernel
+from t2t_vit.ops.performer_reference import EPSILON, LARGEST_EXPONENT, log_kernel
 
 
 def softmax_weights(queries: Tensor, keys: Tensor, scale: float) -> Tensor:

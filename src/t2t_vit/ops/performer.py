@@ -5,13 +5,18 @@ import math
 import torch
 from torch import Tensor
 
-# Added to the denominator by the authors. It is live: where queries and keys are long, it sends the output to zero.
-EPSILON = 1e-8
-# exp(80) stays finite in float32, and beyond it the output is zero to the last bit anyway.
-LARGEST_EXPONENT = 80.0
+from t2t_vit.errors import UserError
+from t2t_vit.ops.kernels import Implementation, available, choose, off_cpu, off_triton, on_cuda
+from t2t_vit.ops.performer_passes import performer_passes
+from t2t_vit.ops.performer_reference import performer_attention_reference
+
+# Of Triton's kernels: D, E and m.
+WIDEST = 128
 
 
-def performer_attention(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
+def performer_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, features: Tensor, kernels: str = "auto"
+) -> Tensor:
     """Attention with phi(u) = exp(W u - |u|^2 / 2) / sqrt(m) in place of the softmax kernel.
 
         y_t = phi(q_t) . sum_s phi(k_s) v_s^T / (phi(q_t) . sum_s phi(k_s) + 1e-8)
@@ -23,41 +28,24 @@ def performer_attention(queries: Tensor, keys: Tensor, values: Tensor, features:
     Args:
         queries, keys: (B, T, D).
         values: (B, T, E).
-        features: W, the m frozen random features, (m, D).
+        features: W, the m frozen random features, (m, D). Only the reference has a gradient for them.
+        kernels: `reference`, plain PyTorch; `cpu` and `triton`, two passes over the tokens and a backward pass that
+            computes anew what it needs of them; `auto`, the fastest of them that can run here.
 
     Returns:
         (B, T, E) in the values' dtype.
 
+    Raises:
+        UserError: the kernels that were asked for by name cannot run on these tensors.
+
     Source: arXiv 2009.14794 for the kernel, arXiv 2101.11986 for its use in the T2T module.
     """
-    device_type = values.device.type
-    # The meta device knows no autocast.
-    if device_type != "meta" and torch.is_autocast_enabled(device_type):
-        with torch.autocast(device_type, enabled=False):
-            return _attend(queries, keys, values, features).to(values.dtype)
-    return _attend(queries, keys, values, features).to(values.dtype)
-
-
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
-    precise = torch.promote_types(values.dtype, torch.float32)
-    features, values = features.to(precise), values.to(precise)
-    log_keys = log_kernel(keys.to(precise), features)  # (B, T, m)
-    log_queries = log_kernel(queries.to(precise), features)  # (B, T, m)
-    # The result does not depend on the two maxima, so no gradient has to pass through them.
-    key_max = log_keys.detach().amax(dim=(1, 2), keepdim=True)  # (B, 1, 1)
-    query_max = log_queries.detach().amax(dim=2, keepdim=True)  # (B, T, 1)
-    key_features = (log_keys - key_max).exp()  # (B, T, m)
-    query_features = (log_queries - query_max).exp()  # (B, T, m)
-
-    context = key_features.transpose(1, 2) @ values  # (B, m, E)
-    normaliser = query_features @ key_features.sum(dim=1).unsqueeze(2)  # (B, T, 1)
-    scale = (-(key_max + query_max)).clamp(max=LARGEST_EXPONENT).exp()  # (B, T, 1)
-    return query_features @ context / (normaliser + EPSILON * len(features) * scale)
-
-
-def log_kernel(vectors: Tensor, features: Tensor) -> Tensor:
-    """log(sqrt(m) phi(u)) = W u - |u|^2 / 2."""
-    return vectors @ features.t() - vectors.square().sum(dim=-1, keepdim=True) / 2
+    chosen = choose(kernels, ROWS, values)
+    if chosen.name != "reference" and features.requires_grad and torch.is_grad_enabled():
+        if kernels != "auto":
+            raise UserError(f"kernels '{kernels}' take the features as frozen, but these require a gradient")
+        return performer_attention_reference(queries, keys, values, features)
+    return chosen.run(queries, keys, values, features)
 
 
 def draw_features(count: int, dim: int) -> Tensor:
@@ -68,25 +56,31 @@ def draw_features(count: int, dim: int) -> Tensor:
     return torch.nn.init.orthogonal_(torch.empty(count, dim)) * math.sqrt(count)
 
 
-def performer_attention_in_place(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
-    """`performer_attention` for inference: the same formula with fewer passes over memory; no gradient.
-
-    The normaliser divides the queries' features (B, T, m) in place of the output (B, T, E), which is twice as long.
-    """
-    features = features.float()
-    key_features, query_features = _log_kernel_of(keys, features), _log_kernel_of(queries, features)  # (B, T, m)
-    key_max = key_features.amax(dim=(1, 2), keepdim=True)  # (B, 1, 1)
-    query_max = query_features.amax(dim=2, keepdim=True)  # (B, T, 1)
-    key_features.sub_(key_max).exp_()
-    query_features.sub_(query_max).exp_()
-    scale = (-(key_max + query_max)).clamp_(max=LARGEST_EXPONENT).exp_()  # (B, T, 1)
-    normaliser = query_features @ key_features.sum(dim=1).unsqueeze(2)  # (B, T, 1)
-    query_features.mul_(normaliser.add_(scale, alpha=EPSILON * features.shape[0]).reciprocal_())
-    context = key_features.transpose(1, 2) @ values.float()  # (B, m, E)
-    return (query_features @ context).to(values.dtype)  # (B, T, E)
+def _by_passes(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
+    return performer_passes(queries, keys, values, features)[0]
 
 
-def _log_kernel_of(vectors: Tensor, features: Tensor) -> Tensor:
-    vectors = vectors.float().contiguous()  # (B, T, D)
-    half_squares = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).square_().mul_(0.5)  # (B, T, 1)
-    return (vectors @ features.t()).sub_(half_squares)  # (B, T, m)
+def _by_triton(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
+    # Triton is not installed everywhere, and slow to import.
+    from t2t_vit.ops.performer_triton import performer_triton
+
+    return performer_triton(queries, keys, values, features)[0]
+
+
+def _eager(inputs: Tensor) -> bool:
+    """torch.compile joins the reference's operations itself, and cannot look into ours."""
+    return not torch.compiler.is_compiling()
+
+
+def _off_triton(inputs: Tensor) -> str | None:
+    reason = off_triton(inputs)
+    if reason is None and inputs.shape[-1] > WIDEST:
+        reason = f"its performer attention takes tokens of up to {WIDEST} numbers, not {inputs.shape[-1]}"
+    return reason
+
+
+ROWS = (
+    Implementation("triton", _off_triton, _by_triton, on_cuda),
+    Implementation("cpu", off_cpu, _by_passes, _eager),
+    Implementation("reference", available, performer_attention_reference),
+)

@@ -1,8 +1,23 @@
 """The soft split: overlapping windows of a feature map as tokens, and the way back."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Window(NamedTuple):
+    """A soft split's windows: their side, how far apart they are, and the zeros around the map, in pixels of it."""
+
+    kernel: int
+    stride: int
+    padding: int
+
+    def grid(self, features: Tensor) -> tuple[int, int]:
+        """Rows and columns of windows on a map (B, C, H, W)."""
+        rows, columns = ((size + 2 * self.padding - self.kernel) // self.stride + 1 for size in features.shape[2:])
+        return rows, columns
 
 
 def soft_split(features: Tensor, kernel: int, stride: int, padding: int) -> Tensor:

@@ -1,0 +1,93 @@
+"""Layers for inference on a CPU, made of the network's own: weights laid out once, GELU and residual in the product."""
+
+import torch
+from torch import Tensor, nn
+
+from t2t_vit.model.attention import Attention
+from t2t_vit.model.block import Block
+from t2t_vit.model.mlp import Mlp
+from t2t_vit.ops.native import NativeLayer, attends, ends, native_attention, native_tail
+from t2t_vit.ops.packed_linear import Activation, pack_weight, packed_linear, packed_linear_add
+
+ROWS = 8 * 197  # what the layout of the weights is chosen for; it is right for any other number, too
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with its weight packed, and an activation behind it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> None:
+        super().__init__()
+        self.weight = pack_weight(weight.detach(), ROWS)
+        self.bias = None if bias is None else bias.detach()
+        self.activation: Activation = activation
+
+    @classmethod
+    def of(cls, linear: nn.Linear, activation: Activation = "none") -> "PackedLinear":
+        """The same layer."""
+        return cls(linear.weight, linear.bias, activation)
+
+    def forward(self, inputs: Tensor) -> Tensor:  # (..., in)
+        return packed_linear(inputs, self.weight, self.bias, self.activation)  # (..., out)
+
+    def add(self, inputs: Tensor, residual: Tensor) -> Tensor:
+        """The layer's answer on top of `residual` (..., out)."""
+        return packed_linear_add(inputs, self.weight, self.bias, residual)
+
+
+class Tail(nn.Module):
+    """What is behind an attention: tokens = residual + proj(mixed), then tokens + fc2(gelu(fc1(norm(tokens))))."""
+
+    def __init__(
+        self, proj: nn.Linear, norm: nn.LayerNorm, fc1: nn.Linear, act: nn.GELU, fc2: nn.Linear, native: bool
+    ) -> None:
+        super().__init__()
+        self.norm = norm
+        self.activation: Activation = "gelu_tanh" if act.approximate == "tanh" else "gelu"
+        self.native = native and ends(fc1.in_features, fc1.out_features, fc1.weight.dtype)
+        if self.native:
+            proj_, fc1_, fc2_ = (NativeLayer.of(layer.weight, layer.bias) for layer in (proj, fc1, fc2))
+            self.layers = proj_, fc1_, fc2_
+        else:
+            self.proj, self.fc2 = PackedLinear.of(proj), PackedLinear.of(fc2)
+            self.fc1 = PackedLinear.of(fc1, self.activation)
+
+    def forward(self, mixed: Tensor, residual: Tensor) -> Tensor:  # (B, N, dim) both
+        if self.native:
+            return native_tail(mixed, residual, self.norm, self.layers, self.activation)
+        tokens = self.proj.add(mixed, residual.contiguous())
+        return self.fc2.add(self.fc1(self.norm(tokens)), tokens)
+
+
+class PackedBlock(nn.Module):
+    """A plain block: x + attn(norm1(x)), then x + mlp(norm2(x))."""
+
+    def __init__(self, block: Block, attn: Attention, mlp: Mlp, native: bool) -> None:
+        super().__init__()
+        self.norm1, self.attn = block.norm1, attn
+        self.native = native and attends(attn.proj.in_features // attn.heads, attn.proj.weight.dtype)
+        self.tail = Tail(attn.proj, block.norm2, mlp.fc1, mlp.act, mlp.fc2, native)
+        self.attn.qkv = PackedLinear.of(attn.qkv)  # type: ignore[assignment]
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
+        return self.tail(self._mix(self.norm1(tokens)), tokens)
+
+    def _mix(self, tokens: Tensor) -> Tensor:
+        if self.native:
+            return native_attention(self.attn.qkv(tokens), self.attn.heads, self.attn.scale)
+        return self.attn.mix(tokens)
+
+
+def swap(module: nn.Module, native: bool) -> None:
+    """Put packed layers in place of what they know; everything else stays."""
+    for name, child in module.named_children():
+        if type(child) is nn.Linear:
+            setattr(module, name, PackedLinear.of(child))
+        elif type(child) is Block and type(child.attn) is Attention and type(child.mlp) is Mlp:
+            setattr(module, name, PackedBlock(child, child.attn, child.mlp, native))
+        else:
+            swap(child, native)
+
+
+def widened(weight: Tensor, length: int) -> Tensor:
+    """(out, in) with zeros behind: (out, length)."""
+    return torch.nn.functional.pad(weight, (0, length - weight.shape[1]))

@@ -1,0 +1,23 @@
+"""Tensors and numbers as the compiled kernels take them."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+def address(tensor: Tensor) -> ctypes.c_void_p:
+    """Where the tensor's first number is; the tensor has to outlive the call."""
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def whole(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    """Whole numbers of 64 bits in a row."""
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def threads() -> ctypes.c_int:
+    """As many as torch uses."""
+    return ctypes.c_int(torch.get_num_threads())

@@ -1,0 +1,218 @@
+"""Starting the Triton kernels of split + LayerNorm + Linear on CUDA tensors, or in Triton's interpreter."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from t2t_vit.ops import split_norm_linear_jit as jit
+from t2t_vit.ops.soft_split import Window
+
+
+class Blocks(NamedTuple):
+    """How a kernel is cut: its tile of what it writes, `rows` by `columns`, and how much it sums over at a time."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int = 4
+    stages: int = 2
+
+
+# Fixed, so that no run begins with a search.
+MOMENTS = Blocks(64, 1, 32)
+PRODUCT = Blocks(64, 64, 32)
+CORRELATION = Blocks(64, 64, 64)
+SUMS = Blocks(64, 64, 32)
+TO_FEATURES = Blocks(64, 64, 32)
+# The parameters' gradients are summed over parts of the batch, at most so many, each of at least so many windows.
+PARTS, PART_WINDOWS = 64, 2048
+
+
+def candidates() -> tuple[Blocks, ...]:
+    """Cuts worth trying for any of the products on a given GPU; each function below takes one as `blocks`."""
+    sizes = ((64, 64, 32), (64, 64, 64), (128, 64, 32), (128, 64, 64), (64, 128, 32), (128, 128, 32), (128, 256, 32))
+    return tuple(Blocks(*size, warps, stages) for size in sizes for warps in (4, 8) for stages in (2, 3, 4))
+
+
+def moments(features: Tensor, window: Window, eps: float, blocks: Blocks = MOMENTS) -> tuple[Tensor, Tensor]:
+    """Mean and reciprocal deviation of each window of (B, C, H, W): (B, N) twice, in float32."""
+    rows, columns = window.grid(features)
+    mean, rstd = (features.new_empty(len(features), rows * columns, dtype=torch.float32) for _ in range(2))
+    with _on(features):
+        jit.moments[(_tiles(mean.numel(), blocks.rows),)](
+            features,
+            mean,
+            rstd,
+            mean.numel(),
+            rows * columns,
+            columns,
+            *_map(features),
+            eps,
+            *_fixed(features, window),
+            blocks.rows,
+            blocks.depth,
+            **_launch(blocks),
+        )
+    return mean, rstd
+
+
+def product(
+    features: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    window: Window,
+    blocks: Blocks = PRODUCT,
+) -> Tensor:
+    """x^ times `weight` (n, out), plus `offset` (out,): (B, N, out) in the weight's dtype."""
+    out = features.new_empty(*mean.shape, weight.shape[1], dtype=weight.dtype)
+    grid = (_tiles(mean.numel(), blocks.rows) * _tiles(weight.shape[1], blocks.columns),)
+    with _on(features):
+        jit.product[grid](
+            features,
+            mean,
+            rstd,
+            weight,
+            offset,
+            out,
+            *_tokens(mean, features, window),
+            *_fixed(features, window),
+            weight.shape[1],
+            _precision(),
+            *blocks[:3],
+            **_launch(blocks),
+        )
+    return out
+
+
+def correlation(
+    grad: Tensor, features: Tensor, mean: Tensor, rstd: Tensor, window: Window, blocks: Blocks = CORRELATION
+) -> Tensor:
+    """The sum over windows of x^ u^T, for the gradient u (B, N, out): (n, out) in float32."""
+    tokens, out, length = mean.numel(), grad.shape[2], features.shape[1] * window.kernel**2
+    part = max(PART_WINDOWS, _tiles(tokens, PARTS))
+    count = _tiles(tokens, part)
+    parts = features.new_empty(count, length, out, dtype=torch.float32)
+    with _on(features):
+        jit.correlation[(_tiles(out, blocks.columns) * _tiles(length, blocks.rows) * count,)](
+            grad,
+            features,
+            mean,
+            rstd,
+            parts,
+            *_tokens(mean, features, window),
+            part,
+            *_fixed(features, window),
+            out,
+            _precision(),
+            *blocks[:3],
+            **_launch(blocks),
+        )
+    return parts.sum(0)
+
+
+def sums(
+    grad: Tensor,
+    features: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    window: Window,
+    blocks: Blocks = SUMS,
+) -> tuple[Tensor, Tensor]:
+    """What the norm takes off the gradient v of x^: rstd mean(v) and rstd^2 mean(v x^) of each window, (B, N) each."""
+    shift, slope = torch.empty_like(mean), torch.empty_like(mean)
+    with _on(features):
+        jit.sums[(_tiles(mean.numel(), blocks.rows),)](
+            grad,
+            features,
+            mean,
+            rstd,
+            weight,
+            shift,
+            slope,
+            *_tokens(mean, features, window),
+            *_fixed(features, window),
+            grad.shape[2],
+            _precision(),
+            *blocks[:3],
+            **_launch(blocks),
+        )
+    return shift, slope
+
+
+def to_features(
+    grad: Tensor,
+    features: Tensor,
+    moments_and_sums: tuple[Tensor, Tensor, Tensor, Tensor],
+    weight: Tensor,
+    window: Window,
+    blocks: Blocks = TO_FEATURES,
+) -> Tensor:
+    """The gradient of the features from that of the answer, (B, N, out), and `weight` (n, out)."""
+    back = torch.empty_like(features)
+    images, channels, height, width = features.shape
+    stride = window.stride
+    # Pixels that lie alike in their windows, and the padding in front of them.
+    tall, wide = _tiles(height + window.padding, stride), _tiles(width + window.padding, stride)
+    pixels = images * tall * wide
+    # A tile holds the channels of a pixel; of three, most of 64 would be idle.
+    across = min(blocks.columns, max(16, 1 << (channels - 1).bit_length()))
+    with _on(features):
+        jit.to_features[(_tiles(pixels, blocks.rows) * _tiles(channels, across) * stride**2,)](
+            grad,
+            features,
+            *moments_and_sums,
+            weight,
+            back,
+            pixels,
+            tall,
+            wide,
+            *window.grid(features),
+            *_map(features),
+            *back.stride(),
+            *_fixed(features, window),
+            grad.shape[2],
+            _precision(),
+            blocks.rows,
+            across,
+            blocks.depth,
+            **_launch(blocks),
+        )
+    return back
+
+
+def _tiles(length: int, tile: int) -> int:
+    return -(-length // tile)
+
+
+def _map(features: Tensor) -> tuple[int, ...]:
+    """Height, width and the four strides."""
+    return (*features.shape[2:], *features.stride())
+
+
+def _tokens(mean: Tensor, features: Tensor, window: Window) -> tuple[int, ...]:
+    """Windows of the batch, of an image, of a row of it, and the map that they are taken from."""
+    return mean.numel(), mean.shape[1], window.grid(features)[1], *_map(features)
+
+
+def _fixed(features: Tensor, window: Window) -> tuple[int, ...]:
+    return features.shape[1], *window
+
+
+def _precision() -> str:
+    """How float32 is multiplied; the other dtypes do not ask."""
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def _launch(blocks: Blocks) -> dict[str, Any]:
+    # Triton 3.9 warns where the fusion of products and sums is left to it.
+    return {"num_warps": blocks.warps, "num_stages": blocks.stages, "enable_fp_fusion": True}
+
+
+def _on(features: Tensor) -> AbstractContextManager[object]:
+    """Triton starts kernels on the current device, whichever tensors they are for."""
+    return torch.cuda.device(features.device) if features.is_cuda else nullcontext()

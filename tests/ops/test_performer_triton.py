@@ -1,0 +1,114 @@
+"""Triton's kernels: in its interpreter, whose bfloat16 products are wrong, or on a GPU where there is one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import t2t_vit.ops.performer_triton as module
+from performer_law import Case, check_law
+from t2t_vit.errors import UserError
+from t2t_vit.ops.performer import performer_attention
+from t2t_vit.ops.performer_triton import performer_triton, performer_triton_backward
+
+CASES = [
+    Case(1, 784, 32, 16, 32),
+    Case(2, 197, dtype=torch.float16),
+    Case(3, 49, length=1.0),
+    Case(2, 7, length=30.0),
+    Case(1, 1, dtype=torch.float16),
+    Case(2, 50, length=0.0),
+    Case(2, 50, flat=True),
+    Case(1, 197, flat=True, length=2.0, dtype=torch.float16),
+    Case(2, 33, length=1000.0),
+    Case(60, 3, 16, 8, 16, length=1.0),
+    Case(1, 70, 24, 10, 20, dtype=torch.float16),
+    Case(1, 40, 128, 128, 128, length=0.2),
+]
+# What takes too long in the interpreter, and what it computes wrongly.
+LARGE = [(1, 3136), (1, 9216), (64, 3136), (1000, 49), (3, 197), (1, 1)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_law(case: Case, triton_device: torch.device) -> None:
+    check_law(replace(case, device=triton_device.type), "triton", draws=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("length", [0.0, 0.5, 1.0, 30.0])
+@pytest.mark.parametrize("flat", [False, True], ids=["noise", "flat"])
+def test_law_on_a_gpu(flat: bool, length: float, dtype: torch.dtype) -> None:
+    for batch, tokens in LARGE:
+        check_law(Case(batch, tokens, length=length, flat=flat, dtype=dtype, device="cuda"), "triton")
+
+
+def test_splits_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch, triton_device: torch.device) -> None:
+    """The first tokens are the longest, with exponents far below the last ones', so that parts have to be weighed."""
+    packed, features, _ = Case(2, 150, device=triton_device.type).draw()
+    packed = packed * torch.linspace(2.0, 0.1, 150, device=triton_device).view(1, -1, 1)
+    k, q, v = packed.chunk(3, dim=-1)
+    answers = []
+    for processors in (1, 2, 100):
+        monkeypatch.setattr(module, "_processors", lambda _, processors=processors: processors)
+        answers.append(performer_attention(q, k, v, features, "triton"))
+    torch.testing.assert_close(answers[0], answers[1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(answers[0], answers[2], atol=1e-6, rtol=1e-5)
+    assert torch.equal(answers[2], performer_attention(q, k, v, features, "triton"))
+
+
+# opcheck's own look at gradients.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_is_a_good_operator(triton_device: torch.device) -> None:
+    """Schema, fakes and registration of gradients; inputs are not changed."""
+    packed, features, grads = Case(2, 5, 16, 8, 16, device=triton_device.type).draw()
+    k, q, v = (part.contiguous().requires_grad_() for part in packed.chunk(3, dim=-1))
+    torch.library.opcheck(performer_triton, (q, k, v, features))
+    k, q, v = packed.chunk(3, dim=-1)
+    torch.library.opcheck(performer_triton, (q, k, v, features))
+    kept = performer_triton(q, k, v, features)[1:]
+    torch.library.opcheck(performer_triton_backward, (grads, q, k, v, features, *kept))
+
+
+def test_one_node_in_a_compiled_graph(triton_device: torch.device) -> None:
+    """With its gradient, and for a batch of any size."""
+
+    def attend(packed: Tensor) -> Tensor:
+        keys, queries, values = packed.chunk(3, dim=-1)
+        return performer_attention(queries, keys, values, features, "triton")
+
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=True)
+    for batch in (2, 3):
+        packed, features, grads = Case(batch, 5, 16, 8, 16, device=triton_device.type).draw()
+        found = []
+        for function in (compiled, attend):
+            leaf = packed.clone().requires_grad_()
+            answers = function(leaf)
+            answers.backward(grads)
+            found.append((answers, leaf.grad))
+        torch.testing.assert_close(*found)
+
+
+@pytest.mark.usefixtures("triton_device")
+def test_auto_never_takes_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "performer_triton", None)
+    packed, features, _ = Case(1, 4).draw()
+    k, q, v = packed.chunk(3, dim=-1)
+    assert performer_attention(q, k, v, features).shape == v.shape
+
+
+def test_what_it_cannot_take_is_said(triton_device: torch.device) -> None:
+    packed, features, _ = Case(1, 2, 130, 8, 130, device=triton_device.type).draw()
+    k, q, v = packed.chunk(3, dim=-1)
+    with pytest.raises(UserError, match="up to 128"):
+        performer_attention(q, k, v, features, "triton")
+    with pytest.raises(UserError, match="float64"):
+        performer_attention(q.double(), k.double(), v.double(), features, "triton")
+
+
+def test_asked_for_by_name_on_a_cpu() -> None:
+    packed, features, _ = Case(1, 2).draw()
+    k, q, v = packed.chunk(3, dim=-1)
+    with pytest.raises(UserError, match="kernels 'triton' cannot run"):
+        performer_attention(q, k, v, features, "triton")

@@ -4,7 +4,7 @@ from torch import nn
 
 from t2t_vit import precision
 from t2t_vit.errors import UserError
-from t2t_vit.precision import choose_device, choose_precision
+from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 
 CPU = torch.device("cpu")
 
@@ -126,6 +126,37 @@ def test_auto_on_a_cpu(monkeypatch, has, level):
 def test_auto_on_cuda(monkeypatch, has, level):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has)
     assert choose_precision("auto", torch.device("cuda"), training=True).name == level
+
+
+def test_inference_on_cuda_has_its_weights_in_bf16_where_auto_may_choose(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    cuda = torch.device("cuda")
+    chosen = choose_precision("auto", cuda, training=False)
+    assert (chosen.name, chosen.autocast_dtype, chosen.weights_dtype) == ("bf16 weights", None, torch.bfloat16)
+    assert choose_precision("bf16", cuda, training=False).autocast_dtype == torch.bfloat16
+    assert choose_precision("auto", cuda, training=True).weights_dtype == torch.float32
+
+
+@pytest.fixture
+def products():
+    """What is set for float32 products, put back at the end."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield lambda: (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_float32_is_full_at_o0_alone_and_it_is_said(products):
+    notes: list[str] = []
+    before = products()
+    choose_products(Precision("O0", CPU), notes.append)
+    assert (products(), notes) == (before, [])
+    cuda = torch.device("cuda")
+    choose_products(Precision("bf16", cuda), notes.append)
+    assert products() == ("high", True)
+    choose_products(Precision("O0", cuda), notes.append)
+    assert products() == ("highest", False)
+    assert notes == ["float32 products: TF32", "float32 products: in full, no TF32 (amp_level O0)"]
 
 
 @pytest.mark.parametrize(

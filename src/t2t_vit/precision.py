@@ -81,7 +81,7 @@ def _numbered(kind: str, device_id: int, count: int) -> torch.device:
 class Precision:
     """The numbers a job computes in.
 
-    name            O0, O1, O2, bf16 or O3: what `amp_level` came to, for the output
+    name            O0, O1, O2, bf16, "bf16 weights" or O3: what `amp_level` came to, for the output
     autocast_dtype  what matrix products run in; None: what the weights are in
     weights_dtype   what the weights are held in
     keeps_norms     but for the weights of norms and for buffers, which stay in float32
@@ -133,7 +133,8 @@ def choose_precision(amp_level: str, device: torch.device, *, training: bool, no
     O0: float32 everywhere. O1: autocast to float16, with loss scaling in training. O2: the same with weights in
     float16, but for norms; in training the optimizer keeps masters in float32. bf16: autocast to bfloat16.
     O3: weights and arithmetic in float16, for inference only. auto: the fastest safe one here: bf16 where the
-    hardware multiplies it, else O1 on an accelerator, else O0.
+    hardware multiplies it (for inference on CUDA with the weights in bfloat16, too, which saves casting them), else O1
+    on an accelerator, else O0.
 
     Raises:
         UserError: an unknown level, or O3 in training.
@@ -153,11 +154,29 @@ def choose_precision(amp_level: str, device: torch.device, *, training: bool, no
     if level == "O2":
         half = torch.float16
         return Precision("O2", device, half, half, keeps_norms=True, scales_loss=training, has_masters=training)
+    if level == "bf16" and amp_level == "auto" and device.type == "cuda" and not training:
+        return Precision("bf16 weights", device, weights_dtype=torch.bfloat16)
     if level == "bf16":
         return Precision("bf16", device, autocast_dtype=torch.bfloat16)
     if level == "O3":
         return Precision("O3", device, weights_dtype=torch.float16)
     return Precision("O0", device)
+
+
+def choose_products(precision: Precision, note: Note | None = None) -> None:
+    """Set, for this process, what a CUDA device makes of products and convolutions of float32, and say it.
+
+    O0 is float32 in full. At every other level the few products that stay in float32 (the performers', the head's loss)
+    are made in TF32, whose ten bits are still more than float16 or bfloat16 around them have. PyTorch's own default is
+    neither: products in full, convolutions in TF32.
+    """
+    if precision.device.type != "cuda":
+        return
+    full = precision.name == "O0"
+    torch.set_float32_matmul_precision("highest" if full else "high")
+    torch.backends.cudnn.allow_tf32 = not full
+    if note is not None:
+        note("float32 products: in full, no TF32 (amp_level O0)" if full else "float32 products: TF32")
 
 
 def _fastest_safe(device: torch.device) -> str:

@@ -196,7 +196,8 @@ def test_evaluation_with_a_worker_equals_without() -> None:
 
 
 def test_sets_travel_to_workers() -> None:
-    images = pickle.loads(pickle.dumps(open_images("val", dataset="FashionMNIST", num_samples=7)))
+    here = open_images("val", dataset="FashionMNIST", num_samples=7)  # others open its memory while it is held
+    images = pickle.loads(pickle.dumps(here))
     assert len(images) == 7
     assert images.read(0).mode == "RGB"
 

@@ -44,3 +44,42 @@ def test_the_compiled_network_shares_the_weights(make_model, monkeypatch):
     compiled(images).sum().backward()
     assert model.head.weight.grad is not None
     assert list(model.state_dict()) == keys
+
+
+def test_a_run_is_one_graph_that_is_compiled_once(monkeypatch):
+    """Drops, their seeds, autocast, accumulation and the last batch of an epoch change no graph."""
+    from torch._dynamo.utils import counters
+
+    from t2t_vit import create_model
+    from t2t_vit.training.optimizer import create_optimizer
+    from t2t_vit.training.randomness import SampleNumbers
+    from t2t_vit.training.scaler import LossScaler
+    from t2t_vit.training.step import TrainStep
+
+    real = torch.compile
+    monkeypatch.setattr(compilation, "why_not", lambda _: "")
+    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))  # all of it but the kernels
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    model = create_model(
+        "t2t_vit_quickstart", num_classes=3, image_size=28, drop_path=0.1, drop=0.1, performer_drop=0.1
+    )
+    step = TrainStep(
+        compile_for_training(model.train(), CPU, lambda _: None),
+        create_optimizer(model, "adamw", lr=1e-3),
+        scaler=LossScaler(CPU),
+        accumulation=2,
+        autocast=lambda: torch.autocast("cpu", torch.bfloat16),
+        numbers=SampleNumbers(model.sample_seeds.set, 0, 0),
+    )
+    batch = torch.randn(4, 3, 28, 28), torch.tensor([0, 1, 2, 0])
+    for number in range(4):
+        torch.manual_seed(number)
+        step([batch, batch], number)
+        with torch.no_grad():
+            model.eval()(batch[0][:3])  # an evaluation in between, of another size
+        model.train()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    torch._dynamo.reset()

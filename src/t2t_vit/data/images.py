@@ -1,13 +1,15 @@
 """What every image set offers, the one that lives in memory, and the checks on class lists."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from contextlib import suppress
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from t2t_vit.data.decode import Mode, to_mode
+from t2t_vit.data.memory_file import SharedArray
 from t2t_vit.errors import UserError
 
 
@@ -49,6 +51,20 @@ class ArrayImages:
         self.classes = tuple(classes)
         self._mode: Mode = mode
         self._title = title
+        self._shared: SharedArray | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker gets: not the pixels but where they are, so that all workers look at the same memory."""
+        if self._shared is None:
+            with suppress(OSError):  # then each gets its own
+                self._shared = SharedArray(self.pixels)
+                self.pixels = self._shared.view()
+        return {name: value for name, value in vars(self).items() if name != "pixels" or self._shared is None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self._shared is not None:
+            self.pixels = self._shared.view()
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -1,7 +1,7 @@
 """Batches on the device: which images, in which order, on which process, how far ahead."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import numpy as np
@@ -13,9 +13,11 @@ from t2t_vit.data.balance import balanced_order
 from t2t_vit.data.batch_transform import BatchTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.data.resident import resident
 from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSamples
 from t2t_vit.data.seeds import Purpose, generator
 from t2t_vit.data.share import Share
+from t2t_vit.data.side_stream import on_device
 from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.data.workers import answers, reader, usable_workers
 from t2t_vit.errors import UserError
@@ -47,6 +49,8 @@ class TrainLoader:
         balanced: each class comes as often, see `balanced_order`; else every image once.
         workers: processes that read ahead; 0 reads in this one. Cut to the number of cores, with a note.
         ahead: on CUDA, copy and transform the next batch on a stream of its own while this one is worked on.
+        resides: keep the images on the device, crop and flip them there, where both can be done (`data.resident`);
+            the batches are the same.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class TrainLoader:
         world: int = 1,
         device: torch.device = _CPU,
         ahead: bool = True,
+        resides: bool = False,
         note: Note = _silent,
     ) -> None:
         if len(images) < world:
@@ -75,6 +80,10 @@ class TrainLoader:
         self._images = images
         self._broken = _Broken(images, note)
         self._requests = _TrainRequests(images.targets, balanced, self.batch_size, batch_transform.seed, rank, world)
+        self._resident = resident(images, transform, batch_transform.seed, device) if resides else None
+        if self._resident is not None:
+            note(f"the {len(images):,} training images stay on the device, and are cropped and flipped there")
+            workers = 0
         samples = TrainSamples(images, transform, batch_transform.seed)
         modules = [TrainSamples.__module__] + (["timm.data.auto_augment"] if transform.auto_augment else [])
         self._reader = reader(samples, self._requests, _limited(workers, len(self), note), device, modules)
@@ -87,12 +96,16 @@ class TrainLoader:
         """The batches of an epoch from number `start` on; those before it are not read."""
         mixes = self._batch_transform.mixing.active(epoch)
         self._requests.epoch, self._requests.start, self._requests.strangers = epoch, start, mixes
-        batches = count(start)
+        batches, device = count(start), self._device
+        if (there := self._resident) is not None:
+            return on_device(
+                self._requests,
+                lambda request: self._transformed(*there(request), request.indices, epoch, next(batches)),
+                device,
+                self._ahead,
+            )
         return on_device(
-            answers(self._reader),
-            lambda samples: self._finish(samples, epoch, next(batches)),
-            self._device,
-            self._ahead,
+            answers(self._reader), lambda samples: self._finish(samples, epoch, next(batches)), device, self._ahead
         )
 
     def names(self, epoch: int, batch: int, count: int = 1) -> list[str]:
@@ -105,7 +118,12 @@ class TrainLoader:
         self._broken.add(samples)
         images = samples.images.to(self._device, non_blocking=True)
         targets = samples.targets.to(self._device, non_blocking=True)
-        return self._batch_transform(images, targets, epoch, samples.indices, self._requests.share(batch))
+        return self._transformed(images, targets, samples.indices, epoch, batch)
+
+    def _transformed(
+        self, images: Tensor, targets: Tensor, indices: NDArray[np.int64], epoch: int, batch: int
+    ) -> Batch:
+        return self._batch_transform(images, targets, epoch, indices, self._requests.share(batch))
 
 
 class EvalLoader:
@@ -154,29 +172,6 @@ class EvalLoader:
             )
         images = self._preprocessing.normalize(samples.images.to(self._device, non_blocking=True))
         return images, samples.targets.to(self._device, non_blocking=True)
-
-
-def on_device(
-    samples: Iterable[Samples], finish: Callable[[Samples], Batch], device: torch.device, ahead: bool
-) -> Iterator[Batch]:
-    """Finished batches; on CUDA with `ahead`, each is made on a side stream while the one before it is in use."""
-    if device.type != "cuda" or not ahead:
-        yield from map(finish, samples)
-        return
-    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    ready: Batch | None = None
-    for following in samples:
-        with torch.cuda.stream(side):
-            made = finish(following)
-        if ready is not None:
-            yield ready
-        current = torch.cuda.current_stream(device)
-        current.wait_stream(side)
-        for tensor in made:
-            tensor.record_stream(current)  # else its memory could be given to the side stream while still in use
-        ready = made
-    if ready is not None:
-        yield ready
 
 
 class _TrainRequests:

@@ -27,6 +27,11 @@ class Ahead(Generic[T]):
                 raise made
             yield made[0]
 
+    @property
+    def has_one(self) -> bool:
+        """Whether the next thing, or the end, is there already."""
+        return not self._made.empty()
+
     def close(self) -> None:
         """Let the thread end."""
         self._closed.set()

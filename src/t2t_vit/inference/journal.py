@@ -147,6 +147,16 @@ class Journal:
         return file
 
 
+def remembered(output: str) -> Fingerprint:
+    """The fingerprint in the journal of `output`, empty where there is none."""
+    try:
+        with Path(f"{output}.journal").open("rb") as file:
+            header = _parsed(file.readline())
+    except OSError:
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
 class _Known:
     """The results of a journal. Asked in the order in which they were written, it holds one batch at a time; at the
     first question out of that order it reads the rest into memory."""

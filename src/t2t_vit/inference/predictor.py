@@ -1,7 +1,7 @@
 """One interface over every runtime: images -> predictions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -38,7 +38,13 @@ class Prediction:
 
 
 class Predictor(ABC):
-    """A network with its preprocessing and class names; a runtime provides `logits`."""
+    """A network with its preprocessing and class names; a runtime provides `logits`.
+
+    Attributes:
+        computes_ahead: whether `begin` returns before the work is done.
+    """
+
+    computes_ahead = False
 
     def __init__(self, preprocessing: Preprocessing, classes: Sequence[str] | None) -> None:
         self.preprocessing = preprocessing
@@ -47,6 +53,11 @@ class Predictor(ABC):
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
         """uint8 images (B, in_chans, height, width) of the preprocessing's size -> float32 logits (B, num_classes)."""
+
+    def begin(self, images: Tensor) -> Callable[[], Tensor]:
+        """As `logits`, in two parts: a device is given its work, and what is returned waits for the answer."""
+        logits = self.logits(images)
+        return lambda: logits
 
     @overload
     def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is iterable too
@@ -82,7 +93,11 @@ class Predictor(ABC):
 
     def rank(self, images: Sequence[Tensor], count: int) -> list[tuple[Prediction, ...]]:
         """Prepared images -> of each the `count` most probable classes, or all there are; equals by their number."""
-        probabilities = self.logits(torch.stack(list(images))).softmax(dim=1)  # (B, num_classes)
+        return self.ranked(self.logits(torch.stack(list(images))), count)
+
+    def ranked(self, logits: Tensor, count: int) -> list[tuple[Prediction, ...]]:
+        """Logits (B, num_classes) -> of each row the `count` most probable classes, as `rank`."""
+        probabilities = logits.softmax(dim=1)  # (B, num_classes)
         best = probabilities.sort(dim=1, descending=True, stable=True)
         return [
             tuple(self.prediction(index, value) for index, value in zip(indices, values, strict=True))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
 
+import torch
 from torch import Tensor
 
 from t2t_vit.data.decode import DecodeError
@@ -71,8 +72,7 @@ def answer_batches(
     """
     taken = _Batches(items, readers, batch_size, recall)
     with closing(Ahead(taken, 1 + -(-readers.ahead // batch_size))) as ahead:
-        for batch in ahead:
-            yield _answers(predictor, batch, top_k)
+        yield from _in_turn(predictor, ahead, top_k)
 
 
 @dataclass(frozen=True)
@@ -120,24 +120,52 @@ def _failed(error: Exception) -> Future[Tensor]:
     return future
 
 
-def _answers(predictor: Predictor, batch: Sequence[_Pending], top_k: int) -> list[Answered]:
-    images: dict[int, Tensor] = {}
-    reasons: dict[int, str] = {}
-    for place, pending in enumerate(batch):
-        if pending.image is not None:
-            try:
-                images[place] = pending.image.result()
-            except DecodeError as error:
-                reasons[place] = str(error)
-    ranked = dict(zip(images, predictor.rank(list(images.values()), top_k), strict=True)) if images else {}
-    answers = []
-    for place, pending in enumerate(batch):
-        if pending.known is not None:
-            answers.append(Answered(pending.known, pending.stamp, recalled=bool(pending.stamp)))
-        else:
-            found = _result(pending.item.path, ranked.get(place, ()), reasons.get(place, ""))
-            answers.append(Answered(found, pending.stamp))
-    return answers
+Batch = Sequence[_Pending]
+
+
+def _in_turn(predictor: Predictor, batches: Ahead[list[_Pending]], top_k: int) -> Iterator[list[Answered]]:
+    """Where the device works by itself it is given the next batch before the answers to this one are taken and written,
+    unless the next one is still to come: nobody who types a path at a time waits for the path after it."""
+    begun: _Begun | None = None
+    for batch in batches:
+        following = _Begun(predictor, batch)
+        if begun is not None:
+            yield begun.answers(top_k)
+        begun = following
+        if not (predictor.computes_ahead and batches.has_one):
+            yield begun.answers(top_k)
+            begun = None
+    if begun is not None:
+        yield begun.answers(top_k)
+
+
+class _Begun:
+    """A batch that is being computed."""
+
+    def __init__(self, predictor: Predictor, batch: Batch) -> None:
+        images: dict[int, Tensor] = {}
+        self._reasons: dict[int, str] = {}
+        for place, pending in enumerate(batch):
+            if pending.image is not None:
+                try:
+                    images[place] = pending.image.result()
+                except DecodeError as error:
+                    self._reasons[place] = str(error)
+        self._predictor, self._batch, self._places = predictor, batch, list(images)
+        self._logits = predictor.begin(torch.stack(list(images.values()))) if images else None
+
+    def answers(self, top_k: int) -> list[Answered]:
+        """Waits for the logits."""
+        ranked = self._predictor.ranked(self._logits(), top_k) if self._logits is not None else []
+        found = dict(zip(self._places, ranked, strict=True))
+        answers = []
+        for place, pending in enumerate(self._batch):
+            if pending.known is not None:
+                answers.append(Answered(pending.known, pending.stamp, recalled=bool(pending.stamp)))
+            else:
+                result = _result(pending.item.path, found.get(place, ()), self._reasons.get(place, ""))
+                answers.append(Answered(result, pending.stamp))
+        return answers
 
 
 def _result(path: str, predictions: tuple[Prediction, ...], reason: str) -> Result:

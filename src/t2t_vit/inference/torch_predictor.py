@@ -7,19 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.inference.cuda_graph import GraphedNetwork
+from t2t_vit.inference.plan import Plan, Workload, plan_for
 from t2t_vit.inference.predictor import Predictor
-from t2t_vit.model import T2TViT
-from t2t_vit.model.packed import can_pack, pack
 from t2t_vit.precision import Precision
 
 
 class TorchPredictor(Predictor):
-    """A module in eval mode; a T2T-ViT on a CPU is packed for it when it first predicts (`model.packed`).
+    """A module in eval mode; a T2T-ViT packs itself for the CPU when it first predicts (`model.packed`).
 
     Args:
         model: float (B, in_chans, height, width) -> logits (B, num_classes); moved to the precision's device, cast to
             its weights, and set to eval mode.
         precision: where and in which numbers it runs; None is float32 on the CPU.
+        plan: how it runs on an accelerator; None is the way for a work of unknown size.
     """
 
     def __init__(
@@ -28,24 +29,52 @@ class TorchPredictor(Predictor):
         preprocessing: Preprocessing,
         classes: Sequence[str] | None,
         precision: Precision | None = None,
+        plan: Plan | None = None,
     ) -> None:
         super().__init__(preprocessing, classes)
         self.precision = precision or Precision("O0", torch.device("cpu"))
         self.model = self.precision.prepare(model).eval()
+        self.plan = plan or plan_for(self.precision.device.type, Workload())
+        self.computes_ahead = self.precision.device.type == "cuda"
 
     def logits(self, images: Tensor) -> Tensor:
+        return self.begin(images)()
+
+    def begin(self, images: Tensor) -> Callable[[], Tensor]:
         with torch.inference_mode():
+            if self.computes_ahead:
+                return self._begin_on_cuda(images)
             normalised = self.preprocessing.normalize(images.to(self.precision.device))  # (B, in_chans, height, width)
-            return self._network(normalised).float().cpu()  # (B, num_classes)
+            logits = self._network(normalised).float().cpu()  # (B, num_classes)
+        return lambda: logits
+
+    def _begin_on_cuda(self, images: Tensor) -> Callable[[], Tensor]:
+        """Nothing here waits for the device: pixels go there from pinned memory, and logits come back into it."""
+        pixels = images.pin_memory().to(self.precision.device, non_blocking=True)
+        logits = self._network(self.preprocessing.normalize(filled(pixels, self.plan.fill))).float()
+        answers = torch.empty(logits.shape, dtype=torch.float32, pin_memory=True)
+        answers.copy_(logits, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+
+        def wait() -> Tensor:
+            done.synchronize()
+            return answers[: len(images)].clone()  # (B, num_classes)
+
+        return wait
 
     @cached_property
     def _network(self) -> Callable[[Tensor], Tensor]:
-        dtype = self.precision.autocast_dtype or self.precision.weights_dtype
-        if isinstance(self.model, T2TViT) and can_pack(self.precision.device, dtype):
-            return pack(self.model, dtype)
+        model = torch.compile(self.model, dynamic=False) if self.plan.compiled else self.model
 
         def network(images: Tensor) -> Tensor:
             with self.precision.autocast():
-                return self.model(images)
+                return model(images)
 
-        return network
+        return GraphedNetwork(network) if self.plan.graphed else network
+
+
+def filled(images: Tensor, count: int) -> Tensor:
+    """Images (B, C, H, W), and the first of them again until there are `count`."""
+    missing = count - len(images)
+    return images if missing <= 0 else torch.cat([images, images[:1].expand(missing, -1, -1, -1)])

@@ -27,6 +27,20 @@ class Ema:
     def update(self, moved: Tensor) -> None:
         """Take one step towards the model's present weights, unless they were not `moved`, () bool on the device."""
         share = torch.where(moved, 1.0 - self.decay, 0.0)  # ()
-        torch._foreach_lerp_(self._averages, self._weights, [share] * len(self._averages))
+        move(self._averages, self._weights, share)
         if self._buffers:
             torch._foreach_copy_(self._own_buffers, self._buffers)
+
+
+def move(averages: list[Tensor], weights: list[Tensor], share: Tensor) -> None:
+    """averages + share (weights - averages), in place; `share` () stays on the device.
+
+    CUDA has a kernel for many tensors at once of each of three steps, but of an interpolation only where its share is
+    known to the host or a tensor of every size: that would be a launch a tensor.
+    """
+    if averages and averages[0].is_cuda:
+        steps = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(steps, share)
+        torch._foreach_add_(averages, steps)
+    else:
+        torch._foreach_lerp_(averages, weights, [share] * len(averages))

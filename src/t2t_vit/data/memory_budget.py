@@ -1,0 +1,72 @@
+"""How much memory decoded images may take: `auto`, `off`, or a size such as 4GiB."""
+
+from pathlib import Path
+
+SHARE = 4  # auto: one part in so many of the memory that is free
+_UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SHOWN = ("TiB", "GiB", "MiB", "KiB")
+
+
+def budget_of(text: str) -> int:
+    """Bytes: 0 for `off`, a quarter of the free memory for `auto`, else what `text`, as `1.5GiB`, says."""
+    if text == "off":
+        return 0
+    if text == "auto":
+        return free_memory() // SHARE
+    digits = text.rstrip("kKmMgGtTiIbB")
+    return int(float(digits) * _UNITS[text[len(digits) :].lower()])
+
+
+def shown(size: int) -> str:
+    """A number of bytes in the largest unit that it fills: `1.5 GiB`."""
+    for unit in _SHOWN:
+        if size >= _UNITS[unit.lower()]:
+            return f"{size / _UNITS[unit.lower()]:.3g} {unit}"
+    return f"{size} bytes"
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process could take before something is swapped out or killed; 0 where nobody says.
+
+    The least of what the machine has left and of what its control groups (containers, batch systems) leave.
+
+    Args:
+        root: where proc/ and sys/ lie.
+    """
+    info = _numbers(root / "proc/meminfo")
+    free = [1024 * info["MemAvailable:"]] if "MemAvailable:" in info else []
+    for limit, statistics in _groups(root):
+        words = _text(limit).split()
+        used = _numbers(statistics)
+        if words and words[0].isdigit():
+            held = sum(used.get(name, 0) for name in ("anon", "shmem", "total_rss", "total_shmem"))
+            free.append(max(0, int(words[0]) - held))
+    return min(free, default=0)
+
+
+def _groups(root: Path) -> list[tuple[Path, Path]]:
+    """The files of limits and of statistics of all control groups that this process is in, of either version."""
+    found = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        limit = "memory.limit_in_bytes" if controllers else "memory.max"
+        folder = top / group.strip("/")
+        for place in (folder, *(above for above in folder.parents if above.is_relative_to(top))):
+            found.append((place / limit, place / "memory.stat"))
+    return found
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Name -> number, from lines that begin with both."""
+    rows = [line.split() for line in _text(path).splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""

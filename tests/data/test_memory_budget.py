@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from t2t_vit.data import memory_budget
+from t2t_vit.data.memory_budget import budget_of, free_memory, shown
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_sizes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_budget, "free_memory", lambda: 4000)
+    assert [budget_of(text) for text in ("off", "auto", "1.5GiB", "500MB", "2kb", "0TB")] == [
+        0, 1000, 3 * 2**29, 500_000_000, 2000, 0,
+    ]  # fmt: skip
+
+
+def test_sizes_are_shown() -> None:
+    assert [shown(size) for size in (12, 5000, 3 * 2**29, 2**50)] == ["12 bytes", "4.88 KiB", "1.5 GiB", "1.02e+03 TiB"]
+
+
+def test_this_machine_has_free_memory() -> None:
+    assert 2**26 < free_memory() < 2**50
+
+
+def test_the_machine_and_its_groups_limit_it(tmp_path: Path) -> None:
+    assert free_memory(tmp_path) == 0
+    write(tmp_path / "proc/meminfo", "MemTotal: 900 kB\nMemAvailable: 800 kB\n")
+    assert free_memory(tmp_path) == 800 * 1024
+    write(tmp_path / "proc/self/cgroup", "0::/a/job\n")
+    group = tmp_path / "sys/fs/cgroup"
+    write(group / "a/job/memory.max", "max\n")
+    assert free_memory(tmp_path) == 800 * 1024
+    write(group / "a/memory.max", "500000\n")
+    write(group / "a/memory.stat", "anon 100000\nfile 390000\nshmem 50000\n")  # the file cache gives way
+    assert free_memory(tmp_path) == 350000
+    write(tmp_path / "proc/self/cgroup", "4:cpu:/x\n3:memory:/job\n")
+    write(group / "memory/job/memory.limit_in_bytes", "9000\n")
+    write(group / "memory/job/memory.stat", "total_rss 10000\n")
+    assert free_memory(tmp_path) == 0

@@ -1,6 +1,7 @@
 # Every target sets up what it needs: a .venv in this checkout, by uv where it is installed, else by pip.
 BIN := .venv/bin
 SETUP := bash scripts/setup.sh
+RESULTS = benchmarks/results/$(shell date -u +%F)-bench
 
 .PHONY: help quickstart test test-mindspore check bench setup clean
 
@@ -34,7 +35,9 @@ check: setup
 	@$(BIN)/python -m pytest -q tests/house
 
 bench: setup
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/t2t-vit bench model --arch t2t_vit_14 --amp_level auto --output $(RESULTS)-model.json
+	@$(BIN)/t2t-vit bench step --arch t2t_vit_14 --amp_level auto --pynative_mode True --output $(RESULTS)-step.json
+	@$(BIN)/t2t-vit bench data --config quickstart --output $(RESULTS)-data.json
 
 clean:
 	rm -rf .venv .venv-mindspore .mypy_cache .ruff_cache .pytest_cache build dist runs/quickstart src/*.egg-info

@@ -1,6 +1,6 @@
 """This package beside the authors' code and timm's ViT-S/16, in one process and in turn: speed, memory, latency.
 
-    python benchmarks/compare.py --reference CHECKOUT [--only forward,shipped,train,latency,memory] [--arch ARCH]
+    python benchmarks/compare.py --reference CHECKOUT [--only forward,shipped,train,latency,memory] [--arch ARCH,...]
                                  [--batch N] [--repeats N] [--checkpoint CKPT] [--output FILE.json]
 
 CHECKOUT is one of github.com/yitu-opensource/T2T-ViT; it is imported as it is. Ratios are taken round by round and
@@ -19,17 +19,24 @@ import timm
 import torch
 from reference import authors_model
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from turns import ROOT, circumstances, in_turn, rates, ratio, write
 
 import t2t_vit
+from t2t_vit.bench.rates import rates_of
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.inference.plan import Workload, plan_for
 from t2t_vit.inference.torch_predictor import TorchPredictor
-from t2t_vit.precision import choose_device, choose_precision
+from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
+from t2t_vit.training.compilation import why_not
+from t2t_vit.training.utilisation import training_flops
+from training import as_shipped, authors_amp, plain
 
 DEVICE = choose_device("auto")
 ON_GPU = DEVICE.type == "cuda"
 THEIRS, OURS, VIT = "authors' code", "t2t_vit", "timm vit_small_patch16_224"
+# On a GPU: runs that follow each other without waiting, as in real work, and rounds until clocks and allocator settled.
+AT_A_TIME, WARM_UP = (10, 5) if ON_GPU else (1, 2)
+MANY = 10_000_000  # images of a job that is worth compiling
 Section = dict[str, Any]
 
 
@@ -51,10 +58,12 @@ def main() -> None:
     }
     report["command"] = report["command"].replace(str(options.reference), "CHECKOUT")
     report["timm"], report["sections"] = timm.__version__, []
-    for name in options.only:
-        for section in sections[name](options):
-            report["sections"].append(section)
-            print(table(section), flush=True)
+    for arch in options.arch.split(","):
+        for name in options.only:
+            for section in sections[name](argparse.Namespace(**{**vars(options), "arch": arch})):
+                report["sections"].append(section)
+                print(table(section), flush=True)
+            torch.accelerator.empty_cache() if ON_GPU else None
     write(report, options.output or ROOT / "benchmarks/results" / f"{report['date'][:10]}-compare-{DEVICE.type}.json")
 
 
@@ -64,7 +73,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--only", type=lambda text: text.split(","), default=["forward", "shipped", "train", "latency", "memory"]
     )
-    parser.add_argument("--arch", default="t2t_vit_14")
+    parser.add_argument("--arch", default="t2t_vit_14,t2t_vit_19,t2t_vit_t_14" if ON_GPU else "t2t_vit_14")
     parser.add_argument("--batch", type=int, default=256 if ON_GPU else 8)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--checkpoint", type=Path, help="of --arch: is top-1 kept on real images by amp_level auto?")
@@ -86,13 +95,14 @@ def forward(options: argparse.Namespace) -> Iterable[Section]:
     images = torch.randn(options.batch, 3, 224, 224, device=DEVICE)
     for level in ("O0", "bf16"):
         precision = choose_precision(level, DEVICE, training=False)
+        choose_products(precision)  # for all: what is left in float32 beside bf16 is TF32 for the authors' code, too
 
         @torch.inference_mode()
         def run(model: nn.Module, autocast: Any = precision.autocast) -> Tensor:
             with autocast():
                 return model(images)
 
-        seconds = in_turn({name: partial(run, model) for name, model in models.items()}, repeats=options.repeats)
+        seconds = timed({name: partial(run, model) for name, model in models.items()}, options)
         yield section(f"inference, eager, {level}, batch {options.batch}", seconds, options, [(OURS, THEIRS)])
 
 
@@ -104,8 +114,11 @@ def shipped(options: argparse.Namespace) -> Iterable[Section]:
     preprocessing = Preprocessing((224, 224))
     images = preprocessing.normalize(pixels.to(DEVICE))
     precision = choose_precision("auto", DEVICE, training=False)
-    predictor = TorchPredictor(models[OURS], preprocessing, None, precision)
-    ours = f"{OURS} as shipped ({precision.name})"
+    choose_products(precision)
+    work = Workload(MANY if options.batch > 1 else 0, options.batch)
+    plan = plan_for(DEVICE.type, work, lambda: why_not(DEVICE))
+    predictor = TorchPredictor(models[OURS], preprocessing, None, precision, plan)
+    ours = f"{OURS} as shipped ({precision.name}{f', {plan}' if ON_GPU else ''})"
 
     @torch.inference_mode()
     def eager() -> Tensor:
@@ -113,17 +126,40 @@ def shipped(options: argparse.Namespace) -> Iterable[Section]:
 
     contestants: dict[str, Callable[[], object]] = {
         THEIRS + ", eager float32": eager,
-        ours: lambda: predictor.logits(pixels),
+        ours: Ahead(predictor, pixels) if options.batch > 1 else lambda: predictor.logits(pixels),
     }
     pairs = [(ours, THEIRS + ", eager float32")]
+    if ON_GPU:
+        amp = f"{THEIRS}, its own AMP (fp16)"
+        contestants[amp] = lambda: _under_amp(theirs, images)
+        pairs.append((ours, amp))
     for name, rival in openvino_rivals(t2t_vit.create_model(options.arch), theirs.state_dict(), images):
         contestants[name] = rival
         pairs.append((ours, name))
-    seconds = in_turn(contestants, repeats=options.repeats)
+    seconds = timed(contestants, options)
     found = section(f"inference as shipped, batch {options.batch}", seconds, options, pairs)
     if options.checkpoint is not None:
         found["kept"] = top1_kept(options.checkpoint)
     yield found
+
+
+@torch.inference_mode()
+def _under_amp(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.autocast("cuda", dtype=torch.float16):
+        return model(images)
+
+
+class Ahead:
+    """Begins a batch before it asks for the answers of the one before, as `infer` does."""
+
+    def __init__(self, predictor: TorchPredictor, pixels: Tensor) -> None:
+        self._predictor, self._pixels = predictor, pixels
+        self._waiting: Callable[[], Tensor] | None = None
+
+    def __call__(self) -> None:
+        before, self._waiting = self._waiting, self._predictor.begin(self._pixels)
+        if before is not None:
+            before()
 
 
 def openvino_rivals(model: nn.Module, weights: Any, images: Tensor) -> Iterable[tuple[str, Callable[[], object]]]:
@@ -174,28 +210,55 @@ def top1_kept(checkpoint: Path, count: int = 200) -> dict[str, Any]:
 
 
 def train(options: argparse.Namespace) -> Iterable[Section]:
-    """One optimizer step each, eager and the same AdamW; on a GPU ours also as shipped, compiled."""
+    """One optimizer step each, the same AdamW: eager, and on a GPU ours as shipped against the authors' own AMP."""
     targets = torch.randint(0, 1000, (options.batch,), device=DEVICE)
     images = torch.randn(options.batch, 3, 224, 224, device=DEVICE)
-    for level in ("O0", "bf16"):
+    for level in ("bf16",) if ON_GPU and options.arch.startswith("t2t_vit_t_") else ("O0", "bf16"):
         precision = choose_precision(level, DEVICE, training=True)
-        models = {name: model.train() for name, model in networks(options).items()}
+        choose_products(precision)
+        models = networks(options)
+        flops = {name: training_flops(models[name], (3, 224, 224)) for name in (OURS, VIT)}
+        steps = {name: plain(model, images, targets, precision.autocast) for name, model in models.items()}
+        pairs = [(OURS, THEIRS)]
         if ON_GPU:
-            models[OURS + ", compiled"] = torch.compile(models[OURS])
-        optimizers = {name: torch.optim.AdamW(model.parameters(), fused=True) for name, model in models.items()}
+            shipped = f"{OURS} as shipped, compiled"
+            steps[shipped] = as_shipped(models[OURS], images, targets, precision.autocast)
+            pairs.append((shipped, THEIRS))
+        if ON_GPU and level == "bf16":
+            amp = f"{THEIRS}, its own AMP (fp16)"
+            steps[amp] = authors_amp(models[THEIRS], images, targets)
+            pairs.append((shipped, amp))
+        seconds = timed(steps, options)
+        found = section(f"training step, {level}, batch {options.batch}", seconds, options, pairs)
+        # The arithmetic is the network's, whoever computes it: both T2T-ViTs are divided by the same number.
+        work = {name: flops[VIT if name == VIT else OURS] for name in steps}
+        yield {**found, "mfu": utilisation(found["images_per_second"], work, precision)}
 
-        def run(
-            name: str, models: Any = models, optimizers: Any = optimizers, autocast: Any = precision.autocast
-        ) -> None:
-            with autocast():
-                logits = models[name](images)
-            cross_entropy(logits.float(), targets).backward()
-            optimizers[name].step()
-            optimizers[name].zero_grad()
 
-        seconds = in_turn({name: partial(run, name) for name in models}, repeats=options.repeats)
-        pairs = [(name, THEIRS) for name in models if name.startswith(OURS)]
-        yield section(f"training step, {level}, batch {options.batch}", seconds, options, pairs)
+def utilisation(rate: dict[str, dict[str, float]], flops: dict[str, int], precision: Precision) -> dict[str, Any]:
+    """MFU of each contestant: of the data sheet, where it is known, and of a measured product in the same numbers."""
+    rates = rates_of(DEVICE, precision.autocast_dtype or precision.weights_dtype)
+    found: dict[str, Any] = {"rates": vars(rates)}
+    for name, each in rate.items():
+        done = each["median"] * flops[name]
+        found[name] = {
+            "of_data_sheet": None if rates.datasheet is None else done / rates.datasheet,
+            "of_measured_product": done / rates.measured,
+        }
+    return found
+
+
+def timed(contestants: dict[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of a run of each, several at a time."""
+
+    def several(run: Callable[[], object]) -> None:
+        for _ in range(AT_A_TIME):
+            run()
+
+    seconds = in_turn(
+        {name: partial(several, run) for name, run in contestants.items()}, repeats=options.repeats, warm_up=WARM_UP
+    )
+    return {name: [value / AT_A_TIME for value in values] for name, values in seconds.items()}
 
 
 def latency(options: argparse.Namespace) -> Iterable[Section]:
@@ -240,6 +303,11 @@ def table(found: Section) -> str:
         lines.append(f"  {name:<44}{value / 1e6:>9.1f} MB")
     if "ratio" in found:
         lines.append(f"  ratio{found['ratio']:>48.3f}")
+    for name, value in found.get("mfu", {}).items():
+        if name != "rates":
+            sheet = value["of_data_sheet"]
+            told = "" if sheet is None else f"{sheet:.1%} of the data sheet, "
+            lines.append(f"  MFU {name:<62}{told}{value['of_measured_product']:.1%} of a measured product")
     if "kept" in found:
         lines.append(f"  {found['kept']}")
     return "\n".join(lines)

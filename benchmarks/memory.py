@@ -4,20 +4,20 @@ On a CPU the growth of resident memory over a forward pass (the kernel's high-wa
 over training steps.
 """
 
-import os
 import sys
-import threading
+from functools import partial
 from pathlib import Path
 
 import torch
 from reference import authors_model
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
 import t2t_vit
+from t2t_vit.bench.memory import growth, peak
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.precision import choose_device, choose_precision
+from training import as_shipped, authors_amp
 
 SIZE = 384
 
@@ -26,7 +26,9 @@ def main() -> None:
     checkout, who, arch, batch = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     device = choose_device("auto")
     if device.type == "cuda":
-        print(training_peak(authors_model(checkout, arch) if who == "theirs" else t2t_vit.create_model(arch), batch))
+        theirs = who == "theirs"
+        model = authors_model(checkout, arch) if theirs else t2t_vit.create_model(arch)
+        print(training_peak(model, batch, theirs=theirs))
     elif who == "theirs":
         print(growth_of_theirs(authors_model(checkout, arch, SIZE), batch))
     else:
@@ -50,42 +52,19 @@ def growth_of_ours(arch: str, batch: int) -> int:
     return growth(lambda: predictor.logits(pixels))
 
 
-def growth(run: "object") -> int:
-    """Bytes by which resident memory rose at most during `run()`."""
-    before, highest, done = resident(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            highest[0] = max(highest[0], resident())
-            done.wait(0.002)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    run()  # type: ignore[operator]
-    done.set()
-    watcher.join()
-    return max(highest[0], resident()) - before
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def training_peak(model: nn.Module, batch: int) -> int:
+def training_peak(model: nn.Module, batch: int, *, theirs: bool) -> int:
+    """Of a training step in mixed precision, the authors' by their own; the first ones compile and make the moments."""
     device = torch.device("cuda")
-    model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model.to(device)
     images = torch.randn(batch, 3, 224, 224, device=device)
-    targets: Tensor = torch.randint(0, 1000, (batch,), device=device)
+    targets = torch.randint(0, 1000, (batch,), device=device)
     before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
+    autocast = partial(torch.autocast, "cuda", dtype=torch.bfloat16)
+    step = authors_amp(model, images, targets) if theirs else as_shipped(model, images, targets, autocast)
     for _ in range(3):
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            logits = model(images)
-        cross_entropy(logits.float(), targets).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return torch.cuda.max_memory_allocated() - before
+        step()
+    resting = torch.cuda.memory_allocated() - before
+    return resting + (peak(step, device) or 0)
 
 
 if __name__ == "__main__":

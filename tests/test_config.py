@@ -14,12 +14,12 @@ SPECIFIED = {
     "mixup_off_epoch switch_prob label_smoothing min_crop crop_pct train_interpolation hflip color_jitter mean std",
     "Optimizer": "optimizer beta eps base_lr min_lr lr_scheduler lr_adjust lr_gamma momentum weight_decay layer_decay",
     "Network training config": "epochs batch_size accumulation_step is_dynamic_loss_scale loss_scale "
-    "num_parallel_workers start_epoch warmup_length warmup_lr use_clip_grad_norm clip_grad_norm exclude_epoch_state "
-    "seed with_ema ema_decay pynative_mode dataset_sink_mode resume max_steps eval_every_epochs cooldown_epochs "
-    "skipped_steps_limit",
+    "num_parallel_workers cache start_epoch warmup_length warmup_lr use_clip_grad_norm clip_grad_norm "
+    "exclude_epoch_state seed with_ema ema_decay pynative_mode dataset_sink_mode resume max_steps eval_every_epochs "
+    "cooldown_epochs skipped_steps_limit",
     "Model arguments": "arch amp_level file_format pretrained image_size num_classes drop drop_block drop_path "
     "disable_approximate_gelu in_chans performer_drop freeze",
-    "Hardware setup": "device_id device_num device_target",
+    "Hardware setup": "device_id device_num device_target runtime kernels",
     "Callbacks setup": "summary_root_dir ckpt_root_dir best_ckpt_root_dir logs_root_dir ckpt_keep_num best_ckpt_num "
     "ckpt_save_every_step ckpt_save_every_seconds print_loss_every summary_loss_collect_freq model_postfix "
     "collect_input_data dump_graph tracker",

@@ -33,7 +33,9 @@ ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
 RESAMPLING = OneOf(("random", "bilinear", "bicubic", "nearest"))
 FILE_FORMATS = ("MINDIR", "ONNX", "AIR", "PT2", "AOTI", "OPENVINO", "EXECUTORCH", "TENSORRT", "SAFETENSORS", "all")
+RUNTIMES = ("openvino", "onnxruntime")
 NUMERAL = r"\d+(\.\d+)?"
+CACHE = Written(r"auto|off|\d+(\.\d+)?[KMGTkmgt][Ii]?[Bb]", "auto, off, or a size such as 4GiB")
 AUTO_AUGMENT = Written(
     rf"|(original|originalr|v0|v0r|3a)(-mstd{NUMERAL})?"
     rf"|rand(-([mn]\d+|mmax\d+|inc\d|p{NUMERAL}|mstd{NUMERAL}|t(weights|3a|3aw)))*"
@@ -118,6 +120,7 @@ class Training:
     is_dynamic_loss_scale: bool = key(True, "adapt the loss scale of fp16 while training")
     loss_scale: float = key(1024.0, "loss scale of fp16: fixed, or the first one when dynamic", LOSS_SCALE)
     num_parallel_workers: int = key(8, "processes that read images; 0: none beside the main one", OR_OFF)
+    cache: str = key("auto", "memory for decoded images of folders; auto: a quarter of what is free", CACHE)
     start_epoch: int = key(0, "epoch of the schedule to begin at", OR_OFF)
     warmup_length: float = key(2.0, "epochs of linear warm-up", OR_OFF)
     warmup_lr: float = key(7e-6, "learning rate at the beginning of warm-up", OR_OFF)
@@ -170,6 +173,15 @@ class Hardware:
         "auto",
         "auto: an accelerator where there is one, else the CPU; GPU; CPU; Ascend",
         OneOf(("auto", "GPU", "CPU", "Ascend")),
+    )
+    runtime: str = key(
+        "auto", "what predicts on a CPU; auto: the fastest by measurement", OneOf(("auto", "torch", *RUNTIMES))
+    )
+    kernels: str = key(
+        "auto",
+        "how the T2T module computes: reference: plain PyTorch; cpu or triton: without the unfolded image; native: all "
+        "of the network, for inference, by kernels compiled here; auto: by the device",
+        OneOf(("auto", "reference", "cpu", "native", "triton")),
     )
 
 

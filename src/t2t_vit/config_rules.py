@@ -130,11 +130,13 @@ INACTIVE = (
     Inactive(("ema_decay",), lambda c: not c.with_ema, "with_ema is False"),
     Inactive(("loss_scale", "is_dynamic_loss_scale"), lambda c: not _loss_is_scaled(c), "amp_level is {amp_level}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
-    Inactive(("train_dir", "val_dir", "val_split"), _in_memory, "dataset is {dataset}"),
+    Inactive(("cache",), lambda c: _total_epochs(c) == 1, "in a single epoch nothing is read twice"),
+    Inactive(("train_dir", "val_dir", "val_split", "cache"), _in_memory, "dataset is {dataset}"),
     Inactive(
         ("layer_decay", "drop_path"), lambda c: c.freeze == "backbone", "freeze is backbone: the head alone learns"
     ),
     Inactive(("drop_block", "performer_drop"), lambda c: c.freeze != "", "freeze is {freeze}"),
+    Inactive(("kernels",), lambda c: find_variant(c.arch).tokens == "convolution", "{arch} has no soft split"),
     Inactive(("performer_drop",), lambda c: find_variant(c.arch).tokens != "performer", "{arch} has no performer"),
     Inactive(("device_id", "dataset_sink_mode"), lambda c: c.device_target == "CPU", "the device is the CPU"),
     Inactive(

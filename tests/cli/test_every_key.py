@@ -190,6 +190,8 @@ ROWS = [
         {**AMP, "loss_scale": 1e38, "is_dynamic_loss_scale": False},
     ),
     Row("num_parallel_workers", 999, says("num_parallel_workers 999 is cut to"), {"batch_size": 12, "max_steps": 1}),
+    Row("cache", "9KiB", says("9 validation images, about 31.6 KiB decoded, do not fit the 9 KiB")),
+    Row("cache", "off", lambda plain, run: "cache:" in plain.err and "cache:" not in run.err and not loss(plain, run)),
     Row("start_epoch", 1, lambda _, run: run.column("step") == ["4", "5", "6"]),
     Row("warmup_length", 0, lr),
     Row("warmup_lr", 1e-4, lr),
@@ -234,6 +236,9 @@ ROWS = [
     Row("device_id", 3, says(r"without effect: device_id \(the device is the CPU\)")),
     Row("device_num", 2, refused("device_num 2 needs that many processes")),
     Row("device_target", "Ascend", refused("torch_npu")),
+    Row("kernels", "triton", refused("kernels 'triton' cannot run: Triton's kernels need a CUDA device")),
+    Row("kernels", "reference", loss),
+    Row("runtime", "torch", says(r"without effect: runtime \(train does not use it\)")),
     # ===== Callbacks setup
     Row("summary_root_dir", "else/where", moved("summary")),
     Row("ckpt_root_dir", "else/where", moved("checkpoints")),

@@ -73,11 +73,9 @@ def validation_images(config: Config, note: Note = _silent) -> ImageSet:
     return images
 
 
-def train_loader(
-    config: Config, images: ImageSet, num_classes: int, processes: Processes, device: torch.device, note: Note
-) -> TrainLoader:
-    """Augmented, mixed training batches on the device."""
-    transform = TrainTransform(
+def train_transform(config: Config) -> TrainTransform:
+    """What happens to one training image, in a worker."""
+    return TrainTransform(
         image_size_of(config),
         in_chans=config.in_chans,
         min_crop=config.min_crop,
@@ -88,7 +86,11 @@ def train_loader(
         train_interpolation=config.train_interpolation,
         mean=config.mean,
     )
-    batch_transform = BatchTransform(
+
+
+def batch_transform(config: Config, num_classes: int) -> BatchTransform:
+    """What happens to a whole training batch, on the device."""
+    return BatchTransform(
         preprocessing_of(config),
         num_classes,
         RandomErasing(config.re_prob, config.re_mode, config.re_count),
@@ -103,10 +105,16 @@ def train_loader(
         config.label_smoothing,
         config.seed,
     )
+
+
+def train_loader(
+    config: Config, images: ImageSet, num_classes: int, processes: Processes, device: torch.device, note: Note
+) -> TrainLoader:
+    """Augmented, mixed training batches on the device."""
     return TrainLoader(
         images,
-        transform,
-        batch_transform,
+        train_transform(config),
+        batch_transform(config, num_classes),
         batch_size=config.batch_size,
         balanced=config.class_balance == "sampling",
         workers=config.num_parallel_workers,
@@ -114,6 +122,7 @@ def train_loader(
         world=processes.count,
         device=device,
         ahead=config.dataset_sink_mode,
+        resides=device.type == "cuda" and config.dataset != "ImageNet" and config.cache != "off",
         note=note,
     )
 
@@ -153,6 +162,7 @@ def network(config: Config, num_classes: int) -> T2TViT:
         drop_block=config.drop_block,
         performer_drop=config.performer_drop,
         approximate_gelu=not config.disable_approximate_gelu,
+        kernels=config.kernels,
     )
     model.freeze(config.freeze)
     return model

@@ -29,10 +29,10 @@ REFUSED: Mapping[str, str] = {
     "start_epoch": "a continued run knows its own epoch",
 }
 FREE = frozenset(
-    "data_url train_dir val_dir num_parallel_workers dataset_sink_mode max_steps skipped_steps_limit file_format "  # noqa: SIM905
-    "device_id device_num summary_root_dir ckpt_root_dir best_ckpt_root_dir logs_root_dir ckpt_keep_num best_ckpt_num "
-    "ckpt_save_every_step ckpt_save_every_seconds print_loss_every summary_loss_collect_freq model_postfix "
-    "collect_input_data dump_graph tracker resume pretrained exclude_epoch_state".split()
+    "data_url train_dir val_dir num_parallel_workers cache dataset_sink_mode max_steps skipped_steps_limit file_format "  # noqa: SIM905
+    "runtime device_id device_num summary_root_dir ckpt_root_dir best_ckpt_root_dir logs_root_dir ckpt_keep_num "
+    "best_ckpt_num ckpt_save_every_step ckpt_save_every_seconds print_loss_every summary_loss_collect_freq "
+    "model_postfix collect_input_data dump_graph tracker resume pretrained exclude_epoch_state".split()
 )
 # They say which run to continue, and are no part of it.
 CHOICE = frozenset({"resume", "pretrained", "exclude_epoch_state"})

@@ -12,8 +12,15 @@ TRAVELLING_KEYS = frozenset(
 )
 # Which images a checkpoint is measured on; train_dir, because a share of it may be kept for validation.
 VALIDATION_KEYS = DATASET_KEYS - {"train_num_samples", "class_balance"} | {"seed"}
-DEVICE_KEYS = frozenset({"device_id", "device_target", "amp_level", "pynative_mode"})
-TRAIN_KEYS = frozenset(KEYS) - {"file_format"}
+DEVICE_KEYS = frozenset({"device_id", "device_target", "amp_level", "pynative_mode", "kernels"})
+TRAIN_KEYS = frozenset(KEYS) - {"file_format", "runtime"}
+# When a run begins and ends, where its files go and what it is measured on: what a step costs does not depend on it.
+RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
+    "pretrained", "resume", "exclude_epoch_state", "epochs", "start_epoch", "max_steps", "eval_every_epochs",
+    "cooldown_epochs", "lr_scheduler", "lr_adjust", "lr_gamma", "min_lr", "warmup_length", "warmup_lr",
+    "skipped_steps_limit", "device_num", "val_num_samples", "mixup_off_epoch", "crop_pct",
+})  # fmt: skip
+BENCH_KEYS = TRAIN_KEYS - RUN_KEYS
 EVAL_KEYS = (
     TRAVELLING_KEYS
     | DEVICE_KEYS
@@ -65,9 +72,9 @@ class Command:
     """One command's line.
 
     `uses` are the configuration keys that change what it does; the others are accepted. `positional` says what a word
-    without an option is: the `config`, the `data` that is worked on (there may be `several`), or nothing. `aliases`
-    pairs options of the command with the configuration keys that they set, `implied` keys with the one value that
-    they take here, which may be left out.
+    without an option is: the `config`, the `data` that is worked on (there may be `several`), or nothing; `subjects`
+    are the only words that it may be, where there are such. `aliases` pairs options of the command with the
+    configuration keys that they set, `implied` keys with the one value that they take here, which may be left out.
     """
 
     name: str
@@ -77,6 +84,7 @@ class Command:
     positional: Literal["config", "data", ""] = "config"
     several: bool = False
     trains: bool = False
+    subjects: tuple[str, ...] = ()
     extras: tuple[Extra, ...] = COMMON
     aliases: tuple[tuple[str, str], ...] = ()
     implied: tuple[tuple[str, str], ...] = ()
@@ -112,7 +120,9 @@ COMMANDS = {
             "infer",
             "predict the classes of image files",
             "t2t-vit infer DATA ... --checkpoint FILE [--arch ARCH] [--output FILE] [--KEY VALUE ...]",
-            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained", "batch_size", "num_parallel_workers"},
+            TRAVELLING_KEYS
+            | DEVICE_KEYS - {"pynative_mode"}
+            | {"pretrained", "batch_size", "num_parallel_workers", "runtime"},
             positional="data",
             several=True,
             extras=(*INFER, *COMMON),
@@ -134,6 +144,19 @@ COMMANDS = {
             positional="data",
             extras=(Extra("output", "the picture (default: IMAGE_view.png, here)", "FILE"), CONFIG, CONFIG_PATH),
             aliases=(("checkpoint", "pretrained"),),
+        ),
+        Command(
+            "bench",
+            "measure the speed of the network, of a training step, or of reading the data",
+            "t2t-vit bench model|step|data [--config FILE] [--rounds INT] [--output FILE.json] [--KEY VALUE ...]",
+            BENCH_KEYS,
+            positional="data",
+            subjects=("model", "step", "data"),
+            extras=(
+                Extra("rounds", "how often everything is measured (default: 10)", "INT"),
+                Extra("output", "write the numbers into this JSON file, too", "FILE"),
+                *COMMON,
+            ),
         ),
         Command(
             "models",

@@ -21,7 +21,8 @@ from t2t_vit.inference.exported_predictor import ExportedPredictor
 from t2t_vit.inference.load import is_exported
 from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.writers import check_output
-from t2t_vit.precision import choose_device, choose_precision
+from t2t_vit.ops.split_norm_linear import check_kernels
+from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.training.distributed import Processes, connected, from_environment
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
 
@@ -72,7 +73,9 @@ def evaluate_weights(
     device_id = processes.local if processes.count > 1 else config.device_id
     device = choose_device(config.device_target, device_id, note=told.append)
     precision = choose_precision(config.amp_level, device, training=False, note=told.append)
-    rebuilt = rebuild(weights, config.to_dict(), told.append)
+    choose_products(precision, told.append)
+    check_kernels(config.kernels, device)
+    rebuilt = rebuild(weights, config.to_dict(), told.append, config.kernels)
     images = _images(config, rebuilt.classes, str(weights.path), told.append)
     for text in told:
         note(text)

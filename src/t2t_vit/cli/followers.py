@@ -1,16 +1,15 @@
 """What follows a training run: log, bar, summary and checkpoints."""
 
-import sys
 from collections.abc import Sequence
 
 import torch
 
+from t2t_vit.bench.circumstances import cores
 from t2t_vit.cli import assembly
 from t2t_vit.cli.continuing import Start
 from t2t_vit.cli.job import Job
 from t2t_vit.config import Config
 from t2t_vit.data.loader import TrainLoader
-from t2t_vit.data.workers import usable_workers
 from t2t_vit.files import atomic_write
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.checkpoint import Identity, Trained
@@ -65,8 +64,8 @@ def follow(
 
 def _advice(config: Config) -> str:
     """What to do where reading is too slow."""
-    cores, workers = usable_workers(sys.maxsize), config.num_parallel_workers
-    more = f"raise num_parallel_workers ({workers} of {cores} cores now), " if workers < cores else ""
+    available, workers = cores(), config.num_parallel_workers
+    more = f"raise num_parallel_workers ({workers} of {available} cores now), " if workers < available else ""
     return f"{more}put the data on a faster disk, store smaller images, or turn auto_augment off"
 
 

@@ -10,11 +10,13 @@ from t2t_vit.cli.inference_job import InferenceJob, predict
 from t2t_vit.cli.options import Options
 from t2t_vit.cli.predictor import open_predictor
 from t2t_vit.cli.resolve import resolve
+from t2t_vit.cli.work import work_of
 from t2t_vit.config import Config
 from t2t_vit.errors import UserError
 from t2t_vit.inference.archives import is_archive
 from t2t_vit.inference.fingerprint import fingerprint
 from t2t_vit.inference.item import Item
+from t2t_vit.inference.journal import remembered
 from t2t_vit.inference.lists import STANDARD_INPUT, listed_images
 from t2t_vit.inference.load import is_exported
 from t2t_vit.inference.predictor import BATCH_SIZE
@@ -37,9 +39,10 @@ def run(options: Options) -> int:
     job.check()
     images = _images(options)
     first = next(images)  # what is no image at all is said before the network is read
-    predictor = open_predictor(options)
+    runtime, predictor = open_predictor(_as_before(options, job), work_of(options, job, lambda: _images(options)))
     keys = ("amp_level", "num_classes")
     asked = {key: options.said(key, "") for key in keys} | {"shard": list(job.shard)}
+    asked |= {} if runtime in ("", "torch") else {"runtime": runtime}
     job = replace(job, fingerprint=lambda: fingerprint(path, predictor, max(1, job.top_k), asked))
     tally = predict(predictor, chain([first], images), job)
     return 1 if tally.bad else 0
@@ -71,6 +74,14 @@ def _images(options: Options) -> Iterator[Item]:
     words = [word for word in options.words if word != STANDARD_INPUT]
     found = find_images(words, recursive="recursive" in options.extras)
     return chain(found, *[listed_images(name, null=null) for name in lists])
+
+
+def _as_before(options: Options, job: InferenceJob) -> Options:
+    """A run that goes on does so in the runtime that it was begun in, and does not measure again."""
+    before = remembered(job.output) if job.resume else {}
+    if not before or options.said("runtime", "auto") != "auto":
+        return options
+    return replace(options, line={**options.line, "runtime": before.get("runtime", "torch")})
 
 
 def _resumes(options: Options) -> bool:

@@ -83,6 +83,13 @@ def parse(command: str | Command, argv: Sequence[str]) -> Options:
         raise UserError(f"{command.name} takes one configuration; not {named[0]} and {named[1]}")
     data = said.pop("words", () if word is None or command.positional != "data" else (word,))
     if command.positional == "data" and not data and not {"print_config", "list"} & said.keys():
-        raise UserError(f"{command.name} needs what to work on: an image file or a folder of them")
+        what = _either(command.subjects) if command.subjects else "an image file or a folder of them"
+        raise UserError(f"{command.name} needs what to work on: {what}")
+    if command.subjects and data and data[0] not in command.subjects:
+        raise UserError(f"{command.name} works on {_either(command.subjects)}; not on '{data[0]}'")
     path = find_config(named[0]) if named else None
     return Options(command, line, read_config(path) if path else {}, path, said, data)
+
+
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,17 +1,13 @@
 """What a run is, written beside its history at the beginning: the report needs it, also that of a killed run."""
 
 import json
-import os
-import platform
 from datetime import datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from t2t_vit import __version__
+from t2t_vit.bench.circumstances import cores, processor, versions
 from t2t_vit.cli.job import Job
 from t2t_vit.config import KEYS, SECTIONS, Config
 from t2t_vit.config_values import default_of
@@ -43,7 +39,7 @@ def record_run(job: Job, model: nn.Module, state: State, train_images: ImageSet,
         "last_step": state.last_step,
         "updates_per_epoch": state.updates_per_epoch,
         "hardware": hardware(job),
-        "software": software(),
+        "software": versions(),
         "configuration": configuration(config),
     }
     with atomic_write(logs / RECORD, "w") as file:
@@ -61,20 +57,9 @@ def hardware(job: Job) -> dict[str, Any]:
         "device_type": job.device.type,
         "processes": job.processes.count,
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "precision": job.precision.name,
-    }
-
-
-def software() -> dict[str, str]:
-    """The versions that a number may depend on."""
-    return {
-        "t2t_vit": __version__,
-        "torch": torch.__version__,
-        "timm": version("timm"),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
     }
 
 
@@ -88,13 +73,3 @@ def configuration(config: Config) -> list[dict[str, Any]]:
         }
         for section, keys in SECTIONS.items()
     ]
-
-
-def processor() -> str:
-    """The name of the processor, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

@@ -10,31 +10,28 @@ from t2t_vit.cli.final_evaluation import report_run
 from t2t_vit.cli.fit_to_data import fit_to_data
 from t2t_vit.cli.followers import follow
 from t2t_vit.cli.job import Folders, Job, Result
+from t2t_vit.cli.keeping import keep_images
 from t2t_vit.cli.recipe import recipe_line
 from t2t_vit.cli.run_record import record_run
 from t2t_vit.cli.same_run import agree, check_same_data, identity_of, nothing_left
 from t2t_vit.cli.starting_weights import start_from
+from t2t_vit.cli.step import step_of, trained_of
 from t2t_vit.config import Config
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT
-from t2t_vit.precision import choose_device, choose_precision
+from t2t_vit.ops.split_norm_linear import check_kernels
+from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.training.agreement import Agreement
 from t2t_vit.training.checkpoint import Trained, checkpoint_name
-from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.console import Console
-from t2t_vit.training.distributed import Processes, connected, share_gradients
+from t2t_vit.training.distributed import Processes, connected
 from t2t_vit.training.divergence import StopOnDivergence
-from t2t_vit.training.ema import Ema
 from t2t_vit.training.loop import Validation, train
-from t2t_vit.training.masters import WorkingCopy
-from t2t_vit.training.randomness import SampleNumbers
 from t2t_vit.training.resume import restore
-from t2t_vit.training.scaler import LossScaler
 from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
-from t2t_vit.training.step import TrainStep
 from t2t_vit.training.tracker import check_installed
 from t2t_vit.weights import Weights
 
@@ -58,7 +55,9 @@ def train_job(start: Start, processes: Processes) -> Result:
         for text in [*start.notes, *told, *_processes_note(config, processes, start.given)]:
             note(text)
         device = choose_device(config.device_target, _device_number(config, processes), note=note)
+        check_kernels(config.kernels, device)
         precision = choose_precision(config.amp_level, device, training=True, note=note)
+        choose_products(precision, note)
         job = Job(config, processes, device, precision, folders, console, note)
         with connected(processes, device):
             return _train(job, start, train_images, val_images)
@@ -67,8 +66,9 @@ def train_job(start: Start, processes: Processes) -> Result:
 def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet) -> Result:
     config, processes = job.config, job.processes
     model = _initial(job, start.weights, train_images.classes)
-    trained = _trained(job, model)
-    loader = assembly.train_loader(config, train_images, config.num_classes, processes, job.device, job.note)
+    trained = trained_of(config, model, job.precision)
+    train_read, val_read = keep_images(job, train_images, val_images)
+    loader = assembly.train_loader(config, train_read, config.num_classes, processes, job.device, job.note)
     state = _beginning(config, loader)
     identity = identity_of(config, state, loader, train_images, val_images, processes)
     agree(start.saved, processes, job.device)
@@ -90,9 +90,9 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         start.saved.content.clear()  # the memory of a whole checkpoint
     if processes.is_first:
         record_run(job, model, state, train_images, val_images)
-    validation = _validation(job, trained, val_images)
+    validation = _validation(job, trained, val_read)
     train(
-        _step(job, trained, train_images),
+        step_of(config, trained, train_images, job.precision, processes, job.note),
         batches,
         assembly.schedule_of(config, state),
         state,
@@ -142,39 +142,6 @@ def _initial(job: Job, weights: Weights | None, classes: Sequence[str]) -> T2TVi
             job.note(text)
     job.precision.prepare(model)
     return model
-
-
-def _trained(job: Job, model: T2TViT) -> Trained:
-    config = job.config
-    return Trained(
-        model,
-        assembly.optimizer_of(config, model),
-        LossScaler(job.device, config.loss_scale, dynamic=config.is_dynamic_loss_scale)
-        if job.precision.scales_loss
-        else LossScaler(job.device),
-        Ema(model, config.ema_decay) if config.with_ema else None,
-    )
-
-
-def _step(job: Job, trained: Trained, images: ImageSet) -> TrainStep:
-    config = job.config
-    copy = WorkingCopy(trained.model, job.precision.working_copy(trained.model)) if job.precision.has_masters else None
-    network = trained.model if copy is None else copy.module
-    assert isinstance(network, T2TViT)
-    model = network if config.pynative_mode else compile_for_training(network, job.device, job.note)
-    return TrainStep(
-        share_gradients(model, job.processes, job.device),
-        trained.optimizer,
-        scaler=trained.scaler,
-        ema=trained.ema,
-        accumulation=config.accumulation_step,
-        clip_norm=config.clip_grad_norm if config.use_clip_grad_norm else None,
-        autocast=job.precision.autocast,
-        mean=job.processes.mean,
-        loss=assembly.loss_of(config, images, job.device),
-        copy=copy,
-        numbers=SampleNumbers(network.sample_seeds.set, config.seed, job.processes.rank),
-    )
 
 
 def _validation(job: Job, trained: Trained, images: ImageSet) -> Validation:

@@ -1,12 +1,16 @@
 """The look of the report: one column that is easy to read on paper, by day and by night."""
 
-STYLE = """
+COLOURS = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d2126; --quiet: #667079; --rule: #e3e6e9; --soft: #f5f6f8;
   --train: #8b939b; --raw: #1f6fb4; --ema: #d9730d; --other: #2e7d5b; --bad: #c8102e; --shadow: 31, 111, 180;
   --fault: 217, 80, 13; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15181c; --ink: #e6e9ec; --quiet: #98a2ab; --rule: #2d333a;
   --soft: #1d2126; --train: #98a2ab; --raw: #5aa9ea; --ema: #f0a04b; --other: #5cc495; --bad: #ff6b7d;
   --shadow: 90, 169, 234; --fault: 240, 120, 60; } }
+"""
+STYLE = (
+    COLOURS
+    + """\
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans",
   sans-serif; font-variant-numeric: tabular-nums; }
@@ -82,3 +86,4 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; overflow-wra
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--raw); margin-bottom: 8px; }
 @media print { main { padding: 0; } section { break-inside: avoid-page; margin-top: 26px; } }
 """
+)

@@ -1,0 +1,1 @@
+"""How fast the network, the training step and the data are here, by part, and what of the hardware's speed that is."""

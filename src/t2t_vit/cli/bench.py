@@ -1,0 +1,227 @@
+"""`t2t-vit bench model|step|data`: how fast it is here, by part, as a table and as JSON."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from t2t_vit.bench.circumstances import circumstances
+from t2t_vit.bench.network import measure_network
+from t2t_vit.bench.rates import Rates, rates_of
+from t2t_vit.bench.samples import measure_batch_transform, measure_loader, measure_reading
+from t2t_vit.bench.step import measure_step
+from t2t_vit.cli import assembly
+from t2t_vit.cli.bench_tables import print_data, print_network, print_step
+from t2t_vit.cli.config_file import to_yaml
+from t2t_vit.cli.console import tell
+from t2t_vit.cli.options import Options
+from t2t_vit.cli.resolve import resolve
+from t2t_vit.cli.step import step_of, trained_of
+from t2t_vit.config import Config
+from t2t_vit.config_rules import image_size_of
+from t2t_vit.data.decode import MODES
+from t2t_vit.data.images import ArrayImages, ImageSet
+from t2t_vit.data.kept import keep_decoded
+from t2t_vit.data.loader import Batch
+from t2t_vit.data.memory_budget import budget_of
+from t2t_vit.data.share import Share
+from t2t_vit.data.workers import usable_workers
+from t2t_vit.errors import UserError
+from t2t_vit.files import atomic_write
+from t2t_vit.inference.plan import Workload, plan_for
+from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.inference.writers import check_output
+from t2t_vit.ops.split_norm_linear import check_kernels
+from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
+from t2t_vit.training.compilation import compile_for_training
+from t2t_vit.training.distributed import Processes
+from t2t_vit.training.utilisation import training_flops
+
+ROUNDS = 10
+CPU_BATCH = 8  # of which a network's rate on a few cores depends little
+Results = dict[str, Any]
+
+
+@dataclass
+class Bench:
+    """What every measurement needs to know; what there is to say waits until nothing can be refused any more."""
+
+    options: Options
+    config: Config
+    device: torch.device
+    precision: Precision
+    rounds: int
+    waiting: list[str]
+
+    def begin(self) -> Rates:
+        """Say what waited; what the device could do in the numbers that are computed in."""
+        choose_products(self.precision, self.waiting.append)
+        for text in self.waiting:
+            tell(text)
+        return rates_of(self.device, self.precision.autocast_dtype or self.precision.weights_dtype)
+
+
+def run(options: Options) -> int:
+    """Measure, print the tables, and write `output`."""
+    config, told = resolve(options)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    rounds, output = _count(options), options.extras.get("output")
+    if output is not None:
+        check_output(output)
+    subject = options.data or ""
+    device = choose_device(config.device_target, config.device_id, note=told.append)
+    precision = choose_precision(config.amp_level, device, training=subject != "model", note=told.append)
+    check_kernels(config.kernels, device)
+    config = _fitted(options, config, device, told.append)
+    measure, show = SUBJECTS[subject]
+    found: Results = {
+        **circumstances(["t2t-vit", *sys.argv[1:]]),
+        "bench": subject,
+        "device": device.type,
+        "precision": precision.name,
+        "rounds": rounds,
+        "config": config.to_dict(),
+        **measure(Bench(options, config, device, precision, rounds, told)),
+    }
+    show(found)
+    if output is not None:
+        with atomic_write(Path(output), "w") as file:
+            json.dump(found, file, indent=1)
+            file.write("\n")
+        tell(f"written to {output}")
+    return 0
+
+
+def of_network(bench: Bench) -> Results:
+    """`bench model`: compiled, too, where `pynative_mode False` stands on the line or in the file."""
+    config, precision, rates = bench.config, bench.precision, bench.begin()
+    model = assembly.network(config, config.num_classes)
+    precision.prepare(model)
+    forms: dict[str, torch.nn.Module] = {"eager": model}
+    if not bench.options.said("pynative_mode", True):
+        compiled = compile_for_training(model, bench.device, tell)
+        if compiled is not model:
+            forms["compiled"] = compiled
+    shape = (config.batch_size, config.in_chans, *image_size_of(config))
+    images = torch.randn(shape, device=bench.device)
+    others = {"forward, as infer runs it": predicting(bench)}
+    found = measure_network(model, forms, others, images, precision, rates, bench.rounds)
+    return {"rates": vars(rates), **found}
+
+
+def predicting(bench: Bench) -> Callable[[], object]:
+    """From pixels in memory to logits in memory, in the way that `infer` takes for a work of unknown size."""
+    config = bench.config
+    shape = (config.batch_size, config.in_chans, *image_size_of(config))
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
+    network = assembly.network(config, config.num_classes)
+    plan = plan_for(bench.device.type, Workload(batch=config.batch_size))
+    predictor = TorchPredictor(network, assembly.preprocessing_of(config), None, bench.precision, plan)
+    return lambda: predictor.logits(pixels)
+
+
+def of_step(bench: Bench) -> Results:
+    """`bench step`: random images that lie on the device, and the step that `train` would take."""
+    config = bench.config
+    classes = [str(number) for number in range(config.num_classes)]
+    targets = np.arange(max(config.batch_size, len(classes))) % len(classes)
+    images = ArrayImages(np.zeros((len(targets), 1, 1), np.uint8), targets, classes, MODES[config.in_chans], "made up")
+    return step_results(bench, images, bench.begin())
+
+
+def step_results(bench: Bench, images: ImageSet, rates: Rates) -> Results:
+    """The step's figures; `images` tell the classes, none of them is read."""
+    config, precision = bench.config, bench.precision
+    model = assembly.network(config, len(images.classes))
+    precision.prepare(model)
+    trained = trained_of(config, model, precision)
+    step = step_of(config, trained, images, precision, Processes(), tell)
+    flops = training_flops(model, (config.in_chans, *image_size_of(config)))
+    batch = made_up(config, len(images.classes), bench.device)
+    found = measure_step(step, batch, bench.device, rates, flops, bench.rounds)
+    return {
+        "compiled": not config.pynative_mode and bool(found["graphs"]["graphs"]),
+        "rates": vars(rates),
+        "step": found,
+    }
+
+
+def made_up(config: Config, num_classes: int, device: torch.device) -> Callable[[], Batch]:
+    """Makes batches of random pixels on the device, normalised, erased and mixed as the loader's."""
+    size = config.batch_size
+    transform = assembly.batch_transform(config, num_classes)
+    pixels = torch.randint(0, 256, (size, config.in_chans, *image_size_of(config)), dtype=torch.uint8, device=device)
+    targets = torch.arange(size, device=device) % num_classes
+    numbers = np.arange(size)
+    return lambda: transform(pixels, targets, 0, numbers, Share(0, 0, size, size))
+
+
+def of_data(bench: Bench) -> Results:
+    """`bench data`: the parts on one core, the loader with none and with all workers, and what a step takes."""
+    config = bench.config
+    images, _ = assembly.training_images(config, bench.waiting.append)
+    rates = bench.begin()
+    mode, transform = MODES[config.in_chans], assembly.train_transform(config)
+    batch = min(config.batch_size, len(images))
+    found: Results = {
+        "images": len(images),
+        "reading": measure_reading(images, mode, transform, batch, bench.rounds),
+        "kept": None,
+        "on_device": measure_batch_transform(
+            assembly.batch_transform(config, len(images.classes)), config.in_chans, batch, bench.device, bench.rounds
+        ),
+        "loader": [_loader(bench, images, workers) for workers in sorted({0, _workers(config)})],
+    }
+    if config.dataset == "ImageNet" and config.cache != "off":
+        kept, _ = keep_decoded(images, mode, budget_of(config.cache), what="training images", note=tell)
+        if kept is not images:
+            found["kept"] = measure_reading(kept, mode, transform, batch, bench.rounds, kept=True)
+    return {**found, **step_results(bench, images, rates)}
+
+
+def _loader(bench: Bench, images: ImageSet, workers: int) -> Results:
+    config = replace(bench.config, num_parallel_workers=workers)
+    loader = assembly.train_loader(config, images, len(images.classes), Processes(), bench.device, tell)
+    return measure_loader(loader, workers, bench.rounds)
+
+
+def _workers(config: Config) -> int:
+    usable = usable_workers(config.num_parallel_workers)
+    if usable < config.num_parallel_workers:
+        tell(f"num_parallel_workers {config.num_parallel_workers} is cut to {usable}, the number of cores")
+    return usable
+
+
+def _fitted(options: Options, config: Config, device: torch.device, note: assembly.Note) -> Config:
+    """`config` with what nobody said and the measurement has to know."""
+    if options.data == "data":
+        if not (options.said("dataset", "") or config.data_url):
+            note("no data are named: the embedded Fashion-MNIST is read, which is small; --data_url FOLDER reads yours")
+            return replace(config, dataset="FashionMNIST")
+        return config
+    size = config.batch_size
+    if device.type == "cpu" and not options.said("batch_size", 0):
+        note(f"batch_size {CPU_BATCH}, as this is a CPU; on the line it may be another")
+        size = CPU_BATCH
+    return replace(config, batch_size=size, num_classes=config.num_classes or 1000)
+
+
+def _count(options: Options) -> int:
+    text = options.extras.get("rounds", str(ROUNDS))
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
+        raise UserError(f"--rounds is '{text}'; it must be a whole number from 1 to 100000")
+    return int(text)
+
+
+SUBJECTS: dict[str, tuple[Callable[[Bench], Results], Callable[[Results], None]]] = {
+    "model": (of_network, print_network),
+    "step": (of_step, print_step),
+    "data": (of_data, print_data),
+}

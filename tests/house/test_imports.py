@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "inference": {"formats", "weights", "model", "data", "precision", "variants"},
     "export": {"formats", "ops", "inference", "data", "model", "variants", "weights"},
     "training": {"evaluation"},
+    "bench": {"data", "model", "precision", "training"},
     "cli": None,  # everything
     "timm": {"model", "variants", "weights"},
     "__init__": None,

@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_configure() -> None:
-    """A job that a shell runs in the background ignores Ctrl-C, and so would all that the tests start."""
+    """A job in the background ignores Ctrl-C, one behind nohup the end of its terminal, and so would what it starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

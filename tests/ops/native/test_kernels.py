@@ -80,6 +80,24 @@ def test_the_trained_one_is_an_operation_of_torchs() -> None:
         torch.library.opcheck(torch.ops.t2t_vit.native_attention.default, (qkv, 2, 0.125))
 
 
+@pytest.mark.parametrize("part", ["queries", "keys", "values"])
+def test_what_is_not_a_number_comes_out(part: str) -> None:
+    """A training that diverges has to be seen."""
+    place = ["queries", "keys", "values"].index(part)
+    if TILES:
+        qkv = torch.randn(1, 40, 3 * 64).bfloat16()
+        qkv[0, 7, place * 64 + 5] = torch.nan
+        out = native.native_attention(qkv, 1, 0.125)
+        assert out[0, 7].isnan().any()
+        assert out.isnan().any(dim=2).all() == (part != "queries")
+    if HERE:
+        kqv = torch.randn(1, 300, 3 * 32)
+        kqv[0, 7, [1, 0, 2][place] * 32 + 5] = torch.nan
+        out = native.native_performer(kqv, draw_features(16, 32).t().contiguous(), EPSILON)
+        assert out[0, 7].isnan().any()
+        assert out.isnan().any(dim=2).all() == (part != "queries")
+
+
 def test_attention_takes_only_what_it_was_written_for() -> None:
     assert not native.attends(12, torch.bfloat16)
     assert not native.attends(64, torch.float32)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "heads.h"
 #include "scratch.h"
 #include "tiles.h"
 #include "vectors.h"
@@ -11,12 +12,6 @@
 namespace {
 
 constexpr int64_t QUERIES = TILE_ROWS, KEYS = 256;  // of a block
-
-struct Shape {
-  int64_t batch, tokens, heads, head_dim;
-  int64_t dim() const { return heads * head_dim; }
-  int64_t padded() const { return (tokens + TILE_DEPTH - 1) / TILE_DEPTH * TILE_DEPTH; }
-};
 
 // One thread's room.
 struct Room {
@@ -35,14 +30,6 @@ struct Room {
  private:
   Scratch scratch_;
 };
-
-// Tiles of 16 keys by 32 of their numbers, the latter as rows: what queries are multiplied with.
-void lay_out_keys(const bf16* keys, int64_t stride, const Shape& shape, bf16* to) {
-  for (int64_t n = 0; n < shape.padded(); n += TILE_ROWS)
-    for (int64_t d = 0; d < shape.head_dim; d += TILE_DEPTH, to += PAIRED)
-      transpose_words(reinterpret_cast<const int32_t*>(keys + n * stride + d), stride / 2, shape.tokens - n,
-                      reinterpret_cast<int32_t*>(to));
-}
 
 // Tiles of 32 values by 16 of their numbers: what weights are multiplied with.
 void lay_out_values(const bf16* values, int64_t stride, const Shape& shape, bf16* to) {
@@ -185,7 +172,7 @@ extern "C" void attention_bf16(const bf16* qkv, bf16* out, float* log_sums, cons
       const int64_t image = task / parts / shape.heads, head = task / parts % shape.heads;
       const bf16* queries = qkv + image * shape.tokens * stride + head * shape.head_dim;
       bf16* to = out + image * shape.tokens * shape.dim() + head * shape.head_dim;
-      lay_out_keys(queries + shape.dim(), stride, shape, room.keys);
+      turn_tokens(queries + shape.dim(), stride, shape, room.keys);
       lay_out_values(queries + 2 * shape.dim(), stride, shape, room.values);
       const int64_t end = std::min(shape.tokens, (task % parts + 1) * part);
       for (int64_t query = task % parts * part; query < end; query += QUERIES)

@@ -4,18 +4,13 @@
 #include <algorithm>
 #include <cmath>
 
+#include "heads.h"
 #include "scratch.h"
 #include "tiles.h"
 #include "vectors.h"
 
 #ifdef __AMX_BF16__
 namespace {
-
-struct Shape {
-  int64_t batch, tokens, heads, head_dim;
-  int64_t dim() const { return heads * head_dim; }
-  int64_t padded() const { return (tokens + TILE_DEPTH - 1) / TILE_DEPTH * TILE_DEPTH; }
-};
 
 // One head's matrices, as sides of products: `rows` are tiles on the left, `pairs` and `turned` on the right.
 struct Head {
@@ -43,13 +38,6 @@ struct Head {
 void copy_rows(const bf16* from, int64_t stride, const Shape& shape, bf16* to) {
   for (int64_t n = 0; n < shape.tokens; n++) std::copy_n(from + n * stride, shape.head_dim, to + n * shape.head_dim);
   std::fill(to + shape.tokens * shape.head_dim, to + shape.padded() * shape.head_dim, bf16{0});
-}
-
-void turn(const bf16* from, int64_t stride, const Shape& shape, bf16* to) {
-  for (int64_t n = 0; n < shape.padded(); n += TILE_ROWS)
-    for (int64_t d = 0; d < shape.head_dim; d += TILE_DEPTH, to += PAIRED)
-      transpose_words(reinterpret_cast<const int32_t*>(from + n * stride + d), stride / 2, shape.tokens - n,
-                      reinterpret_cast<int32_t*>(to));
 }
 
 void pair(const bf16* from, int64_t stride, const Shape& shape, bf16* to) {
@@ -120,8 +108,8 @@ void of_head(const Head& head, const Given& given, const Shape& shape, float sca
   const int64_t deep = d / TILE_DEPTH, across = d / LANES, long_steps = padded / TILE_DEPTH;
   copy_rows(given.queries, stride, shape, head.query_rows);
   copy_rows(given.slope, dim, shape, head.slope_rows);
-  turn(keys, stride, shape, head.keys_turned);
-  turn(values, stride, shape, head.values_turned);
+  turn_tokens(keys, stride, shape, head.keys_turned);
+  turn_tokens(values, stride, shape, head.values_turned);
   pair(given.queries, stride, shape, head.query_pairs);
   pair(keys, stride, shape, head.key_pairs);
   pair(given.slope, dim, shape, head.slope_pairs);

@@ -43,8 +43,9 @@ inline float sum(__m512 values) { return _mm512_reduce_add_ps(values); }
 inline float greatest(__m512 values) { return _mm512_reduce_max_ps(values); }
 
 // 2^x = 2^n 2^f, n the nearest whole number: Taylor's polynomial of 2^f on [-1/2, 1/2] errs by 1.2e-7; below 2^-150 it is 0.
+// The greater of two is the second where one is not a number, so such an x stays one.
 inline __m512 exp2_of(__m512 x) {
-  x = greater(x, all(-150.0f));
+  x = greater(all(-150.0f), x);
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 rest = sub(x, whole);
   __m512 value = all(1.5403530e-4f);

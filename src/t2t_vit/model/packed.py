@@ -124,7 +124,7 @@ def _is_watched(images: Tensor) -> bool:
 
 def _state(modules: list[nn.Module], tensors: list[Tensor]) -> Any:
     """What changes when the network does: its modules and settings, and of its tensors place, count and samples."""
-    settings = str | int | tuple | None
+    settings = (str, int, tuple, type(None))
     plain = tuple((name, value) for name, value in vars(modules[0]).items() if isinstance(value, settings))
     places = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
     samples = [tensor.reshape(-1)[::SAMPLE].tolist() for tensor in tensors if tensor.ndim > 1]

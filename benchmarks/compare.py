@@ -192,7 +192,8 @@ def top1_kept(checkpoint: Path, count: int = 200) -> dict[str, Any]:
 
     answers = {}
     for level in ("O0", "auto"):
-        rebuilt = rebuild(read_weights(checkpoint), {}, print)
+        weights = read_weights(checkpoint)
+        rebuilt = rebuild(weights, weights.config or {}, print)
         precision = choose_precision(level, DEVICE, training=False)
         predictor = TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision)
         images = fashion_mnist("val", rebuilt.preprocessing.mode)

@@ -178,44 +178,52 @@ void lay_out(const Norm& norm, Rows<const bf16> inputs, int64_t rows, int64_t wi
     lay_out_row(norm, inputs.row(row), tiles + row / TILE_ROWS * TILE_ROWS * width + row % TILE_ROWS * TILE_DEPTH, width);
 }
 
-// Rows of a chunk: few rows are cut finer, so that every thread has some.
-int64_t chunk_of(int64_t rows, int threads) {
-  return std::min(CHUNK, (rows + threads * SIDE - 1) / (threads * SIDE) * SIDE);
-}
-
-Rows<const bf16> beginning(const Rows<const bf16>& rows, int64_t start) {
-  return {rows.at ? rows.row(start) : nullptr, rows.stride};
-}
-
 // What is behind an attention: tokens = residual + proj(mixed), then tokens + second(first(norm(tokens))).
 struct Tail {
   const Layer &proj, &first, &second;
   const Norm norm;
 };
 
+// One thread's room.
+struct Room {
+  Room(Scratch& scratch, const Tail& layers)
+      : products(scratch.take<float>(SIDE * SIDE)), inputs(scratch.take<bf16>(CHUNK * layers.proj.in)),
+        tokens(scratch.take<bf16>(CHUNK * layers.proj.width)), normed(scratch.take<bf16>(CHUNK * layers.first.in)),
+        middle(scratch.take<bf16>(CHUNK * layers.first.width)) {
+    std::fill_n(middle, CHUNK * layers.first.width, bf16{0});
+  }
+  static size_t bytes(const Tail& layers) {
+    return SIDE * SIDE * sizeof(float) + CHUNK * (3 * layers.proj.in + layers.first.width) * sizeof(bf16);
+  }
+  float* products;
+  bf16 *inputs, *tokens, *normed, *middle;
+};
+
+void of_chunk(const Tail& layers, const Room& room, Rows<const bf16> mixed, Rows<const bf16> residual, Rows<bf16> out,
+              int64_t rows) {
+  const Layer &proj = layers.proj, &first = layers.first, &second = layers.second;
+  lay_out({}, mixed, rows, proj.in, room.inputs);
+  run({proj, room.inputs, {room.tokens, proj.width}, residual, rows, false}, room.products);
+  lay_out(layers.norm, {room.tokens, proj.width}, rows, first.in, room.normed);
+  run({first, room.normed, {room.middle, TILE_ROWS * first.width}, {}, rows, true}, room.products);
+  run({second, room.middle, out, {room.tokens, proj.width}, rows, false}, room.products);
+}
+
 void tail(const Tail& layers, Rows<const bf16> mixed, Rows<const bf16> residual, Rows<bf16> out, int64_t rows,
           int threads) {
-  const Layer &proj = layers.proj, &first = layers.first, &second = layers.second;
-  const int64_t chunk = chunk_of(rows, threads);
+  const int64_t blocks = (rows + SIDE - 1) / SIDE;
 #pragma omp parallel num_threads(threads)
   {
     const Tiles tiles;
     const NoDenormals no_denormals;
-    Scratch scratch(SIDE * SIDE * sizeof(float) + CHUNK * (3 * proj.in + first.width) * sizeof(bf16));
-    float* products = scratch.take<float>(SIDE * SIDE);
-    bf16* inputs = scratch.take<bf16>(CHUNK * proj.in);
-    bf16* tokens = scratch.take<bf16>(CHUNK * proj.width);
-    bf16* normed = scratch.take<bf16>(CHUNK * first.in);
-    bf16* middle = scratch.take<bf16>(CHUNK * first.width);
-    std::fill_n(middle, CHUNK * first.width, bf16{0});
+    Scratch scratch(Room::bytes(layers));
+    const Room room(scratch, layers);
 #pragma omp for schedule(static)
-    for (int64_t start = 0; start < rows; start += chunk) {
-      const int64_t count = std::min(chunk, rows - start);
-      lay_out({}, beginning(mixed, start), count, proj.in, inputs);
-      run({proj, inputs, {tokens, proj.width}, beginning(residual, start), count, false}, products);
-      lay_out(layers.norm, {tokens, proj.width}, count, first.in, normed);
-      run({first, normed, {middle, TILE_ROWS * first.width}, {}, count, true}, products);
-      run({second, middle, {out.row(start), out.stride}, {tokens, proj.width}, count, false}, products);
+    for (int64_t part = 0; part < threads; part++) {  // every thread has as many blocks as the others
+      const int64_t end = std::min(rows, (part + 1) * blocks / threads * SIDE);
+      for (int64_t start = part * blocks / threads * SIDE; start < end; start += CHUNK)
+        of_chunk(layers, room, {mixed.row(start), mixed.stride}, {residual.row(start), residual.stride},
+                 {out.row(start), out.stride}, std::min(CHUNK, end - start));
     }
   }
 }

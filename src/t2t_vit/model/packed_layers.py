@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from t2t_vit.model.attention import Attention
 from t2t_vit.model.block import Block
 from t2t_vit.model.mlp import Mlp
-from t2t_vit.ops.native import NativeLayer, attends, ends, native_attention, native_tail
+from t2t_vit.ops.native import SIDE, NativeLayer, attends, ends, native_attention, native_mix, native_tail
 from t2t_vit.ops.packed_linear import Activation, pack_weight, packed_linear, packed_linear_add
 
 ROWS = 8 * 197  # what the layout of the weights is chosen for; it is right for any other number, too
@@ -64,14 +64,19 @@ class PackedBlock(nn.Module):
     def __init__(self, block: Block, attn: Attention, mlp: Mlp, native: bool) -> None:
         super().__init__()
         self.norm1, self.attn = block.norm1, attn
-        self.native = native and attends(attn.proj.in_features // attn.heads, attn.proj.weight.dtype)
+        dim = attn.proj.in_features
+        self.native = native and dim % SIDE == 0 and attends(dim // attn.heads, attn.proj.weight.dtype)
+        self.layer = NativeLayer.of(attn.qkv.weight, attn.qkv.bias) if self.native else None
         self.tail = Tail(attn.proj, block.norm2, mlp.fc1, mlp.act, mlp.fc2, native)
         self.attn.qkv = PackedLinear.of(attn.qkv)  # type: ignore[assignment]
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
-        return self.tail(self._mix(self.norm1(tokens)), tokens)
+        return self.tail(self._mix(tokens), tokens)
 
     def _mix(self, tokens: Tensor) -> Tensor:
+        if self.layer is not None and len(tokens) % torch.get_num_threads() == 0:  # each thread has as many images
+            return native_mix(tokens, self.norm1, self.layer, self.attn.heads, self.attn.scale)
+        tokens = self.norm1(tokens)
         if self.native:
             return native_attention(self.attn.qkv(tokens), self.attn.heads, self.attn.scale)
         return self.attn.mix(tokens)

@@ -80,6 +80,21 @@ def test_the_trained_one_is_an_operation_of_torchs() -> None:
         torch.library.opcheck(torch.ops.t2t_vit.native_attention.default, (qkv, 2, 0.125))
 
 
+@pytest.mark.parametrize(("batch", "length", "heads", "dim"), [(2, 197, 3, 64), (1, 1, 1, 32), (3, 300, 2, 96)])
+def test_attention_from_tokens_on(batch: int, length: int, heads: int, dim: int) -> None:
+    if not TILES:
+        return
+    width = heads * dim
+    norm, qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width, bias=False)
+    nn.init.normal_(norm.weight)
+    network = nn.Sequential(norm, qkv).bfloat16().requires_grad_(False)
+    tokens = (3 * torch.randn(batch, length, width)).bfloat16()
+    layer = native.NativeLayer.of(qkv.weight, None)
+    exact = spread_attention(copy.deepcopy(network).double()(tokens.double()), heads, dim**-0.5)
+    theirs = spread_attention(network(tokens), heads, dim**-0.5)
+    law(native.native_mix(tokens, norm, layer, heads, dim**-0.5), theirs, exact)
+
+
 @pytest.mark.parametrize("part", ["queries", "keys", "values"])
 def test_what_is_not_a_number_comes_out(part: str) -> None:
     """A training that diverges has to be seen."""

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "heads.h"
+#include "product.h"
 #include "scratch.h"
 #include "tiles.h"
 #include "vectors.h"
@@ -150,6 +151,17 @@ void answer(Room& room, const bf16* queries, int64_t stride, int64_t count, cons
   }
 }
 
+// Queries `start` to `end` of one head; `qkv` and `out` are its image's, log_sums its own or null.
+void of_head(Room& room, const bf16* qkv, int64_t head, int64_t start, int64_t end, const Shape& shape, float factor,
+             bf16* out, float* log_sums) {
+  const int64_t stride = 3 * shape.dim(), at = head * shape.head_dim;
+  turn_tokens(qkv + at + shape.dim(), stride, shape, room.keys);
+  lay_out_values(qkv + at + 2 * shape.dim(), stride, shape, room.values);
+  for (int64_t query = start; query < end; query += QUERIES)
+    answer(room, qkv + at + query * stride, stride, std::min(QUERIES, end - query), shape, factor,
+           out + at + query * shape.dim(), log_sums ? log_sums + query : nullptr);
+}
+
 }  // namespace
 
 // qkv (batch, tokens, 3, heads, head_dim) -> out (batch, tokens, heads, head_dim); head_dim is a multiple of 32. For the
@@ -170,14 +182,42 @@ extern "C" void attention_bf16(const bf16* qkv, bf16* out, float* log_sums, cons
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < pairs * parts; task++) {
       const int64_t image = task / parts / shape.heads, head = task / parts % shape.heads;
-      const bf16* queries = qkv + image * shape.tokens * stride + head * shape.head_dim;
-      bf16* to = out + image * shape.tokens * shape.dim() + head * shape.head_dim;
-      turn_tokens(queries + shape.dim(), stride, shape, room.keys);
-      lay_out_values(queries + 2 * shape.dim(), stride, shape, room.values);
-      const int64_t end = std::min(shape.tokens, (task % parts + 1) * part);
-      for (int64_t query = task % parts * part; query < end; query += QUERIES)
-        answer(room, queries + query * stride, stride, std::min(QUERIES, end - query), shape, scale * LOG2_E,
-               to + query * shape.dim(), log_sums ? log_sums + task / parts * shape.tokens + query : nullptr);
+      const int64_t start = task % parts * part, end = std::min(shape.tokens, start + part);
+      of_head(room, qkv + image * shape.tokens * stride, head, start, end, shape, scale * LOG2_E,
+              out + image * shape.tokens * shape.dim(), log_sums ? log_sums + task / parts * shape.tokens : nullptr);
+    }
+  }
+}
+
+// The same from tokens (batch, tokens, dim) on, with their norm and the layer that makes queries, keys and values of
+// them, weights (3 dim, dim): an image at a time, so that these never leave the second cache.
+extern "C" void mix_bf16(const bf16* given, const bf16* norm_weight, const bf16* norm_bias, float eps,
+                         const bf16* weights, const float* bias, bf16* out, const int64_t* sizes, float scale,
+                         int threads) {
+  const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3]};
+  const int64_t dim = shape.dim();
+  const Layer layer{weights, bias, dim, 3 * dim, NONE};
+  const Norm norm{norm_weight, norm_bias, eps};
+#pragma omp parallel num_threads(threads)
+  {
+    const Tiles tiles;
+    const NoDenormals no_denormals;
+    Room room(Scratch(Room::bytes(shape)), shape);
+    std::fill_n(room.weights, QUERIES * KEYS, bf16{0});
+    Scratch scratch((CHUNK + 3 * shape.tokens) * dim * sizeof(bf16) + SIDE * SIDE * sizeof(float));
+    bf16* normed = scratch.take<bf16>(CHUNK * dim);
+    bf16* qkv = scratch.take<bf16>(3 * shape.tokens * dim);
+    float* products = scratch.take<float>(SIDE * SIDE);
+#pragma omp for schedule(static)
+    for (int64_t image = 0; image < shape.batch; image++) {
+      const bf16* tokens = given + image * shape.tokens * dim;
+      for (int64_t start = 0; start < shape.tokens; start += CHUNK) {
+        const int64_t rows = std::min(CHUNK, shape.tokens - start);
+        lay_out(norm, {tokens + start * dim, dim}, rows, dim, normed);
+        run({layer, normed, {qkv + start * 3 * dim, 3 * dim}, {}, rows, false}, products);
+      }
+      for (int64_t head = 0; head < shape.heads; head++)
+        of_head(room, qkv, head, 0, shape.tokens, shape, scale * LOG2_E, out + image * shape.tokens * dim, nullptr);
     }
   }
 }

@@ -4,9 +4,10 @@ import ctypes
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2t_vit.ops.native.arguments import address, threads, whole
+from t2t_vit.ops.native.layer import NativeLayer
 from t2t_vit.ops.native.library import has_tiles, library, unavailable
 
 LONGEST = 256  # of a head
@@ -32,6 +33,32 @@ def native_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
     batch, length, width = qkv.shape
     out = qkv.new_empty(batch, length, width // 3)
     library().attention_bf16(address(qkv), address(out), None, *_settings(qkv, heads, scale))
+    return out
+
+
+def native_mix(tokens: Tensor, norm: nn.LayerNorm, qkv: NativeLayer, heads: int, scale: float) -> Tensor:
+    """`native_attention` of qkv(norm(tokens)), an image at a time and each thread its own; no gradient.
+
+    Args:
+        tokens: (B, N, dim) in bfloat16, contiguous; dim is a multiple of 32, as are the heads.
+
+    Returns:
+        (B, N, dim).
+    """
+    batch, length, dim = tokens.shape
+    out = torch.empty_like(tokens)
+    library().mix_bf16(
+        address(tokens),
+        address(norm.weight),
+        address(norm.bias),
+        ctypes.c_float(norm.eps),
+        address(qkv.weight),
+        address(qkv.bias),
+        address(out),
+        whole(batch, length, heads, dim // heads),
+        ctypes.c_float(scale),
+        threads(),
+    )
     return out
 
 

@@ -1,34 +1,16 @@
 """What is behind an attention, by the compiled kernel: projection, residual, LayerNorm and MLP."""
 
 import ctypes
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from t2t_vit.ops.native.arguments import address, threads, whole
+from t2t_vit.ops.native.layer import NativeLayer
 from t2t_vit.ops.native.library import has_tiles, library, unavailable
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh")  # in the kernels' order
 SIDE = 32  # lengths are multiples of it
-
-
-class NativeLayer(NamedTuple):
-    """A linear layer as the kernels read it.
-
-    weight  (out / 16, in / 32, 16, 16, 2) in bfloat16: tiles of the matrix unit
-    bias    (out,) in float32
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None) -> "NativeLayer":
-        """From a weight (out, in) in bfloat16 and a bias (out,)."""
-        out, features = weight.shape
-        tiles = weight.detach().reshape(out // 16, 16, features // 32, 16, 2).permute(0, 2, 3, 1, 4).contiguous()
-        return cls(tiles, torch.zeros(out) if bias is None else bias.detach().float().contiguous())
 
 
 def ends(width: int, middle: int, dtype: torch.dtype) -> bool:

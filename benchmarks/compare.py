@@ -57,6 +57,8 @@ def main() -> None:
         "command": " ".join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
     }
     report["command"] = report["command"].replace(str(options.reference), "CHECKOUT")
+    if options.checkpoint is not None:
+        report["command"] = report["command"].replace(str(options.checkpoint), "CKPT")
     report["timm"], report["sections"] = timm.__version__, []
     for arch in options.arch.split(","):
         for name in options.only:
@@ -276,9 +278,9 @@ def memory(options: argparse.Namespace) -> Iterable[Section]:
         words += [options.arch if ON_GPU else "t2t_vit_t_14", str(options.batch)]
         answer = subprocess.run(words, check=True, capture_output=True, text=True)
         found[who] = int(answer.stdout.split()[-1])
-    what = f"training step {options.arch} bf16" if ON_GPU else "inference as shipped t2t_vit_t_14 384 px"
+    what = f"training step {options.arch} bf16" if ON_GPU else "t2t_vit_t_14 at 384 px"
     yield {
-        "what": f"peak memory above the loaded model, {what}, batch {options.batch}",
+        "what": f"memory above the loaded model, {what}, batch {options.batch}",
         "bytes": {THEIRS: found["theirs"], OURS: found["ours"]},
         "ratio": found["ours"] / found["theirs"],
     }

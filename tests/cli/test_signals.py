@@ -160,7 +160,7 @@ def test_workers_do_not_outlive_a_main_process_that_was_killed(start: Callable[.
     assert len(tree) >= 2
     run.process.kill()
     code, said = run.end()
-    assert (code, "Traceback" in said) == (-9, False)
+    assert (code, "Traceback" in said) == (-9, False), said
     assert_gone(tree)
 
 

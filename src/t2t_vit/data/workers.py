@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from multiprocessing.forkserver import ensure_running as ensure_server
 from multiprocessing.popen_forkserver import Popen
 from multiprocessing.process import parent_process
 from multiprocessing.resource_tracker import ensure_running as ensure_tracker
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -167,7 +169,18 @@ def _as_it_is(samples: Any) -> Any:
 def _start(_: int) -> None:
     """In a worker, before its first batch."""
     torch.set_num_threads(1)
+    sys.excepthook = _end_quietly
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A hand-over that broke because the main process was killed in the middle of it is nobody's mistake to read of."""
+    parent = parent_process()
+    if parent is not None and isinstance(error, OSError | EOFError):
+        parent.join(1.0)
+        if not parent.is_alive():
+            os._exit(0)
+    sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_parent() -> None:

@@ -74,7 +74,7 @@ def evaluate_weights(
     device = choose_device(config.device_target, device_id, note=told.append)
     precision = choose_precision(config.amp_level, device, training=False, note=told.append)
     choose_products(precision, told.append)
-    check_kernels(config.kernels, device)
+    check_kernels(config.kernels, device, predicts=True)
     rebuilt = rebuild(weights, config.to_dict(), told.append, config.kernels)
     images = _images(config, rebuilt.classes, str(weights.path), told.append)
     for text in told:

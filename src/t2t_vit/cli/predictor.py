@@ -43,7 +43,7 @@ def _opened(options: Options, path: str, work: Work | None) -> tuple[Config, Tor
     device = choose_device(config.device_target, config.device_id, required=False, note=notes.append)
     precision = choose_precision(config.amp_level, device, training=False, note=notes.append)
     choose_products(precision, notes.append)
-    check_kernels(config.kernels, device)
+    check_kernels(config.kernels, device, predicts=True)
     rebuilt = rebuild(weights, config.to_dict(), notes.append, config.kernels)
     for text in notes:
         tell(text)

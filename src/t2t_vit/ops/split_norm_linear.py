@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2t_vit.errors import UserError
 from t2t_vit.ops.kernels import Implementation, available, choose, exporting, off_cpu, off_triton, on_cuda
+from t2t_vit.ops.native import unavailable
 from t2t_vit.ops.soft_split import Window, soft_split
 from t2t_vit.ops.split_norm_linear_cpu import forward_by_pieces, split_norm_linear_cpu
 from t2t_vit.ops.split_norm_linear_fused import fused
@@ -114,8 +116,16 @@ def product_dtype(features: Tensor) -> torch.dtype:
     return features.dtype
 
 
-def check_kernels(kernels: str, device: torch.device) -> None:
-    """Raises UserError where `kernels` cannot run on `device`, before anything is read or written."""
+def check_kernels(kernels: str, device: torch.device, *, predicts: bool = False) -> None:
+    """Raises UserError where `kernels` cannot run on `device`, before anything is read or written.
+
+    "native" ones only predict, and on a CPU: there the whole network is theirs, this operation with it.
+    """
+    if kernels == "native" and predicts and device.type == "cpu":
+        reason = unavailable()
+        if reason is not None:
+            raise UserError(f"kernels 'native' cannot run: {reason}; 'auto' takes the fastest that can")
+        return
     choose(kernels, IMPLEMENTATIONS, torch.empty(0, device=device))
 
 

@@ -8,6 +8,7 @@ import torch
 from t2t_vit import create_model
 from t2t_vit.errors import UserError
 from t2t_vit.ops.native import library
+from t2t_vit.ops.split_norm_linear import check_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +66,10 @@ def test_the_network_answers_without_them(monkeypatch: pytest.MonkeyPatch) -> No
     images = torch.randn(2, 1, 28, 28)
     exact = model(images)
     monkeypatch.setattr(library, "_processor", lambda: "fpu")
+    with pytest.raises(UserError, match="this processor has no"):
+        check_kernels("native", torch.device("cpu"), predicts=True)
+    with pytest.raises(UserError, match="they are for inference on a CPU"):
+        check_kernels("native", torch.device("cpu"))
     with torch.inference_mode():
         torch.testing.assert_close(model(images), exact, atol=5e-6, rtol=0)
         with pytest.raises(UserError, match="kernels 'native' cannot run: this processor has no avx512f"):

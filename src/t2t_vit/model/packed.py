@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from t2t_vit.errors import UserError
 from t2t_vit.model.packed_layers import swap
 from t2t_vit.model.packed_tokens import PackedTokens
 from t2t_vit.model.tokens_to_token import TokensToToken
 from t2t_vit.ops import native
-from t2t_vit.ops.kernels import exporting, transforming
+from t2t_vit.ops.kernels import cannot_run, exporting, transforming
 from t2t_vit.ops.packed_linear import can_pack
 
 __all__ = ["PackedNetwork", "pack", "packed_for"]
@@ -60,7 +59,7 @@ def pack(model: nn.Module, dtype: torch.dtype = torch.float32, *, only_native: b
     """
     reason = native.unavailable()
     if only_native and reason is not None:
-        raise UserError(f"kernels 'native' cannot run: {reason}; 'auto' takes the fastest that can")
+        raise cannot_run("native", reason)
     network = copy.deepcopy(model).cpu().to(dtype).eval().requires_grad_(False)
     if isinstance(network.tokens_to_token, TokensToToken):
         network.set_submodule("tokens_to_token", PackedTokens(network.tokens_to_token, reason is None))

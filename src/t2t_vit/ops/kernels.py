@@ -65,11 +65,16 @@ def _by_name(asked: str, rows: Sequence[Implementation], inputs: Tensor) -> Impl
         if row.name == asked:
             reason = row.unavailable(inputs)
             if reason is not None:
-                raise UserError(f"kernels '{asked}' cannot run: {reason}; 'auto' takes the fastest that can")
+                raise cannot_run(asked, reason)
             return row
     # "native" ones compute the whole network for inference, so it is asked for them before its operations are.
     where = "they are for inference on a CPU" if asked == "native" else "this operation has none of them"
-    raise UserError(f"kernels '{asked}' cannot run: {where}; 'auto' takes the fastest that can")
+    raise cannot_run(asked, where)
+
+
+def cannot_run(asked: str, reason: str) -> UserError:
+    """What the user is told of kernels that were asked for by name; `reason` is the end of a sentence."""
+    return UserError(f"kernels '{asked}' cannot run: {reason}; 'auto' takes the fastest that can")
 
 
 def exporting() -> bool:

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2t_vit.errors import UserError
-from t2t_vit.ops.kernels import Implementation, available, choose, exporting, off_cpu, off_triton, on_cuda
+from t2t_vit.ops.kernels import Implementation, available, cannot_run, choose, exporting, off_cpu, off_triton, on_cuda
 from t2t_vit.ops.native import unavailable
 from t2t_vit.ops.soft_split import Window, soft_split
 from t2t_vit.ops.split_norm_linear_cpu import forward_by_pieces, split_norm_linear_cpu
@@ -124,7 +123,7 @@ def check_kernels(kernels: str, device: torch.device, *, predicts: bool = False)
     if kernels == "native" and predicts and device.type == "cpu":
         reason = unavailable()
         if reason is not None:
-            raise UserError(f"kernels 'native' cannot run: {reason}; 'auto' takes the fastest that can")
+            raise cannot_run(kernels, reason)
         return
     choose(kernels, IMPLEMENTATIONS, torch.empty(0, device=device))
 

@@ -4,6 +4,7 @@
 command line, and say through `note` what the user would otherwise have to guess.
 """
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -173,6 +174,9 @@ def choose_products(precision: Precision, note: Note | None = None) -> None:
     if precision.device.type != "cuda":
         return
     full = precision.name == "O0"
+    if full:
+        # torch's compiler, which takes it for an oversight.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     torch.set_float32_matmul_precision("highest" if full else "high")
     torch.backends.cudnn.allow_tf32 = not full
     if note is not None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Counter, evaluate, ranks
@@ -89,3 +90,23 @@ def test_the_mode_is_restored_also_after_an_error(problem):
 def test_nothing_to_evaluate_is_one_sentence(problem):
     with pytest.raises(UserError, match="nothing to evaluate"):
         evaluate(problem[0], [])
+
+
+class Masked(TorchDispatchMode):
+    """Counts indices of booleans, whose length an accelerator has to be asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.index.Tensor:
+            self.count += any(index is not None and index.dtype is torch.bool for index in args[1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_classes_are_counted_without_asking_the_device():
+    counter = Counter(torch.device("cpu"), classes=3)
+    with Masked() as mode:
+        counter.add(torch.eye(3)[[0, 1, 2, 2]], torch.tensor([0, 1, 2, 0]))
+    assert mode.count == 0
+    assert counter.metrics().class_top1 == (1, 1, 1)
+    assert counter.metrics().class_count == (2, 1, 1)

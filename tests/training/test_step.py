@@ -164,6 +164,7 @@ def test_the_host_waits_for_nothing(make_model, make_loader, optimizer, reads):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_cuda_waits_for_nothing(make_model, make_loader):
     device = torch.device("cuda")
     model = make_model().to(device)

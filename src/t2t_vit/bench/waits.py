@@ -11,11 +11,11 @@ def synchronisations(run: Callable[[], object], device: torch.device) -> int | N
     if device.type != "cuda":
         return None
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")  # which warns that it is a prototype
+        try:
             run()
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
     return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)

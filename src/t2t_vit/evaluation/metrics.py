@@ -81,7 +81,7 @@ class Counter:
         self._sums[:4] += columns.to(self._sums).sum(1)
         if self._classes:
             members = torch.nn.functional.one_hot(targets, self._classes)  # (B, classes)
-            right = members[rank < 1].sum(0)
+            right = (members * (rank < 1)[:, None]).sum(0)  # an index of booleans would wait for the device
             self._sums[4:] += torch.stack([right, members.sum(0)], 1).flatten().to(self._sums)
 
     def metrics(self, reduce: Callable[[Tensor], Tensor] | None = None) -> Metrics:

@@ -65,13 +65,13 @@ class TorchPredictor(Predictor):
 
     @cached_property
     def _network(self) -> Callable[[Tensor], Tensor]:
-        model = torch.compile(self.model, dynamic=False) if self.plan.compiled else self.model
-
-        def network(images: Tensor) -> Tensor:
-            with self.precision.autocast():
-                return model(images)
-
+        # Compiled as a function: of a module, the hook that casts images would be a graph of its own.
+        network = torch.compile(self._forward, dynamic=False) if self.plan.compiled else self._forward
         return GraphedNetwork(network) if self.plan.graphed else network
+
+    def _forward(self, images: Tensor) -> Tensor:
+        with self.precision.autocast():
+            return self.model(images)
 
 
 def filled(images: Tensor, count: int) -> Tensor:

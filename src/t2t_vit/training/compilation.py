@@ -1,6 +1,7 @@
 """Compiling the network for the training step."""
 
 import logging
+import os
 from collections.abc import Callable
 from shutil import which
 
@@ -29,6 +30,8 @@ def why_not(device: torch.device) -> str:
         return f"there is no C compiler ({', '.join(COMPILERS)})"
     if device.type != "cuda":
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA even so
+    # Inductor fuses anyway, but its cache asks Triton 3.9 for a default, and that warns where nobody has set one.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     try:
         torch.compile(_probe)(torch.ones(8, device=device))
     except Exception as error:  # whatever the compiler, its headers or its libraries lack

@@ -58,6 +58,24 @@ def test_splits_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch, tri
     assert torch.equal(answers[2], performer_attention(q, k, v, features, "triton"))
 
 
+@pytest.mark.parametrize("flat", [False, True], ids=["noise", "flat"])
+def test_bfloat16_by_parts(flat: bool, triton_device: torch.device) -> None:
+    """Products of bfloat16 by parts are those of the same numbers in float32, as sums that stay in float32 show.
+
+    The interpreter cuts off what does not fit into bfloat16, so answers may differ by a whole last place.
+    """
+    packed, features, grad = Case(2, 70, flat=flat, dtype=torch.bfloat16, device=triton_device.type).draw()
+    found, wanted = [], []
+    for outputs, dtype in ((found, torch.bfloat16), (wanted, torch.float32)):
+        k, q, v = packed.to(dtype).chunk(3, dim=-1)
+        answers, *sums = performer_triton(q, k, v, features)
+        outputs += [*sums, answers, *performer_triton_backward(grad.to(dtype), q, k, v, features, *sums)]
+    for ours, exact in zip(found[:3], wanted[:3], strict=True):
+        torch.testing.assert_close(ours, exact, atol=1e-6, rtol=2e-6)
+    for ours, exact in zip(found[3:], wanted[3:], strict=True):
+        torch.testing.assert_close(ours.float(), exact, atol=1e-4, rtol=2.0**-7)
+
+
 # opcheck's own look at gradients.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_is_a_good_operator(triton_device: torch.device) -> None:

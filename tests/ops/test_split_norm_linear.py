@@ -100,9 +100,10 @@ def test_a_thousand_images() -> None:
     hold_the_law(inputs_of(shape, "noise", torch.float32, torch.device("cpu")), shape, "cpu")
 
 
-def test_parts_of_the_batch(triton_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("windows", [64, 50])  # what one step takes, and what it does not
+def test_parts_of_the_batch(windows: int, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two whole parts of windows and one that is not, summed for the parameters' gradients."""
-    monkeypatch.setattr("t2t_vit.ops.split_norm_linear_triton.PART_WINDOWS", 64)
+    monkeypatch.setattr("t2t_vit.ops.split_norm_linear_triton.PART_WINDOWS", windows)
     shape = Shape((36, 1, 4, 3), Window(3, 2, 1), 5)
     hold_the_law(inputs_of(shape, "noise", torch.float32, triton_device), shape, "triton")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from t2t_vit.ops import performer_triton_kernels as kernels
@@ -36,7 +37,7 @@ class Launch:
 def _triton(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`performer_attention` (B, T, E); S (B, m, E), z (B, m) and the largest exponent (B,) of each image's keys."""
     queries, keys, values, features = (_dense_rows(tensor) for tensor in (queries, keys, values, features))
-    launch = _plan(values, features)
+    launch = _plan(values, features, _exact(queries, keys, values))
     context, sums, maxima = _sum_keys(keys, values, features, launch)
     answers = values.new_empty(values.shape)
     with _on_device(values):
@@ -60,7 +61,7 @@ def _triton_backward(
     grads, queries, keys, values, features = (
         _dense_rows(tensor) for tensor in (grads, queries, keys, values, features)
     )
-    launch = _plan(values, features)
+    launch = _plan(values, features, _exact(grads, queries, keys, values))
     grad_queries, grad_keys, grad_values = (x.new_empty(x.shape) for x in (queries, keys, values))
     context_parts, sum_parts = _parts(context, launch.splits), _parts(sums, launch.splits)
     with _on_device(values):
@@ -87,12 +88,17 @@ def _sum_keys(keys: Tensor, values: Tensor, features: Tensor, launch: Launch) ->
             keys, values, features, *parts, *keys.stride()[:2], *values.stride()[:2], **launch.numbers
         )
         if launch.splits > 1:
-            sides = {name: launch.numbers[name] for name in ("count", "width", "M", "E")}
+            sides = {name: launch.numbers[name] for name in ("count", "width", "M", "E", "enable_fp_fusion")}
             kernels.join_kernel[(batch,)](*parts, *totals, launch.splits, **sides)
     return totals
 
 
-def _plan(values: Tensor, features: Tensor) -> Launch:
+def _exact(*inputs: Tensor) -> bool:
+    """Whether a number of the inputs is one of the parts that float32 products are made of."""
+    return all(tensor.dtype is torch.bfloat16 for tensor in inputs)
+
+
+def _plan(values: Tensor, features: Tensor, exact: bool) -> Launch:
     batch, tokens, width = values.shape
     count, dim = features.shape
     sides = {name: max(16, triton.next_power_of_2(side)) for name, side in (("M", count), ("D", dim), ("E", width))}
@@ -107,6 +113,9 @@ def _plan(values: Tensor, features: Tensor) -> Launch:
         "BLOCK": block,
         # Float32 products on tensor cores, by parts; fewer parts miss gradients that cancel, even in bfloat16.
         "PRECISION": "bf16x6" if narrow and values.device.type == "cuda" else "ieee",
+        "EXACT": exact and narrow,
+        # The interpreter multiplies bfloat16 wrongly, and float32 holds the same numbers.
+        "PART": tl.bfloat16 if values.device.type == "cuda" else tl.float32,
         "num_warps": 4 if narrow else 16,
         "enable_fp_fusion": True,
     }

@@ -10,12 +10,16 @@ W gets P^T g + U d^T, g gets the rowwise sum of W^T and P, d gets W^T U, c gets 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from t2t_vit.ops.soft_split import Window
+
+if TYPE_CHECKING:
+    from t2t_vit.ops.split_norm_linear_triton import Form
 
 
 @torch.library.custom_op("t2t_vit::split_norm_linear_fused", mutates_args=())
@@ -33,9 +37,10 @@ def fused(
     from t2t_vit.ops import split_norm_linear_triton as triton
 
     window = Window(*window)
-    folded, offset = _fold(norm_weight, norm_bias, weight, bias, window, dtype)
-    mean, rstd = triton.moments(features, window, eps)
-    return triton.product(features, mean, rstd, folded, offset, window), mean, rstd
+    wide = weight.float()
+    folded = _fold(wide * norm_weight, triton.form(features, window), window, dtype)
+    offset = (wide * norm_bias).sum(1)
+    return triton.product(features, folded, offset if bias is None else offset + bias, window, eps)
 
 
 @torch.library.custom_op("t2t_vit::split_norm_linear_fused_backward", mutates_args=())
@@ -57,12 +62,13 @@ def fused_backward(
     from t2t_vit.ops import split_norm_linear_triton as triton
 
     window, grad = Window(*window), grad.contiguous()
+    form = triton.form(features, window)
     back = features.new_empty(0)
     if to_features:
-        folded, _ = _fold(norm_weight, norm_bias, weight, None, window, grad.dtype)
+        folded = _fold(weight.float() * norm_weight, form, window, grad.dtype)
         means = triton.sums(grad, features, mean, rstd, folded, window)
         back = triton.to_features(grad, features, (mean, rstd, *means), folded, window)
-    products = _first(triton.correlation(grad, features, mean, rstd, window).t(), window)  # (out, n)
+    products = _unfold(triton.correlation(grad, features, mean, rstd, window), form, window)  # (out, n)
     to_bias = grad.sum((0, 1), dtype=torch.float32)  # (out,)
     wide, column = weight.float(), to_bias.unsqueeze(1)  # (out, n), (out, 1)
     # Sums of products, not matrix products: those could be in TF32.
@@ -125,28 +131,19 @@ def _backward(ctx: Any, grad: Tensor, _mean: Tensor, _rstd: Tensor) -> tuple[Ten
 fused.register_autograd(_backward, setup_context=_setup)
 
 
-def _fold(
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    window: Window,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """W g as (n, out) in `dtype`, channels of a window varying fastest, and W d + c as (out,) in float32."""
-    wide = weight.float()
-    folded = _last((wide * norm_weight).to(dtype), window).t().contiguous()
-    offset = (wide * norm_bias).sum(1)
-    return folded, offset if bias is None else offset + bias
-
-
-def _last(weight: Tensor, window: Window) -> Tensor:
-    """(out, C kernel kernel) with the channels of a window varying fastest, as feature maps lie in memory."""
+def _fold(weight: Tensor, form: "Form", window: Window, dtype: torch.dtype) -> Tensor:
+    """(out, n), a window's channels varying slowest, in the order and length of the kernels' windows: (length, out)."""
     kernel = window.kernel
-    return weight.reshape(len(weight), -1, kernel, kernel).permute(0, 2, 3, 1).flatten(1)
+    planes = weight.reshape(len(weight), -1, kernel, kernel)  # (out, C, kernel, kernel)
+    lines = planes.permute(0, 2, 3, 1) if form.last else planes
+    filled = F.pad(lines, (0, form.side - form.real))  # (out, ..., side)
+    return filled.flatten(1).t().to(dtype).contiguous()
 
 
-def _first(weight: Tensor, window: Window) -> Tensor:
-    """The way back from `_last`."""
+def _unfold(weight: Tensor, form: "Form", window: Window) -> Tensor:
+    """The way back from `_fold`: (length, out) to (out, n)."""
     kernel = window.kernel
-    return weight.reshape(len(weight), kernel, kernel, -1).permute(0, 3, 1, 2).flatten(1)
+    between = (kernel, kernel) if form.last else (-1, kernel)
+    lines = weight.t().reshape(weight.shape[1], *between, form.side)[..., : form.real]  # (out, ..., real)
+    planes = lines.permute(0, 3, 1, 2) if form.last else lines  # (out, C, kernel, kernel)
+    return planes.flatten(1)

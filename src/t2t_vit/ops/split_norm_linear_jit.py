@@ -2,9 +2,13 @@
 
 A window is gathered, centred and scaled before every product.
 
-Channels vary fastest inside a window here, as in a map that lies channels last: (row, column, c). Windows of flat areas
-have a deviation of sqrt(eps), and what is left of x - mean is multiplied by 316, so nothing is computed as a difference
-of products. No kernel writes to a place that another program writes to: the same numbers at every run.
+A window is laid out in lines, so that neighbours in memory stay neighbours and the parts of a place are shifts: with
+LAST, channels last, a line is a place's channels and the window (row, column, channel); else it is a row of pixels
+and the window (channel, row, column). Lines are filled up with zeros to SIDE numbers, a power of two.
+
+Windows of flat areas have a deviation of sqrt(eps), and what is left of x - mean is multiplied by 316, so nothing is
+computed as a difference of products. No kernel writes to a place that another program writes to: the same numbers at
+every run.
 """
 
 # mypy: ignore-errors
@@ -14,76 +18,94 @@ import triton.language as tl
 
 
 @triton.jit
-def _place(token, count, columns, image_stride, STRIDE: tl.constexpr, PADDING: tl.constexpr):
-    """Where windows begin: offset of their image, and their first row and column, which can lie outside of it."""
-    within = (token % count).to(tl.int32)
-    top = (within // columns) * STRIDE - PADDING
-    left = (within % columns) * STRIDE - PADDING
-    return (token // count) * image_stride, top, left
+def _place(first, tokens, count, columns, b_stride, y_stride, x_stride,
+           STRIDE: tl.constexpr, PADDING: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+    """Of ROWS windows from number `first` on: where the first one's image begins, and each one's offset, row, column.
+
+    Offsets are relative to that image, so that 32 bits hold them, and the first row and column can lie outside of it.
+    """
+    image = first // count
+    within = (first - image * count).to(tl.int32) + tl.arange(0, ROWS)
+    within = tl.where(first + tl.arange(0, ROWS) < tokens, within, 0)
+    place = within % count
+    top, left = (place // columns) * STRIDE - PADDING, (place % columns) * STRIDE - PADDING
+    return image * b_stride, (within // count) * b_stride + top * y_stride + left * x_stride, top, left
 
 
 @triton.jit
-def _gather(features, image, top, left, k, height, width, c_stride, y_stride, x_stride,
-            CHANNELS: tl.constexpr, KERNEL: tl.constexpr):  # fmt: skip
-    """Numbers `k` of windows, in float32; the padding is 0, and so is what there is not."""
-    place = k // CHANNELS
-    y = top[:, None] + (place // KERNEL)[None, :]
-    x = left[:, None] + (place % KERNEL)[None, :]
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width) & (k < CHANNELS * KERNEL * KERNEL)[None, :]
-    offsets = image[:, None] + y * y_stride + x * x_stride + ((k % CHANNELS) * c_stride)[None, :]
-    return tl.load(features + offsets, mask=inside, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def moments(features, mean, rstd, tokens, count, columns, height, width, b_stride, c_stride, y_stride, x_stride, eps,
-            CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
-            ROWS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    real = token < tokens
-    image, top, left = _place(tl.where(real, token, 0), count, columns, b_stride, STRIDE, PADDING)
-    LENGTH: tl.constexpr = CHANNELS * KERNEL * KERNEL
-    # The mean is taken of what is left over one number of the window: so that of a flat window is exact.
-    middle = tl.full((1,), (KERNEL // 2 * KERNEL + KERNEL // 2) * CHANNELS, tl.int32)
-    pivot = tl.sum(_gather(features, image, top, left, middle, height, width, c_stride, y_stride, x_stride,
-                           CHANNELS, KERNEL), 1)  # fmt: skip
-    total = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, LENGTH, DEPTH):
-        k = start + tl.arange(0, DEPTH)
-        x = _gather(features, image, top, left, k, height, width, c_stride, y_stride, x_stride, CHANNELS, KERNEL)
-        total += tl.sum(tl.where((k < LENGTH)[None, :], x - pivot[:, None], 0.0), 1)
-    centre = pivot + total / LENGTH
-    squares = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, LENGTH, DEPTH):
-        k = start + tl.arange(0, DEPTH)
-        x = _gather(features, image, top, left, k, height, width, c_stride, y_stride, x_stride, CHANNELS, KERNEL)
-        rest = tl.where((k < LENGTH)[None, :], x - centre[:, None], 0.0)
-        squares += tl.sum(rest * rest, 1)
-    tl.store(mean + token, centre, mask=real)
-    tl.store(rstd + token, 1.0 / tl.sqrt_rn(squares / LENGTH + eps), mask=real)
+def _gather(features, offsets, top, left, k, height, width, c_stride, y_stride, x_stride,
+            CHANNELS: tl.constexpr, KERNEL: tl.constexpr, LAST: tl.constexpr, SIDE: tl.constexpr, PAIR: tl.constexpr,
+            ):  # fmt: skip
+    """Numbers `k` of windows, in float32, and which of them are a window's own; the padding is 0."""
+    line, along = k // SIDE, k % SIDE
+    if LAST:
+        LINES: tl.constexpr = KERNEL * KERNEL
+        REAL: tl.constexpr = CHANNELS
+        row, column, channel = line // KERNEL, line % KERNEL, along
+        begin = column
+    else:
+        LINES: tl.constexpr = CHANNELS * KERNEL
+        REAL: tl.constexpr = KERNEL
+        channel, row, column = line // KERNEL, line % KERNEL, along
+        begin = k // PAIR % (SIDE // PAIR) * PAIR  # of a pair
+    # A negative row is a very large one without a sign. PAIR neighbours of a line lie inside or outside together.
+    inside = (top[:, None] + row[None, :]).to(tl.uint32) < height
+    inside &= (left[:, None] + begin[None, :]).to(tl.uint32) < width
+    inside &= (line < LINES)[None, :]
+    if LAST and REAL < SIDE:
+        inside &= (along < REAL)[None, :]
+    within = channel * c_stride + row * y_stride + column * x_stride
+    x = tl.load(features + (offsets[:, None] + within[None, :]), mask=inside, other=0.0).to(tl.float32)
+    return x, ((along < REAL) & (line < LINES))[None, :]
 
 
 @triton.jit
 def product(features, mean, rstd, weight, offset, out, tokens, count, columns, height, width,
-            b_stride, c_stride, y_stride, x_stride,
+            b_stride, c_stride, y_stride, x_stride, eps,
             CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
+            LAST: tl.constexpr, SIDE: tl.constexpr, PAIR: tl.constexpr, LENGTH: tl.constexpr,
             OUT: tl.constexpr, PRECISION: tl.constexpr,
             ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+    """Mean, deviation and product of ROWS windows; the windows are looked at three times, and lie in the cache."""
     across = tl.cdiv(OUT, COLUMNS)
-    token = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    first = (tl.program_id(0) // across).to(tl.int64) * ROWS
     n = (tl.program_id(0) % across) * COLUMNS + tl.arange(0, COLUMNS)
-    real = token < tokens
-    image, top, left = _place(tl.where(real, token, 0), count, columns, b_stride, STRIDE, PADDING)
-    centre, scale = tl.load(mean + token, mask=real, other=0.0), tl.load(rstd + token, mask=real, other=0.0)
-    LENGTH: tl.constexpr = CHANNELS * KERNEL * KERNEL
+    token = tl.arange(0, ROWS)
+    real = first + token < tokens
+    image, offsets, top, left = _place(first, tokens, count, columns, b_stride, y_stride, x_stride,
+                                       STRIDE, PADDING, ROWS)  # fmt: skip
+    features += image
+    # The mean is taken of what is left over one number of the window: so that of a flat window is exact.
+    MIDDLE: tl.constexpr = KERNEL // 2
+    middle = ((top + MIDDLE).to(tl.uint32) < height) & ((left + MIDDLE).to(tl.uint32) < width)
+    pivot = tl.load(features + offsets + MIDDLE * (y_stride + x_stride), mask=middle, other=0.0).to(tl.float32)
+    NUMBERS: tl.constexpr = CHANNELS * KERNEL * KERNEL
+    sums = tl.zeros((ROWS, DEPTH), tl.float32)
+    for start in range(0, LENGTH, DEPTH):
+        x, own = _gather(features, offsets, top, left, start + tl.arange(0, DEPTH), height, width,
+                         c_stride, y_stride, x_stride, CHANNELS, KERNEL, LAST, SIDE, PAIR)  # fmt: skip
+        sums += tl.where(own, x - pivot[:, None], 0.0)
+    centre = pivot + tl.sum(sums, 1) / NUMBERS
+    squares = tl.zeros((ROWS, DEPTH), tl.float32)
+    for start in range(0, LENGTH, DEPTH):
+        x, own = _gather(features, offsets, top, left, start + tl.arange(0, DEPTH), height, width,
+                         c_stride, y_stride, x_stride, CHANNELS, KERNEL, LAST, SIDE, PAIR)  # fmt: skip
+        rest = tl.where(own, x - centre[:, None], 0.0)
+        squares += rest * rest
+    scale = 1.0 / tl.sqrt_rn(tl.sum(squares, 1) / NUMBERS + eps)
+    if tl.program_id(0) % across == 0:
+        tl.store(mean + first + token, centre, mask=real)
+        tl.store(rstd + first + token, scale, mask=real)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, LENGTH, DEPTH):
         k = start + tl.arange(0, DEPTH)
-        x = _gather(features, image, top, left, k, height, width, c_stride, y_stride, x_stride, CHANNELS, KERNEL)
-        normed = ((x - centre[:, None]) * scale[:, None]).to(weight.dtype.element_ty)
+        x, own = _gather(features, offsets, top, left, k, height, width,
+                         c_stride, y_stride, x_stride, CHANNELS, KERNEL, LAST, SIDE, PAIR)  # fmt: skip
+        normed = tl.where(own, (x - centre[:, None]) * scale[:, None], 0.0).to(weight.dtype.element_ty)
         w = tl.load(weight + k[:, None] * OUT + n[None, :], mask=(k < LENGTH)[:, None] & (n < OUT)[None, :], other=0.0)
         total = tl.dot(normed, w, total, input_precision=PRECISION)
     total += tl.load(offset + n, mask=n < OUT, other=0.0)[None, :]
-    place = out + token[:, None] * OUT + n[None, :]
+    place = out + first * OUT + (token[:, None] * OUT + n[None, :])
     tl.store(place, total.to(out.dtype.element_ty), mask=real[:, None] & (n < OUT)[None, :])
 
 
@@ -91,24 +113,41 @@ def product(features, mean, rstd, weight, offset, out, tokens, count, columns, h
 def correlation(grad, features, mean, rstd, parts, tokens, count, columns, height, width,
                 b_stride, c_stride, y_stride, x_stride, part_length,
                 CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
+                LAST: tl.constexpr, SIDE: tl.constexpr, PAIR: tl.constexpr, LENGTH: tl.constexpr,
                 OUT: tl.constexpr, PRECISION: tl.constexpr,
                 ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """A part's sum of x^ u^T: a tile of (LENGTH, OUT), windows of the part summed over DEPTH at a time."""
-    LENGTH: tl.constexpr = CHANNELS * KERNEL * KERNEL
     across, down = tl.cdiv(OUT, COLUMNS), tl.cdiv(LENGTH, ROWS)
     n = (tl.program_id(0) % across) * COLUMNS + tl.arange(0, COLUMNS)
     k = (tl.program_id(0) // across % down) * ROWS + tl.arange(0, ROWS)
     part = (tl.program_id(0) // (across * down)).to(tl.int64)
+    begin = part * part_length
+    features += begin // count * b_stride
+    token = tl.arange(0, DEPTH)
+    # Image (counted from the part's first), row and column move on by sums: a division would cost more than a product.
+    within, rows = (begin % count).to(tl.int32) + token, count // columns
+    image, row, column = within // count, within % count // columns, within % columns
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, part_length, DEPTH):
-        token = part * part_length + start + tl.arange(0, DEPTH)
-        real = token < tokens
-        image, top, left = _place(tl.where(real, token, 0), count, columns, b_stride, STRIDE, PADDING)
-        centre, scale = tl.load(mean + token, mask=real, other=0.0), tl.load(rstd + token, mask=real, other=0.0)
-        x = _gather(features, image, top, left, k, height, width, c_stride, y_stride, x_stride, CHANNELS, KERNEL)
-        u = tl.load(grad + token[:, None] * OUT + n[None, :], mask=real[:, None] & (n < OUT)[None, :], other=0.0)
-        normed = ((x - centre[:, None]) * scale[:, None]).to(u.dtype)
+    for first in range(begin, begin + part_length, DEPTH):
+        real = first + token < tokens
+        top, left = row * STRIDE - PADDING, column * STRIDE - PADDING
+        offsets = image * b_stride + top * y_stride + left * x_stride
+        # Behind the last window lies nothing.
+        x, own = _gather(features, offsets, tl.where(real, top, height), left, k, height, width,
+                         c_stride, y_stride, x_stride, CHANNELS, KERNEL, LAST, SIDE, PAIR)  # fmt: skip
+        centre = tl.load(mean + first + token, mask=real, other=0.0)
+        scale = tl.load(rstd + first + token, mask=real, other=0.0)
+        u = tl.load(grad + first * OUT + (token[:, None] * OUT + n[None, :]),
+                    mask=real[:, None] & (n < OUT)[None, :], other=0.0)  # fmt: skip
+        normed = tl.where(own, (x - centre[:, None]) * scale[:, None], 0.0).to(u.dtype)
         total = tl.dot(tl.trans(normed), u, total, input_precision=PRECISION)
+        column += DEPTH % columns
+        over = (column >= columns).to(tl.int32)
+        column -= over * columns
+        row += DEPTH % count // columns + over
+        over = (row >= rows).to(tl.int32)
+        row -= over * rows
+        image += DEPTH // count + over
     place = parts + part * LENGTH * OUT + k[:, None] * OUT + n[None, :]
     tl.store(place, total, mask=(k < LENGTH)[:, None] & (n < OUT)[None, :])
 
@@ -117,35 +156,41 @@ def correlation(grad, features, mean, rstd, parts, tokens, count, columns, heigh
 def sums(grad, features, mean, rstd, weight, shift, slope, tokens, count, columns, height, width,
          b_stride, c_stride, y_stride, x_stride,
          CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
+         LAST: tl.constexpr, SIDE: tl.constexpr, PAIR: tl.constexpr, LENGTH: tl.constexpr,
          OUT: tl.constexpr, PRECISION: tl.constexpr,
          ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """What LayerNorm's gradient takes off a window: rstd mean(v) and rstd^2 mean(v x^), for the gradient v of x^."""
-    token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    token = first + tl.arange(0, ROWS)
     real = token < tokens
-    image, top, left = _place(tl.where(real, token, 0), count, columns, b_stride, STRIDE, PADDING)
+    image, offsets, top, left = _place(first, tokens, count, columns, b_stride, y_stride, x_stride,
+                                       STRIDE, PADDING, ROWS)  # fmt: skip
     centre, scale = tl.load(mean + token, mask=real, other=0.0), tl.load(rstd + token, mask=real, other=0.0)
-    LENGTH: tl.constexpr = CHANNELS * KERNEL * KERNEL
+    NUMBERS: tl.constexpr = CHANNELS * KERNEL * KERNEL
     plain, along = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
     for start in range(0, LENGTH, COLUMNS):
         k = start + tl.arange(0, COLUMNS)
         v = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for first in range(0, OUT, DEPTH):
-            n = first + tl.arange(0, DEPTH)
+        for begin in range(0, OUT, DEPTH):
+            n = begin + tl.arange(0, DEPTH)
             u = tl.load(grad + token[:, None] * OUT + n[None, :], mask=real[:, None] & (n < OUT)[None, :], other=0.0)
             w = tl.load(weight + k[None, :] * OUT + n[:, None],
                         mask=(k < LENGTH)[None, :] & (n < OUT)[:, None], other=0.0)  # fmt: skip
             v = tl.dot(u, w, v, input_precision=PRECISION)
-        x = _gather(features, image, top, left, k, height, width, c_stride, y_stride, x_stride, CHANNELS, KERNEL)
+        # What fills lines up has weights of 0, and so has no part in v.
+        x, _ = _gather(features + image, offsets, top, left, k, height, width,
+                       c_stride, y_stride, x_stride, CHANNELS, KERNEL, LAST, SIDE, PAIR)  # fmt: skip
         plain += tl.sum(v, 1)
         along += tl.sum(v * ((x - centre[:, None]) * scale[:, None]), 1)
-    tl.store(shift + token, scale * plain / LENGTH, mask=real)
-    tl.store(slope + token, scale * scale * along / LENGTH, mask=real)
+    tl.store(shift + token, scale * plain / NUMBERS, mask=real)
+    tl.store(slope + token, scale * scale * along / NUMBERS, mask=real)
 
 
 @triton.jit
 def to_features(grad, features, mean, rstd, shift, slope, weight, out, pixels, tall, wide, rows, columns,
                 height, width, b_stride, c_stride, y_stride, x_stride, ob_stride, oc_stride, oy_stride, ox_stride,
                 CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
+                LAST: tl.constexpr, SIDE: tl.constexpr, PAIR: tl.constexpr, LENGTH: tl.constexpr,
                 OUT: tl.constexpr, PRECISION: tl.constexpr,
                 ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """Each pixel sums over the windows that contain it; pixels a stride apart lie at the same places of theirs."""
@@ -167,7 +212,10 @@ def to_features(grad, features, mean, rstd, shift, slope, weight, out, pixels, t
             row, column = step_y - down, step_x - right
             has = real & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
             token = tl.where(has, image * rows * columns + row * columns + column, 0)
-            k = ((phase_y + down * STRIDE) * KERNEL + phase_x + right * STRIDE) * CHANNELS + c
+            if LAST:
+                k = ((phase_y + down * STRIDE) * KERNEL + phase_x + right * STRIDE) * SIDE + c
+            else:
+                k = (c * KERNEL + phase_y + down * STRIDE) * SIDE + phase_x + right * STRIDE
             v = tl.zeros((ROWS, COLUMNS), tl.float32)
             for first in range(0, OUT, DEPTH):
                 n = first + tl.arange(0, DEPTH)

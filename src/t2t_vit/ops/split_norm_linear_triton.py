@@ -20,55 +20,65 @@ class Blocks(NamedTuple):
     stages: int = 2
 
 
-# Fixed, so that no run begins with a search.
-MOMENTS = Blocks(64, 1, 32)
-PRODUCT = Blocks(64, 64, 32)
-CORRELATION = Blocks(64, 64, 64)
+class Form(NamedTuple):
+    """How the numbers of a window are laid out; see `split_norm_linear_jit`.
+
+    Attributes:
+        last: a line is a place's channels; else a row of pixels.
+        lines: of a window.
+        side: numbers of a line, filled up.
+        real: those of them that are the window's own.
+    """
+
+    last: bool
+    lines: int
+    side: int
+    real: int
+
+    @property
+    def length(self) -> int:
+        return self.lines * self.side
+
+
+# Fixed, so that no run begins with a search. A tile of PRODUCT holds all columns of an answer, so that a window is
+# gathered once; float32 products need too many registers for that.
+PRODUCT = Blocks(64, 256, 32, warps=8)
+PRODUCT_FLOAT32 = Blocks(64, 64, 32)
+CORRELATION = Blocks(64, 256, 64, warps=8)
+CORRELATION_FLOAT32 = Blocks(64, 64, 64)
 SUMS = Blocks(64, 64, 32)
 TO_FEATURES = Blocks(64, 64, 32)
-# The parameters' gradients are summed over parts of the batch, at most so many, each of at least so many windows.
-PARTS, PART_WINDOWS = 64, 2048
+# The parameters' gradients are summed over parts of the batch: so many that about this number of programs run, each
+# of at least so many windows.
+PROGRAMS, PART_WINDOWS = 264, 2048
+FARTHEST = 2**30
 
 
 def candidates() -> tuple[Blocks, ...]:
     """Cuts worth trying for any of the products on a given GPU; each function below takes one as `blocks`."""
-    sizes = ((64, 64, 32), (64, 64, 64), (128, 64, 32), (128, 64, 64), (64, 128, 32), (128, 128, 32), (128, 256, 32))
+    sizes = ((64, 64, 32), (64, 64, 64), (128, 64, 32), (128, 64, 64), (64, 256, 32), (64, 256, 64), (128, 256, 32))
     return tuple(Blocks(*size, warps, stages) for size in sizes for warps in (4, 8) for stages in (2, 3, 4))
 
 
-def moments(features: Tensor, window: Window, eps: float, blocks: Blocks = MOMENTS) -> tuple[Tensor, Tensor]:
-    """Mean and reciprocal deviation of each window of (B, C, H, W): (B, N) twice, in float32."""
-    rows, columns = window.grid(features)
-    mean, rstd = (features.new_empty(len(features), rows * columns, dtype=torch.float32) for _ in range(2))
-    with _on(features):
-        jit.moments[(_tiles(mean.numel(), blocks.rows),)](
-            features,
-            mean,
-            rstd,
-            mean.numel(),
-            rows * columns,
-            columns,
-            *_map(features),
-            eps,
-            *_fixed(features, window),
-            blocks.rows,
-            blocks.depth,
-            **_launch(blocks),
-        )
-    return mean, rstd
+def form(features: Tensor, window: Window) -> Form:
+    """How windows of these features are laid out."""
+    channels, kernel = features.shape[1], window.kernel
+    last = features.stride(1) == 1 and channels > kernel
+    lines, real = (kernel**2, channels) if last else (channels * kernel, kernel)
+    return Form(last, lines, 1 << (real - 1).bit_length(), real)
 
 
 def product(
-    features: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    window: Window,
-    blocks: Blocks = PRODUCT,
-) -> Tensor:
-    """x^ times `weight` (n, out), plus `offset` (out,): (B, N, out) in the weight's dtype."""
+    features: Tensor, weight: Tensor, offset: Tensor, window: Window, eps: float, blocks: Blocks | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x^ times `weight` (length, out), plus `offset` (out,): (B, N, out) in the weight's dtype.
+
+    And mean and reciprocal deviation of each window, (B, N) twice, in float32.
+    """
+    rows, columns = window.grid(features)
+    mean, rstd = (features.new_empty(len(features), rows * columns, dtype=torch.float32) for _ in range(2))
     out = features.new_empty(*mean.shape, weight.shape[1], dtype=weight.dtype)
+    blocks = _cut(blocks, PRODUCT, PRODUCT_FLOAT32, weight)
     grid = (_tiles(mean.numel(), blocks.rows) * _tiles(weight.shape[1], blocks.columns),)
     with _on(features):
         jit.product[grid](
@@ -79,25 +89,32 @@ def product(
             offset,
             out,
             *_tokens(mean, features, window),
+            eps,
             *_fixed(features, window),
             weight.shape[1],
             _precision(),
             *blocks[:3],
             **_launch(blocks),
         )
-    return out
+    return out, mean, rstd
 
 
 def correlation(
-    grad: Tensor, features: Tensor, mean: Tensor, rstd: Tensor, window: Window, blocks: Blocks = CORRELATION
+    grad: Tensor, features: Tensor, mean: Tensor, rstd: Tensor, window: Window, blocks: Blocks | None = None
 ) -> Tensor:
-    """The sum over windows of x^ u^T, for the gradient u (B, N, out): (n, out) in float32."""
-    tokens, out, length = mean.numel(), grad.shape[2], features.shape[1] * window.kernel**2
-    part = max(PART_WINDOWS, _tiles(tokens, PARTS))
+    """The sum over windows of x^ u^T, for the gradient u (B, N, out): (length, out) in float32."""
+    tokens, out, length = mean.numel(), grad.shape[2], form(features, window).length
+    blocks = _cut(blocks, CORRELATION, CORRELATION_FLOAT32, grad)
+    tiles = _tiles(out, blocks.columns) * _tiles(length, blocks.rows)
+    # Whole steps, so that no part looks at a window of the next; offsets from its first image fit into 32 bits.
+    part = min(
+        max(PART_WINDOWS, _tiles(tokens, _tiles(PROGRAMS, tiles))), mean.shape[1] * FARTHEST // features[0].numel()
+    )
+    part = max(1, _tiles(part, blocks.depth)) * blocks.depth
     count = _tiles(tokens, part)
     parts = features.new_empty(count, length, out, dtype=torch.float32)
     with _on(features):
-        jit.correlation[(_tiles(out, blocks.columns) * _tiles(length, blocks.rows) * count,)](
+        jit.correlation[(tiles * count,)](
             grad,
             features,
             mean,
@@ -200,7 +217,19 @@ def _tokens(mean: Tensor, features: Tensor, window: Window) -> tuple[int, ...]:
 
 
 def _fixed(features: Tensor, window: Window) -> tuple[int, ...]:
-    return features.shape[1], *window
+    """What kernels are compiled for: channels, the window, and its form."""
+    made = form(features, window)
+    # Two pixels side by side lie inside or outside together, and can be loaded at once.
+    even = not made.last and features.stride(3) == 1
+    even = even and window.stride % 2 == window.padding % 2 == features.shape[3] % 2 == 0
+    return features.shape[1], *window, made.last, made.side, 2 if even and made.side > 1 else 1, made.length
+
+
+def _cut(asked: Blocks | None, half: Blocks, wide: Blocks, factor: Tensor) -> Blocks:
+    """The blocks asked for, or those for the precision of `factor`, no wider than it needs."""
+    blocks = asked or (half if factor.dtype.itemsize == 2 else wide)
+    needed = max(16, 1 << (factor.shape[-1] - 1).bit_length())
+    return blocks._replace(columns=min(blocks.columns, needed))
 
 
 def _precision() -> str:

@@ -17,7 +17,9 @@ from typing import Any
 
 import timm
 import torch
+from agreement import top1_kept
 from reference import authors_model
+from rivals import by_openvino
 from torch import Tensor, nn
 from turns import ROOT, circumstances, in_turn, rates, ratio, write
 
@@ -104,8 +106,11 @@ def forward(options: argparse.Namespace) -> Iterable[Section]:
             with autocast():
                 return model(images)
 
-        seconds = timed({name: partial(run, model) for name, model in models.items()}, options)
-        yield section(f"inference, eager, {level}, batch {options.batch}", seconds, options, [(OURS, THEIRS)])
+        contestants: dict[str, Callable[[], object]] = {name: partial(run, model) for name, model in models.items()}
+        rivals = {} if ON_GPU or level != "O0" else by_openvino(models[OURS], images, "f32")
+        pairs = [(OURS, name) for name in (THEIRS, *rivals)]
+        seconds = timed({**contestants, **rivals}, options)
+        yield section(f"inference, eager, {level}, batch {options.batch}", seconds, options, pairs)
 
 
 def shipped(options: argparse.Namespace) -> Iterable[Section]:
@@ -135,13 +140,14 @@ def shipped(options: argparse.Namespace) -> Iterable[Section]:
         amp = f"{THEIRS}, its own AMP (fp16)"
         contestants[amp] = lambda: _under_amp(theirs, images)
         pairs.append((ours, amp))
-    for name, rival in openvino_rivals(t2t_vit.create_model(options.arch), theirs.state_dict(), images):
-        contestants[name] = rival
-        pairs.append((ours, name))
+    if not ON_GPU:
+        rivals = by_openvino(models[OURS], images, "bf16")
+        contestants.update(rivals)
+        pairs += [(ours, name) for name in rivals]
     seconds = timed(contestants, options)
     found = section(f"inference as shipped, batch {options.batch}", seconds, options, pairs)
     if options.checkpoint is not None:
-        found["kept"] = top1_kept(options.checkpoint)
+        found["kept"] = top1_kept(options.checkpoint, DEVICE)
     yield found
 
 
@@ -162,54 +168,6 @@ class Ahead:
         before, self._waiting = self._waiting, self._predictor.begin(self._pixels)
         if before is not None:
             before()
-
-
-def openvino_rivals(model: nn.Module, weights: Any, images: Tensor) -> Iterable[tuple[str, Callable[[], object]]]:
-    """OpenVINO in bfloat16 on the same weights, by each of its performance hints; none where it is not installed."""
-    if ON_GPU:
-        return
-    try:
-        import openvino
-    except ImportError:
-        print('OpenVINO is left out: pip install "t2t_vit[openvino]" brings it')
-        return
-    model.load_state_dict(weights)
-    converted = openvino.convert_model(model.eval(), example_input=images, input=[list(images.shape)])
-    content = images.numpy()
-    for hint in ("LATENCY", "THROUGHPUT"):
-        settings = {
-            "INFERENCE_PRECISION_HINT": "bf16",
-            "PERFORMANCE_HINT": hint,
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        compiled = openvino.Core().compile_model(converted, "CPU", settings)
-        yield f"OpenVINO bf16, {hint.lower()}", partial(compiled, content)
-
-
-def top1_kept(checkpoint: Path, count: int = 200) -> dict[str, Any]:
-    """How often amp_level auto answers as float32 does, and how often both are right, on embedded validation images."""
-    from t2t_vit.data.embedded import fashion_mnist
-    from t2t_vit.inference.rebuild import rebuild
-    from t2t_vit.weights import read_weights
-
-    answers = {}
-    for level in ("O0", "auto"):
-        weights = read_weights(checkpoint)
-        rebuilt = rebuild(weights, weights.config or {}, print)
-        precision = choose_precision(level, DEVICE, training=False)
-        predictor = TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision)
-        images = fashion_mnist("val", rebuilt.preprocessing.mode)
-        step = len(images) // count
-        chosen = range(0, step * count, step)
-        pixels = torch.stack([rebuilt.preprocessing(images.read(number)) for number in chosen])
-        answers[level] = torch.cat([predictor.logits(batch).argmax(dim=1) for batch in pixels.split(8)])
-        targets = torch.from_numpy(images.targets[list(chosen)])
-    return {
-        "images": count,
-        "same_top1": float((answers["O0"] == answers["auto"]).float().mean()),
-        "top1_float32": float((answers["O0"] == targets).float().mean()),
-        "top1_auto": float((answers["auto"] == targets).float().mean()),
-    }
 
 
 def train(options: argparse.Namespace) -> Iterable[Section]:
@@ -299,9 +257,9 @@ def table(found: Section) -> str:
     """A section for people."""
     lines = [found["what"]]
     for name, value in found.get("images_per_second", {}).items():
-        lines.append(f"  {name:<44}{value['median']:>9.1f} images/s  ({value['low']:.1f} to {value['high']:.1f})")
+        lines.append(f"  {name:<44} {value['median']:>9.1f} images/s  ({value['low']:.1f} to {value['high']:.1f})")
     for name, value in found.get("times_faster", {}).items():
-        lines.append(f"  {name:<66}{value['median']:.2f} x  ({value['low']:.2f} to {value['high']:.2f})")
+        lines.append(f"  {name:<66} {value['median']:.2f} x  ({value['low']:.2f} to {value['high']:.2f})")
     for name, value in found.get("bytes", {}).items():
         lines.append(f"  {name:<44}{value / 1e6:>9.1f} MB")
     if "ratio" in found:
@@ -310,7 +268,7 @@ def table(found: Section) -> str:
         if name != "rates":
             sheet = value["of_data_sheet"]
             told = "" if sheet is None else f"{sheet:.1%} of the data sheet, "
-            lines.append(f"  MFU {name:<62}{told}{value['of_measured_product']:.1%} of a measured product")
+            lines.append(f"  MFU {name:<62} {told}{value['of_measured_product']:.1%} of a measured product")
     if "kept" in found:
         lines.append(f"  {found['kept']}")
     return "\n".join(lines)

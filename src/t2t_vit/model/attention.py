@@ -1,13 +1,14 @@
 """The backbone's multi-head self-attention."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2t_vit.model.drop import Dropout
+from t2t_vit.model.linear import Choosing, Linear
 from t2t_vit.ops.attention import self_attention, split_heads
 from t2t_vit.ops.attention_weights import softmax_weights
 
 
-class Attention(nn.Module):
+class Attention(Choosing):
     """softmax(q k^T / sqrt(dim / heads)) v for each head, joined by a linear layer. No bias on q, k and v."""
 
     def __init__(self, dim: int, heads: int, drop: float) -> None:
@@ -15,7 +16,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.scale = (dim // heads) ** -0.5
         self._add_projections(dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = Dropout(drop)
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
@@ -23,7 +24,11 @@ class Attention(nn.Module):
 
     def mix(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, dim) to the heads' answers, side by side: (B, N, dim)."""
-        return self_attention(self.queries_keys_values(tokens), self.heads, self.scale)
+        return self.mix_of(self.queries_keys_values(tokens))
+
+    def mix_of(self, qkv: Tensor) -> Tensor:
+        """The heads' answers (B, N, dim) from queries, keys and values, side by side: (B, N, 3 dim)."""
+        return self_attention(qkv, self.heads, self.scale, self.kernels)
 
     def queries_keys_values(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, dim) to three of the same shape, side by side: (B, N, 3 dim)."""
@@ -35,4 +40,4 @@ class Attention(nn.Module):
         return softmax_weights(q, k, self.scale)
 
     def _add_projections(self, dim: int) -> None:
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = Linear(dim, 3 * dim, bias=False)

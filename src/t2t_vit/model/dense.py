@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from t2t_vit.model.block import Block
+from t2t_vit.model.linear import Linear
 from t2t_vit.model.mlp import gelu
 
 
@@ -15,7 +16,7 @@ class DenseBlock(Block):
 
     def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, drop_path: float, growth: int) -> None:
         super().__init__(dim, attn, mlp, drop_path)
-        self.dense_linear = nn.Linear(dim, growth)
+        self.dense_linear = Linear(dim, growth)
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
         return torch.cat([tokens, self.dense_linear(super().forward(tokens))], dim=-1)  # (B, N, dim + growth)
@@ -26,7 +27,7 @@ class Transition(nn.Module):
 
     def __init__(self, dim: int, approximate_gelu: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(dim, dim // 2)
+        self.linear = Linear(dim, dim // 2)
         self.act = gelu(approximate_gelu)
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)

@@ -85,10 +85,14 @@ class DropPath(_Dropping):
         self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:  # (B, ...)
+        shares = self.shares(branch)
+        return branch if shares is None else branch * shares
+
+    def shares(self, like: Tensor) -> Tensor | None:
+        """What each sample's branch is multiplied by (B, 1, ...), in the dtype of `like` (B, ...); None: nothing."""
         if not self.training or self.rate == 0:
-            return branch
-        keep = self.kept(branch, (1,) * (branch.ndim - 1), self.rate)  # (B, 1, ...)
-        return branch * (keep / (1 - self.rate))
+            return None
+        return self.kept(like, (1,) * (like.ndim - 1), self.rate) / (1 - self.rate)
 
 
 class DropBlock(_Dropping):

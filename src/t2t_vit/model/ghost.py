@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from t2t_vit.model.attention import Attention
 from t2t_vit.model.drop import Dropout
+from t2t_vit.model.linear import Linear
 from t2t_vit.model.mlp import gelu
 
 
@@ -28,7 +29,7 @@ class GhostAttention(Attention):
 
     def _add_projections(self, dim: int) -> None:
         half = dim // 2
-        self.q, self.k, self.v = (nn.Linear(dim, half, bias=False) for _ in range(3))
+        self.q, self.k, self.v = (Linear(dim, half, bias=False) for _ in range(3))
         self.cheap_operation_q, self.cheap_operation_k, self.cheap_operation_v = (
             CheapOperation(half) for _ in range(3)
         )
@@ -44,9 +45,9 @@ class GhostMlp(nn.Module):
 
     def __init__(self, dim: int, drop: float, approximate_gelu: bool) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, dim)
+        self.fc1 = Linear(dim, dim)
         self.act = gelu(approximate_gelu)
-        self.fc2 = nn.Linear(3 * dim, dim)
+        self.fc2 = Linear(3 * dim, dim)
         self.drop1, self.drop2 = Dropout(drop), Dropout(drop)
         self.cheap_operation2 = CheapOperation(dim)
         self.cheap_operation3 = CheapOperation(dim)

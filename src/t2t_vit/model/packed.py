@@ -12,14 +12,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from t2t_vit.model.packed_layers import swap
 from t2t_vit.model.packed_tokens import PackedTokens
 from t2t_vit.model.tokens_to_token import TokensToToken
 from t2t_vit.ops import native
-from t2t_vit.ops.kernels import cannot_run, exporting, transforming
+from t2t_vit.ops.kernels import cannot_run, watched
 from t2t_vit.ops.packed_linear import can_pack
 
 __all__ = ["PackedNetwork", "pack", "packed_for"]
@@ -75,7 +73,7 @@ def packed_for(model: nn.Module, images: Tensor, kernels: str) -> PackedNetwork 
     Args:
         kernels: "auto"; "native" for an error where the compiled kernels cannot run; with other names there is none.
     """
-    if torch.is_grad_enabled() or model.training or kernels not in {"auto", "native"} or _is_watched(images):
+    if torch.is_grad_enabled() or model.training or kernels not in {"auto", "native"} or watched(images):
         return None
     modules = list(model.modules())  # the model itself is the first
     if any(module._forward_hooks or module._forward_pre_hooks for module in modules[1:]):
@@ -107,18 +105,6 @@ def _dtype(tensors: Iterable[Tensor]) -> torch.dtype | None:
     if device != "cpu":
         return None
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else dtype
-
-
-def _is_watched(images: Tensor) -> bool:
-    """Whether somebody follows the operations: a compiler, an exporter, a counter, a transformation of functions."""
-    return (
-        type(images) is not Tensor
-        or torch.compiler.is_compiling()
-        or exporting()
-        or _get_current_dispatch_mode() is not None
-        or transforming()
-        or forward_ad._current_level >= 0
-    )
 
 
 def _state(modules: list[nn.Module], tensors: list[Tensor]) -> Any:

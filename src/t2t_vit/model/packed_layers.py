@@ -5,32 +5,50 @@ from torch import Tensor, nn
 
 from t2t_vit.model.attention import Attention
 from t2t_vit.model.block import Block
+from t2t_vit.model.linear import Linear
 from t2t_vit.model.mlp import Mlp
-from t2t_vit.ops.native import SIDE, NativeLayer, attends, ends, native_attention, native_mix, native_tail
+from t2t_vit.ops.native import (
+    SIDE,
+    NativeLayer,
+    PartedLayer,
+    attends,
+    ends,
+    multiplies,
+    native_attention,
+    native_linear,
+    native_mix,
+    native_tail,
+)
 from t2t_vit.ops.packed_linear import Activation, pack_weight, packed_linear, packed_linear_add
 
 ROWS = 8 * 197  # what the layout of the weights is chosen for; it is right for any other number, too
 
 
 class PackedLinear(nn.Module):
-    """A linear layer with its weight packed, and an activation behind it."""
+    """A linear layer with its weight packed, for the compiled kernels or for oneDNN, and an activation behind it."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, native: bool, activation: Activation = "none") -> None:
         super().__init__()
-        self.weight = pack_weight(weight.detach(), ROWS)
-        self.bias = None if bias is None else bias.detach()
         self.activation: Activation = activation
+        self.layer = PartedLayer.of(weight, bias) if native and multiplies(weight) else None
+        if self.layer is None:
+            self.weight = pack_weight(weight.detach(), ROWS)
+            self.bias = None if bias is None else bias.detach()
 
     @classmethod
-    def of(cls, linear: nn.Linear, activation: Activation = "none") -> "PackedLinear":
+    def of(cls, linear: nn.Linear, native: bool, activation: Activation = "none") -> "PackedLinear":
         """The same layer."""
-        return cls(linear.weight, linear.bias, activation)
+        return cls(linear.weight, linear.bias, native, activation)
 
     def forward(self, inputs: Tensor) -> Tensor:  # (..., in)
-        return packed_linear(inputs, self.weight, self.bias, self.activation)  # (..., out)
+        if self.layer is not None:
+            return native_linear(inputs, self.layer, self.activation)  # (..., out)
+        return packed_linear(inputs, self.weight, self.bias, self.activation)
 
     def add(self, inputs: Tensor, residual: Tensor) -> Tensor:
         """The layer's answer on top of `residual` (..., out)."""
+        if self.layer is not None:
+            return native_linear(inputs, self.layer, residual=residual)
         return packed_linear_add(inputs, self.weight, self.bias, residual)
 
 
@@ -48,8 +66,8 @@ class Tail(nn.Module):
             proj_, fc1_, fc2_ = (NativeLayer.of(layer.weight, layer.bias) for layer in (proj, fc1, fc2))
             self.layers = proj_, fc1_, fc2_
         else:
-            self.proj, self.fc2 = PackedLinear.of(proj), PackedLinear.of(fc2)
-            self.fc1 = PackedLinear.of(fc1, self.activation)
+            self.proj, self.fc2 = PackedLinear.of(proj, native), PackedLinear.of(fc2, native)
+            self.fc1 = PackedLinear.of(fc1, native, self.activation)
 
     def forward(self, mixed: Tensor, residual: Tensor) -> Tensor:  # (B, N, dim) both
         if self.native:
@@ -68,7 +86,7 @@ class PackedBlock(nn.Module):
         self.native = native and dim % SIDE == 0 and attends(dim // attn.heads, attn.proj.weight.dtype)
         self.layer = NativeLayer.of(attn.qkv.weight, attn.qkv.bias) if self.native else None
         self.tail = Tail(attn.proj, block.norm2, mlp.fc1, mlp.act, mlp.fc2, native)
-        self.attn.qkv = PackedLinear.of(attn.qkv)  # type: ignore[assignment]
+        self.attn.qkv = PackedLinear.of(attn.qkv, native)  # type: ignore[assignment]
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
         return self.tail(self._mix(tokens), tokens)
@@ -85,8 +103,8 @@ class PackedBlock(nn.Module):
 def swap(module: nn.Module, native: bool) -> None:
     """Put packed layers in place of what they know; everything else stays."""
     for name, child in module.named_children():
-        if type(child) is nn.Linear:
-            setattr(module, name, PackedLinear.of(child))
+        if isinstance(child, nn.Linear) and type(child) in (Linear, nn.Linear):
+            setattr(module, name, PackedLinear.of(child, native))
         elif type(child) is Block and type(child.attn) is Attention and type(child.mlp) is Mlp:
             setattr(module, name, PackedBlock(child, child.attn, child.mlp, native))
         else:

@@ -65,7 +65,7 @@ class WindowsLinear(nn.Module):
         windows = exact.view(len(exact), -1, split.kernel, split.kernel)
         order = windows.movedim(1, -1).flatten(1)  # (out, row column c)
         last = None if bias is None else bias.to(self.dtype)
-        self.linear = PackedLinear(widened(order, self.length).to(self.dtype), last)
+        self.linear = PackedLinear(widened(order, self.length).to(self.dtype), last, native)
 
     def grid(self, features: Tensor) -> tuple[int, int]:
         """Rows and columns of windows."""

@@ -17,6 +17,7 @@ from t2t_vit.model.head import GlobalPool, pool
 from t2t_vit.model.input import Expected, positions_for
 from t2t_vit.model.intermediates import STAGES, feature_info, forward_intermediates, taken
 from t2t_vit.model.layers import group_matcher, layer_groups
+from t2t_vit.model.linear import choose_kernels
 from t2t_vit.model.packed import packed_for
 from t2t_vit.model.position import PositionPolicy, sinusoid_table, table_for_grid
 from t2t_vit.model.tokens_to_token import TokensToToken
@@ -71,13 +72,11 @@ class T2TViT(Freezable):
         kernels: str = "auto",
     ) -> None:
         super().__init__()
-        self.name, self.variant = name, variant
+        self.name, self.variant, self.kernels, self.grad_checkpointing = name, variant, kernels, False
         self.num_classes, self.in_chans, self.image_size = num_classes, in_chans, image_size
         self.approximate_gelu, self.global_pool, self.other_sizes = approximate_gelu, global_pool, other_sizes
-        self.kernels, self.grad_checkpointing = kernels, False
-        self.grid = variant.grids(image_size)[-1]
-        self.embed_dim, self.num_features = variant.dim, variant.widths[-1]
-        self.head_hidden_size = self.num_features
+        self.grid, self.embed_dim = variant.grids(image_size)[-1], variant.dim
+        self.head_hidden_size = self.num_features = variant.widths[-1]
         self.feature_info = feature_info(variant)
         self.pretrained_cfg: dict[str, Any] = default_cfg(variant, num_classes, in_chans, image_size)
         self.tokens_to_token: TokensToToken | ConvolutionTokens
@@ -100,6 +99,7 @@ class T2TViT(Freezable):
         self.head: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.apply(_initialise)
+        choose_kernels(self, kernels)
         self.sample_seeds = share_seeds(self)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, in_chans, height, width)

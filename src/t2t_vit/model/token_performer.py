@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from t2t_vit.model.drop import Dropout
+from t2t_vit.model.linear import Linear
 from t2t_vit.model.mlp import gelu
 from t2t_vit.model.windows import Windows, norm_linear
 from t2t_vit.ops.attention_weights import performer_weights
@@ -29,15 +30,15 @@ class TokenPerformer(nn.Module):
         super().__init__()
         self.kernels = kernels
         self.norm1 = nn.LayerNorm(dim)
-        self.kqv = nn.Linear(dim, 3 * token_dim)  # in this order: keys, queries, values
+        self.kqv = Linear(dim, 3 * token_dim)  # in this order: keys, queries, values
         self.register_buffer("w", draw_features(token_dim // 2, token_dim))
-        self.proj = nn.Linear(token_dim, token_dim)
+        self.proj = Linear(token_dim, token_dim)
         self.drop = Dropout(drop)
         self.norm2 = nn.LayerNorm(token_dim)
         self.mlp = nn.Sequential(
-            nn.Linear(token_dim, token_dim),
+            Linear(token_dim, token_dim),
             gelu(approximate_gelu),
-            nn.Linear(token_dim, token_dim),
+            Linear(token_dim, token_dim),
             Dropout(drop),
         )
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from t2t_vit.model.linear import Linear
 from t2t_vit.model.mlp import Mlp
 from t2t_vit.model.windows import Windows, norm_linear
 from t2t_vit.ops.attention import attention
@@ -18,8 +19,8 @@ class NarrowingAttention(nn.Module):
         super().__init__()
         # The input's length, not the head's: released weights were trained so.
         self.scale = dim**-0.5
-        self.qkv = nn.Linear(dim, 3 * token_dim, bias=False)
-        self.proj = nn.Linear(token_dim, token_dim)
+        self.qkv = Linear(dim, 3 * token_dim, bias=False)
+        self.proj = Linear(token_dim, token_dim)
 
     def forward(self, tokens: Tensor | Windows, norm: nn.LayerNorm) -> Tensor:  # (B, N, dim)
         q, k, v = norm_linear(tokens, norm, self.qkv).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from t2t_vit.model.drop import DropBlock
+from t2t_vit.model.linear import Linear
 from t2t_vit.model.token_performer import TokenPerformer
 from t2t_vit.model.token_transformer import TokenTransformer
 from t2t_vit.model.windows import Grid, Windows
@@ -61,7 +62,7 @@ class TokensToToken(nn.Module):
         self.split1 = SoftSplitLayer(second, kernels)
         self.attention2 = attention(variant.token_dim * second.kernel**2)
         self.split2 = SoftSplitLayer(third, kernels)
-        self.project = nn.Linear(variant.token_dim * third.kernel**2, variant.dim)
+        self.project = Linear(variant.token_dim * third.kernel**2, variant.dim)
         self.drop_block1, self.drop_block2 = DropBlock(drop_block), DropBlock(drop_block)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, 224, 224)

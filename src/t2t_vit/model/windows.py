@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
+from t2t_vit.model.linear import Linear
 from t2t_vit.ops.kernels import exporting
 from t2t_vit.ops.soft_split import soft_split
 from t2t_vit.ops.split_norm_linear import split_linear, split_norm_linear
@@ -71,6 +72,6 @@ def norm_linear(tokens: Tensor | Windows, norm: nn.Module, linear: nn.Module) ->
 
 
 def _is_plain(layer: nn.Linear | nn.LayerNorm) -> bool:
-    """Whether the layer is its weights and nothing else: no subclass (adapters), tensor subclass (int8) or hook."""
+    """Whether the layer is its weights and nothing else: no adapter, tensor subclass (int8) or hook."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return type(layer) in (nn.Linear, nn.LayerNorm) and type(layer.weight) is nn.Parameter and not any(hooks)
+    return type(layer) in (Linear, nn.Linear, nn.LayerNorm) and type(layer.weight) is nn.Parameter and not any(hooks)

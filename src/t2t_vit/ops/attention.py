@@ -12,16 +12,17 @@ from t2t_vit.ops.native import MOST_TOKENS, attends, trainable_attention
 SHORT = 512
 
 
-def self_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
+def self_attention(qkv: Tensor, heads: int, scale: float, kernels: str = "auto") -> Tensor:
     """softmax(scale q k^T) v for each head.
 
     Args:
         qkv: (B, N, 3 heads d): queries, keys and values, each head by head.
+        kernels: "auto" trains in bfloat16 on a CPU by the compiled kernels where they run; every other name by torch.
 
     Returns:
         (B, N, heads d), the heads side by side.
     """
-    if _trains_natively(qkv, heads):
+    if kernels == "auto" and _trains_natively(qkv, heads):
         return trainable_attention(qkv, heads, scale)
     queries, keys, values = (split_heads(part, heads) for part in qkv.chunk(3, dim=-1))  # (B, h, N, d) each
     mixed = attention(queries, keys, values, scale)  # (B, h, N, d)

@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from t2t_vit.errors import UserError
 
@@ -87,6 +89,18 @@ def exporting() -> bool:
 def transforming() -> bool:
     """Whether torch.func (vmap, grad, jvp) transforms what is computed."""
     return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None
+
+
+def watched(inputs: Tensor) -> bool:
+    """Whether somebody follows the operations: a compiler, an exporter, a counter, a transformation of functions."""
+    return (
+        type(inputs) is not Tensor
+        or torch.compiler.is_compiling()
+        or exporting()
+        or _get_current_dispatch_mode() is not None
+        or transforming()
+        or forward_ad._current_level >= 0
+    )
 
 
 def available(inputs: Tensor) -> str | None:

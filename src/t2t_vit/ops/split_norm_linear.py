@@ -74,6 +74,8 @@ def _reference(
     bias: Tensor | None,
 ) -> Tensor:
     tokens = soft_split(features, *window)  # (B, N, n)
+    if torch.is_grad_enabled() and not exporting() and not torch.compiler.is_compiling():
+        tokens = tokens.contiguous()  # once: LayerNorm and its gradient would make each a copy of their own
     return F.linear(F.layer_norm(tokens, norm_weight.shape, norm_weight, norm_bias, eps), weight, bias)
 
 

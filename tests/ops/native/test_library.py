@@ -65,6 +65,7 @@ def test_the_network_answers_without_them(monkeypatch: pytest.MonkeyPatch) -> No
     asked = create_model("t2t_vit_quickstart", image_size=28, in_chans=1, kernels="native").eval()
     images = torch.randn(2, 1, 28, 28)
     exact = model(images)
+    library._found.cache_clear()
     monkeypatch.setattr(library, "_processor", lambda: "fpu")
     with pytest.raises(UserError, match="this processor has no"):
         check_kernels("native", torch.device("cpu"), predicts=True)

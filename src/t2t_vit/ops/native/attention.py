@@ -1,11 +1,13 @@
 """Softmax attention and its gradient by the compiled kernels."""
 
 import ctypes
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from t2t_vit.ops.native.again import plain_gradients
 from t2t_vit.ops.native.arguments import address, threads, whole
 from t2t_vit.ops.native.layer import NativeLayer
 from t2t_vit.ops.native.library import has_tiles, library, unavailable
@@ -104,9 +106,17 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx: Any, slope: Tensor, _: Any) -> tuple[Tensor, None, None]:
+def _backward(ctx: Any, slope: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        return (*plain_gradients(partial(_plain, ctx.heads, ctx.scale), ctx.saved_tensors[:1], slope), None, None)
     gradient = torch.ops.t2t_vit.native_attention_backward.default(slope, *ctx.saved_tensors, ctx.heads, ctx.scale)
     return gradient, None, None
+
+
+def _plain(heads: int, scale: float, qkv: Tensor) -> Tensor:
+    queries, keys, values = qkv.view(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, d) each
+    mixed = (queries * scale @ keys.transpose(-2, -1)).softmax(dim=-1) @ values
+    return mixed.transpose(1, 2).flatten(2)  # (B, N, heads d)
 
 
 _LIBRARY: Any = torch.library.Library("t2t_vit", "FRAGMENT")  # type: ignore[no-untyped-call]

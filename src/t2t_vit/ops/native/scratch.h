@@ -8,6 +8,9 @@ class Scratch {
  public:
   explicit Scratch(size_t bytes) : room_(new char[bytes + 64 * MOST_PARTS]), next_(align(room_.get())) {}
 
+  // All of it free again.
+  void clear() { next_ = align(room_.get()); }
+
   // `count` values, uninitialised, at a multiple of 64 bytes.
   template <class T>
   T* take(size_t count) {
@@ -21,4 +24,18 @@ class Scratch {
   static char* align(char* at) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(at) + 63) & ~uintptr_t{63}); }
   std::unique_ptr<char[]> room_;
   char* next_;
+};
+
+// A scratch that is made again only when more is wanted.
+class Kept {
+ public:
+  Scratch& of(size_t bytes) {
+    if (bytes > bytes_) scratch_ = Scratch(bytes_ = bytes);
+    scratch_.clear();
+    return scratch_;
+  }
+
+ private:
+  size_t bytes_ = 0;
+  Scratch scratch_{0};
 };

@@ -134,6 +134,25 @@ def test_where_it_steps_aside(taken: list[bool]) -> None:
     assert taken[-1] == TILES
 
 
+def test_compiled_it_is_one_graph_for_all_batches() -> None:
+    block = a_block()
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(block, backend=keep, fullgraph=True, dynamic=True)
+    for batch in (2, 3, 7):
+        tokens = torch.randn(batch, 5, DIM)
+        for ours, eager in zip(trained(compiled, tokens), trained(block, tokens), strict=True):
+            torch.testing.assert_close(ours, eager, rtol=0, atol=0 if TILES else 1e-5)
+    assert len(graphs) == 1
+    called = [str(node.target) for node in graphs[0].graph.nodes if "t2t_vit" in str(node.target)]
+    kinds = ("native_norm_linear", "native_attention", "native_linear_add")
+    assert [sum(kind in name for name in called) for kind in kinds] == ([2, 1, 2] if TILES else [0, 0, 0])
+
+
 def test_a_network_with_gradient_checkpoints_gets_the_same_gradients(taken: list[bool]) -> None:
     block, tokens = a_block(), torch.randn(2, 20, DIM)
     plain = trained(block, tokens)

@@ -9,7 +9,7 @@ from t2t_vit.model.attention import Attention
 from t2t_vit.model.drop import Dropout, DropPath
 from t2t_vit.model.linear import Linear
 from t2t_vit.model.mlp import Mlp
-from t2t_vit.ops.kernels import watched
+from t2t_vit.ops.kernels import exporting, watched
 from t2t_vit.ops.native import ends, trainable_linear_add, trainable_norm_linear
 
 LAYERS = (nn.LayerNorm, nn.Linear, Linear, nn.GELU, Dropout, DropPath)
@@ -20,9 +20,10 @@ def trains_natively(block: nn.Module, tokens: Tensor) -> bool:
 
     The block's parts are those of `model.block.Block`.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or tokens.dtype is not torch.float32:
+    if not torch.is_grad_enabled() or tokens.dtype is not torch.float32 or tokens.device.type != "cpu":
         return False
-    if tokens.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or watched(tokens):
+    # A compiled graph holds the operations as they are, so that it is as fast; who else follows them wants plain ones.
+    if not torch.is_autocast_enabled("cpu") or (watched(tokens) and not torch.compiler.is_compiling()) or exporting():
         return False
     attn, mlp = block.attn, block.mlp
     if type(attn) is not Attention or type(mlp) is not Mlp or attn.kernels != "auto":
@@ -30,8 +31,13 @@ def trains_natively(block: nn.Module, tokens: Tensor) -> bool:
     return all(_is_plain(module) for module in block.modules() if module not in (block, attn, mlp)) and (
         not _is_hooked(attn)
         and not _is_hooked(mlp)
-        and ends(attn.proj.in_features, mlp.fc1.out_features, torch.get_autocast_dtype("cpu"))
+        and _runs(attn.proj.in_features, mlp.fc1.out_features, torch.get_autocast_dtype("cpu"))
     )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _runs(width: int, middle: int, dtype: torch.dtype) -> bool:
+    return ends(width, middle, dtype)
 
 
 def trained_block(block: nn.Module, tokens: Tensor) -> Tensor:

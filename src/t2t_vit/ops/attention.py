@@ -66,7 +66,11 @@ def _trains_short_in_half(queries: Tensor) -> bool:
 
 def _trains_natively(qkv: Tensor, heads: int) -> bool:
     trains = qkv.requires_grad and qkv.device.type == "cpu" and qkv.dtype is torch.bfloat16
-    # torch.compile cannot look for a processor, and its own graph was no faster with this in it.
-    if not trains or torch.compiler.is_compiling() or exporting() or transforming():
+    if not trains or exporting() or transforming():
         return False
-    return qkv.shape[1] <= MOST_TOKENS and attends(qkv.shape[-1] // (3 * heads), qkv.dtype)
+    return qkv.shape[1] <= MOST_TOKENS and _attends(qkv.shape[-1] // (3 * heads), qkv.dtype)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _attends(head_dim: int, dtype: torch.dtype) -> bool:
+    return attends(head_dim, dtype)

@@ -107,12 +107,65 @@ def ask_for_the_reference(block: Block) -> None:
     block.attn.kernels = "reference"
 
 
-@pytest.mark.parametrize("change", [hook_a_layer, hook_inside, freeze_a_weight, replace_a_layer, ask_for_the_reference])
+def patch_a_layer(block: Block) -> None:
+    block.mlp.fc2.forward = block.mlp.fc2.forward
+
+
+def drop_a_bias(block: Block) -> None:
+    block.attn.get_submodule("proj").bias = None
+
+
+def drop_the_norms_bias(block: Block) -> None:
+    block.norm1 = nn.LayerNorm(DIM, bias=False)
+
+
+def take_heads_out(block: Block) -> None:
+    block.attn.qkv = nn.Linear(DIM, 3 * DIM // 2)
+    block.attn.proj = nn.Linear(DIM // 2, DIM)
+
+
+CHANGES = [
+    hook_a_layer,
+    hook_inside,
+    freeze_a_weight,
+    replace_a_layer,
+    ask_for_the_reference,
+    patch_a_layer,
+    drop_a_bias,
+    drop_the_norms_bias,
+    take_heads_out,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_block_that_is_not_plain_goes_the_plain_way(change: Callable[[Block], None], taken: list[bool]) -> None:
     block = a_block()
     change(block)
     with torch.autocast("cpu", torch.bfloat16):
         block(torch.randn(2, 5, DIM)).sum().backward()
+    assert taken == [False]
+
+
+def test_a_block_that_everybody_watches_goes_the_plain_way(taken: list[bool]) -> None:
+    watch = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            a_block()(torch.randn(2, 5, DIM))
+    finally:
+        watch.remove()
+    assert taken == [False]
+
+
+def test_tokens_that_do_not_fit_are_refused(taken: list[bool]) -> None:
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="normalized_shape"):
+        a_block()(torch.randn(2, 5, DIM + 32))
+    assert taken == [False]
+
+
+def test_no_images(taken: list[bool]) -> None:
+    block, tokens = a_block(), torch.randn(0, 5, DIM)
+    for found in trained(block, tokens):
+        assert not found.any()
     assert taken == [False]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from t2t_vit import create_model
 from t2t_vit.model.linear import Choosing, Linear
@@ -13,7 +14,7 @@ from t2t_vit.ops import linear as ops
 from t2t_vit.ops import native
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes of the products that went to the kernels, which are taken to be here."""
     calls: list[tuple[int, ...]] = []
@@ -80,8 +81,15 @@ def test_the_networks_layers_are_told() -> None:
     }
 
 
-def test_a_network_trains_by_them_as_by_torchs_own() -> None:
+def test_a_network_trains_by_them_as_by_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and gradients of a wide network on this machine, whichever kernels it has."""
+    calls = []
+
+    def product(*inputs: Tensor, right_along: bool) -> Tensor:
+        calls.append(1)
+        return native.native_product(*inputs, right_along=right_along)
+
+    monkeypatch.setattr(ops, "native_product", product)
     images, targets = torch.randn(2, 3, 64, 64), torch.tensor([1, 3])
     first = create_model("t2t_vit_14", num_classes=5, image_size=64, drop_path=0.0, performer_drop=0.0)
     other = create_model(
@@ -90,14 +98,47 @@ def test_a_network_trains_by_them_as_by_torchs_own() -> None:
     other.load_state_dict(first.state_dict())
     for model in (first, other):
         F.cross_entropy(model(images), targets).backward()
+    assert len(calls) == (
+        42 if native.multiplies(torch.empty(384, 384)) else 0
+    )  # of 14 blocks; projections are too small here
     for (name, ours), theirs in zip(first.named_parameters(), other.parameters(), strict=True):
         assert ours.grad is not None, name
         assert theirs.grad is not None, name
         assert (ours.grad - theirs.grad).norm() <= 1e-5 * theirs.grad.norm(), name
 
 
-def test_a_compiled_layer_is_one_graph_for_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+class Quantised(Tensor):
+    """A weight that only says float32."""
+
+
+def test_what_only_looks_like_float32_is_torchs(counted: list[tuple[int, ...]]) -> None:
+    layer = Linear(256, 512)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Quantised))
+    layer(torch.randn(80, 256))
+    Linear(256, 512)(torch.randn(80, 256).as_subclass(Quantised))
+    assert not counted
+
+
+def test_counters_see_the_products() -> None:
+    def counted_flops(kernels: str) -> int:
+        layer = Linear(256, 512)
+        layer.kernels = kernels
+        with FlopCounterMode(display=False) as counter:
+            layer(torch.randn(800, 256)).sum().backward()
+        return counter.get_total_flops()
+
+    assert counted_flops("auto") == counted_flops("reference") > 0
+
+
+@pytest.mark.parametrize(("inputs", "bias"), [((80, 300), (512,)), ((80, 256), (100,))])
+def test_shapes_that_do_not_fit_are_torchs_to_refuse(inputs: tuple[int, ...], bias: tuple[int, ...]) -> None:
+    layer = Linear(256, 512)
+    layer.bias = nn.Parameter(torch.zeros(bias))
+    with pytest.raises(RuntimeError, match=r"shapes cannot be multiplied|must match|expanded size"):
+        layer(torch.randn(inputs))
+
+
+def test_a_compiled_layer_is_one_graph_for_all_batches() -> None:
     layer = Linear(256, 256)
     graphs: list[torch.fx.GraphModule] = []
 

@@ -5,6 +5,7 @@ from torch.utils.checkpoint import checkpoint
 
 from t2t_vit.model.drop import Dropout
 from t2t_vit.model.linear import Linear
+from t2t_vit.ops.kernels import exporting, transforming
 
 
 def gelu(approximate: bool) -> nn.GELU:
@@ -14,7 +15,8 @@ def gelu(approximate: bool) -> nn.GELU:
 
 def forgets_activations(hidden: Tensor) -> bool:
     """Whether memory is dearer than computing a GELU again: in training on a GPU, where it is a sixth of a step's."""
-    return hidden.is_cuda and hidden.requires_grad
+    is_plain = type(hidden) is Tensor and not exporting() and not transforming()
+    return is_plain and hidden.is_cuda and hidden.requires_grad
 
 
 class Mlp(nn.Module):
@@ -29,10 +31,9 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
         hidden = self.fc1(tokens)  # (B, N, hidden)
-        if forgets_activations(hidden):
+        if forgets_activations(hidden) and not (self.drop1.training and self.drop1.p):  # what is drawn cannot be again
             # Only what comes before the GELU is kept; for the gradient it is made again, the layer behind it is not.
-            random = self.drop1.p > 0
-            shrunk = checkpoint(self._shrink, hidden, use_reentrant=False, preserve_rng_state=random)
+            shrunk = checkpoint(self._shrink, hidden, use_reentrant=False, preserve_rng_state=False)
         else:
             shrunk = self._shrink(hidden)
         return self.drop2(shrunk)  # (B, N, dim)

@@ -1,4 +1,4 @@
-"""The backbone's block as few operations for training on a CPU: the same numbers to rounding, in half of the time."""
+"""The backbone's block as few operations for training on a CPU: the same numbers to rounding, sooner."""
 
 from typing import cast
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from t2t_vit.model.attention import Attention
 from t2t_vit.model.drop import Dropout, DropPath
-from t2t_vit.model.linear import Linear
+from t2t_vit.model.linear import Linear, is_plain
 from t2t_vit.model.mlp import Mlp
 from t2t_vit.ops.kernels import exporting, watched
 from t2t_vit.ops.native import ends, trainable_linear_add, trainable_norm_linear
@@ -25,14 +25,25 @@ def trains_natively(block: nn.Module, tokens: Tensor) -> bool:
     # A compiled graph holds the operations as they are, so that it is as fast; who else follows them wants plain ones.
     if not torch.is_autocast_enabled("cpu") or (watched(tokens) and not torch.compiler.is_compiling()) or exporting():
         return False
-    attn, mlp = block.attn, block.mlp
-    if type(attn) is not Attention or type(mlp) is not Mlp or attn.kernels != "auto":
+    attn, mlp = cast(Attention, block.attn), cast(Mlp, block.mlp)
+    if not is_plain(attn, Attention) or not is_plain(mlp, Mlp) or attn.kernels != "auto" or not tokens.numel():
         return False
-    return all(_is_plain(module) for module in block.modules() if module not in (block, attn, mlp)) and (
-        not _is_hooked(attn)
-        and not _is_hooked(mlp)
-        and _runs(attn.proj.in_features, mlp.fc1.out_features, torch.get_autocast_dtype("cpu"))
-    )
+    if not all(_is_trained(module) for module in block.modules() if module not in (block, attn, mlp)):
+        return False
+    lengths = _lengths(block)
+    return lengths is not None and lengths[0] == tokens.shape[-1] and _runs(*lengths, torch.get_autocast_dtype("cpu"))
+
+
+def _lengths(block: nn.Module) -> tuple[int, int] | None:
+    """The lengths of tokens and hidden tokens, where the layers that have to know them agree and none lacks a part."""
+    norm1, norm2 = cast(nn.LayerNorm, block.norm1), cast(nn.LayerNorm, block.norm2)
+    attn, mlp = cast(Attention, block.attn), cast(Mlp, block.mlp)
+    if any(part is None for part in (norm1.weight, norm1.bias, norm2.weight, norm2.bias, attn.proj.bias, mlp.fc2.bias)):
+        return None
+    dim, hidden = attn.proj.out_features, mlp.fc1.out_features
+    shapes = [linear.weight.shape for linear in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2)]
+    agree = shapes == [(3 * dim, dim), (dim, dim), (hidden, dim), (dim, hidden)]
+    return (dim, hidden) if agree and norm1.normalized_shape == norm2.normalized_shape == (dim,) else None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -61,21 +72,11 @@ def _linear_add(inputs: Tensor, residual: Tensor, linear: nn.Linear, path: DropP
     return trainable_linear_add(inputs, residual, linear.weight, linear.bias, shares, activation)
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_trained(module: nn.Module) -> bool:
     """Whether a layer is what it says, trained as a whole, in float32, and does not drop single numbers."""
-    if type(module) not in LAYERS or _is_hooked(module):
+    if not is_plain(module, *LAYERS):
         return False
     if isinstance(module, Dropout):
         return module.p == 0 or not module.training
-    return all(_is_trained(parameter) for parameter in module._parameters.values() if parameter is not None)
-
-
-def _is_trained(parameter: nn.Parameter) -> bool:
-    plain = type(parameter) is nn.Parameter and parameter.dtype is torch.float32
-    return plain and parameter.requires_grad and parameter.device.type == "cpu"
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    return all(part.requires_grad and part.dtype is torch.float32 and part.device.type == "cpu" for part in parameters)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
-from t2t_vit.model.linear import Linear
+from t2t_vit.model.linear import Linear, is_plain
 from t2t_vit.ops.kernels import exporting
 from t2t_vit.ops.soft_split import soft_split
 from t2t_vit.ops.split_norm_linear import split_linear, split_norm_linear
 from t2t_vit.variants import SoftSplit
 
 Grid = tuple[int, int]
+LINEAR = (Linear, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Windows:
 
     def linear(self, linear: nn.Module) -> Tensor:
         """linear(tokens()): (B, N, out)."""
-        if not isinstance(linear, nn.Linear) or not _is_plain(linear):
+        if not isinstance(linear, nn.Linear) or not is_plain(linear, *LINEAR):
             return linear(self.tokens())
         split = self.split
         return split_linear(self.features, split.kernel, split.stride, split.padding, linear.weight, linear.bias)
@@ -48,7 +49,8 @@ class Windows:
             UserError: kernels that were asked for by name cannot compute it.
         """
         split = self.split
-        if isinstance(norm, nn.LayerNorm) and isinstance(linear, nn.Linear) and _is_plain(norm) and _is_plain(linear):
+        are_plain = is_plain(norm, nn.LayerNorm) and is_plain(linear, *LINEAR)
+        if are_plain and isinstance(norm, nn.LayerNorm) and isinstance(linear, nn.Linear):
             return split_norm_linear(
                 self.features,
                 split.kernel,
@@ -69,9 +71,3 @@ class Windows:
 def norm_linear(tokens: Tensor | Windows, norm: nn.Module, linear: nn.Module) -> Tensor:
     """linear(norm(tokens)) for tokens that are there, (B, N, dim), or windows that are not: (B, N, out)."""
     return tokens.norm_linear(norm, linear) if isinstance(tokens, Windows) else linear(norm(tokens))
-
-
-def _is_plain(layer: nn.Linear | nn.LayerNorm) -> bool:
-    """Whether the layer is its weights and nothing else: no adapter, tensor subclass (int8) or hook."""
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return type(layer) in (Linear, nn.Linear, nn.LayerNorm) and type(layer.weight) is nn.Parameter and not any(hooks)

@@ -66,7 +66,7 @@ def _trains_short_in_half(queries: Tensor) -> bool:
 
 def _trains_natively(qkv: Tensor, heads: int) -> bool:
     trains = qkv.requires_grad and qkv.device.type == "cpu" and qkv.dtype is torch.bfloat16
-    if not trains or exporting() or transforming():
+    if not trains or not qkv.numel() or exporting() or transforming():
         return False
     return qkv.shape[1] <= MOST_TOKENS and _attends(qkv.shape[-1] // (3 * heads), qkv.dtype)
 

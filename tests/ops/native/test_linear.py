@@ -123,6 +123,47 @@ def test_what_is_not_finite_is_not_finite_behind_it(value: float) -> None:
     assert rows.tolist() == [row != 7 for row in range(40)]
 
 
+def test_what_does_not_fit_is_refused() -> None:
+    if not HERE:
+        return
+    left, right = torch.randn(5, 7), torch.randn(7, 3)
+    layer = native.PartedLayer.of(torch.randn(3, 7), None)
+    for wrong in (
+        lambda: native.native_product(left, torch.randn(8, 3)),
+        lambda: native.native_product(left, right, torch.randn(4)),
+        lambda: native.native_product(left, right, torch.randn(3).double()),
+        lambda: native.native_product(left.bfloat16(), right),
+        lambda: native.native_linear(torch.randn(5, 8), layer),
+        lambda: native.native_linear(left.bfloat16(), layer),
+        lambda: native.native_linear(left, layer, residual=torch.randn(5, 4)),
+    ):
+        with pytest.raises(RuntimeError, match="do not fit"):
+            wrong()
+
+
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(0, 7, 3), (5, 0, 3), (5, 7, 0)])
+def test_nothing_to_multiply(rows: int, depth: int, columns: int) -> None:
+    if not HERE:
+        return
+    leaves = [torch.randn(rows, depth), torch.randn(depth, columns), torch.randn(columns)]
+    left, right, bias = (leaf.requires_grad_() for leaf in leaves)
+    answer = native.native_product(left, right, bias)
+    torch.testing.assert_close(answer, left @ right + bias)
+    ours = torch.autograd.grad(answer.sum(), (left, right, bias))
+    theirs = torch.autograd.grad((left @ right + bias).sum(), (left, right, bias))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_default_device_elsewhere_does_not_matter() -> None:
+    if not HERE:
+        return
+    weight, inputs = torch.randn(64, 32), torch.randn(5, 32)
+    with torch.device("meta"):
+        layer = native.PartedLayer.of(weight, None)
+        answer = native.native_linear(inputs, layer)
+    torch.testing.assert_close(answer, inputs @ weight.t())
+
+
 def test_whole_numbers_are_exact() -> None:
     """As they are in float32: nothing of 24 bits is lost."""
     if not HERE:

@@ -167,6 +167,54 @@ def test_what_is_not_a_number_comes_out() -> None:
         assert gradient[0, [0, 2]].isfinite().all()
 
 
+def test_what_does_not_fit_is_refused() -> None:
+    if not TILES:
+        return
+    norm, tokens, hidden = torch.ones(64), torch.randn(2, 5, 64), torch.randn(2, 5, 96).bfloat16()
+    weight, second, bias = torch.randn(96, 64), torch.randn(64, 96), torch.zeros(64)
+    for wrong in (
+        lambda: native.trainable_norm_linear(torch.randn(2, 5, 96), norm, norm, EPS, weight, None),
+        lambda: native.trainable_norm_linear(tokens, torch.ones(32), norm, EPS, weight, None),
+        lambda: native.trainable_norm_linear(tokens, norm, norm, EPS, weight, bias),
+        lambda: native.trainable_norm_linear(tokens.double(), norm, norm, EPS, weight, None),
+        lambda: native.trainable_norm_linear(tokens[..., :48], norm[:48], norm[:48], EPS, weight[:, :48], None),
+        lambda: native.trainable_linear_add(hidden, tokens[:1], second, bias, None, "gelu"),
+        lambda: native.trainable_linear_add(hidden.float(), tokens, second, bias, None, "gelu"),
+        lambda: native.trainable_linear_add(hidden, tokens, second, torch.zeros(96), None, "gelu"),
+        lambda: native.trainable_linear_add(hidden, tokens, second, bias, torch.ones(3), "gelu"),
+    ):
+        with pytest.raises(RuntimeError, match="do not fit"):
+            wrong()
+
+
+def test_no_images() -> None:
+    if not TILES:
+        return
+    tokens, norm = torch.randn(0, 5, 64, requires_grad=True), torch.ones(64)
+    weight, second = torch.randn(96, 64, requires_grad=True), torch.randn(64, 96, requires_grad=True)
+    hidden = native.trainable_norm_linear(tokens, norm, norm, EPS, weight, None)
+    answer = native.trainable_linear_add(hidden, tokens, second, torch.zeros(64), None, "gelu")
+    assert answer.shape == tokens.shape
+    for gradient in torch.autograd.grad(answer.sum(), (tokens, weight, second)):
+        assert not gradient.any()
+    mixed = native.trainable_attention(torch.randn(0, 5, 3 * 64).bfloat16().requires_grad_(), 2, 0.1)
+    assert mixed.shape == (0, 5, 64)
+    mixed.sum().backward()
+
+
+def test_parameters_that_lie_apart() -> None:
+    if not TILES:
+        return
+    tokens, weight = torch.randn(2, 5, 64), torch.randn(96, 64)
+    norm, shift, bias = torch.randn(128)[::2], torch.randn(1).expand(64), torch.randn(1).expand(96)
+    apart = native.trainable_norm_linear(tokens, norm, shift, EPS, weight, bias)
+    beside = native.trainable_norm_linear(tokens, norm.contiguous(), shift.contiguous(), EPS, weight, bias.contiguous())
+    assert torch.equal(apart, beside)
+    hidden, second, shares = apart.detach(), torch.randn(64, 96), torch.ones(1).expand(2)
+    apart = native.trainable_linear_add(hidden, tokens, second, shift, shares, "gelu")
+    assert torch.equal(apart, native.trainable_linear_add(hidden, tokens, second, shift.clone(), None, "gelu"))
+
+
 # opcheck's own look at gradients.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_they_are_operations_of_torchs() -> None:

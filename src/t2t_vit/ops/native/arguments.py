@@ -8,9 +8,15 @@ from torch import Tensor
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
-def address(tensor: Tensor) -> ctypes.c_void_p:
-    """Where the tensor's first number is; the tensor has to outlive the call."""
-    return ctypes.c_void_p(tensor.data_ptr())
+def address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where the tensor's first number is, null without one; the tensor has to outlive the call."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def check(fits: bool, operation: str) -> None:
+    """Raises RuntimeError where tensors do not fit: a kernel would read what is not theirs."""
+    if not fits:
+        raise RuntimeError(f"{operation}: the shapes or dtypes of its tensors do not fit each other")
 
 
 def whole(*values: int) -> ctypes.Array[ctypes.c_int64]:

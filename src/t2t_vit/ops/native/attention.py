@@ -73,13 +73,17 @@ def _forward(qkv: Tensor, heads: int, scale: float) -> tuple[Tensor, Tensor]:
     """The answer, and the sums of 2^score as logarithms (B, heads, N)."""
     batch, length, width = qkv.shape
     qkv = qkv.contiguous()
-    out, log_sums = qkv.new_empty(batch, length, width // 3), torch.empty(batch, heads, length)
+    out, log_sums = qkv.new_empty(batch, length, width // 3), qkv.new_empty(batch, heads, length, dtype=torch.float32)
+    if not out.numel():
+        return out, log_sums
     library().attention_bf16(address(qkv), address(out), address(log_sums), *_settings(qkv, heads, scale))
     return out, log_sums
 
 
 def _gradient(slope: Tensor, qkv: Tensor, out: Tensor, log_sums: Tensor, heads: int, scale: float) -> Tensor:
     slope, qkv, gradient = slope.contiguous(), qkv.contiguous(), qkv.new_empty(qkv.shape)
+    if not gradient.numel():
+        return gradient
     library().attention_backward_bf16(
         address(qkv), address(out), address(log_sums), address(slope), address(gradient), *_settings(qkv, heads, scale)
     )

@@ -21,4 +21,4 @@ class NativeLayer(NamedTuple):
         """From a weight (out, in) in bfloat16 and a bias (out,)."""
         out, features = weight.shape
         tiles = weight.detach().reshape(out // 16, 16, features // 32, 16, 2).permute(0, 2, 3, 1, 4).contiguous()
-        return cls(tiles, torch.zeros(out) if bias is None else bias.detach().float().contiguous())
+        return cls(tiles, torch.zeros(out, device="cpu") if bias is None else bias.detach().float().contiguous())

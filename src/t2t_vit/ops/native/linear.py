@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from t2t_vit.ops.native.arguments import address, threads, whole
+from t2t_vit.ops.native.arguments import address, check, threads, whole
 from t2t_vit.ops.native.library import has_tiles, library, unavailable
 from t2t_vit.ops.native.tail import ACTIVATIONS
 
@@ -28,11 +28,13 @@ class PartedLayer(NamedTuple):
     weight  its three parts, which are bfloat16, as linear.cpp lays them out
     bias    (out,) or None
     width   out
+    depth   in
     """
 
     weight: Tensor
     bias: Tensor | None
     width: int
+    depth: int
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> "PartedLayer":
@@ -40,7 +42,7 @@ class PartedLayer(NamedTuple):
         weight = weight.detach().contiguous()
         parts = _room(*weight.shape)
         library().lay_out_f32(address(weight), _side(weight, along=True), address(parts), threads())
-        return cls(parts, None if bias is None else bias.detach().contiguous(), len(weight))
+        return cls(parts, None if bias is None else bias.detach().contiguous(), *weight.shape)
 
 
 def native_linear(
@@ -55,15 +57,17 @@ def native_linear(
     Returns:
         (..., out).
     """
-    rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
+    check(inputs.dtype is torch.float32 and inputs.shape[-1] == layer.depth, "native_linear")
+    rows = inputs.reshape(-1, layer.depth).contiguous()
     out = inputs.new_empty(*inputs.shape[:-1], layer.width)
     added = None if residual is None else residual.contiguous()
+    check(added is None or (added.dtype is torch.float32 and added.shape == out.shape), "native_linear")
     library().product_f32(
         address(rows),
         _side(rows, along=True),
         address(layer.weight),
-        _address(layer.bias),
-        _address(added),
+        address(layer.bias),
+        address(added),
         address(out),
         whole(layer.width, layer.width, ACTIVATIONS.index(activation)),
         threads(),
@@ -88,19 +92,21 @@ def native_product(
 
 
 def _multiply(left: Tensor, left_along: bool, right: Tensor, right_along: bool, bias: Tensor | None) -> Tensor:
+    out = _fake(left, left_along, right, right_along, bias)
     left, right = left.contiguous(), right.contiguous()
     added = None if bias is None else bias.contiguous()
-    rows, depth = left.shape if left_along else left.shape[::-1]
-    columns = len(right) if right_along else right.shape[1]
+    (rows, columns), depth = out.shape, left.shape[1 if left_along else 0]
+    if 0 in (rows, columns, depth):
+        return out.zero_() if added is None else out.copy_(added)
     parts = -(-depth // MOST_DEPTH)
     most = -(-depth // (parts * DEPTH)) * DEPTH
-    out, room = left.new_empty(rows, columns), _kept_room(columns, most)
+    room = _kept_room(columns, most)
     library().product_of_f32(
         address(left),
         _side(left, along=left_along),
         address(right),
         _side(right, along=right_along),
-        _address(added),
+        address(added),
         address(out),
         address(room),
         ctypes.c_int64(most),
@@ -117,7 +123,7 @@ def _side(matrix: Tensor, *, along: bool) -> ctypes.Array[ctypes.c_int64]:
 
 def _room(lines: int, depth: int) -> Tensor:
     """Memory for a right side's parts."""
-    return torch.empty(_numbers(lines, depth), dtype=torch.bfloat16)
+    return torch.empty(_numbers(lines, depth), dtype=torch.bfloat16, device="cpu")
 
 
 def _numbers(lines: int, depth: int) -> int:
@@ -132,12 +138,12 @@ def _kept_room(lines: int, depth: int) -> Tensor:
     return _kept.room
 
 
-def _address(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None) if tensor is None else address(tensor)
-
-
 def _fake(left: Tensor, left_along: bool, right: Tensor, right_along: bool, bias: Tensor | None) -> Tensor:
-    return left.new_empty(left.shape[0 if left_along else 1], right.shape[0 if right_along else 1])
+    rows, depth = left.shape if left_along else left.shape[::-1]
+    columns, other = right.shape if right_along else right.shape[::-1]
+    of_float = all(tensor is None or tensor.dtype is torch.float32 for tensor in (left, right, bias))
+    check(of_float and depth == other and (bias is None or bias.shape == (columns,)), "native_product")
+    return left.new_empty(rows, columns)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

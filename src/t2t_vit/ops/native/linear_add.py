@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2t_vit.ops.native.again import plain_gradients
-from t2t_vit.ops.native.arguments import address, threads, whole
+from t2t_vit.ops.native.arguments import address, check, threads, whole
 from t2t_vit.ops.native.library import library
-from t2t_vit.ops.native.tail import ACTIVATIONS
+from t2t_vit.ops.native.tail import ACTIVATIONS, SIDE
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -37,14 +37,17 @@ def trainable_linear_add(
 def _forward(
     inputs: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, shares: Tensor | None, activation: str
 ) -> Tensor:
-    inputs, residual, weight = inputs.contiguous(), residual.contiguous(), weight.contiguous()
-    out = residual.new_empty(residual.shape)
+    out = _fake_forward(inputs, residual, weight, bias, shares, activation)
+    if not out.numel():
+        return out
+    inputs, residual, weight, bias = (part.contiguous() for part in (inputs, residual, weight, bias))
+    part_of = None if shares is None else shares.contiguous()
     library().linear_add(
         address(inputs),
         address(residual),
         address(weight),
         address(bias),
-        None if shares is None else address(shares),
+        address(part_of),
         address(out),
         _sizes(inputs, weight, activation),
         threads(),
@@ -54,13 +57,16 @@ def _forward(
 
 def _gradient(slope: Tensor, inputs: Tensor, weight: Tensor, shares: Tensor | None, activation: str) -> Gradients:
     """Of inputs, weight and bias."""
-    slope, inputs, weight = slope.contiguous(), inputs.contiguous(), weight.contiguous()
     gradients = _fake_gradient(slope, inputs, weight, shares, activation)
+    if not slope.numel():
+        return tuple(gradient.zero_() for gradient in gradients)  # type: ignore[return-value]
+    slope, inputs, weight = slope.contiguous(), inputs.contiguous(), weight.contiguous()
+    part_of = None if shares is None else shares.contiguous()
     library().linear_add_backward(
         address(slope),
         address(inputs),
         address(weight),
-        None if shares is None else address(shares),
+        address(part_of),
         *map(address, gradients),
         _sizes(inputs, weight, activation),
         threads(),
@@ -76,6 +82,11 @@ def _sizes(inputs: Tensor, weight: Tensor, activation: str) -> ctypes.Array[ctyp
 def _fake_forward(
     inputs: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, shares: Tensor | None, activation: str
 ) -> Tensor:
+    (batch, length, features), (out, wide) = inputs.shape, weight.shape
+    numbers = [part for part in (residual, weight, bias, shares) if part is not None]
+    fits = inputs.dtype is torch.bfloat16 and all(part.dtype is torch.float32 for part in numbers)
+    fits = fits and features % SIDE == 0 == out % SIDE and residual.shape == (batch, length, out) and wide == features
+    check(fits and bias.shape == (out,) and (shares is None or shares.shape == (batch,)), "native_linear_add")
     return residual.new_empty(residual.shape)
 
 

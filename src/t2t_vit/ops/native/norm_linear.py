@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2t_vit.ops.native.again import plain_gradients
-from t2t_vit.ops.native.arguments import address, threads, whole
+from t2t_vit.ops.native.arguments import address, check, threads, whole
 from t2t_vit.ops.native.library import library
+from t2t_vit.ops.native.tail import SIDE
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -35,14 +36,17 @@ def _forward(
     tokens: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The answer, and of each token the mean and one over the deviation (..., 2)."""
-    tokens, weight = tokens.contiguous(), weight.contiguous()
     out, moments = _fake_forward(tokens, norm_weight, norm_bias, eps, weight, bias)
+    if not out.numel():
+        return out, moments
+    tokens, norm_weight, norm_bias = tokens.contiguous(), norm_weight.contiguous(), norm_bias.contiguous()
+    weight, added = weight.contiguous(), None if bias is None else bias.contiguous()
     library().norm_linear(
         address(tokens),
         address(norm_weight),
         address(norm_bias),
         address(weight),
-        None if bias is None else address(bias),
+        address(added),
         address(moments),
         address(out),
         _sizes(tokens, weight),
@@ -62,8 +66,11 @@ def _gradient(
     bias: Tensor | None,
 ) -> Gradients:
     """Of tokens, norm weight, norm bias, weight and bias; the last is empty where there is no bias."""
-    slope, tokens, weight = slope.contiguous(), tokens.contiguous(), weight.contiguous()
     gradients = _fake_gradient(slope, moments, tokens, norm_weight, norm_bias, weight, bias)
+    if not slope.numel():
+        return tuple(gradient.zero_() for gradient in gradients)  # type: ignore[return-value]
+    slope, tokens, weight = slope.contiguous(), tokens.contiguous(), weight.contiguous()
+    norm_weight, norm_bias = norm_weight.contiguous(), norm_bias.contiguous()
     library().norm_linear_backward(
         address(slope),
         address(tokens),
@@ -87,7 +94,11 @@ def _sizes(tokens: Tensor, weight: Tensor) -> ctypes.Array[ctypes.c_int64]:
 def _fake_forward(
     tokens: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    rows = tokens.shape[:-1]
+    *rows, features = tokens.shape
+    parameters = [part for part in (tokens, norm_weight, norm_bias, weight, bias) if part is not None]
+    fits = features % SIDE == 0 == len(weight) % SIDE and all(part.dtype is torch.float32 for part in parameters)
+    fits = fits and norm_weight.shape == norm_bias.shape == (features,) and weight.shape[1] == features
+    check(fits and (bias is None or bias.shape == (len(weight),)), "native_norm_linear")
     return tokens.new_empty(*rows, len(weight), dtype=torch.bfloat16), tokens.new_empty(*rows, 2)
 
 

@@ -30,7 +30,12 @@ class Scratch {
 class Kept {
  public:
   Scratch& of(size_t bytes) {
-    if (bytes > bytes_) scratch_ = Scratch(bytes_ = bytes);
+    if (bytes > bytes_) {
+      bytes_ = 0;
+      scratch_ = Scratch(0);  // what there was goes first
+      scratch_ = Scratch(bytes);
+      bytes_ = bytes;
+    }
     scratch_.clear();
     return scratch_;
   }

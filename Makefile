@@ -21,8 +21,9 @@ quickstart:
 setup:
 	@$(SETUP) dev
 
+# Passive: two workers with two threads each on two cores would spin instead of compute.
 test: setup
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-mindspore: setup
 	@bash scripts/setup_mindspore.sh

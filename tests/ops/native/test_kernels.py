@@ -1,7 +1,7 @@
 """Each compiled kernel beside float64, and beside what torch computes in the same precision."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,14 +20,7 @@ TILES = HERE and has_tiles()
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    """And the same numbers each time: of few of them the greatest error is a matter of luck."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def law(ours: Tensor, theirs: Tensor, exact: Tensor, slack: float = 1e-6) -> None:

@@ -1,7 +1,5 @@
 """Products in float32 out of bfloat16 ones, beside float64 and beside torch's."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,14 +14,7 @@ HERE = native.unavailable() is None and has_tiles()
 SIZES = [(1, 1, 1), (37, 147, 64), (33, 64, 1000), (100, 45, 10), (64, 32, 32), (197, 384, 1152), (1576, 1152, 384)]
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    """And the same numbers each time: of few of them the greatest error is a matter of luck."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def law(ours: Tensor, theirs: Tensor, exact: Tensor, slack: float = 0.0) -> None:

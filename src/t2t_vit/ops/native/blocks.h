@@ -1,5 +1,4 @@
-// A product of tiles on the processor's matrix unit in bfloat16, in blocks of 32 x 32 answers, each row of which is
-// finished by the caller while the matrix unit multiplies the next block.
+// What stands around a product of tiles (product.h) in training: lines laid out, memory that is needed or written soon.
 #pragma once
 
 #include <algorithm>
@@ -9,66 +8,6 @@
 #include "vectors.h"
 
 #ifdef __AMX_BF16__
-// Lines of a product's one side as tiles, 16 lines in a row of them: lines on the left, pairs of numbers on the right.
-struct Side16 {
-  const bf16* at;
-  int64_t apart;  // from 16 lines to the next 16, in numbers
-};
-
-template <class Finish>
-inline void finish_rows(const Block& block, int64_t from, int64_t to, const Finish& finish) {
-  for (int64_t i = from; i < std::min(to, block.rows); i++)
-    finish(block.row + i, block.column, block.products + i * SIDE);
-}
-
-// Tiles 0 to 3 = left right. The block before is stored in the first step and finished between the others.
-template <class Finish>
-inline void multiply_block(Side16 left, Side16 right, int64_t steps, const Block& before, const Finish& finish) {
-  for (int64_t step = 0; step < steps; step++, left.at += PAIRED, right.at += PAIRED) {
-    _tile_loadd(4, left.at, TILE_BYTES);
-    _tile_loadd(6, right.at, TILE_BYTES);
-    if (step == 0) {
-      store_tile(0, before);
-      _tile_zero(0);
-    }
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, right.at + right.apart, TILE_BYTES);
-    if (step == 0) {
-      store_tile(1, before);
-      _tile_zero(1);
-    }
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, left.at + left.apart, TILE_BYTES);
-    if (step == 0) {
-      store_tile(2, before);
-      _tile_zero(2);
-    }
-    _tile_dpbf16ps(2, 5, 6);
-    if (step == 0) {
-      store_tile(3, before);
-      _tile_zero(3);
-    }
-    _tile_dpbf16ps(3, 5, 7);
-    finish_rows(before, step * SIDE / steps, (step + 1) * SIDE / steps, finish);
-  }
-}
-
-// finish(row, column, products) for each row of 32 answers. Both sides hold whole blocks of 32 lines; of the left ones
-// `rows` are finished. `products` is room for a block.
-template <class Finish>
-inline void product_of(Side16 left, Side16 right, int64_t steps, int64_t rows, int64_t columns, float* products,
-                       const Finish& finish) {
-  Block before;
-  for (int64_t column = 0; column < columns; column += SIDE)
-    for (int64_t row = 0; row < rows; row += SIDE) {
-      multiply_block({left.at + row / TILE_ROWS * left.apart, left.apart},
-                     {right.at + column / TILE_ROWS * right.apart, right.apart}, steps, before, finish);
-      before = {products, row, column, std::min(SIDE, rows - row)};
-    }
-  for (int tile = 0; tile < 4; tile++) store_tile(tile, before);
-  finish_rows(before, 0, SIDE, finish);
-}
-
 // Memory that is needed soon: a line of the cache at each `next`, of `runs` parts that are `apart` numbers from each other.
 // What finishes blocks walks over memory in steps that the processor does not foresee.
 template <class T>

@@ -93,35 +93,36 @@ inline __m512 finished(const Job& job, const float* products, int64_t row, int64
   return job.residual.at ? add(values, load(job.residual.row(row) + column)) : values;
 }
 
-// Some of a block's rows; each is one line of the cache, written at once.
-inline void finish(const Job& job, const Block& block, int64_t from, int64_t to) {
-  for (int64_t i = from; i < std::min(to, block.rows); i++) {
-    const int64_t row = block.row + i;
-    const float* products = block.products + i * SIDE;
-    const __m512 low = finished(job, products, row, block.column);
-    const __m512 high = finished(job, products + LANES, row, block.column + LANES);
-    _mm512_storeu_si512(job.place(row, block.column), reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
-  }
+// Lines of a product's one side as tiles, 16 lines in a row of them: lines on the left, pairs of numbers on the right.
+struct Side16 {
+  const bf16* at;
+  int64_t apart;  // from 16 lines to the next 16, in numbers
+};
+
+template <class Finish>
+inline void finish_rows(const Block& block, int64_t from, int64_t to, const Finish& finish) {
+  for (int64_t i = from; i < std::min(to, block.rows); i++)
+    finish(block.row + i, block.column, block.products + i * SIDE);
 }
 
-// Tiles 0 to 3 = inputs weights. The block before is stored in the first step and finished between the others.
-inline void multiply(const bf16* inputs, const bf16* weights, int64_t steps, const Job& job, const Block& before) {
-  const int64_t apart = steps * PAIRED;  // from 16 rows, or columns, to the next 16
-  for (int64_t step = 0; step < steps; step++, inputs += PAIRED, weights += PAIRED) {
-    _tile_loadd(4, inputs, TILE_BYTES);
-    _tile_loadd(6, weights, TILE_BYTES);
+// Tiles 0 to 3 = left right. The block before is stored in the first step and finished between the others.
+template <class Finish>
+inline void multiply_block(Side16 left, Side16 right, int64_t steps, const Block& before, const Finish& finish) {
+  for (int64_t step = 0; step < steps; step++, left.at += PAIRED, right.at += PAIRED) {
+    _tile_loadd(4, left.at, TILE_BYTES);
+    _tile_loadd(6, right.at, TILE_BYTES);
     if (step == 0) {
       store_tile(0, before);
       _tile_zero(0);
     }
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, weights + apart, TILE_BYTES);
+    _tile_loadd(7, right.at + right.apart, TILE_BYTES);
     if (step == 0) {
       store_tile(1, before);
       _tile_zero(1);
     }
     _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, inputs + apart, TILE_BYTES);
+    _tile_loadd(5, left.at + left.apart, TILE_BYTES);
     if (step == 0) {
       store_tile(2, before);
       _tile_zero(2);
@@ -132,21 +133,34 @@ inline void multiply(const bf16* inputs, const bf16* weights, int64_t steps, con
       _tile_zero(3);
     }
     _tile_dpbf16ps(3, 5, 7);
-    finish(job, before, step * SIDE / steps, (step + 1) * SIDE / steps);
+    finish_rows(before, step * SIDE / steps, (step + 1) * SIDE / steps, finish);
   }
 }
 
-inline void run(const Job& job, float* products) {
-  const int64_t steps = job.layer.in / TILE_DEPTH;
+// finish(row, column, products) for each row of 32 answers. Both sides hold whole blocks of 32 lines; of the left ones
+// `rows` are finished. `products` is room for a block.
+template <class Finish>
+inline void product_of(Side16 left, Side16 right, int64_t steps, int64_t rows, int64_t columns, float* products,
+                       const Finish& finish) {
   Block before;
-  for (int64_t column = 0; column < job.layer.width; column += SIDE)
-    for (int64_t row = 0; row < job.rows; row += SIDE) {
-      const bf16* weights = job.layer.weights + column / LANES * steps * PAIRED;
-      multiply(job.inputs + row / TILE_ROWS * steps * PAIRED, weights, steps, job, before);
-      before = {products, row, column, std::min(SIDE, job.rows - row)};
+  for (int64_t column = 0; column < columns; column += SIDE)
+    for (int64_t row = 0; row < rows; row += SIDE) {
+      multiply_block({left.at + row / TILE_ROWS * left.apart, left.apart},
+                     {right.at + column / TILE_ROWS * right.apart, right.apart}, steps, before, finish);
+      before = {products, row, column, std::min(SIDE, rows - row)};
     }
   for (int tile = 0; tile < 4; tile++) store_tile(tile, before);
-  finish(job, before, 0, SIDE);
+  finish_rows(before, 0, SIDE, finish);
+}
+
+inline void run(const Job& job, float* products) {
+  const int64_t steps = job.layer.in / TILE_DEPTH, apart = steps * PAIRED;  // from 16 rows, or columns, to the next 16
+  product_of({job.inputs, apart}, {job.layer.weights, apart}, steps, job.rows, job.layer.width, products,
+             [&](int64_t row, int64_t column, const float* answers) {  // one line of the cache, written at once
+               const __m512 low = finished(job, answers, row, column);
+               const __m512 high = finished(job, answers + LANES, row, column + LANES);
+               _mm512_storeu_si512(job.place(row, column), reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+             });
 }
 
 // A row of a chunk, behind the norm if there is one, to its place in tiles.

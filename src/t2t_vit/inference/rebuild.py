@@ -21,7 +21,7 @@ class Rebuilt:
 
 
 def rebuild(
-    weights: Weights, settings: Mapping[str, Any], note: Callable[[str], None], kernels: str = "auto"
+    weights: Weights, settings: Mapping[str, Any], note: Callable[[str], None]
 ) -> Rebuilt:
     """The network that `settings` describe, filled with `weights`.
 
@@ -30,7 +30,6 @@ def rebuild(
         settings: a flat configuration; read are `arch`, `num_classes`, `image_size`, `in_chans`,
             `disable_approximate_gelu`, `crop_pct`, `mean` and `std`.
         note: told, a sentence each, what differs from the weights: head, position table, tensors without a use.
-        kernels: how its T2T module computes; no setting, since another machine may not have those of the training.
 
     Raises:
         UserError: the weights do not fit, or the class count or the image size is unknown.
@@ -44,7 +43,6 @@ def rebuild(
         in_chans=settings.get("in_chans", 3),
         image_size=size,
         approximate_gelu=not settings.get("disable_approximate_gelu", True),
-        kernels=kernels,
     )
     report = fit(model, weights.tensors, path=weights.path, chosen=weights.chosen)
     for sentence in _differences(model, weights, report):

@@ -9,16 +9,16 @@ What is different from the module that it is made of:
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from t2t_vit.model.packed_layers import PackedLinear, Tail, widened
 from t2t_vit.model.token_performer import TokenPerformer
 from t2t_vit.model.token_transformer import TokenTransformer
+from t2t_vit.ops.performer_passes import performer_attention_in_place
+from t2t_vit.ops.performer_reference import EPSILON
+from torch import Tensor, nn
+
 from t2t_vit.model.tokens_to_token import TokensToToken
 from t2t_vit.ops.attention import attention
 from t2t_vit.ops.native import attends, native_attention, native_performer, native_windows, performs
-from t2t_vit.ops.performer_passes import performer_attention_in_place
-from t2t_vit.ops.performer_reference import EPSILON
 from t2t_vit.variants import SoftSplit
 
 TOKENS = 4 * 56 * 56  # of the first split, at a time: four images of 224 pixels

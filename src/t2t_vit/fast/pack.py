@@ -11,14 +11,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
-
 from t2t_vit.model.packed_layers import swap
 from t2t_vit.model.packed_tokens import PackedTokens
-from t2t_vit.model.tokens_to_token import TokensToToken
-from t2t_vit.ops import native
 from t2t_vit.ops.kernels import cannot_run, watched
 from t2t_vit.ops.packed_linear import can_pack
+from torch import Tensor, nn
+
+from t2t_vit.model.tokens_to_token import TokensToToken
+from t2t_vit.ops import native
 
 __all__ = ["PackedNetwork", "pack", "packed_for"]
 

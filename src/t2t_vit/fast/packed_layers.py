@@ -1,12 +1,13 @@
 """Layers for inference on a CPU, made of the network's own: weights laid out once, GELU and residual in the product."""
 
 import torch
-from torch import Tensor, nn
-
 from t2t_vit.model.attention import Attention
 from t2t_vit.model.block import Block
 from t2t_vit.model.linear import Linear
 from t2t_vit.model.mlp import Mlp
+from t2t_vit.ops.packed_linear import Activation, pack_weight, packed_linear, packed_linear_add
+from torch import Tensor, nn
+
 from t2t_vit.ops.native import (
     SIDE,
     NativeLayer,
@@ -19,7 +20,6 @@ from t2t_vit.ops.native import (
     native_mix,
     native_tail,
 )
-from t2t_vit.ops.packed_linear import Activation, pack_weight, packed_linear, packed_linear_add
 
 ROWS = 8 * 197  # what the layout of the weights is chosen for; it is right for any other number, too
 

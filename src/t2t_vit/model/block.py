@@ -3,7 +3,6 @@
 from torch import Tensor, nn
 
 from t2t_vit.model.drop import DropPath
-from t2t_vit.model.trained_block import trained_block, trains_natively
 
 
 class Block(nn.Module):
@@ -18,7 +17,5 @@ class Block(nn.Module):
         self.mlp = mlp
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
-        if trains_natively(self, tokens):
-            return trained_block(self, tokens)
         tokens = tokens + self.drop_path1(self.attn(self.norm1(tokens)))
         return tokens + self.drop_path2(self.mlp(self.norm2(tokens)))

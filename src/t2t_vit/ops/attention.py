@@ -4,9 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2t_vit.ops.kernels import exporting, transforming
-from t2t_vit.ops.native import MOST_TOKENS, attends, trainable_attention
-
 # Measured on 2 cores with AMX: below this length torch's fused attention in bfloat16 is 2 to 5 times slower in its
 # backward pass than three plain products; above it, it wins by not storing the (N, N) weights.
 SHORT = 512
@@ -22,8 +19,6 @@ def self_attention(qkv: Tensor, heads: int, scale: float, kernels: str = "auto")
     Returns:
         (B, N, heads d), the heads side by side.
     """
-    if kernels == "auto" and _trains_natively(qkv, heads):
-        return trainable_attention(qkv, heads, scale)
     queries, keys, values = (split_heads(part, heads) for part in qkv.chunk(3, dim=-1))  # (B, h, N, d) each
     mixed = attention(queries, keys, values, scale)  # (B, h, N, d)
     return mixed.transpose(1, 2).flatten(2)
@@ -62,15 +57,3 @@ def _three_products(queries: Tensor, keys: Tensor, values: Tensor, scale: float)
 def _trains_short_in_half(queries: Tensor) -> bool:
     on_cpu = queries.device.type == "cpu" and queries.requires_grad
     return on_cpu and queries.dtype is torch.bfloat16 and queries.shape[-2] <= SHORT
-
-
-def _trains_natively(qkv: Tensor, heads: int) -> bool:
-    trains = qkv.requires_grad and qkv.device.type == "cpu" and qkv.dtype is torch.bfloat16
-    if not trains or not qkv.numel() or exporting() or transforming():
-        return False
-    return qkv.shape[1] <= MOST_TOKENS and _attends(qkv.shape[-1] // (3 * heads), qkv.dtype)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _attends(head_dim: int, dtype: torch.dtype) -> bool:
-    return attends(head_dim, dtype)

@@ -1,6 +1,5 @@
-// Products with a linear layer's weights on the processor's matrix unit in bfloat16, and what stands before and behind
-// them: LayerNorm, bias, GELU, a residual. While the matrix unit multiplies one block of 32 x 32 answers, the vector
-// unit finishes the block before it.
+// Products with a linear layer's weights in bfloat16, and what stands before and behind them: LayerNorm, bias, GELU, a
+// residual.
 #pragma once
 
 #include <algorithm>
@@ -8,9 +7,12 @@
 
 #include "tiles.h"
 #include "vectors.h"
+#ifdef TILES
+#include "product_tiles.h"
+#else
+#include "product_vectors.h"
+#endif
 
-#ifdef __AMX_BF16__
-constexpr int64_t SIDE = 32;    // of a block of answers: two tiles
 constexpr int64_t CHUNK = 128;  // rows for which each part of the weights is read once
 
 enum Activation : int64_t { NONE, GELU, GELU_TANH };
@@ -37,16 +39,15 @@ struct Rows {
 // What becomes of one chunk: out = activation(W inputs + b) + residual, the latter if there is one.
 struct Job {
   const Layer& layer;
-  const bf16* inputs;  // tiles of 16 rows by 32 numbers: (rows / 16, in / 32, 16, 32), rows rounded up to 32
+  Left inputs;
   Rows<bf16> out;
   Rows<const bf16> residual;
   int64_t rows;
-  bool out_is_tiles;  // of the next job's inputs: `out.stride` is from 16 rows to the next 16
+  bool out_is_left;  // `out.at` becomes the left side of the next job
 
   // 32 numbers of a row of the answer.
   bf16* place(int64_t row, int64_t column) const {
-    if (!out_is_tiles) return out.row(row) + column;
-    return out.row(row / TILE_ROWS) + column / TILE_DEPTH * PAIRED + row % TILE_ROWS * TILE_DEPTH;
+    return out_is_left ? out.at + left_place(row, column, layer.width) : out.row(row) + column;
   }
 };
 
@@ -69,22 +70,6 @@ inline __m512 gelu_tanh(__m512 x) {
   return _mm512_div_ps(mul(x, _mm512_mask_mov_ps(all(1.0f), negative, power)), add(all(1.0f), power));
 }
 
-// A block of products, in the tiles 0 to 3 until the next one begins: it stores them to `products` first.
-struct Block {
-  float* products = nullptr;  // (32, 32); null where there is no block
-  int64_t row = 0, column = 0, rows = 0;  // of the job
-};
-
-inline void store_tile(int tile, const Block& block) {
-  constexpr int64_t BYTES = SIDE * sizeof(float);
-  if (!block.products) return;
-  float* below = block.products + TILE_ROWS * SIDE;
-  if (tile == 0) _tile_stored(0, block.products, BYTES);
-  if (tile == 1) _tile_stored(1, block.products + LANES, BYTES);
-  if (tile == 2) _tile_stored(2, below, BYTES);
-  if (tile == 3) _tile_stored(3, below + LANES, BYTES);
-}
-
 // Bias, activation and residual of 16 products.
 inline __m512 finished(const Job& job, const float* products, int64_t row, int64_t column) {
   __m512 values = add(load(products), load(job.layer.bias + column));
@@ -93,69 +78,8 @@ inline __m512 finished(const Job& job, const float* products, int64_t row, int64
   return job.residual.at ? add(values, load(job.residual.row(row) + column)) : values;
 }
 
-// Lines of a product's one side as tiles, 16 lines in a row of them: lines on the left, pairs of numbers on the right.
-struct Side16 {
-  const bf16* at;
-  int64_t apart;  // from 16 lines to the next 16, in numbers
-};
-
-template <class Finish>
-inline void finish_rows(const Block& block, int64_t from, int64_t to, const Finish& finish) {
-  for (int64_t i = from; i < std::min(to, block.rows); i++)
-    finish(block.row + i, block.column, block.products + i * SIDE);
-}
-
-// Tiles 0 to 3 = left right. The block before is stored in the first step and finished between the others.
-template <class Finish>
-inline void multiply_block(Side16 left, Side16 right, int64_t steps, const Block& before, const Finish& finish) {
-  for (int64_t step = 0; step < steps; step++, left.at += PAIRED, right.at += PAIRED) {
-    _tile_loadd(4, left.at, TILE_BYTES);
-    _tile_loadd(6, right.at, TILE_BYTES);
-    if (step == 0) {
-      store_tile(0, before);
-      _tile_zero(0);
-    }
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, right.at + right.apart, TILE_BYTES);
-    if (step == 0) {
-      store_tile(1, before);
-      _tile_zero(1);
-    }
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, left.at + left.apart, TILE_BYTES);
-    if (step == 0) {
-      store_tile(2, before);
-      _tile_zero(2);
-    }
-    _tile_dpbf16ps(2, 5, 6);
-    if (step == 0) {
-      store_tile(3, before);
-      _tile_zero(3);
-    }
-    _tile_dpbf16ps(3, 5, 7);
-    finish_rows(before, step * SIDE / steps, (step + 1) * SIDE / steps, finish);
-  }
-}
-
-// finish(row, column, products) for each row of 32 answers. Both sides hold whole blocks of 32 lines; of the left ones
-// `rows` are finished. `products` is room for a block.
-template <class Finish>
-inline void product_of(Side16 left, Side16 right, int64_t steps, int64_t rows, int64_t columns, float* products,
-                       const Finish& finish) {
-  Block before;
-  for (int64_t column = 0; column < columns; column += SIDE)
-    for (int64_t row = 0; row < rows; row += SIDE) {
-      multiply_block({left.at + row / TILE_ROWS * left.apart, left.apart},
-                     {right.at + column / TILE_ROWS * right.apart, right.apart}, steps, before, finish);
-      before = {products, row, column, std::min(SIDE, rows - row)};
-    }
-  for (int tile = 0; tile < 4; tile++) store_tile(tile, before);
-  finish_rows(before, 0, SIDE, finish);
-}
-
 inline void run(const Job& job, float* products) {
-  const int64_t steps = job.layer.in / TILE_DEPTH, apart = steps * PAIRED;  // from 16 rows, or columns, to the next 16
-  product_of({job.inputs, apart}, {job.layer.weights, apart}, steps, job.rows, job.layer.width, products,
+  product_of(job.inputs, job.layer.weights, job.layer.in, job.rows, job.layer.width, products,
              [&](int64_t row, int64_t column, const float* answers) {  // one line of the cache, written at once
                const __m512 low = finished(job, answers, row, column);
                const __m512 high = finished(job, answers + LANES, row, column + LANES);
@@ -163,7 +87,7 @@ inline void run(const Job& job, float* products) {
              });
 }
 
-// A row of a chunk, behind the norm if there is one, to its place in tiles.
+// A row of a chunk, behind the norm if there is one, to `to` and the places that belong to it.
 inline void lay_out_row(const Norm& norm, const bf16* from, bf16* to, int64_t width) {
   __m512 mean = all(0.0f), scale = all(1.0f);
   if (norm.weight) {
@@ -179,15 +103,15 @@ inline void lay_out_row(const Norm& norm, const bf16* from, bf16* to, int64_t wi
   for (int64_t i = 0; i < width; i += LANES) {
     __m512 values = load(from + i);
     if (norm.weight) values = fma(mul(sub(values, mean), scale), load(norm.weight + i), load(norm.bias + i));
-    store(to + i / TILE_DEPTH * PAIRED + i % TILE_DEPTH, values);
+    store(to + left_place(0, i, width), values);
   }
 }
 
-// A chunk's inputs as tiles, with rows of zeros up to a whole block.
-inline void lay_out(const Norm& norm, Rows<const bf16> inputs, int64_t rows, int64_t width, bf16* tiles) {
-  const int64_t whole = (rows + SIDE - 1) / SIDE * SIDE;
-  if (rows < whole) std::fill_n(tiles + (whole - SIDE) * width, SIDE * width, bf16{0});
+// A chunk's inputs as a left side in `room`, with rows of zeros up to a whole block of rows.
+inline Left lay_out(const Norm& norm, Rows<const bf16> inputs, int64_t rows, int64_t width, bf16* room) {
+  const int64_t whole = (rows + LEFT_ROWS - 1) / LEFT_ROWS * LEFT_ROWS;
+  if (rows < whole) std::fill_n(room + (whole - LEFT_ROWS) * width, LEFT_ROWS * width, bf16{0});
   for (int64_t row = 0; row < rows; row++)
-    lay_out_row(norm, inputs.row(row), tiles + row / TILE_ROWS * TILE_ROWS * width + row % TILE_ROWS * TILE_DEPTH, width);
+    lay_out_row(norm, inputs.row(row), room + left_place(row, 0, width), width);
+  return left_of(room, width);
 }
-#endif

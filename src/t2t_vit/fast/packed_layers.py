@@ -8,13 +8,13 @@ from t2t_vit.model.mlp import Mlp
 from t2t_vit.ops.packed_linear import Activation, pack_weight, packed_linear, packed_linear_add
 from torch import Tensor, nn
 
-from t2t_vit.ops.native import (
+from t2t_vit.fast.native import (
     SIDE,
     NativeLayer,
     PartedLayer,
-    attends,
-    ends,
-    multiplies,
+    can_attend,
+    can_multiply_float32,
+    can_run_tail,
     native_attention,
     native_linear,
     native_mix,
@@ -30,7 +30,7 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, native: bool, activation: Activation = "none") -> None:
         super().__init__()
         self.activation: Activation = activation
-        self.layer = PartedLayer.of(weight, bias) if native and multiplies(weight) else None
+        self.layer = PartedLayer.of(weight, bias) if native and can_multiply_float32(weight) else None
         if self.layer is None:
             self.weight = pack_weight(weight.detach(), ROWS)
             self.bias = None if bias is None else bias.detach()
@@ -61,7 +61,7 @@ class Tail(nn.Module):
         super().__init__()
         self.norm = norm
         self.activation: Activation = "gelu_tanh" if act.approximate == "tanh" else "gelu"
-        self.native = native and ends(fc1.in_features, fc1.out_features, fc1.weight.dtype)
+        self.native = native and can_run_tail(fc1.in_features, fc1.out_features, fc1.weight.dtype)
         if self.native:
             proj_, fc1_, fc2_ = (NativeLayer.of(layer.weight, layer.bias) for layer in (proj, fc1, fc2))
             self.layers = proj_, fc1_, fc2_
@@ -83,7 +83,7 @@ class PackedBlock(nn.Module):
         super().__init__()
         self.norm1, self.attn = block.norm1, attn
         dim = attn.proj.in_features
-        self.native = native and dim % SIDE == 0 and attends(dim // attn.heads, attn.proj.weight.dtype)
+        self.native = native and dim % SIDE == 0 and can_attend(dim // attn.heads, attn.proj.weight.dtype)
         self.layer = NativeLayer.of(attn.qkv.weight, attn.qkv.bias) if self.native else None
         self.tail = Tail(attn.proj, block.norm2, mlp.fc1, mlp.act, mlp.fc2, native)
         self.attn.qkv = PackedLinear.of(attn.qkv, native)  # type: ignore[assignment]

@@ -9,16 +9,13 @@ What is different from the module that it is made of:
 
 import torch
 import torch.nn.functional as F
-from t2t_vit.model.packed_layers import PackedLinear, Tail, widened
-from t2t_vit.model.token_performer import TokenPerformer
-from t2t_vit.model.token_transformer import TokenTransformer
-from t2t_vit.ops.performer_passes import performer_attention_in_place
-from t2t_vit.ops.performer_reference import EPSILON
 from torch import Tensor, nn
 
-from t2t_vit.model.tokens_to_token import TokensToToken
+from t2t_vit.fast.native import can_attend, can_run_performer, native_attention, native_performer, native_windows
+from t2t_vit.fast.packed_layers import PackedLinear, Tail, widened
+from t2t_vit.model.tokens_to_token import TokenPerformer, TokensToToken, TokenTransformer
 from t2t_vit.ops.attention import attention
-from t2t_vit.ops.native import attends, native_attention, native_performer, native_windows, performs
+from t2t_vit.ops.performer import EPSILON, performer_attention
 from t2t_vit.variants import SoftSplit
 
 TOKENS = 4 * 56 * 56  # of the first split, at a time: four images of 224 pixels
@@ -104,7 +101,7 @@ class PerformerStage(nn.Module):
         super().__init__()
         count, dim = performer.w.shape
         self.kqv = WindowsLinear(split, performer.norm1, performer.kqv.weight, performer.kqv.bias, native)
-        self.native = native and performs(dim, count, self.kqv.dtype)
+        self.native = native and can_run_performer(dim, count, self.kqv.dtype)
         self.register_buffer("features", performer.w.float())
         self.register_buffer("turned", performer.w.float().t().contiguous())
         fc1, act, fc2, _ = performer.mlp
@@ -120,7 +117,7 @@ class PerformerStage(nn.Module):
         if self.native:
             mixed = native_performer(kqv, self.turned, EPSILON)  # (B, N, token_dim)
         else:
-            mixed = performer_attention_in_place(q, k, v, self.features)
+            mixed = performer_attention(q, k, v, self.features)
         return on_grid(self.tail(mixed, v), self.grid(features))
 
 
@@ -131,7 +128,7 @@ class TransformerStage(nn.Module):
         super().__init__()
         attn, mlp = transformer.attn, transformer.mlp
         self.qkv = WindowsLinear(split, transformer.norm1, attn.qkv.weight, None, native)
-        self.native = native and attends(attn.proj.in_features, self.qkv.dtype)
+        self.native = native and can_attend(attn.proj.in_features, self.qkv.dtype)
         self.scale = attn.scale
         self.tail = Tail(attn.proj, transformer.norm2, mlp.fc1, mlp.act, mlp.fc2, native)
 

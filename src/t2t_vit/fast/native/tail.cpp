@@ -1,4 +1,4 @@
-// What is behind an attention, on the processor's matrix unit in bfloat16: projection, residual, LayerNorm and MLP for
+// What is behind an attention, in bfloat16: projection, residual, LayerNorm and MLP for
 // some tokens at a time, so that nothing between leaves the cache.
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,6 @@
 #include "scratch.h"
 #include "tiles.h"
 
-#ifdef __AMX_BF16__
 namespace {
 
 // What is behind an attention: tokens = residual + proj(mixed), then tokens + second(first(norm(tokens))).
@@ -34,11 +33,15 @@ struct Room {
 void of_chunk(const Tail& layers, const Room& room, Rows<const bf16> mixed, Rows<const bf16> residual, Rows<bf16> out,
               int64_t rows) {
   const Layer &proj = layers.proj, &first = layers.first, &second = layers.second;
-  lay_out({}, mixed, rows, proj.in, room.inputs);
-  run({proj, room.inputs, {room.tokens, proj.width}, residual, rows, false}, room.products);
-  lay_out(layers.norm, {room.tokens, proj.width}, rows, first.in, room.normed);
-  run({first, room.normed, {room.middle, TILE_ROWS * first.width}, {}, rows, true}, room.products);
-  run({second, room.middle, out, {room.tokens, proj.width}, rows, false}, room.products);
+#ifdef TILES
+  const Left inputs = lay_out({}, mixed, rows, proj.in, room.inputs);
+#else
+  const Left inputs{mixed.at, mixed.stride};
+#endif
+  run({proj, inputs, {room.tokens, proj.width}, residual, rows, false}, room.products);
+  const Left normed = lay_out(layers.norm, {room.tokens, proj.width}, rows, first.in, room.normed);
+  run({first, normed, {room.middle, first.width}, {}, rows, true}, room.products);
+  run({second, left_of(room.middle, first.width), out, {room.tokens, proj.width}, rows, false}, room.products);
 }
 
 void tail(const Tail& layers, Rows<const bf16> mixed, Rows<const bf16> residual, Rows<bf16> out, int64_t rows,
@@ -74,4 +77,3 @@ extern "C" void tail_bf16(const bf16* mixed, const bf16* residual, const bf16* n
   tail({proj, first, second, {norm_weight, norm_bias, eps}}, {mixed, width}, {residual, sizes[3]}, {out, width},
        sizes[0], threads);
 }
-#endif

@@ -12,17 +12,24 @@ from shutil import which
 
 import torch
 
+from t2t_vit.fast.native.processor import SWITCH, cpu_level, instructions, processor_level
+
 FOLDER = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
-# -march=native: the file is for this processor, whose name is part of its own.
+# -march=native: the file is for this processor, whose instructions are part of its name.
 FLAGS = ("-O3", "-std=c++17", "-march=native", "-fopenmp", "-shared", "-fPIC")
-NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512_bf16")
+# The levels that there are kernels for, and what makes the compiler write those of a level.
+LEVEL_FLAGS = {"avx512_bf16": (), "amx": ("-DT2T_VIT_AMX",)}
 SECONDS = 120  # a compiler takes two
 
 
 def unavailable() -> str | None:
-    """Why the kernels cannot run here, as the end of a sentence; None: they can. The first call may compile them."""
-    found = _found()
+    """Why the kernels cannot run here, as the end of a sentence; None: they can. The first call may compile them.
+
+    Raises:
+        UserError: see `cpu_level`.
+    """
+    found = _found(cpu_level())
     return found if isinstance(found, str) else None
 
 
@@ -32,43 +39,40 @@ def library() -> ctypes.CDLL:
     Raises:
         RuntimeError: they are unavailable, which the caller should have asked.
     """
-    found = _found()
+    found = _found(cpu_level())
     if not isinstance(found, str):
         return found
     raise RuntimeError(f"the native kernels cannot run: {found}")
 
 
-@cache
 def has_tiles() -> bool:
-    """Whether the processor has a matrix unit (AMX) that this process may use."""
-    return bool(library().has_tiles())
+    """Whether the kernels multiply on the processor's matrix unit (AMX)."""
+    return unavailable() is None and bool(library().has_tiles())
 
 
 @cache
-def _found() -> ctypes.CDLL | str:
+def _found(level: str) -> ctypes.CDLL | str:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return f"they are for Linux on x86-64, and this is {platform.system()} on {platform.machine()}"
-    processor = _processor()
-    missing = [name for name in NEEDED if name not in processor.split()]
-    if missing:
-        return f"this processor has no {', '.join(missing)}"
+    if level not in LEVEL_FLAGS:
+        if level != processor_level():
+            return f"there are none for {SWITCH}={level}"
+        return "this processor has no avx512_bf16"
     compiler = next((path for name in COMPILERS if (path := which(name))), None)
     if compiler is None:
         return f"there is no C++ compiler ({', '.join(COMPILERS)})"
     try:
-        loaded = ctypes.CDLL(str(_compiled(compiler, processor)))
-        # Linux lends the matrix unit's registers to a process that asks; without asking its instructions are illegal.
-        loaded.has_tiles()
+        return ctypes.CDLL(str(_compiled(compiler, level)))
     except (OSError, subprocess.SubprocessError) as error:
         return f"compiling them with {compiler} fails ({_first_line(error)})"
-    return loaded
 
 
-def _compiled(compiler: str, processor: str) -> Path:
+def _compiled(compiler: str, level: str) -> Path:
     """The library's file, compiled if it is not there; processes that come at once do it twice, to the same end."""
+    flags = [*FLAGS, *LEVEL_FLAGS[level]]
     sources = sorted([*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")])
     content = b"".join(source.read_bytes() for source in sources)
-    settings = " ".join([compiler, *FLAGS, processor, torch.__version__])
+    settings = " ".join([compiler, *flags, *sorted(instructions()), torch.__version__])
     name = hashlib.sha256(content + settings.encode()).hexdigest()[:24]
     folder = _folder()
     path = folder / f"{name}.so"
@@ -76,7 +80,7 @@ def _compiled(compiler: str, processor: str) -> Path:
         handle, part = tempfile.mkstemp(suffix=".part", dir=folder)
         os.close(handle)
         units = [str(source) for source in sources if source.suffix == ".cpp"]
-        command = [compiler, *FLAGS, *units, "-o", part, *_openmp()]
+        command = [compiler, *flags, *units, "-o", part, *_openmp()]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
         Path(part).replace(path)
     return path
@@ -101,15 +105,6 @@ def _folder() -> Path:
     except OSError:
         pass
     return Path(tempfile.mkdtemp(prefix="t2t_vit-native-"))
-
-
-def _processor() -> str:
-    """What the processor can do: Linux's list of flags."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("flags")), "")
 
 
 def _first_line(error: Exception) -> str:

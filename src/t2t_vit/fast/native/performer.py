@@ -5,14 +5,14 @@ import ctypes
 import torch
 from torch import Tensor
 
-from t2t_vit.ops.native.arguments import SUFFIX, address, threads, whole
-from t2t_vit.ops.native.library import library, unavailable
+from t2t_vit.fast.native.arguments import SUFFIX, address, threads, whole
+from t2t_vit.fast.native.library import library, unavailable
 
 COUNTS = (16, 32)  # of random features that the kernel was written for
 LONGEST = 128  # of a key
 
 
-def performs(dim: int, features: int, dtype: torch.dtype) -> bool:
+def can_run_performer(dim: int, features: int, dtype: torch.dtype) -> bool:
     """Whether `native_performer` takes tokens of `dim` numbers and so many random features here."""
     fits = features in COUNTS and dim % 16 == 0 and dim <= LONGEST
     return fits and dtype in SUFFIX and unavailable() is None

@@ -5,8 +5,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from t2t_vit.ops.native.arguments import SUFFIX, address, threads, whole
-from t2t_vit.ops.native.library import library
+from t2t_vit.fast.native.arguments import SUFFIX, address, threads, whole
+from t2t_vit.fast.native.library import library
 
 
 def native_windows(

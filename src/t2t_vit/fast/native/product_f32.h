@@ -11,7 +11,7 @@
 #include "scratch.h"
 #include "tiles.h"
 
-#ifdef __AMX_BF16__
+#ifdef TILES
 constexpr int64_t SECOND_CACHE = int64_t{1} << 20;  // bytes of it for the left side of a chunk
 
 struct Answer {  // out = activation(product + bias) + residual; bias and residual may be null
@@ -30,7 +30,7 @@ inline void finish(const Answer& answer, const Block& block, int64_t from, int64
       const __mmask16 live = first(answer.columns - column);
       __m512 values = load(block.products + i * SIDE + half);
       if (answer.bias) values = add(values, load(answer.bias + column, live));
-      if (answer.activation == GELU) values = mul(values, normal_of(values).below);
+      if (answer.activation == GELU) values = mul(values, normal_below(values));
       if (answer.activation == GELU_TANH) values = gelu_tanh(values);
       if (answer.residual.at) values = add(values, load(answer.residual.row(row) + column, live));
       store(answer.out.row(row) + column, values, live);

@@ -1,34 +1,27 @@
-// The processor's matrix unit (AMX): eight tiles of 16 rows of 64 bytes, products of bfloat16 summed in float32.
-// A tile of bfloat16 that stands on the right holds pairs: row r, word c is (B[2r][c], B[2r + 1][c]).
+// Tiles: 16 rows of 64 bytes, what one product instruction of a matrix unit (AMX) takes. A tile of bfloat16 that stands on
+// the right of a product holds pairs: row r, word c is (B[2r][c], B[2r + 1][c]). Each of its rows is also what the vector
+// unit's product instruction takes, so right sides lie in tiles on every processor.
 #pragma once
 
 #include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <cstring>
 
 #include "vectors.h"
 
+// Whether the matrix unit multiplies: library.py asks for it where it may be used, and the compiler has to know it.
+#if defined(T2T_VIT_AMX) && defined(__AMX_BF16__)
+#define TILES
+#endif
+
 constexpr int TILE_ROWS = 16, TILE_DEPTH = 32, TILE_BYTES = 64;
 constexpr int64_t PAIRED = TILE_ROWS * TILE_DEPTH;  // bfloat16 numbers of a tile
 
-// Linux lends a process the tiles' memory when it asks.
-inline bool tiles_are_granted() {
-#ifdef __AMX_BF16__
-  constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
-  static const bool granted = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
-  return granted;
-#else
-  return false;
-#endif
-}
-
-#ifdef __AMX_BF16__
-// The tiles of this thread, full size, for as long as it lives.
+// The matrix unit's eight tiles, full size, of this thread, for as long as it lives.
 class Tiles {
  public:
+#ifdef TILES
   Tiles() {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -39,10 +32,12 @@ class Tiles {
     _tile_loadconfig(&shape);
   }
   ~Tiles() { _tile_release(); }
+#else
+  Tiles() {}
+#endif
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
 };
-#endif
 
 // 16 rows of 16 words (`rows` of them live, the others 0), `stride` words apart, turned over.
 inline void transpose_words(const int32_t* from, int64_t stride, int64_t rows, int32_t* to) {

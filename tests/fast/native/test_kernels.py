@@ -1,7 +1,6 @@
 """Each compiled kernel beside float64, and beside what torch computes in the same precision."""
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,18 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2t_vit.ops import native
-from t2t_vit.ops.attention import self_attention
-from t2t_vit.ops.native.library import has_tiles
 from t2t_vit.ops.performer import draw_features, performer_attention
 from t2t_vit.ops.performer_reference import EPSILON
 
-# Elsewhere the kernels say why they cannot run, and tests/ops/native/test_library.py sees to that.
-HERE = native.unavailable() is None
-TILES = HERE and has_tiles()
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-pytestmark = pytest.mark.usefixtures("threads")
+pytestmark = pytest.mark.usefixtures("threads", "kernels")
 
 
 def law(ours: Tensor, theirs: Tensor, exact: Tensor, slack: float = 1e-6) -> None:
@@ -40,45 +34,14 @@ def spread_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
     [(8, 197, 6, 64), (1, 1, 1, 32), (2, 16, 3, 64), (3, 50, 4, 96), (1, 784, 1, 64), (2, 257, 2, 128), (40, 5, 2, 32)],
 )
 def test_attention(batch: int, length: int, heads: int, dim: int, strength: float) -> None:
-    if not TILES:
-        assert not native.attends(dim, torch.bfloat16)
-        return
+    assert native.can_attend(dim, torch.bfloat16)
     qkv = (torch.randn(batch, length, 3 * heads * dim) * strength).bfloat16()
     exact = spread_attention(qkv.double(), heads, dim**-0.5)
     law(native.native_attention(qkv, heads, dim**-0.5), spread_attention(qkv, heads, dim**-0.5), exact)
 
 
-@pytest.mark.parametrize(
-    ("batch", "length", "heads", "dim", "strength"),
-    [(8, 197, 6, 64, 1), (2, 50, 4, 64, 3), (1, 1, 1, 32, 1), (3, 257, 2, 96, 1)],
-)
-def test_gradient_of_attention(batch: int, length: int, heads: int, dim: int, strength: float) -> None:
-    """On the way that training takes."""
-    qkv = torch.randn(batch, length, 3 * heads * dim) * strength
-    slope = torch.randn(batch, length, heads * dim)
-
-    def gradient(dtype: torch.dtype, how: Callable[[Tensor, int, float], Tensor]) -> Tensor:
-        leaf = qkv.bfloat16().to(dtype).requires_grad_()
-        how(leaf, heads, dim**-0.5).backward(slope.bfloat16().to(dtype))
-        assert leaf.grad is not None
-        return leaf.grad
-
-    exact = gradient(torch.float64, spread_attention)
-    law(gradient(torch.bfloat16, self_attention), gradient(torch.bfloat16, spread_attention), exact)
-
-
-# opcheck's own look at gradients.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_the_trained_one_is_an_operation_of_torchs() -> None:
-    if TILES:
-        qkv = torch.randn(2, 9, 3 * 64, dtype=torch.bfloat16, requires_grad=True)
-        torch.library.opcheck(torch.ops.t2t_vit.native_attention.default, (qkv, 2, 0.125))
-
-
 @pytest.mark.parametrize(("batch", "length", "heads", "dim"), [(2, 197, 3, 64), (1, 1, 1, 32), (3, 300, 2, 96)])
 def test_attention_from_tokens_on(batch: int, length: int, heads: int, dim: int) -> None:
-    if not TILES:
-        return
     width = heads * dim
     norm, qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width, bias=False)
     nn.init.normal_(norm.weight)
@@ -94,27 +57,25 @@ def test_attention_from_tokens_on(batch: int, length: int, heads: int, dim: int)
 def test_what_is_not_a_number_comes_out(part: str) -> None:
     """A training that diverges has to be seen."""
     place = ["queries", "keys", "values"].index(part)
-    if TILES:
-        qkv = torch.randn(1, 40, 3 * 64).bfloat16()
-        qkv[0, 7, place * 64 + 5] = torch.nan
-        out = native.native_attention(qkv, 1, 0.125)
-        assert out[0, 7].isnan().any()
-        assert out.isnan().any(dim=2).all() == (part != "queries")
-    if HERE:
-        kqv = torch.randn(1, 300, 3 * 32)
-        kqv[0, 7, [1, 0, 2][place] * 32 + 5] = torch.nan
-        out = native.native_performer(kqv, draw_features(16, 32).t().contiguous(), EPSILON)
-        assert out[0, 7].isnan().any()
-        assert out.isnan().any(dim=2).all() == (part != "queries")
+    qkv = torch.randn(1, 40, 3 * 64).bfloat16()
+    qkv[0, 7, place * 64 + 5] = torch.nan
+    out = native.native_attention(qkv, 1, 0.125)
+    assert out[0, 7].isnan().any()
+    assert out.isnan().any(dim=2).all() == (part != "queries")
+    kqv = torch.randn(1, 300, 3 * 32)
+    kqv[0, 7, [1, 0, 2][place] * 32 + 5] = torch.nan
+    out = native.native_performer(kqv, draw_features(16, 32).t().contiguous(), EPSILON)
+    assert out[0, 7].isnan().any()
+    assert out.isnan().any(dim=2).all() == (part != "queries")
 
 
 def test_attention_takes_only_what_it_was_written_for() -> None:
-    assert not native.attends(12, torch.bfloat16)
-    assert not native.attends(64, torch.float32)
-    assert native.attends(64, torch.bfloat16) == TILES
+    assert not native.can_attend(12, torch.bfloat16)
+    assert not native.can_attend(64, torch.float32)
+    assert native.can_attend(64, torch.bfloat16)
 
 
-PICTURES = {
+IMAGES = {
     "noise": torch.randn,
     "black": lambda *size: torch.full(size, -1.0),
     "white": lambda *size: torch.full(size, 2.64),
@@ -123,17 +84,13 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("size", "split"), [((2, 3, 37, 41), (7, 4, 2)), ((1, 1, 28, 28), (7, 2, 3)), ((3, 64, 9, 14), (3, 2, 1))]
 )
-def test_windows(
-    size: tuple[int, int, int, int], split: tuple[int, int, int], dtype: torch.dtype, picture: str
-) -> None:
-    if not HERE:
-        return
-    features = PICTURES[picture](*size)
+def test_windows(size: tuple[int, int, int, int], split: tuple[int, int, int], dtype: torch.dtype, image: str) -> None:
+    features = IMAGES[image](*size)
     kernel, stride, padding = split
 
     def torchs(features: Tensor, eps: float | None) -> Tensor:
@@ -161,10 +118,7 @@ def test_windows(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("batch", "length", "dim"), [(3, 300, 64), (1, 1, 64), (2, 7, 32), (1, 784, 64), (50, 9, 32)])
 def test_performer(batch: int, length: int, dim: int, dtype: torch.dtype, strength: float) -> None:
-    if not HERE:
-        assert not native.performs(dim, dim // 2, dtype)
-        return
-    assert native.performs(dim, dim // 2, dtype)
+    assert native.can_run_performer(dim, dim // 2, dtype)
     kqv = (torch.randn(batch, length, 3 * dim) * strength).to(dtype)
     features = draw_features(dim // 2, dim)
     k, q, v = kqv.chunk(3, dim=-1)
@@ -175,8 +129,6 @@ def test_performer(batch: int, length: int, dim: int, dtype: torch.dtype, streng
 
 def test_performer_goes_to_zero_where_keys_are_long() -> None:
     """The denominator's epsilon is live."""
-    if not HERE:
-        return
     kqv, features = 20 * torch.ones(1, 40, 192), draw_features(32, 64)
     assert native.native_performer(kqv, features.t().contiguous(), EPSILON).abs().max() < 1e-6
 
@@ -185,9 +137,7 @@ def test_performer_goes_to_zero_where_keys_are_long() -> None:
 @pytest.mark.parametrize("strength", [1.0, 30.0])
 @pytest.mark.parametrize(("rows", "width", "middle"), [(1, 32, 64), (33, 64, 64), (131, 64, 96), (400, 384, 1152)])
 def test_tail(rows: int, width: int, middle: int, strength: float, approximate: str) -> None:
-    assert native.ends(width, middle, torch.bfloat16) == TILES
-    if not TILES:
-        return
+    assert native.can_run_tail(width, middle, torch.bfloat16)
     norm = nn.LayerNorm(width)
     nn.init.normal_(norm.weight)
     network = nn.ModuleList([nn.Linear(width, width), norm, nn.Linear(width, middle), nn.Linear(middle, width)])
@@ -210,8 +160,6 @@ def test_tail(rows: int, width: int, middle: int, strength: float, approximate: 
 
 def test_gelu_is_exact_to_bfloat16() -> None:
     """fc1 as the identity, the others 0: what comes out is the residual and nothing more; then fc2 as the identity."""
-    if not TILES:
-        return
     width = 32
     eye, none, ones = torch.eye(width), torch.zeros(width), torch.zeros(width, width)
     norm = nn.LayerNorm(width).bfloat16().requires_grad_(False)

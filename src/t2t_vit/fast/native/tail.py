@@ -5,18 +5,17 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
-from t2t_vit.ops.native.arguments import address, threads, whole
-from t2t_vit.ops.native.layer import NativeLayer
-from t2t_vit.ops.native.library import has_tiles, library, unavailable
+from t2t_vit.fast.native.arguments import address, threads, whole
+from t2t_vit.fast.native.layer import NativeLayer
+from t2t_vit.fast.native.library import library, unavailable
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh")  # in the kernels' order
 SIDE = 32  # lengths are multiples of it
 
 
-def ends(width: int, middle: int, dtype: torch.dtype) -> bool:
-    """Whether `native_tail` takes tokens and hidden tokens of these lengths here: in bfloat16, with a matrix unit."""
-    fits = width % SIDE == 0 and middle % SIDE == 0
-    return fits and dtype is torch.bfloat16 and unavailable() is None and has_tiles()
+def can_run_tail(width: int, middle: int, dtype: torch.dtype) -> bool:
+    """Whether `native_tail` takes tokens and hidden tokens of these lengths here: in bfloat16."""
+    return width % SIDE == 0 and middle % SIDE == 0 and dtype is torch.bfloat16 and unavailable() is None
 
 
 def native_tail(

@@ -1,7 +1,7 @@
-// Linear layers and their gradients in float32: whole products, by all threads.
+// Linear layers in float32: whole products, by all threads.
 #include "product_f32.h"
 
-#ifdef __AMX_BF16__
+#ifdef TILES
 namespace {
 
 // Lines laid out for the right side, by all threads of a team together.
@@ -28,11 +28,6 @@ void multiply_all(const Side& left, const bf16* right, const Answer& answer, con
 
 Side side_of(const float* at, const int64_t* sizes) { return {at, sizes[0], sizes[1] != 0, sizes[2], sizes[3]}; }
 
-// Both sides from `deep` on, `depth` numbers.
-Side part_of(const Side& side, int64_t deep, int64_t depth) {
-  return {side.at + deep * (side.along ? 1 : side.stride), side.stride, side.along, side.lines, depth};
-}
-
 }  // namespace
 
 // A side is given as the distance of its rows in memory, whether a line is one of these rows (or a column), the number of
@@ -53,25 +48,6 @@ extern "C" void product_f32(const float* left, const int64_t* left_side, const b
     const Tiles configured;
     const NoDenormals no_denormals;
     multiply_all(side, right, answer, LeftRoom::of(side.depth), threads);
-  }
-}
-
-// out (rows, columns) = left right + bias, some depth at a time; `tiles` has room for the right side of the most.
-extern "C" void product_of_f32(const float* left, const int64_t* left_side, const float* right, const int64_t* right_side,
-                               const float* bias, float* out, bf16* tiles, int64_t most, int threads) {
-  const Side rows = side_of(left, left_side), columns = side_of(right, right_side);
-#pragma omp parallel num_threads(threads)
-  {
-    const Tiles configured;
-    const NoDenormals no_denormals;
-    const LeftRoom room = LeftRoom::of(std::min(most, rows.depth));
-    for (int64_t deep = 0; deep < rows.depth; deep += most) {
-      const int64_t depth = std::min(most, rows.depth - deep);
-      lay_out_right(part_of(columns, deep, depth), tiles);
-      const float* sum = deep == 0 ? nullptr : out;
-      const Answer answer{deep == 0 ? bias : nullptr, {sum, columns.lines}, {out, columns.lines}, columns.lines, NONE};
-      multiply_all(part_of(rows, deep, depth), tiles, answer, room, threads);
-    }
   }
 }
 #endif

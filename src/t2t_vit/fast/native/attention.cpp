@@ -1,18 +1,22 @@
-// Softmax attention in bfloat16 on the processor's matrix unit: 16 queries at a time, scores and weights in the first
+// Softmax attention in bfloat16: 16 queries at a time, scores and weights in the first
 // cache, long rows of keys in blocks with the maximum corrected as they come (as FlashAttention does).
 #include <algorithm>
 #include <cmath>
 
-#include "heads.h"
 #include "product.h"
 #include "scratch.h"
 #include "tiles.h"
 #include "vectors.h"
 
-#ifdef __AMX_BF16__
 namespace {
 
 constexpr int64_t QUERIES = TILE_ROWS, KEYS = 256;  // of a block
+
+struct Shape {
+  int64_t batch, tokens, heads, head_dim;
+  int64_t dim() const { return heads * head_dim; }
+  int64_t padded() const { return (tokens + TILE_DEPTH - 1) / TILE_DEPTH * TILE_DEPTH; }
+};
 
 // One thread's room.
 struct Room {
@@ -32,6 +36,15 @@ struct Room {
   Scratch scratch_;
 };
 
+// A head's tokens as tiles that stand on the right, to be summed over their numbers: 32 numbers by 16 tokens, zeros
+// behind the last token; `stride` numbers from one to the next.
+void turn_tokens(const bf16* tokens, int64_t stride, const Shape& shape, bf16* to) {
+  for (int64_t n = 0; n < shape.padded(); n += TILE_ROWS)
+    for (int64_t d = 0; d < shape.head_dim; d += TILE_DEPTH, to += PAIRED)
+      transpose_words(reinterpret_cast<const int32_t*>(tokens + n * stride + d), stride / 2, shape.tokens - n,
+                      reinterpret_cast<int32_t*>(to));
+}
+
 // Tiles of 32 values by 16 of their numbers: what weights are multiplied with.
 void lay_out_values(const bf16* values, int64_t stride, const Shape& shape, bf16* to) {
   for (int64_t n = 0; n < shape.padded(); n += TILE_DEPTH)
@@ -39,8 +52,9 @@ void lay_out_values(const bf16* values, int64_t stride, const Shape& shape, bf16
       pair_rows(values + n * stride + d, stride, shape.tokens - n, to);
 }
 
-// scores (16, keys) = queries keys^T, for `vectors` times 16 keys.
-void multiply_keys(const Room& room, const bf16* keys, int64_t vectors, int64_t head_dim) {
+// scores (16, keys) = queries keys^T for `vectors` times 16 keys; rows behind `count` are not looked at.
+#ifdef TILES
+void multiply_keys(const Room& room, Left, int64_t, const bf16* keys, int64_t vectors, int64_t head_dim) {
   const int64_t steps = head_dim / TILE_DEPTH, bytes = KEYS * sizeof(float);
   int64_t v = 0;
   for (; v + 2 < vectors; v += 3) {
@@ -72,6 +86,11 @@ void multiply_keys(const Room& room, const bf16* keys, int64_t vectors, int64_t 
     _tile_stored(0, room.scores + v * LANES, bytes);
   }
 }
+#else
+void multiply_keys(const Room& room, Left queries, int64_t count, const bf16* keys, int64_t vectors, int64_t head_dim) {
+  multiply(count, vectors, queries, {keys, LANES * head_dim, PAIRED}, head_dim / 2, room.scores, KEYS, false);
+}
+#endif
 
 // weights = 2^(factor (score - top)) of `live` keys, zeros up to `keys`; what was summed before is brought to the new top.
 void weigh(Room& room, int64_t row, int64_t live, int64_t keys, float factor, bool is_first, int64_t head_dim) {
@@ -106,9 +125,11 @@ void weigh(Room& room, int64_t row, int64_t live, int64_t keys, float factor, bo
   room.top[row] = top;
 }
 
-// sums (16, head_dim) += weights values, for `steps` times 32 keys.
-void multiply_values(const Room& room, const bf16* values, int64_t steps, bool is_first, int64_t head_dim) {
+// sums (16, head_dim) += weights values, for `live` keys and zeros behind them.
+#ifdef TILES
+void multiply_values(const Room& room, const bf16* values, int64_t, int64_t live, bool is_first, int64_t head_dim) {
   const int64_t bytes = head_dim * sizeof(float), across = head_dim / LANES;
+  const int64_t steps = (live + TILE_DEPTH - 1) / TILE_DEPTH;
   for (int64_t d = 0; d < across; d += 2) {
     float* to = room.sums + d * LANES;
     if (is_first) {
@@ -130,44 +151,49 @@ void multiply_values(const Room& room, const bf16* values, int64_t steps, bool i
     _tile_stored(1, to + LANES, bytes);
   }
 }
+#else
+void multiply_values(const Room& room, const bf16* values, int64_t count, int64_t live, bool is_first, int64_t head_dim) {
+  const int64_t across = head_dim / LANES;
+  multiply(count, across, {room.weights, KEYS}, {values, PAIRED, across * PAIRED}, (live + 1) / 2, room.sums, head_dim,
+           !is_first);
+}
+#endif
 
 // `count` queries, at most 16, of one head.
-void answer(Room& room, const bf16* queries, int64_t stride, int64_t count, const Shape& shape, float factor, bf16* out,
-            float* log_sums) {
+void answer(Room& room, const bf16* queries, int64_t stride, int64_t count, const Shape& shape, float factor, bf16* out) {
   const int64_t head_dim = shape.head_dim;
+#ifdef TILES
   for (int64_t i = 0; i < count; i++) std::memcpy(room.queries + i * head_dim, queries + i * stride, head_dim * 2);
   std::fill(room.queries + count * head_dim, room.queries + QUERIES * head_dim, bf16{0});
-  for (int64_t start = 0; start < shape.padded(); start += KEYS) {
+#endif
+  for (int64_t start = 0; start < shape.tokens; start += KEYS) {
     const int64_t keys = std::min(KEYS, shape.padded() - start), live = std::min(keys, shape.tokens - start);
-    multiply_keys(room, room.keys + start * head_dim, (live + LANES - 1) / LANES, head_dim);
+    multiply_keys(room, {queries, stride}, count, room.keys + start * head_dim, (live + LANES - 1) / LANES, head_dim);
     for (int64_t row = 0; row < count; row++) weigh(room, row, live, keys, factor, start == 0, head_dim);
-    multiply_values(room, room.values + start * head_dim, keys / TILE_DEPTH, start == 0, head_dim);
+    multiply_values(room, room.values + start * head_dim, count, live, start == 0, head_dim);
   }
   for (int64_t row = 0; row < count; row++) {
-    if (log_sums) log_sums[row] = room.top[row] * factor + std::log2(room.total[row]);
     const __m512 inverse = all(1.0f / room.total[row]);
     for (int64_t d = 0; d < head_dim; d += LANES)
       store(out + row * shape.dim() + d, mul(load(room.sums + row * head_dim + d), inverse));
   }
 }
 
-// Queries `start` to `end` of one head; `qkv` and `out` are its image's, log_sums its own or null.
+// Queries `start` to `end` of one head; `qkv` and `out` are its image's.
 void of_head(Room& room, const bf16* qkv, int64_t head, int64_t start, int64_t end, const Shape& shape, float factor,
-             bf16* out, float* log_sums) {
+             bf16* out) {
   const int64_t stride = 3 * shape.dim(), at = head * shape.head_dim;
   turn_tokens(qkv + at + shape.dim(), stride, shape, room.keys);
   lay_out_values(qkv + at + 2 * shape.dim(), stride, shape, room.values);
   for (int64_t query = start; query < end; query += QUERIES)
     answer(room, qkv + at + query * stride, stride, std::min(QUERIES, end - query), shape, factor,
-           out + at + query * shape.dim(), log_sums ? log_sums + query : nullptr);
+           out + at + query * shape.dim());
 }
 
 }  // namespace
 
-// qkv (batch, tokens, 3, heads, head_dim) -> out (batch, tokens, heads, head_dim); head_dim is a multiple of 32. For the
-// gradient: the sums of 2^score as logarithms, (batch, heads, tokens), or null.
-extern "C" void attention_bf16(const bf16* qkv, bf16* out, float* log_sums, const int64_t* sizes, float scale,
-                               int threads) {
+// qkv (batch, tokens, 3, heads, head_dim) -> out (batch, tokens, heads, head_dim); head_dim is a multiple of 32.
+extern "C" void attention_bf16(const bf16* qkv, bf16* out, const int64_t* sizes, float scale, int threads) {
   const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3]};
   const int64_t stride = 3 * shape.dim(), pairs = shape.batch * shape.heads;
   // Few heads of few images are cut into parts, each of which lays out its keys and values again.
@@ -184,7 +210,7 @@ extern "C" void attention_bf16(const bf16* qkv, bf16* out, float* log_sums, cons
       const int64_t image = task / parts / shape.heads, head = task / parts % shape.heads;
       const int64_t start = task % parts * part, end = std::min(shape.tokens, start + part);
       of_head(room, qkv + image * shape.tokens * stride, head, start, end, shape, scale * LOG2_E,
-              out + image * shape.tokens * shape.dim(), log_sums ? log_sums + task / parts * shape.tokens : nullptr);
+              out + image * shape.tokens * shape.dim());
     }
   }
 }
@@ -213,14 +239,19 @@ extern "C" void mix_bf16(const bf16* given, const bf16* norm_weight, const bf16*
       const bf16* tokens = given + image * shape.tokens * dim;
       for (int64_t start = 0; start < shape.tokens; start += CHUNK) {
         const int64_t rows = std::min(CHUNK, shape.tokens - start);
-        lay_out(norm, {tokens + start * dim, dim}, rows, dim, normed);
-        run({layer, normed, {qkv + start * 3 * dim, 3 * dim}, {}, rows, false}, products);
+        const Left left = lay_out(norm, {tokens + start * dim, dim}, rows, dim, normed);
+        run({layer, left, {qkv + start * 3 * dim, 3 * dim}, {}, rows, false}, products);
       }
       for (int64_t head = 0; head < shape.heads; head++)
-        of_head(room, qkv, head, 0, shape.tokens, shape, scale * LOG2_E, out + image * shape.tokens * dim, nullptr);
+        of_head(room, qkv, head, 0, shape.tokens, shape, scale * LOG2_E, out + image * shape.tokens * dim);
     }
   }
 }
+// Whether these kernels were compiled for the matrix unit.
+extern "C" int has_tiles() {
+#ifdef TILES
+  return 1;
+#else
+  return 0;
 #endif
-
-extern "C" int has_tiles() { return tiles_are_granted(); }
+}

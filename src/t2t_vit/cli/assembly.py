@@ -162,7 +162,6 @@ def network(config: Config, num_classes: int) -> T2TViT:
         drop_block=config.drop_block,
         performer_drop=config.performer_drop,
         approximate_gelu=not config.disable_approximate_gelu,
-        kernels=config.kernels,
     )
     model.freeze(config.freeze)
     return model

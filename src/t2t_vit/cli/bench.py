@@ -32,11 +32,11 @@ from t2t_vit.data.memory_budget import budget_of
 from t2t_vit.data.share import Share
 from t2t_vit.data.workers import usable_workers
 from t2t_vit.errors import UserError
+from t2t_vit.fast.kernels import check_kernels, fused_or_plain
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.plan import Workload, plan_for
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.inference.writers import check_output
-from t2t_vit.ops.split_norm_linear import check_kernels
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes
@@ -103,6 +103,7 @@ def of_network(bench: Bench) -> Results:
     """`bench model`: compiled, too, where `pynative_mode False` stands on the line or in the file."""
     config, precision, rates = bench.config, bench.precision, bench.begin()
     model = assembly.network(config, config.num_classes)
+    fused_or_plain(model, config.kernels, bench.device)
     precision.prepare(model)
     forms: dict[str, torch.nn.Module] = {"eager": model}
     if not bench.options.said("pynative_mode", True):
@@ -123,7 +124,7 @@ def predicting(bench: Bench) -> Callable[[], object]:
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
     network = assembly.network(config, config.num_classes)
     plan = plan_for(bench.device.type, Workload(batch=config.batch_size))
-    predictor = TorchPredictor(network, assembly.preprocessing_of(config), None, bench.precision, plan)
+    predictor = TorchPredictor(network, assembly.preprocessing_of(config), None, bench.precision, plan, config.kernels)
     return lambda: predictor.logits(pixels)
 
 
@@ -140,6 +141,7 @@ def step_results(bench: Bench, images: ImageSet, rates: Rates) -> Results:
     """The step's figures; `images` tell the classes, none of them is read."""
     config, precision = bench.config, bench.precision
     model = assembly.network(config, len(images.classes))
+    fused_or_plain(model, config.kernels, bench.device)
     precision.prepare(model)
     trained = trained_of(config, model, precision)
     step = step_of(config, trained, images, precision, Processes(), tell)

@@ -30,7 +30,7 @@ def print_network(found: Results) -> None:
 
 
 def _stage(row: Row) -> str:
-    return f"  of it {row['name']}, norm, first product" if row["within"] else row["name"]
+    return row["name"]
 
 
 def print_step(found: Results) -> None:

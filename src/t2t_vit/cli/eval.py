@@ -16,12 +16,12 @@ from t2t_vit.cli.resolve import resolve
 from t2t_vit.config import Config
 from t2t_vit.data.images import ImageSet, check_same_classes
 from t2t_vit.evaluation.metrics import Metrics, evaluate
+from t2t_vit.fast.kernels import check_kernels, prepared
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.exported_predictor import ExportedPredictor
 from t2t_vit.inference.load import is_exported
 from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.writers import check_output
-from t2t_vit.ops.split_norm_linear import check_kernels
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.training.distributed import Processes, connected, from_environment
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
@@ -74,15 +74,16 @@ def evaluate_weights(
     device = choose_device(config.device_target, device_id, note=told.append)
     precision = choose_precision(config.amp_level, device, training=False, note=told.append)
     choose_products(precision, told.append)
-    check_kernels(config.kernels, device, predicts=True)
-    rebuilt = rebuild(weights, config.to_dict(), told.append, config.kernels)
+    check_kernels(config.kernels, device)
+    rebuilt = rebuild(weights, config.to_dict(), told.append)
     images = _images(config, rebuilt.classes, str(weights.path), told.append)
     for text in told:
         note(text)
     with connected(processes, device):
         loader = assembly.eval_loader(config, images, rebuilt.preprocessing, processes, device, note)
-        model = precision.prepare(rebuilt.model)
+        model, made_of = prepared(rebuilt.model, config.kernels, precision)
         note(f"{weights.path}: {weights.chosen} weights, {len(images):,} images, {device.type}, {precision.name}")
+        note(f"network: {made_of}")
         return evaluate(model, loader, autocast=precision.autocast, reduce=processes.sum)
 
 

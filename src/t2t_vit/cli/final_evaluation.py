@@ -35,7 +35,7 @@ def report_run(job: Job, state: State, validation: Validation, images: ImageSet)
     """
     chosen = better(state)
     outcomes = collect(
-        validation.weights[chosen],
+        validation.form(validation.weights[chosen]),
         validation.batches,
         range(job.processes.rank, len(images), job.processes.count),
         len(images),

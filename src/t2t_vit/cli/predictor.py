@@ -5,13 +5,13 @@ from t2t_vit.cli.options import Options
 from t2t_vit.cli.resolve import resolve
 from t2t_vit.cli.runtimes import Work, in_runtime
 from t2t_vit.config import Config
+from t2t_vit.fast.kernels import check_kernels
 from t2t_vit.inference.exported_predictor import ExportedPredictor
 from t2t_vit.inference.load import check_fixed, is_exported, open_exported
 from t2t_vit.inference.plan import Workload, plan_for
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.torch_predictor import TorchPredictor
-from t2t_vit.ops.split_norm_linear import check_kernels
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.training.compilation import why_not
 from t2t_vit.weights import checkpoint_config, read_weights
@@ -43,8 +43,8 @@ def _opened(options: Options, path: str, work: Work | None) -> tuple[Config, Tor
     device = choose_device(config.device_target, config.device_id, required=False, note=notes.append)
     precision = choose_precision(config.amp_level, device, training=False, note=notes.append)
     choose_products(precision, notes.append)
-    check_kernels(config.kernels, device, predicts=True)
-    rebuilt = rebuild(weights, config.to_dict(), notes.append, config.kernels)
+    check_kernels(config.kernels, device)
+    rebuilt = rebuild(weights, config.to_dict(), notes.append)
     for text in notes:
         tell(text)
     # Counting costs a look at every name, which only an accelerator's engine and a choice of runtimes are worth.
@@ -52,7 +52,9 @@ def _opened(options: Options, path: str, work: Work | None) -> tuple[Config, Tor
     plan = plan_for(device.type, known, lambda: why_not(device))
     engine = f", {plan}" if device.type == "cuda" else ""
     tell(f"{path}: {config.arch}, {weights.chosen} weights, {device.type}, {precision.name}{engine}")
-    return config, TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision, plan)
+    predictor = TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision, plan, config.kernels)
+    tell(f"network: {predictor.made_of}")
+    return config, predictor
 
 
 def open_asked(options: Options, path: str) -> ExportedPredictor:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 from t2t_vit.cli import assembly
 from t2t_vit.cli.continuing import Start
@@ -20,8 +21,8 @@ from t2t_vit.config import Config
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.errors import UserError
+from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
 from t2t_vit.model import T2TViT
-from t2t_vit.ops.split_norm_linear import check_kernels
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.training.agreement import Agreement
 from t2t_vit.training.checkpoint import Trained, checkpoint_name
@@ -140,6 +141,11 @@ def _initial(job: Job, weights: Weights | None, classes: Sequence[str]) -> T2TVi
     if weights is not None:
         for text in start_from(model, weights, classes):
             job.note(text)
+    made_of = fused_or_plain(model, job.config.kernels, job.device)
+    evaluated = (
+        "; evaluations by a packed copy, made anew each time" if packs(job.config.kernels, job.precision) else ""
+    )
+    job.note(f"network: {made_of}{evaluated}")
     job.precision.prepare(model)
     return model
 
@@ -150,7 +156,14 @@ def _validation(job: Job, trained: Trained, images: ImageSet) -> Validation:
     # The training loader has said already how many workers there can be.
     loader = assembly.eval_loader(config, images, preprocessing, job.processes, job.device, _silent)
     weights = {"raw": trained.model} | ({} if trained.ema is None else {"ema": trained.ema.module})
-    return Validation(loader, weights, config.eval_every_epochs, job.precision.autocast, job.processes.sum)
+    return Validation(
+        loader,
+        weights,
+        config.eval_every_epochs,
+        job.precision.autocast,
+        job.processes.sum,
+        partial(for_evaluation, kernels=config.kernels, precision=job.precision),
+    )
 
 
 def _device_number(config: Config, processes: Processes) -> int:

@@ -57,14 +57,16 @@ class FusedTokensToToken(TokensToToken):
         k, q, v = packed.chunk(3, dim=-1)  # (B, N, token_dim) each
         return attention.finish(performer_triton(q, k, v, attention.w)[0], v)  # (B, N, token_dim)
 
-    def _refuse_changes(self, split: nn.Module, attention: TokenPerformer | TokenTransformer, linear: nn.Module) -> None:
-        kinds: dict[nn.Module, type[nn.Module]] = {
-            split: SoftSplitLayer,
-            attention.norm1: nn.LayerNorm,
-            linear: nn.Linear,
-        }
-        for module, kind in kinds.items():
-            reason = why_touched(module, (kind,))
+    def _refuse_changes(
+        self, split: nn.Module, attention: TokenPerformer | TokenTransformer, linear: nn.Module
+    ) -> None:
+        reasons = [
+            (module, why_touched(module, (kind,)))
+            for module, kind in ((split, SoftSplitLayer), (attention.norm1, nn.LayerNorm), (linear, nn.Linear))
+        ]
+        if isinstance(attention, TokenPerformer) and attention.w.requires_grad:
+            reasons.append((attention, "has a w that wants a gradient"))
+        for module, reason in reasons:
             if reason is not None:
                 name = next(name for name, found in self.named_modules() if found is module)
                 raise RuntimeError(f"since the network was fused, tokens_to_token.{name} {reason}; call unfuse first")

@@ -122,9 +122,24 @@ def refuse_what_is_not_ours(model: nn.Module, verb: str, *, in_eval_mode: bool) 
         reason = _reason(module, kinds) or (_mode_reason(module) if in_eval_mode else None)
         if reason is not None:
             raise UserError(f"cannot {verb} the network: {path or 'the model'} {reason}")
-    reason = _shape_reason(model)
-    if reason is not None:
-        raise UserError(f"cannot {verb} the network: its modules do not fit each other ({reason})")
+
+
+def refuse_what_does_not_fit(model: T2TViT, verb: str) -> None:
+    """Run a plain network's forward pass on shapes alone: kernels would read beyond what a plain one refuses.
+
+    Raises:
+        UserError: its modules do not fit each other.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    shadows = {name: torch.empty_like(tensor, device="meta", dtype=torch.float32) for name, tensor in tensors.items()}
+    images = torch.empty(1, model.in_chans, *model.image_size, device="meta")
+    run: Callable[..., Any] = torch.func.functional_call
+    try:
+        with torch.no_grad():
+            run(model, shadows, (images,))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot {verb} the network: its modules do not fit each other ({reason})") from error
 
 
 def _tree(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kinds]]:
@@ -145,14 +160,15 @@ def _allowed(module: nn.Module) -> dict[str, Kinds]:
 
 
 def _below(module: nn.Module) -> dict[str, nn.Module]:
-    """A module's children; those of a sequence belong to the module that it is a child of."""
+    """A module's children; those of a sequence of ours belong to the module that it is a child of."""
     if type(module) is nn.Sequential:
         return {}
+    allowed = _allowed(module)
     found = {name: child for name, child in module._modules.items() if child is not None}
     within = {
         f"{name}.{number}": part
         for name, child in found.items()
-        if type(child) is nn.Sequential
+        if type(child) is nn.Sequential and nn.Sequential in allowed.get(name, ())
         for number, part in child._modules.items()
         if part is not None
     }
@@ -173,19 +189,5 @@ def _reason(module: nn.Module, kinds: Kinds) -> str | None:
 
 
 def _mode_reason(module: nn.Module) -> str | None:
-    return "is in training mode; call eval() on the whole network" if module.training else None
-
-
-def _shape_reason(model: nn.Module) -> str | None:
-    """What a forward pass says of the shapes, made without numbers; None: it goes through."""
-    assert isinstance(model, T2TViT)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shadows = {name: torch.empty_like(tensor, device="meta", dtype=torch.float32) for name, tensor in tensors.items()}
-    images = torch.empty(1, model.in_chans, *model.image_size, device="meta")
-    run: Callable[..., Any] = torch.func.functional_call
-    try:
-        with torch.no_grad():
-            run(model, shadows, (images,))
-    except (RuntimeError, ValueError) as error:
-        return str(error).splitlines()[0]
-    return None
+    training = module.training and not isinstance(module, nn.Identity | nn.ModuleList)  # which have no mode
+    return "is in training mode; call eval() on the whole network" if training else None

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from t2t_vit.errors import UserError
-from t2t_vit.fast.fuse import fuse, why_not_fusible
-from t2t_vit.fast.native import why_not_native
-from t2t_vit.fast.pack import PACKED_DTYPES, pack
+from t2t_vit.fast.fusing import fuse, why_not_fusible
+from t2t_vit.fast.native import unavailable
+from t2t_vit.fast.packing import PACKED_DTYPES, pack
 from t2t_vit.model import T2TViT
+from t2t_vit.precision import Precision
 
 Kernels = Literal["auto", "reference", "cpu", "native", "triton"]
 NAMES: tuple[str, ...] = get_args(Kernels)
@@ -24,48 +25,59 @@ def check_kernels(kernels: str, device: torch.device) -> None:
     if kernels in PACKS and device.type != "cpu":
         reason = f"they are for inference on a CPU, and the device is {device.type}"
     elif kernels == "native":
-        reason = why_not_native()
+        reason = unavailable()
     elif kernels == "triton":
         reason = why_not_fusible(device)
     if reason is not None:
         raise UserError(f"kernels '{kernels}' cannot run: {reason}; 'auto' takes the fastest that can")
 
 
-def for_inference(model: T2TViT, kernels: str, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, str]:
-    """The network as `kernels` says, ready to predict on `device`, and what it is made of in a few words.
+def prepared(model: nn.Module, kernels: str, precision: Precision) -> tuple[nn.Module, str]:
+    """The network ready to predict with the precision's numbers on its device, and what it is made of in a few words.
 
     Args:
-        model: in eval mode, on any device; packed, it is copied, else it is changed in place and returned.
-        dtype: what products are made in; float16 is never packed.
+        model: in eval mode. Packed, it is copied; else it is moved, cast and perhaps fused in place, and returned.
+        kernels: of a module that is no T2T-ViT, "reference" alone.
 
     Raises:
         UserError: they were asked for by name and cannot run.
     """
-    check_kernels(kernels, device)
-    if kernels in PACKS or (kernels == "auto" and device.type == "cpu" and dtype in PACKED_DTYPES):
-        packed = pack(model, dtype, native={"cpu": False, "native": True}.get(kernels))
+    check_kernels(kernels, precision.device)
+    if isinstance(model, T2TViT) and packs(kernels, precision):
+        packed = pack(model, precision.product_dtype, native={"cpu": False, "native": True}.get(kernels))
         return packed, f"a packed copy ({packed.made_of})"
-    return model, _in_place(model, kernels, device)
+    made_of = fused_or_plain(model, kernels, precision.device)
+    return precision.prepare(model), made_of
 
 
-def for_training(model: T2TViT, kernels: str, device: torch.device) -> str:
+def packs(kernels: str, precision: Precision) -> bool:
+    """Whether predictions come from a packed copy: on a CPU, and of float16 only where it was asked for by name."""
+    can = precision.device.type == "cpu"
+    return can and (kernels in PACKS or (kernels == "auto" and precision.product_dtype in PACKED_DTYPES))
+
+
+def fused_or_plain(model: nn.Module, kernels: str, device: torch.device) -> str:
     """Fuse the network where `kernels` says so, in place; what it is made of, in a few words.
 
     Raises:
-        UserError: they were asked for by name and cannot run.
+        UserError: "triton" was asked for and cannot run.
     """
     check_kernels(kernels, device)
-    return _in_place(model, kernels, device)
-
-
-def packs_evaluation(kernels: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether evaluations during a training use a packed copy, made anew each time."""
-    return device.type == "cpu" and kernels in ("auto", *PACKS) and dtype in PACKED_DTYPES
-
-
-def _in_place(model: T2TViT, kernels: str, device: torch.device) -> str:
-    has_splits = model.variant.tokens != "convolution"
-    if kernels == "triton" or (kernels == "auto" and has_splits and why_not_fusible(device) is None):
+    splits = isinstance(model, T2TViT) and model.variant.tokens != "convolution"
+    if isinstance(model, T2TViT) and (
+        kernels == "triton" or (kernels == "auto" and splits and device.type == "cuda" and not why_not_fusible(device))
+    ):
         fuse(model.to(device))
         return "fused with Triton's kernels"
     return "the plain network"
+
+
+def for_evaluation(model: nn.Module, kernels: str, precision: Precision) -> nn.Module:
+    """What evaluates a network in the middle of its training: on a CPU a packed copy made anew, else itself."""
+    if not isinstance(model, T2TViT) or not packs(kernels, precision):
+        return model
+    was_training = model.training
+    try:
+        return prepared(model.eval(), kernels, precision)[0]
+    finally:
+        model.train(was_training)

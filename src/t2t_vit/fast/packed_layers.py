@@ -1,11 +1,6 @@
 """Layers for inference on a CPU, made of the network's own: weights laid out once, GELU and residual in the product."""
 
 import torch
-from t2t_vit.model.attention import Attention
-from t2t_vit.model.block import Block
-from t2t_vit.model.linear import Linear
-from t2t_vit.model.mlp import Mlp
-from t2t_vit.ops.packed_linear import Activation, pack_weight, packed_linear, packed_linear_add
 from torch import Tensor, nn
 
 from t2t_vit.fast.native import (
@@ -20,6 +15,8 @@ from t2t_vit.fast.native import (
     native_mix,
     native_tail,
 )
+from t2t_vit.fast.packed_linear import Activation, maker, pack_weight, packed_linear, packed_linear_add
+from t2t_vit.model.backbone import Attention, Block, Mlp
 
 ROWS = 8 * 197  # what the layout of the weights is chosen for; it is right for any other number, too
 
@@ -34,6 +31,11 @@ class PackedLinear(nn.Module):
         if self.layer is None:
             self.weight = pack_weight(weight.detach(), ROWS)
             self.bias = None if bias is None else bias.detach()
+
+    @property
+    def maker(self) -> str:
+        """Whose product it is."""
+        return "native" if self.layer is not None else maker()
 
     @classmethod
     def of(cls, linear: nn.Linear, native: bool, activation: Activation = "none") -> "PackedLinear":
@@ -103,7 +105,7 @@ class PackedBlock(nn.Module):
 def swap(module: nn.Module, native: bool) -> None:
     """Put packed layers in place of what they know; everything else stays."""
     for name, child in module.named_children():
-        if isinstance(child, nn.Linear) and type(child) in (Linear, nn.Linear):
+        if type(child) is nn.Linear:
             setattr(module, name, PackedLinear.of(child, native))
         elif type(child) is Block and type(child.attn) is Attention and type(child.mlp) is Mlp:
             setattr(module, name, PackedBlock(child, child.attn, child.mlp, native))

@@ -148,4 +148,4 @@ class TransformerStage(nn.Module):
 
 def on_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, N, C) as a map (B, C, *grid), channels last in memory."""
-    return tokens.view(tokens.shape[0], *grid, -1).permute(0, 3, 1, 2)
+    return tokens.view(tokens.shape[0], *grid, tokens.shape[2]).permute(0, 3, 1, 2)

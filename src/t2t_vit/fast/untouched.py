@@ -59,8 +59,14 @@ _METHODS = {kind: _methods(kind) for kind in (*TORCHS, *OURS)}
 def why_touched(module: nn.Module, kinds: Kinds) -> str | None:
     """Why a module is not one of these classes as they were written, as the end of a sentence; None: it is."""
     if type(module) not in kinds:
-        return f"is a {type(module).__name__}, not a {' or '.join(kind.__name__ for kind in kinds)}"
+        return f"is a {_name(type(module), kinds)}, not a {' or '.join(kind.__name__ for kind in kinds)}"
     return next(why_all_are_touched(), None) or _hook_reason(module) or _patch_reason(module) or _tensor_reason(module)
+
+
+def _name(found: type[nn.Module], kinds: Kinds) -> str:
+    """A class's name; with its module where one of `kinds` has the same."""
+    same = found.__name__ in {kind.__name__ for kind in kinds}
+    return f"{found.__module__}.{found.__name__}" if same else found.__name__
 
 
 def why_all_are_touched() -> Iterator[str]:
@@ -95,9 +101,8 @@ def _patch_reason(module: nn.Module) -> str | None:
     for name, value in vars(module).items():
         if callable(value) and callable(getattr(kind, name, None)):
             return f"has a {name} of its own"
-    original = _METHODS.get(kind, {})
-    for name, value in _methods(kind).items():
-        if kind in _METHODS and original.get(name) is not value:
+    for name, original in _METHODS.get(kind, {}).items():
+        if vars(kind).get(name) is not original:
             return f"is a {kind.__name__}, whose {name} was replaced"
     return None
 
@@ -117,6 +122,6 @@ def _tensor_reason(module: nn.Module) -> str | None:
             return f"has a {type(tensor).__name__} as {name}, not a plain tensor"
         if tensor.is_meta or not tensor.is_floating_point():
             return f"has a {name} without numbers to multiply ({tensor.dtype} on {tensor.device.type})"
-    if isinstance(module, nn.LayerNorm) and tuple(module.normalized_shape) != tuple(module.weight.shape):
-        return f"normalises {tuple(module.normalized_shape)} with a weight of {tuple(module.weight.shape)}"
+    if isinstance(module, nn.LayerNorm) and (module.weight.ndim != 1 or module.normalized_shape != module.weight.shape):
+        return f"normalises {tuple(module.normalized_shape)} numbers, not those of a token"
     return None

@@ -20,9 +20,7 @@ class Rebuilt:
     report: Report
 
 
-def rebuild(
-    weights: Weights, settings: Mapping[str, Any], note: Callable[[str], None]
-) -> Rebuilt:
+def rebuild(weights: Weights, settings: Mapping[str, Any], note: Callable[[str], None]) -> Rebuilt:
     """The network that `settings` describe, filled with `weights`.
 
     Args:

@@ -189,7 +189,7 @@ class T2TViT(Freezable):
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.head.to(device=self.cls_token.device, dtype=self.cls_token.dtype).apply(_initialise)
+        self.head.to(device=self.cls_token.device, dtype=self.cls_token.dtype).apply(_initialise).train(self.training)
         self.pretrained_cfg = {**self.pretrained_cfg, "num_classes": num_classes}
         self.pretrained_cfg.pop("label_names", None)
 

@@ -131,7 +131,7 @@ class TokenTransformer(nn.Module):
 
 def restructure(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (B, N, C) back in their places as a feature map (B, C, *grid); the paper's "re-structurization"."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
 
 
 class TokensToToken(nn.Module):

@@ -13,14 +13,15 @@ def self_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
     Returns:
         (B, N, heads d), the heads side by side.
     """
-    queries, keys, values = (split_heads(part, heads) for part in qkv.chunk(3, dim=-1))  # (B, h, N, d) each
-    mixed = attention(queries, keys, values, scale)  # (B, h, N, d)
+    q, k, v = qkv.chunk(3, dim=-1)  # (B, N, heads d) each
+    mixed = attention(split_heads(q, heads), split_heads(k, heads), split_heads(v, heads), scale)  # (B, heads, N, d)
     return mixed.transpose(1, 2).flatten(2)
 
 
 def split_heads(part: Tensor, heads: int) -> Tensor:
     """(B, N, heads d) -> (B, heads, N, d)."""
-    return part.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, length, dim = part.shape[0], part.shape[1], part.shape[2]
+    return part.view(batch, length, heads, dim // heads).transpose(1, 2)
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:

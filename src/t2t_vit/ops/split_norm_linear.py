@@ -13,6 +13,7 @@ v = (W g)^T u of x^ are two means over a window's n numbers, and neither needs v
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -165,10 +166,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 def _backward(ctx: Any, grad: Tensor, _mean: Tensor, _rstd: Tensor) -> tuple[Tensor | None, ...]:
     answer, mean, rstd, *tensors = ctx.saved_tensors
     if torch.is_grad_enabled():  # the gradient is to be differentiated again, which the kernels can't
-
-        def plain(*inputs: Any) -> Tensor:
-            return split_norm_linear(*inputs, ctx.window, ctx.eps, ctx.dtype)
-
+        plain = partial(split_norm_linear, window=ctx.window, eps=ctx.eps, dtype=ctx.dtype)
         return (*differentiable_gradients(plain, tensors, grad), None, None, None)
     wanted = ctx.needs_input_grad[0]
     back, *slopes = fused_backward(grad, answer, mean, rstd, *tensors, ctx.window, wanted)
@@ -192,7 +190,7 @@ def _means(grad: Tensor, answer: Tensor, offset: Tensor, folded: Tensor, length:
     """mean(v) and mean(v x^) of each window, (B, N) each; some images at a time, since it is done in float32."""
     columns = folded.sum(0, dtype=torch.float32)  # (out,)
     at_once = max(1, PIECE // grad[0].numel())
-    pairs = zip(grad.split(at_once), answer.split(at_once), strict=True)
+    pairs = zip(torch.split(grad, at_once), torch.split(answer, at_once), strict=True)
     # Sums of products, not matrix products: those could be in TF32.
     parts = [((u.float() * columns).sum(2), (u.float() * (y.float() - offset)).sum(2)) for u, y in pairs]
     plain, along = (torch.cat(found) / length for found in zip(*parts, strict=True))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from t2t_vit.ops import native
+from t2t_vit.fast import native
 from t2t_vit.fast.native.processor import LEVELS, SWITCH, cpu_level, processor_level
 
 NAMES = {"avx2": "AVX2", "avx512": "AVX-512", "avx512_bf16": "AVX-512 and bfloat16", "amx": "AMX"}

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2t_vit.ops import native
-from t2t_vit.ops.performer import draw_features, performer_attention
-from t2t_vit.ops.performer_reference import EPSILON
+from t2t_vit.fast import native
+from t2t_vit.ops.performer import EPSILON, draw_features, performer_attention
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -123,7 +122,7 @@ def test_performer(batch: int, length: int, dim: int, dtype: torch.dtype, streng
     features = draw_features(dim // 2, dim)
     k, q, v = kqv.chunk(3, dim=-1)
     exact = performer_attention(q.double(), k.double(), v.double(), features.double())
-    theirs = performer_attention(q, k, v, features, "reference")
+    theirs = performer_attention(q, k, v, features)
     law(native.native_performer(kqv, features.t().contiguous(), EPSILON), theirs, exact)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2t_vit import create_model
+from t2t_vit import create_model, pack
 from t2t_vit.errors import UserError
-from t2t_vit.ops import native
+from t2t_vit.fast import native
+from t2t_vit.fast.kernels import check_kernels
 from t2t_vit.fast.native import library, processor
 from t2t_vit.fast.native.processor import SWITCH, cpu_level
-from t2t_vit.ops.split_norm_linear import check_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -144,17 +144,15 @@ def test_a_folder_that_others_may_write_is_not_trusted(monkeypatch: pytest.Monke
     other.rmdir()
 
 
-def test_the_network_answers_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_packed_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = create_model("t2t_vit_quickstart", image_size=28, in_chans=1).eval()
-    asked = create_model("t2t_vit_quickstart", image_size=28, in_chans=1, kernels="native").eval()
     images = torch.randn(2, 1, 28, 28)
-    exact = model(images)
+    exact = model(images).detach()
     pretend(monkeypatch, "none")
-    with pytest.raises(UserError, match="this processor has no"):
-        check_kernels("native", torch.device("cpu"), predicts=True)
-    with pytest.raises(UserError, match="they are for inference on a CPU"):
+    with pytest.raises(UserError, match="kernels 'native' cannot run: this processor has no avx512_bf16"):
         check_kernels("native", torch.device("cpu"))
-    with torch.inference_mode():
-        torch.testing.assert_close(model(images), exact, atol=5e-6, rtol=0)
-        with pytest.raises(UserError, match="kernels 'native' cannot run: this processor has no avx512_bf16"):
-            asked(images)
+    with pytest.raises(UserError, match="cannot pack the network for the native kernels: this processor has no"):
+        pack(model, native=True)
+    packed = pack(model)
+    assert "native" not in packed.made_of
+    torch.testing.assert_close(packed(images), exact, atol=5e-6, rtol=0)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2t_vit.ops import native
+from t2t_vit.fast import native
 from t2t_vit.fast.native.linear import NARROW
 
 SIZES = [(1, 1, 1), (37, 147, 64), (33, 64, 1000), (100, 45, 10), (64, 32, 32), (197, 384, 1152), (1576, 1152, 384)]

@@ -7,9 +7,9 @@ import torch
 
 from golden import fill_by_formula, golden_images
 from t2t_vit import create_model
-from t2t_vit.model.packed import pack
-from t2t_vit.ops import native
+from t2t_vit.fast import native
 from t2t_vit.fast.native.processor import LEVELS
+from t2t_vit.fast.packing import pack
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -17,7 +17,7 @@ from t2t_vit.fast.native.processor import LEVELS
 def test_the_packed_network(level: str, arch: str, at_level: Callable[[str], None]) -> None:
     """float32 as the plain network; bfloat16 errs at most 3 times as much as autocast does, both against float32."""
     at_level(level)
-    model = create_model(arch, image_size=96, kernels="reference").eval()
+    model = create_model(arch, image_size=96).eval()
     fill_by_formula(model)
     images = golden_images(96, 96, flat=False)
     with torch.inference_mode():

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from t2t_vit.model import create_model
+from t2t_vit import create_model, fuse
 
 pytestmark = pytest.mark.gpu
 
@@ -23,17 +23,17 @@ def gradients(model: nn.Module) -> Tensor:
     return torch.cat([part.grad.flatten() for part in model.parameters() if part.grad is not None])
 
 
-def pair(name: str, size: int, kernels: tuple[str, str]) -> list[nn.Module]:
-    """The same network twice, with other kernels, and nothing that is drawn at random."""
-    models = [create_model(name, image_size=size, performer_drop=0.0, kernels=each).cuda().train() for each in kernels]
-    models[1].load_state_dict(models[0].state_dict())
-    return models
+def pair(name: str, size: int) -> tuple[nn.Module, nn.Module]:
+    """The same network fused and plain, and nothing that is drawn at random."""
+    fused, plain = (create_model(name, image_size=size, performer_drop=0.0).cuda().train() for _ in range(2))
+    plain.load_state_dict(fused.state_dict())
+    return fuse(fused), plain
 
 
 @pytest.mark.parametrize("name", ["t2t_vit_7", "t2t_vit_t_14"])
 def test_triton_against_the_reference(name: str) -> None:
     images = torch.randn(3, 3, 96, 96, device="cuda")
-    triton, reference = pair(name, 96, ("triton", "reference"))
+    triton, reference = pair(name, 96)
     torch.testing.assert_close(
         step(triton, images, torch.float32), step(reference, images, torch.float32), atol=1e-4, rtol=1e-3
     )
@@ -43,7 +43,7 @@ def test_triton_against_the_reference(name: str) -> None:
 
 def test_bfloat16_is_as_close_as_the_reference() -> None:
     images = torch.randn(8, 3, 224, 224, device="cuda")
-    triton, reference = pair("t2t_vit_14", 224, ("triton", "reference"))
+    triton, reference = pair("t2t_vit_14", 224)
     exact = step(reference, images, torch.float32)
     error = (step(triton, images) - exact).abs().max()
     assert error <= 2 * (step(reference, images) - exact).abs().max() + 1e-6
@@ -55,7 +55,7 @@ def test_compiled_is_one_graph_for_all_batches() -> None:
     """The second size makes the batch a symbol; after that no size is compiled for."""
     torch._dynamo.reset()
     counters.clear()
-    model, _ = pair("t2t_vit_7", 96, ("auto", "auto"))
+    model, _ = pair("t2t_vit_7", 96)
     compiled = torch.compile(model, fullgraph=True)
     for batch in (8, 5, 3, 7):
         images = torch.randn(batch, 3, 96, 96, device="cuda")
@@ -69,16 +69,18 @@ def test_compiled_is_one_graph_for_all_batches() -> None:
 def test_memory_of_a_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most 0.6 of the authors' form, which stores windows, exponentials and attention weights."""
     images = torch.randn(64, 3, 224, 224, device="cuda")
-    ours = peak("auto", images)
+    ours = peak(images, fused=True)
     with monkeypatch.context() as patch:
         patch.setattr("t2t_vit.ops.attention.attention", plain_attention)
-        authors = peak("reference", images)
+        authors = peak(images, fused=False)
     assert ours <= 0.6 * authors, f"{ours / authors:.2f}: {ours >> 20} of {authors >> 20} MiB"
 
 
-def peak(kernels: str, images: Tensor) -> int:
+def peak(images: Tensor, *, fused: bool) -> int:
     """Bytes at the most while a t2t_vit_14 takes two steps, its weights included."""
-    model = create_model("t2t_vit_14", kernels=kernels).cuda().train()
+    model = create_model("t2t_vit_14").cuda().train()
+    if fused:
+        fuse(model)
     step(model, images)
     torch.cuda.reset_peak_memory_stats()
     step(model, images)

@@ -5,7 +5,7 @@ from torch import nn
 
 from t2t_vit.errors import UserError
 from t2t_vit.fast.fused_layers import FusedTokensToToken, RecomputingMlp
-from t2t_vit.fast.inspection import refuse_what_is_not_ours
+from t2t_vit.fast.inspection import refuse_what_does_not_fit, refuse_what_is_not_ours
 from t2t_vit.model import T2TViT
 from t2t_vit.model.backbone import Mlp
 from t2t_vit.model.tokens_to_token import TokenPerformer, TokensToToken
@@ -36,11 +36,14 @@ def fuse(model: T2TViT) -> T2TViT:
     if reason is not None:
         raise UserError(f"cannot fuse the network: {reason}")
     refuse_what_is_not_ours(model, "fuse", in_eval_mode=False)
+    refuse_what_does_not_fit(unfuse(model), "fuse")
+    if not isinstance(model.tokens_to_token, TokensToToken):
+        raise UserError(f"cannot fuse the network: {model.name} has no soft split")
     performers = [module for module in model.modules() if isinstance(module, TokenPerformer)]
     longest = max((max(module.w.shape) for module in performers), default=0)
     if longest > WIDEST:
         raise UserError(
-            f"cannot fuse the network: its performers have tokens of {longest} numbers, the kernels {WIDEST}"
+            f"cannot fuse the network: the kernels take tokens of up to {WIDEST} numbers, its performers have {longest}"
         )
     _set_classes(model, FUSED)
     return model

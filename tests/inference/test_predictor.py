@@ -1,5 +1,6 @@
 """Images -> predictions, one or many, good or bad."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.inference.predictor import BATCH_SIZE, Prediction
 from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.precision import choose_precision
 
 
 class MeanColour(torch.nn.Module):
@@ -97,6 +99,36 @@ def test_the_best_of_equals_come_by_their_number() -> None:
     assert [each.index for each in ranked] == [1, 2, 0]
     assert [each.name for each in ranked] == ["green", "blue", "red"]
     assert sum(each.probability for each in ranked) == pytest.approx(1)
+
+
+def test_logits_become_probabilities_of_their_own_row() -> None:
+    logits = torch.tensor([[0.0, 1.0, 3.0], [2.0, -1.0, 1.0]])
+    first, second = predictor().ranked(logits, 2)
+    assert [(each.index, each.name) for each in first] == [(2, "blue"), (1, "green")]
+    assert [(each.index, each.name) for each in second] == [(0, "red"), (2, "blue")]
+    for row, found in zip(logits.tolist(), (first, second), strict=True):
+        total = sum(math.exp(value) for value in row)
+        assert [each.probability for each in found] == pytest.approx(
+            [math.exp(row[each.index]) / total for each in found]
+        )
+
+
+def test_the_network_sees_normalised_images_and_answers_in_float32() -> None:
+    preprocessing = Preprocessing((8, 8), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    pixels = torch.tensor([10, 100, 250], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    expected = [
+        [
+            (value / 255 - mean) / std * 10
+            for value, mean, std in zip((10, 100, 250), preprocessing.mean, preprocessing.std, strict=True)
+        ]
+    ]
+    for level, dtype in (("O0", torch.float32), ("bf16", torch.float32)):
+        precision = choose_precision(level, torch.device("cpu"), training=False)
+        network = TorchPredictor(MeanColour(), preprocessing, None, precision)
+        assert network.precision is precision
+        logits = network.logits(pixels)
+        assert logits.dtype == dtype
+        torch.testing.assert_close(logits, torch.tensor(expected), atol=0.2, rtol=0.01)
 
 
 def test_no_number_is_no_answer(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Images -> predictions, one or many, good or bad."""
 
+import logging
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,11 @@ from PIL import Image
 
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
+from t2t_vit.inference.item import Item
 from t2t_vit.inference.predictor import BATCH_SIZE, Prediction
+from t2t_vit.inference.quiet import quiet
+from t2t_vit.inference.readers import Readers
+from t2t_vit.inference.run import Result, answer_batches
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.precision import choose_precision
 
@@ -87,6 +93,36 @@ def test_a_bad_file_never_stops_the_rest(tmp_path: Path, workers: int) -> None:
     reasons = [result.reason for result in results if not result.predictions]
     assert reasons[1] == "the file is empty" and all(reasons) and "No such file" in reasons[2]
     assert isinstance(network.model, MeanColour) and network.model.batches == [2, 2, 1]
+
+
+def test_a_stream_gives_as_many_classes_as_are_asked_for(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9), (250, 10, 100)).save(tmp_path / "x.png")
+    (result,) = predictor().stream([tmp_path / "x.png"], top_k=2)
+    assert [each.name for each in result.predictions] == ["red", "blue"]
+
+
+def test_what_is_known_is_neither_read_nor_computed_again(tmp_path: Path) -> None:
+    """It stands in its place, and so does what is new."""
+    for name in ("red", "blue", "lime"):
+        picture(name).save(tmp_path / f"{name}.png")
+    items = [Item(str(tmp_path / f"{name}.png")) for name in ("red", "blue", "lime")]
+    known = Result(items[1].path, (Prediction(1, "green", 0.25),))
+    asked: list[tuple[str, object]] = []
+
+    def recall(path: str, stamp: object) -> Result | None:
+        asked.append((path, stamp))
+        return known if path == known.path else None
+
+    network = predictor()
+    readers = Readers(network.preprocessing)
+    (answers,) = answer_batches(network, items, readers, batch_size=3, recall=recall)
+    readers.close()
+    assert asked == [(item.path, item.stamp()) for item in items]
+    assert [answered.stamp for answered in answers] == [item.stamp() for item in items]
+    assert [answered.recalled for answered in answers] == [False, True, False]
+    assert answers[1].result is known
+    assert [answered.result.predictions[0].name for answered in answers] == ["red", "green", "green"]
+    assert isinstance(network.model, MeanColour) and network.model.batches == [2]
 
 
 def test_batches_of_bad_files_only(tmp_path: Path) -> None:
@@ -165,6 +201,19 @@ def test_what_the_paths_raise_is_raised(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="broke off"):
         list(predictor().stream(broken(), batch_size=1))
+
+
+def test_others_talk_is_silenced_within_and_no_longer(caplog: pytest.LogCaptureFixture) -> None:
+    talk = logging.getLogger("talkative")
+    with pytest.raises(ValueError, match="is raised"), quiet():
+        talk.warning("within")
+        warnings.warn("within", UserWarning, stacklevel=1)
+        talk.error("an error")
+        raise ValueError("what goes wrong is raised")
+    talk.warning("after")
+    assert [record.message for record in caplog.records] == ["an error", "after"]
+    with pytest.warns(UserWarning, match="after"):
+        warnings.warn("after", UserWarning, stacklevel=1)
 
 
 def test_predicting_changes_no_state() -> None:

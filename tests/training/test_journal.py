@@ -16,7 +16,7 @@ from t2t_vit.training.progress import LiveBar
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
 from t2t_vit.training.utilisation import Utilisation
-from t2t_vit.training.window import Instruments, Window
+from t2t_vit.training.window import Instruments, Window, peak_memory
 
 
 def metrics(loss, norm=1.0, scale=1.0):
@@ -169,6 +169,11 @@ def test_a_continued_run_goes_on_with_the_numbers_of_the_stopped_one():
     again = Journal(state, Console(live=False), instruments=Instruments(norms=Norms({})))
     again.load_state_dict(journal.state_dict())
     assert again.state_dict()["norms"] == {3: (1.0, 2.0)}
+
+
+def test_memory_is_in_bytes():
+    """This process, with torch in it, has more than 64 MiB and less than a machine."""
+    assert 2**26 < peak_memory(torch.device("cpu")) < 2**42
 
 
 def test_the_bar_shows_its_own_numbers(monkeypatch):

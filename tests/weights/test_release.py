@@ -103,6 +103,14 @@ def test_a_known_file_is_checked(
     assert read_weights("t2t_vit_7").chosen == "ema"
 
 
+def test_a_file_that_never_ends_is_given_up(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(served)
+    monkeypatch.setattr(release, "_MOST_BYTES", 2_000_000)
+    with pytest.raises(UserError, match="it is larger than 2,000,000 bytes"):
+        read_weights("t2t_vit_7")
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_networks_without_a_release_and_files_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no weights are released for t2t_vit_quickstart, only for t2t_vit_7, "):
         read_weights("t2t_vit_quickstart")

@@ -10,6 +10,8 @@ from t2t_vit.cli.main import main
 from t2t_vit.errors import UserError
 from t2t_vit.model import create_model
 from t2t_vit.weights import convert_weights, read_weights
+from t2t_vit.weights.safetensors_file import write_safetensors_file
+from t2t_vit.weights.show import shown
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mindspore"
 
@@ -27,6 +29,8 @@ def source(tmp_path: Path) -> Path:
         ("x.safetensors", None, "safetensors"),
         ("x.pth", None, "torch"),
         ("x.PT", None, "torch"),
+        ("x.bin", None, "torch"),
+        ("x.pth.tar", None, "torch"),
         ("x.ckpt", "torch", "torch"),
         ("x.pth", "mindspore", "mindspore"),
         ("x", "safetensors", "safetensors"),
@@ -61,6 +65,30 @@ def test_what_cannot_be_done(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"MindSpore has no type for a, which is torch\.float8_e5m2"):
         convert_weights(tmp_path / "f8.pth", tmp_path / "x.ckpt")
     assert not (tmp_path / "x.ckpt").exists()
+
+
+def test_the_copy_that_is_asked_for_and_no_more(tmp_path: Path) -> None:
+    whole = torch.arange(40_000.0)
+    copies = {"state_dict": {"a": whole[:3]}, "state_dict_ema": {"a": whole[3:6]}}
+    torch.save(copies, tmp_path / "w.pth")
+    for which, expected in (("raw", [0, 1, 2]), ("ema", [3, 4, 5]), ("auto", [3, 4, 5])):
+        convert_weights(tmp_path / "w.pth", tmp_path / "x.pt", which=which)  # type: ignore[arg-type]
+        assert torch.load(tmp_path / "x.pt", weights_only=True)["a"].tolist() == expected
+        assert (tmp_path / "x.pt").stat().st_size < 10_000  # not all that the tensor was a part of
+
+
+def test_what_is_shown(tmp_path: Path) -> None:
+    tensors = {"bias": torch.tensor(1.0), "w": torch.zeros(2, 3).half()}
+    write_safetensors_file(tensors, tmp_path / "w", {"classes": list("abcdefghij")})
+    lines = shown(tmp_path / "w").splitlines()
+    assert "classes    a, b, c, d, e, f, g, h, ... (10)" in lines
+    assert "tensors    2, 7 numbers, 16 bytes" in lines
+    assert [line.split() for line in lines[-2:]] == [["bias", "single", "float32"], ["w", "2", "x", "3", "float16"]]
+    write_safetensors_file(
+        {"w": tensors["bias"]}, tmp_path / "v", {"config": {"arch": "x\x1b[2J"}, "classes": list("ab")}
+    )
+    lines = shown(tmp_path / "v").splitlines()
+    assert "config     arch: x?[2J" in lines and "classes    a, b" in lines
 
 
 def test_a_file_may_take_its_own_place(source: Path, tmp_path: Path) -> None:

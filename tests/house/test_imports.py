@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "t2t_vit"
-LEAVES = {"errors", "files"}
+LEAVES = {"errors", "files", "tables"}
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "tables": set(),
     "variants": set(),
     "precision": set(),
     "ops": set(),

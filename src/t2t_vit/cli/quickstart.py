@@ -21,8 +21,7 @@ from t2t_vit.inference.item import Item
 from t2t_vit.inference.load import load
 from t2t_vit.inference.predictor import Prediction
 from t2t_vit.inference.run import Result
-from t2t_vit.report.figure import new_figure
-from t2t_vit.report.pictures import Answer, draw_pictures
+from t2t_vit.report.pictures import Answer, draw_pictures, new_figure
 from t2t_vit.training.distributed import Processes
 from t2t_vit.weights import read_weights
 

@@ -11,8 +11,7 @@ from t2t_vit.data.decode import DecodeError
 from t2t_vit.errors import UserError
 from t2t_vit.inference.look import Look, as_colours, look
 from t2t_vit.inference.writers import check_output
-from t2t_vit.report.figure import new_figure
-from t2t_vit.report.view import draw_view
+from t2t_vit.report.pictures import draw_view, new_figure
 
 
 def run(options: Options) -> int:

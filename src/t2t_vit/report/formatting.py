@@ -1,18 +1,28 @@
-"""Text for a page: whatever a class or a file is called, it stays text."""
+"""Values as text for people. Escaping is not done here: the templates escape everything that they show."""
 
 import math
-from collections.abc import Iterable
-from html import escape
+
+LONGEST = 80  # letters of a name that are shown; the whole name is then a hint
 
 
-def text(value: object) -> str:
-    """`value` as harmless HTML text, also within quotes; bytes of file names that are no text become U+FFFD."""
+def printable(value: object) -> str:
+    """`value` as text that a browser shows as it stands.
+
+    Control characters and marks that change the direction of text become spaces; bytes of file names that are not
+    UTF-8 become U+FFFD.
+    """
     plain = str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return escape("".join(letter if letter.isprintable() else " " for letter in plain))
+    return "".join(letter if letter.isprintable() else " " for letter in plain)
+
+
+def shortened(name: object) -> str:
+    """The beginning and the end of a name that is too long for a table."""
+    text = str(name)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 21]}…{text[-20:]}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for people: 0.0123, 12.3, 4,567, 1.2e-05; a dash where it is not known."""
+    """0.0123, 12.3, 4,567 or 1.2e-5; a dash where the value is not known."""
     if value is None or not math.isfinite(value):
         return "–"
     if float(value).is_integer() and abs(value) < 1e9:
@@ -32,7 +42,7 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share in 0..1 as per cent, with as few digits as tell it apart from nothing."""
+    """A share in 0..1 as per cent, with as few digits as tell it from zero."""
     size = value or 0.0
     return percent(value, 1 if 0.01 <= size < 0.1 else 2 if 0 < size < 0.01 else 0)
 
@@ -46,14 +56,8 @@ def duration(seconds: float) -> str:
     return f"{minute} min {second} s" if minute else f"{second} s"
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") -> str:
-    """A table of cells that are HTML already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
-    return f'<table class="{kind}"><thead><tr>{top}</tr></thead>\n<tbody>{body}</tbody></table>'
-
-
-def section(title: str, body: str, note: str = "") -> str:
-    """A part of the page: heading, a quiet sentence, content, all HTML already."""
-    quiet = f'<p class="note">{note}</p>\n' if note else ""
-    return f"<section><h2>{title}</h2>\n{quiet}{body}</section>\n"
+def setting(value: object) -> str:
+    """The value of a configuration key as a configuration file has it; a dash where it is empty."""
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value)
+    return "–" if value == "" else str(value)

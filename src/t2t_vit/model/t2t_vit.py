@@ -15,7 +15,7 @@ from t2t_vit.model.drop import Dropout, share_seeds
 from t2t_vit.model.freezing import Freezable
 from t2t_vit.model.head import GlobalPool, pool
 from t2t_vit.model.input import Expected, positions_for
-from t2t_vit.model.intermediates import STAGES, feature_info, forward_intermediates, taken
+from t2t_vit.model.intermediates import feature_info, forward_intermediates, prune
 from t2t_vit.model.layers import group_matcher, layer_groups
 from t2t_vit.model.linear import choose_kernels
 from t2t_vit.model.packed import packed_for
@@ -163,7 +163,7 @@ class T2TViT(Freezable):
             return_prefix_tokens: pairs of map and class token (B, 1, C); None for 0 and 1, which have none.
             norm: apply the final LayerNorm to what comes from blocks.
             stop_early: with `intermediates_only`, leave out the blocks after the last that is asked for.
-            output_fmt: "NCHW" or "NLC".
+            output_fmt: "NCHW", "NHWC", "NLC" or "NCL"; L is the places of the map in a row.
             intermediates_only: only the list.
             output_dict: a dict with `image_intermediates`, `image_intermediates_prefix` and `image_features`.
 
@@ -177,14 +177,15 @@ class T2TViT(Freezable):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Throw away what is not needed for these intermediates; their numbers, counted from the front."""
-        wanted = taken(len(self.feature_info), indices)
-        self.blocks = self.blocks[: max(0, max(wanted) + 1 - STAGES)]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0)
-        return wanted
+        """Throw away what is not needed for these intermediates; their numbers, counted from the front.
+
+        `feature_info` and `num_features` are then those of what is left. `save_pretrained` refuses a network that
+        lost blocks or norm.
+
+        Raises:
+            UserError: an index that there is not; norm or head are kept that cannot take the last block left.
+        """
+        return prune(self, indices, prune_norm, prune_head)
 
     def get_classifier(self) -> nn.Module:
         """The head: a linear layer, or the identity where `num_classes` is 0."""

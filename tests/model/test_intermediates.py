@@ -227,3 +227,22 @@ def test_layer_groups_are_timms(arch: str) -> None:
     theirs = group_parameters(model, model.group_matcher())
     assert [set(names) for names in theirs.values()] == [set(names) for names in groups]
     assert len(group_parameters(model, model.group_matcher(coarse=True))) == 3
+
+
+def test_a_new_head_is_like_the_rest_of_the_network() -> None:
+    model = small("t2t_vit_7").to(torch.bfloat16)
+    model.reset_classifier(5, "avg")
+    assert (model.head.weight.dtype, model.head.training, model.global_pool) == (torch.bfloat16, False, "avg")
+    for change, message in (
+        ({"num_classes": -1}, "at least 1 class"),
+        ({"num_classes": 3, "global_pool": "max"}, "max"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.reset_classifier(**change)
+    assert (model.num_classes, model.global_pool, model.head.out_features) == (5, "avg", 5)  # nothing was touched
+
+
+@pytest.mark.parametrize("size", [(32, 64, 3), 32.5, (32.5, 64), "32", None])
+def test_what_is_no_size(size: object) -> None:
+    with pytest.raises(UserError, match="is no side and no"):
+        small("t2t_vit_7").set_input_size(size)

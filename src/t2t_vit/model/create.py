@@ -1,7 +1,8 @@
 """Models by name."""
 
 from t2t_vit.errors import UserError
-from t2t_vit.model.head import GlobalPool
+from t2t_vit.model.head import GlobalPool, check_pool
+from t2t_vit.model.input import size_of
 from t2t_vit.model.position import PositionPolicy
 from t2t_vit.model.t2t_vit import T2TViT
 from t2t_vit.variants import VARIANTS, find_variant
@@ -30,7 +31,8 @@ def create_model(
         UserError: no such variant, or a value that no network can have.
     """
     variant = find_variant(name)
-    size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+    size = size_of(image_size)
+    check_pool(global_pool)
     if num_classes < 1 or in_chans < 1:
         raise UserError(
             f"num_classes {num_classes} and in_chans {in_chans}: both have to be at least 1; "

@@ -1,9 +1,12 @@
 """Which images a network takes, and the positions of their tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index as as_integer
 
 from torch import Tensor
 
+from t2t_vit.errors import UserError
 from t2t_vit.model.position import Grid, PositionPolicy, table_for_grid
 from t2t_vit.variants import SoftSplit
 
@@ -22,6 +25,19 @@ class Expected:
 def grid_of(images: Tensor, splits: tuple[SoftSplit, ...]) -> Grid:
     """Tokens (rows, columns) that images (B, C, height, width) become."""
     return _grid((images.shape[2], images.shape[3]), splits)
+
+
+def size_of(image_size: int | Sequence[int]) -> Grid:
+    """(height, width) of one side or of both, in pixels.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        height, width = (as_integer(side) for side in ([image_size] * 2 if isinstance(image_size, int) else image_size))
+    except (TypeError, ValueError):
+        raise UserError(f"image_size {image_size} is no side and no (height, width) in pixels") from None
+    return height, width
 
 
 def positions_for(images: Tensor, pos_embed: Tensor, expected: Expected) -> Tensor:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from t2t_vit.errors import UserError
 from t2t_vit.model.backbone import build_blocks
 from t2t_vit.model.convolution_tokens import ConvolutionTokens
 from t2t_vit.model.default_cfg import default_cfg
 from t2t_vit.model.drop import Dropout, share_seeds
 from t2t_vit.model.freezing import Freezable
-from t2t_vit.model.head import GlobalPool, pool
-from t2t_vit.model.input import Expected, positions_for
+from t2t_vit.model.head import GlobalPool, check_pool, pool
+from t2t_vit.model.input import Expected, positions_for, size_of
 from t2t_vit.model.intermediates import feature_info, forward_intermediates, prune
 from t2t_vit.model.layers import group_matcher, layer_groups
 from t2t_vit.model.linear import choose_kernels
@@ -192,11 +193,19 @@ class T2TViT(Freezable):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: GlobalPool | None = None) -> None:
-        """A new head for `num_classes`, untrained; 0 for none. `global_pool` as in the constructor; None: as it is."""
+        """A new head for `num_classes`, untrained; 0 for none. `global_pool` as in the constructor; None: as it is.
+
+        Raises:
+            UserError: a negative count, or a pool that there is not.
+        """
+        if num_classes < 0:
+            raise UserError(f"num_classes {num_classes}: a head has at least 1 class, and 0 stands for none")
+        if global_pool is not None:
+            check_pool(global_pool)
+            self.global_pool = global_pool
         self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.head.to(device=self.cls_token.device, dtype=self.cls_token.dtype).apply(_initialise)
+        self.head.to(device=self.cls_token.device, dtype=self.cls_token.dtype).apply(_initialise).train(self.training)
         self.pretrained_cfg = {**self.pretrained_cfg, "num_classes": num_classes}
         self.pretrained_cfg.pop("label_names", None)
 
@@ -208,9 +217,9 @@ class T2TViT(Freezable):
             position: "rebuild" the position table by its formula, or "resize" the one that is there.
 
         Raises:
-            UserError: the size is too small to hold a token, or there is no such policy.
+            UserError: the size is too small to hold a token, is no size, or there is no such policy.
         """
-        size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+        size = size_of(image_size)
         grid = self.variant.grids(size)[-1]
         self.pos_embed = table_for_grid(self.pos_embed, self.grid, grid, position)
         self.image_size, self.grid = size, grid

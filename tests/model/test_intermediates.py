@@ -137,15 +137,14 @@ def test_a_pruned_network_describes_what_is_left(arch: str, last: int) -> None:
 
 def test_what_pruning_leaves_fits_together() -> None:
     model, images = small("t2t_vit_dense"), torch.randn(1, 3, 32, 64)
-    with pytest.raises(
-        UserError, match="320 channels instead of 584, which does not fit norm: prune with prune_norm=True"
-    ):
-        model.prune_intermediate_layers([4])
-    with pytest.raises(UserError, match="prune_norm=True and prune_head=True"):
+    with pytest.raises(UserError, match="320 channels, and its head takes 584: prune with prune_head=True"):
         model.prune_intermediate_layers([4], prune_head=False)
     assert len(model.blocks) == 22 and model(images).shape == (1, 3)  # nothing was touched
     assert model.prune_intermediate_layers(1, prune_head=False) == [23]
     assert model(images).shape == (1, 3)
+    tap = model.forward_intermediates(images, [4], output_fmt="NLC", intermediates_only=True)[0]
+    model.prune_intermediate_layers([4])  # the norm of 584 channels cannot stay
+    assert torch.equal(model.forward_features(images)[:, 1:], tap)
     kept = small("t2t_vit_7")
     logits = kept.forward_head(kept.norm(kept.forward_intermediates(images, [4], return_prefix_tokens=True)[1][0][1]))
     kept.prune_intermediate_layers([4], prune_head=False)

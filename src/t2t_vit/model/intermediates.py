@@ -159,19 +159,16 @@ def prune(model: "T2TViT", indices: Indices, prune_norm: bool, prune_head: bool)
     wanted = taken(len(model.feature_info), indices)
     left = model.feature_info[: max(max(wanted) + 1, STAGES)]
     width = left[-1]["num_chs"] if len(left) > STAGES else model.variant.dim
-    if width != model.num_features:
-        # The dense network's blocks widen their tokens, so that what follows the last one fits it alone.
-        misfits = [name for name, goes in (("norm", prune_norm), ("head", prune_head)) if not goes]
-        if misfits:
-            asked = " and ".join(f"prune_{name}=True" for name in misfits)
-            raise UserError(
-                f"{model.name}: without its last blocks its tokens have {width} channels instead of "
-                f"{model.num_features}, which does not fit {' and '.join(misfits)}: prune with {asked}"
-            )
+    fits = width == model.num_features  # not so in the dense network, whose blocks widen their tokens
+    if not (fits or prune_head):
+        raise UserError(
+            f"{model.name}: without its last blocks its tokens have {width} channels, and its head takes "
+            f"{model.num_features}: prune with prune_head=True"
+        )
     model.blocks = model.blocks[: len(left) - STAGES]
     model.feature_info = left
     model.num_features = model.head_hidden_size = width
-    if prune_norm:
+    if prune_norm or not fits:
         model.norm = nn.Identity()
     if prune_head:
         model.reset_classifier(0)

@@ -180,11 +180,11 @@ class T2TViT(Freezable):
     ) -> list[int]:
         """Throw away what is not needed for these intermediates; their numbers, counted from the front.
 
-        `feature_info` and `num_features` are then those of what is left. `save_pretrained` refuses a network that
-        lost blocks or norm.
+        `feature_info` and `num_features` are then those of what is left. A norm that does not fit the last block left,
+        as in the dense network, goes with the others. `save_pretrained` refuses a network that lost blocks or norm.
 
         Raises:
-            UserError: an index that there is not; norm or head are kept that cannot take the last block left.
+            UserError: an index that there is not, or a head that is to stay and does not fit the last block left.
         """
         return prune(self, indices, prune_norm, prune_head)
 

@@ -3,12 +3,14 @@ BIN := .venv/bin
 SETUP := bash scripts/setup.sh
 RESULTS = benchmarks/results/$(shell date -u +%F)-bench
 
-.PHONY: help quickstart test test-mindspore check bench setup clean
+.PHONY: help quickstart test test-mindspore test-peers test-all check bench setup clean
 
 help:
 	@echo "make quickstart   train, evaluate, predict and export on the embedded images (about 5 minutes on 2 cores)"
 	@echo "make test         the tests"
 	@echo "make test-mindspore  the exports held against the real MindSpore, in .venv-mindspore (770 MB to download)"
+	@echo "make test-peers   timm's own tests, peft, torchao and Grad-CAM on a few networks, in .venv-peers (100 MB to download)"
+	@echo "make test-all     all of these tests, and timm's on every network"
 	@echo "make check        lint, format, types, import rules, commands of the README"
 	@echo "make bench        the speed of this machine, into benchmarks/results/"
 	@echo "make setup        only the .venv, with everything for development"
@@ -29,6 +31,16 @@ test-mindspore: setup
 	@bash scripts/setup_mindspore.sh
 	@T2T_VIT_MINDSPORE_PYTHON=$(CURDIR)/.venv-mindspore/bin/python $(BIN)/python -m pytest -n 2 tests/conformance $(ARGS)
 
+# ALL=1 for every network.
+test-peers: setup
+	@bash scripts/setup_peers.sh
+	@OMP_WAIT_POLICY=passive T2T_VIT_ALL=$(ALL) .venv-peers/bin/python -m pytest -c tests/peers/pytest.ini -n 2 tests/peers $(ARGS)
+
+test-all:
+	@$(MAKE) test
+	@$(MAKE) test-mindspore
+	@$(MAKE) test-peers ALL=1
+
 check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -41,4 +53,4 @@ bench: setup
 	@$(BIN)/t2t-vit bench data --config quickstart --output $(RESULTS)-data.json
 
 clean:
-	rm -rf .venv .venv-mindspore .mypy_cache .ruff_cache .pytest_cache build dist runs/quickstart src/*.egg-info
+	rm -rf .venv .venv-mindspore .venv-peers .mypy_cache .ruff_cache .pytest_cache build dist runs/quickstart src/*.egg-info

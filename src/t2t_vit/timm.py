@@ -10,13 +10,14 @@ from functools import partial
 from typing import Any
 
 import timm.models
+import torch
 from torch import Tensor
 
 from t2t_vit.model import T2TViT
 from t2t_vit.model.default_cfg import default_cfg
 from t2t_vit.model.drop import DropBlock, Dropout, DropPath
 from t2t_vit.model.head import GlobalPool
-from t2t_vit.model.position import PositionPolicy, positions_for
+from t2t_vit.model.position import PositionPolicy, positions_for, size_of
 from t2t_vit.ops.performer import performer_attention
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights import fit, load_weights
@@ -43,6 +44,7 @@ class TimmT2TViT(T2TViT):
         drop_rate, drop_path_rate, drop_block_rate, performer_drop: as `drop`, ... of `T2TViT`.
         other_sizes: as in `T2TViT`, but other sizes are taken: timm's scripts feed `--img-size` without telling the
             network.
+        device, dtype: where the network is put, and as what, once it is initialised.
     """
 
     def __init__(
@@ -58,13 +60,15 @@ class TimmT2TViT(T2TViT):
         performer_drop: float = 0.1,
         approximate_gelu: bool = False,
         other_sizes: PositionPolicy | None = "rebuild",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             VARIANTS[variant_name],
             variant_name,
             num_classes=num_classes,
             in_chans=in_chans,
-            image_size=(img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1])),
+            image_size=size_of(img_size),
             drop=drop_rate,
             drop_path=drop_path_rate,
             drop_block=drop_block_rate,
@@ -73,6 +77,14 @@ class TimmT2TViT(T2TViT):
             global_pool=global_pool,
             other_sizes=other_sizes,
         )
+        self.to(device=device, dtype=dtype)
+
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, position: PositionPolicy = "rebuild"
+    ) -> None:
+        """As `T2TViT.set_input_size`; None changes nothing."""
+        if img_size is not None:
+            super().set_input_size(img_size, position)
 
     def load_pretrained(self, path: str) -> None:
         """Load any file of weights, fitted to this model; timm calls this with what it downloaded."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from t2t_vit import create_model
+from t2t_vit import UserError, create_model
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.inference.look import as_colours, look, rollout
 from t2t_vit.inference.torch_predictor import TorchPredictor
@@ -23,6 +23,11 @@ def test_rollout_follows_the_path_through_the_blocks() -> None:
     shares = rollout([first[None], second[None]])
     torch.testing.assert_close(shares, by_hand / by_hand.sum())
     assert shares.tolist() == [0.5, 0.5, 0.0]
+    steps = (torch.eye(4) + second) / 2 @ ((torch.eye(4) + first) / 2)
+    mean = steps[1:, 1:].mean(dim=0)
+    torch.testing.assert_close(rollout([first[None], second[None]], "avg"), mean / mean.sum())
+    with pytest.raises(UserError, match="the head sees all tokens"):
+        rollout([first[None]], "")
 
 
 @pytest.mark.parametrize("shape", [(64, 5, 7), (3, 1, 1), (1, 4, 4), (64, 1, 2)])
@@ -85,3 +90,22 @@ def test_look_keeps_every_stage(arch: str) -> None:
         torch.testing.assert_close(seen.stages[2][:, row, column], tokens[0, 6 * row + column], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(seen.rollout.flatten(), rollout(weights[0] for weights in maps.values()))
     assert seen.prediction == predictor.predict(picture)
+    assert seen.prediction == predictor.predict(Image.new("RGB", (200, 100), "orange"))
+
+
+def test_a_head_on_the_mean_of_the_tokens_looks_elsewhere() -> None:
+    torch.manual_seed(0)
+    seen = []
+    for global_pool in ("token", "avg"):
+        model = create_model("t2t_vit_7", image_size=64, num_classes=3, global_pool=global_pool)
+        seen.append(look(TorchPredictor(model, Preprocessing((64, 64)), None), Image.new("RGB", (64, 64), "orange")))
+    assert [one.rollout.sum().item() for one in seen] == pytest.approx([1, 1])
+    assert (seen[0].rollout - seen[1].rollout).abs().max() > 1e-3
+
+
+def test_stages_of_a_network_that_was_changed_on_the_way_are_refused() -> None:
+    model = create_model("t2t_vit_7", image_size=32, num_classes=3)
+    predictor = TorchPredictor(model, Preprocessing((32, 32)), None)
+    model.tokens_to_token.register_forward_hook(lambda _, __, tokens: tokens * 2)
+    with pytest.raises(UserError, match="tokens_to_token has a hook"):
+        look(predictor, Image.new("RGB", (64, 64), "orange"))

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from t2t_vit.model.attention import Attention
+from torch import nn
 
 from t2t_vit import UserError, attention_maps, create_model
 from t2t_vit.ops.attention import split_heads
@@ -58,3 +60,71 @@ def test_places_without_attention(arch: str, place: int | str, message: str) -> 
     model = create_model(arch, image_size=32)
     with pytest.raises(UserError, match=message), attention_maps(model, [place]):
         pass
+
+
+class Other(nn.Module):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens
+
+
+class Halved(Attention):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return super().forward(tokens) / 2
+
+
+class Described(Halved):
+    def weights(self, tokens: torch.Tensor) -> torch.Tensor:
+        return super().weights(tokens) / 2
+
+
+@pytest.mark.parametrize(
+    ("replacement", "message"),
+    [
+        (Other(), "the attention at 2 is a Other without a method weights"),
+        (Halved(256, 4, 0.0), "is a Halved that computes attention in its own way"),
+    ],
+)
+def test_attention_that_does_not_say_what_it_looks_at(replacement: nn.Module, message: str) -> None:
+    model = create_model("t2t_vit_7", image_size=32).eval()
+    model.blocks[2].attn = replacement
+    with pytest.raises(UserError, match=message), attention_maps(model):
+        pass
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    with attention_maps(model, [0, -1]) as maps:
+        model(torch.randn(1, 3, 32, 32))
+    assert list(maps) == [0, -1]
+
+
+def test_attention_that_was_patched_or_described_by_its_own_class() -> None:
+    model = create_model("t2t_vit_7", image_size=32).eval()
+    model.blocks[2].attn.forward = lambda tokens: tokens
+    with pytest.raises(UserError, match="with a forward of its own"), attention_maps(model, [2]):
+        pass
+    model.blocks[2].attn = Described(256, 4, 0.0)
+    with attention_maps(model, [2]) as maps:
+        model(torch.randn(1, 3, 32, 32))
+    torch.testing.assert_close(maps[2].sum(dim=-1), torch.full((1, 4, 5), 0.5))
+
+
+def test_a_block_without_attention_is_not_left_out_in_silence() -> None:
+    model = create_model("t2t_vit_7", image_size=32).eval()
+    model.blocks[2] = nn.Identity()
+    with pytest.raises(UserError, match="no attention at 2"), attention_maps(model):
+        pass
+
+
+def test_inner_attention_of_a_stage() -> None:
+    model = create_model("t2t_vit_t_14", image_size=32).eval()
+    model.tokens_to_token.attention1.attn = Other()
+    with pytest.raises(UserError, match="the attention at 'attention1' is a Other"):
+        attention_maps(model, ["attention1"]).__enter__()
+
+
+def test_an_adapter_of_the_projection_is_seen() -> None:
+    model, images = create_model("t2t_vit_7", image_size=32).eval(), torch.randn(1, 3, 32, 32)
+    with attention_maps(model, [0]) as before:
+        model(images)
+    model.blocks[0].attn.qkv = nn.Sequential(model.blocks[0].attn.qkv, nn.Linear(768, 768))
+    with attention_maps(model, [0]) as after:
+        model(images)
+    assert (before[0] - after[0]).abs().max() > 1e-3

@@ -8,6 +8,7 @@ from t2t_vit.model import T2TViT
 from t2t_vit.weights import Weights, fit
 
 HEAD = ("head.weight", "head.bias")
+_POOLS = "its head was trained on another pool of the tokens ({}); here it sees the class token"
 
 
 def start_from(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[str]:
@@ -16,6 +17,12 @@ def start_from(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[
     A head that knows its classes by name keeps those that are there again, wherever they stand now, and begins anew
     for the others: equal counts say nothing. One without names is kept where the counts agree.
     """
+    pool = (weights.config or {}).get("global_pool", model.global_pool)
+    told = [] if pool == model.global_pool else [f"{weights.path}: {_POOLS.format(pool or 'all tokens')}"]
+    return [*_filled(model, weights, classes), *told]
+
+
+def _filled(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[str]:
     known = weights.classes
     if known is None or known == tuple(classes) or HEAD[0] not in weights.tensors:
         return [f"{weights.path}: {fit(model, weights.tensors, path=weights.path, chosen=weights.chosen)}"]

@@ -11,5 +11,10 @@ def write_safetensors(job: Job, path: Path) -> None:
     state = job.model.state_dict()
     if job.metadata.precision == "fp16":
         state = {name: tensor.half() for name, tensor in state.items()}
-    config = {**job.metadata.config, "disable_approximate_gelu": not job.model.approximate_gelu}
+    config = {
+        **job.metadata.config,
+        "disable_approximate_gelu": not job.model.approximate_gelu,
+        "global_pool": job.model.global_pool,
+        "interpolation": job.metadata.preprocessing.interpolation,
+    }
     write_safetensors_file(state, path, {"config": config, "classes": job.metadata.classes})

@@ -10,6 +10,9 @@ from t2t_vit.errors import UserError
 from t2t_vit.inference.predictor import ImageLike, Prediction
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT, attention_maps
+from t2t_vit.model.head import GlobalPool, pool
+from t2t_vit.model.intermediates import check_request
+from t2t_vit.model.tokens_to_token import restructure
 
 
 @dataclass(frozen=True)
@@ -41,25 +44,31 @@ def look(predictor: TorchPredictor, image: ImageLike) -> Look:
     assert isinstance(model, T2TViT)
     prepared = predictor.prepare(image)  # (C, H, W)
     normalised = predictor.preprocessing.normalize(prepared[None].to(predictor.precision.device))
+    check_request(model, (), norm=False, output_fmt="NCHW")
     with attention_maps(model) as maps, predictor.precision.autocast():
         model(normalised)
         fine, coarse, tokens = model.tokens_to_token.stages(normalised)
     if not maps:
         raise UserError(f"{model.name} has no attention to follow")
-    last = tokens.transpose(1, 2).reshape(1, tokens.shape[2], *model.grid)  # (1, dim, h, w)
-    shares = rollout(weights[0] for weights in maps.values())  # (N,)
+    last = restructure(tokens, model.grid)  # (1, dim, h, w)
+    shares = rollout((weights[0] for weights in maps.values()), model.global_pool)  # (N,)
     stages = (fine[0].float().cpu(), coarse[0].float().cpu(), last[0].float().cpu())
     return Look(prepared, stages, shares.view(model.grid).cpu(), predictor.classify([prepared])[0])
 
 
-def rollout(weights: Iterable[Tensor]) -> Tensor:
-    """How much of the class token's last state comes from each other token, (N,), summing to 1.
+def rollout(weights: Iterable[Tensor], global_pool: GlobalPool = "token") -> Tensor:
+    """How much of what the head sees comes from each token but the class token, (N,), summing to 1.
 
-    The product over the blocks of (I + mean over heads of the attention) / 2, whose first row is read without its
-    first entry. Residuals count as looking at oneself.
+    The product over the blocks of (I + mean over heads of the attention) / 2, without its first column; of it the
+    first row, or the mean of the others where the head sees the mean of their tokens ("avg"). Residuals count as
+    looking at oneself.
 
     Args:
         weights: of each block in order, (heads, 1 + N, 1 + N), each row summing to 1.
+        global_pool: what the head sees, as in `T2TViT`.
+
+    Raises:
+        UserError: the head sees all tokens.
 
     Source: Abnar and Zuidema, arXiv 2005.00928.
     """
@@ -69,7 +78,9 @@ def rollout(weights: Iterable[Tensor]) -> Tensor:
         step = (attention + torch.eye(len(attention), device=attention.device)) / 2
         flow = step if flow is None else step @ flow
     assert flow is not None
-    shares = flow[0, 1:]
+    shares = pool(flow[None, :, 1:], global_pool)[0]  # (N,)
+    if shares.ndim != 1:
+        raise UserError("the head sees all tokens, each on its own: there is no one answer to follow")
     return shares / shares.sum()
 
 

@@ -26,27 +26,39 @@ def rebuild(weights: Weights, settings: Mapping[str, Any], note: Callable[[str],
     Args:
         weights: as `read_weights` gives them.
         settings: a flat configuration; read are `arch`, `num_classes`, `image_size`, `in_chans`,
-            `disable_approximate_gelu`, `crop_pct`, `mean` and `std`.
+            `disable_approximate_gelu`, `crop_pct`, `mean` and `std`. What no setting can name, the weights decide:
+            `global_pool`, `other_sizes`, `interpolation` and `crop_mode`.
         note: told, a sentence each, what differs from the weights: head, position table, tensors without a use.
 
     Raises:
-        UserError: the weights do not fit, or the class count or the image size is unknown.
+        UserError: the weights do not fit, the class count or the image size is unknown, or the network answers for each
+            token, or its images are cropped in a way that is not ours.
     """
     size = _image_size(weights, settings)
     if not settings.get("num_classes"):
         raise UserError(f"{weights.path}: has no head to count the classes by; give num_classes")
+    own = weights.config or {}
+    global_pool = own.get("global_pool", "token")
+    if global_pool not in ("token", "avg"):
+        raise UserError(
+            f"{weights.path}: its global_pool is {global_pool!r}, which gives no one answer for an image; open it with "
+            "t2t_vit.from_pretrained"
+        )
     model = create_model(
         settings["arch"],
         num_classes=settings["num_classes"],
         in_chans=settings.get("in_chans", 3),
         image_size=size,
         approximate_gelu=not settings.get("disable_approximate_gelu", True),
+        global_pool=global_pool,
+        other_sizes=own.get("other_sizes"),
     )
     report = fit(model, weights.tensors, path=weights.path, chosen=weights.chosen)
     for sentence in _differences(model, weights, report):
         note(sentence)
     named = weights.classes is not None and len(weights.classes) == model.num_classes
-    return Rebuilt(model.eval(), _preprocessing(settings, size), weights.classes if named else None, report)
+    classes = weights.classes if named else None
+    return Rebuilt(model.eval(), _preprocessing(settings, own, size), classes, report)
 
 
 def _image_size(weights: Weights, settings: Mapping[str, Any]) -> tuple[int, int]:
@@ -56,7 +68,9 @@ def _image_size(weights: Weights, settings: Mapping[str, Any]) -> tuple[int, int
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _preprocessing(settings: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:
+def _preprocessing(settings: Mapping[str, Any], own: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:
+    if own.get("crop_mode", "center") != "center":
+        raise UserError(f"crop_mode is {own['crop_mode']!r}; images are cropped at their centre here, and only so")
     try:
         return Preprocessing(
             image_size=size,
@@ -64,6 +78,7 @@ def _preprocessing(settings: Mapping[str, Any], size: tuple[int, int]) -> Prepro
             mean=tuple(settings.get("mean") or IMAGENET_MEAN),
             std=tuple(settings.get("std") or IMAGENET_STD),
             in_chans=settings.get("in_chans", 3),
+            interpolation=own.get("interpolation", "bicubic"),
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -71,6 +86,8 @@ def _preprocessing(settings: Mapping[str, Any], size: tuple[int, int]) -> Prepro
 
 def _differences(model: T2TViT, weights: Weights, report: Report) -> list[str]:
     sentences = []
+    if weights.unread:
+        sentences.append(f"not read in its config.json: {', '.join(weights.unread)}")
     if report.resized:
         sentences.append(
             f"the position table is computed anew for {model.grid[0]} x {model.grid[1]} tokens, "

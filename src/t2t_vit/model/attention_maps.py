@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
+from t2t_vit.model.dense import Transition
 
 if TYPE_CHECKING:
     from t2t_vit.model.t2t_vit import T2TViT
@@ -35,28 +36,30 @@ def attention_maps(model: "T2TViT", places: Sequence[Place] | None = None) -> It
         Place -> weights of the latest forward pass, in the order in which they were computed.
 
     Raises:
-        UserError: a place that this network does not have, or that has no attention.
+        UserError: a place that this network does not have, or that has no attention, or one whose weights are not
+            known: something else was put in its place, or its forward was replaced.
     """
     maps: dict[Place, Tensor] = {}
     wanted = _with_attention(model) if places is None else places
     with ExitStack() as hooks:
         for place in wanted:
             module = _attention_at(model, place)
-            handle = module.register_forward_pre_hook(_keeper(maps, place))
+            handle = module.register_forward_pre_hook(_keeper(maps, place), with_kwargs=True)
             hooks.callback(handle.remove)
         yield maps
 
 
 def _keeper(maps: dict[Place, Tensor], place: Place) -> Any:
-    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def keep(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         weights: Any = module.weights
-        maps[place] = weights(inputs[0])
+        maps[place] = weights(*inputs, **named)
 
     return keep
 
 
 def _with_attention(model: "T2TViT") -> list[Place]:
-    return [number for number, block in enumerate(model.blocks) if hasattr(block, "attn")]
+    """All blocks but the dense network's transitions, which let no token see another."""
+    return [number for number, block in enumerate(model.blocks) if not isinstance(block, Transition)]
 
 
 def _attention_at(model: "T2TViT", place: Place) -> nn.Module:
@@ -70,4 +73,23 @@ def _attention_at(model: "T2TViT", place: Place) -> nn.Module:
         )
     if module is None:
         raise UserError(f"{model.name} has no attention at {place!r}")
+    inner = getattr(module, "attn", module)  # of a stage with exact attention
+    for asked in (module, inner):
+        if (reason := _unknown(asked)) is not None:
+            raise UserError(f"{model.name}: the attention at {place!r} is a {type(asked).__name__} {reason}")
     return module
+
+
+def _unknown(module: nn.Module) -> str | None:
+    """Why `weights` of the module does not tell what its `forward` does; None where it does."""
+    if not callable(getattr(module, "weights", None)):
+        return "without a method weights to ask for what it looks at"
+    if "forward" in module.__dict__:
+        return "with a forward of its own, which its weights do not describe"
+    # `weights` has to come from the class that computes the answer, or from one that was made of it.
+    for kind in type(module).__mro__:
+        if "weights" in vars(kind) or kind.__module__.startswith("t2t_vit."):
+            return None
+        if not {"forward", "mix", "mix_of"}.isdisjoint(vars(kind)):
+            return "that computes attention in its own way without a method weights of its own"
+    return None

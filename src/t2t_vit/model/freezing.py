@@ -16,7 +16,7 @@ class Freezable(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._frozen: list[nn.Module] = []
+        self._frozen = ""  # a name, not modules: these may be replaced or pruned
 
     def freeze(self, what: str) -> None:
         """Train `what` no more, and everything else.
@@ -28,21 +28,26 @@ class Freezable(nn.Module):
         Raises:
             UserError: there are fewer blocks, or it is none of these.
         """
-        self._frozen = self._named(what)
+        frozen = self._named(what)
+        blocks: Any = self.get_submodule("blocks")
+        if what.isdecimal() and int(what) > len(blocks):
+            raise UserError(f"freeze {what}: the network has {len(blocks)} blocks; take fewer, or backbone")
+        self._frozen = what
         self.requires_grad_(True)
-        for module in self._frozen:
+        for module in frozen:
             module.requires_grad_(False)
-        self.get_parameter("cls_token").requires_grad_(not self._frozen)
+        self.get_parameter("cls_token").requires_grad_(not frozen)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         """As torch's, but for what is frozen."""
         super().train(mode)
-        for module in self._frozen:
+        for module in self._named(self._frozen):
             module.eval()
         return self
 
     def _named(self, what: str) -> list[nn.Module]:
+        """The modules that `what` stands for, as they are now."""
         blocks: Any = self.get_submodule("blocks")
         stem = [self.get_submodule("tokens_to_token"), self.get_submodule("pos_drop")]
         match what:
@@ -54,6 +59,4 @@ class Freezable(nn.Module):
                 return [*stem, blocks, self.get_submodule("norm")]
             case _ if not what.isdecimal() or int(what) < 1:
                 raise UserError(f"freeze {what!r} is not known; take tokens, backbone or a number of blocks")
-            case _ if int(what) > len(blocks):
-                raise UserError(f"freeze {what}: the network has {len(blocks)} blocks; take fewer, or backbone")
         return [*stem, *blocks[: int(what)]]

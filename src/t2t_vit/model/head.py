@@ -1,6 +1,6 @@
 """From all tokens to what the head sees."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -9,16 +9,19 @@ from t2t_vit.errors import UserError
 GlobalPool = Literal["token", "avg", ""]
 
 
+def check_pool(global_pool: str) -> None:
+    """Raises UserError where there is no pool of that name."""
+    if global_pool not in get_args(GlobalPool):
+        raise UserError(f"global_pool '{global_pool}' is not known; choose token, avg or nothing")
+
+
 def pool(tokens: Tensor, global_pool: GlobalPool) -> Tensor:
     """Tokens (B, 1 + N, C), class token first, to (B, C): the class token, or the mean of the others; "" keeps all.
 
     Raises:
         UserError: another name.
     """
+    check_pool(global_pool)
     if global_pool == "token":
         return tokens[:, 0]
-    if global_pool == "avg":
-        return tokens[:, 1:].mean(dim=1)
-    if global_pool == "":
-        return tokens
-    raise UserError(f"global_pool '{global_pool}' is not known; choose token, avg or nothing")
+    return tokens[:, 1:].mean(dim=1) if global_pool == "avg" else tokens

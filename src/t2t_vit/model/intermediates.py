@@ -1,9 +1,10 @@
 """What the network makes on the way: maps at strides 4, 8 and 16."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from operator import index as as_integer
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
 from t2t_vit.model.position import grid_of, positions_for
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from t2t_vit.model.t2t_vit import T2TViT
 
 Indices = int | Sequence[int] | None
+# timm's names of layouts: N images, C channels, H x W places, which are L in a row.
+OutputFormat = Literal["NCHW", "NHWC", "NLC", "NCL"]
 # The maps after the two attentions of the tokens-to-token module come before those of the blocks.
 STAGES = 2
 
@@ -41,18 +44,56 @@ def taken(count: int, indices: Indices) -> list[int]:
     """
     if indices is None:
         return list(range(count))
-    wanted = list(range(count - indices, count)) if isinstance(indices, int) else [int(index) for index in indices]
-    absolute = [index + count if index < 0 and not isinstance(indices, int) else index for index in wanted]
+    try:
+        if isinstance(indices, int):
+            absolute = list(range(count - indices, count))
+        else:
+            wanted = [as_integer(index) for index in indices]
+            absolute = [index + count if index < 0 else index for index in wanted]
+    except TypeError:
+        absolute = []
     if not absolute or min(absolute) < 0 or max(absolute) >= count:
         raise UserError(f"intermediates {indices}: there are {count}, numbered 0 to {count - 1}")
     return absolute
 
 
+def check_request(model: "T2TViT", wanted: Sequence[int], norm: bool, output_fmt: str) -> None:
+    """Refuse what `forward_intermediates` cannot give, before anything is computed.
+
+    Raises:
+        UserError: a layout that there is not; a norm that does not fit; a T2T module whose stages cannot be asked for.
+    """
+    if output_fmt not in get_args(OutputFormat):
+        raise UserError(f"output_fmt '{output_fmt}' is not known; choose {', '.join(get_args(OutputFormat))}")
+    if norm and isinstance(model.norm, nn.Identity):
+        raise UserError(f"{model.name} has no norm any more: take its intermediates with norm=False")
+    for number in wanted:
+        width = model.feature_info[number]["num_chs"]
+        if norm and number >= STAGES and width != model.num_features:
+            raise UserError(
+                f"{model.name}: intermediate {number} has {width} channels and cannot be normalised as the last "
+                f"one with {model.num_features}: take it with norm=False"
+            )
+    tokens_to_token = model.tokens_to_token
+    if not hasattr(tokens_to_token, "stages"):
+        kind = type(tokens_to_token).__name__
+        raise UserError(f"{model.name}: its tokens_to_token is a {kind}, which has no method stages to ask for maps")
+    if _is_intercepted(tokens_to_token):
+        raise UserError(
+            f"{model.name}: tokens_to_token has a hook or a forward of its own, which its intermediates would go past; "
+            "take it off first"
+        )
+
+
+def _is_intercepted(module: nn.Module) -> bool:
+    """Whether more happens when the module is called than its class says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
 def run_intermediates(
-    model: "T2TViT", images: Tensor, indices: Indices, norm: bool, stop_early: bool
+    model: "T2TViT", images: Tensor, wanted: Sequence[int], norm: bool, stop_early: bool
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """The normalised tokens, and number -> intermediate: maps (B, C, H, W) of the stages, tokens (B, 1 + N, C)."""
-    wanted = set(taken(len(model.feature_info), indices))
     pos_embed = positions_for(images, model.pos_embed, model.expected)
     fine, coarse, tokens = model.run(model.tokens_to_token.stages, images)
     kept = {number: features for number, features in enumerate((fine, coarse)) if number in wanted}
@@ -62,36 +103,28 @@ def run_intermediates(
             break
         tokens = model.run(block, tokens)
         if number in wanted:
-            kept[number] = _normalised(model, tokens, number) if norm else tokens
+            kept[number] = model.norm(tokens) if norm else tokens
     return model.norm(tokens) if not stop_early else tokens, kept
 
 
-def _normalised(model: "T2TViT", tokens: Tensor, number: int) -> Tensor:
-    if tokens.shape[-1] != model.num_features:
-        raise UserError(
-            f"{model.name}: intermediate {number} has {tokens.shape[-1]} channels and cannot be normalised as the last "
-            f"one with {model.num_features}: take it with norm=False"
-        )
-    return model.norm(tokens)
-
-
-def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens (B, 1 + N, C), class token first, to the map (B, C, *grid) of the others."""
-    return restructure(tokens[:, 1:], grid)
-
-
 def laid_out(number: int, features: Tensor, grid: tuple[int, int], output_fmt: str) -> tuple[Tensor, Tensor | None]:
-    """An intermediate as NCHW or NLC, and its class token (B, 1, C) apart; a stage has none.
-
-    Raises:
-        UserError: another layout.
-    """
-    if output_fmt not in ("NCHW", "NLC"):
-        raise UserError(f"output_fmt '{output_fmt}' is not known; choose NCHW or NLC")
+    """An intermediate in a layout, and its class token (B, 1, C) apart; a stage has none."""
     if number < STAGES:
-        return features if output_fmt == "NCHW" else features.flatten(2).transpose(1, 2), None
-    class_token = features[:, :1]
-    return as_map(features, grid) if output_fmt == "NCHW" else features[:, 1:], class_token
+        rows, columns = features.shape[2:]
+        return _in_layout(features.flatten(2).transpose(1, 2), (rows, columns), output_fmt), None
+    return _in_layout(features[:, 1:], grid, output_fmt), features[:, :1]
+
+
+def _in_layout(tokens: Tensor, grid: tuple[int, int], output_fmt: str) -> Tensor:
+    """Tokens (B, N, C) of `grid` as an `OutputFormat`."""
+    match output_fmt:
+        case "NCHW":
+            return restructure(tokens, grid)  # (B, C, H, W)
+        case "NHWC":
+            return tokens.reshape(tokens.shape[0], *grid, tokens.shape[2])  # (B, H, W, C)
+        case "NCL":
+            return tokens.transpose(1, 2)  # (B, C, N)
+    return tokens
 
 
 def forward_intermediates(
@@ -106,8 +139,9 @@ def forward_intermediates(
     output_dict: bool = False,
 ) -> Any:
     """See `T2TViT.forward_intermediates`."""
-    tokens, kept = run_intermediates(model, images, indices, norm, stop_early and intermediates_only)
     wanted = taken(len(model.feature_info), indices)
+    check_request(model, wanted, norm, output_fmt)
+    tokens, kept = run_intermediates(model, images, wanted, norm, stop_early and intermediates_only)
     grid = grid_of(images, model.variant.splits)
     pairs = [laid_out(number, kept[number], grid, output_fmt) for number in wanted]
     features = [feature for feature, _ in pairs]
@@ -118,3 +152,24 @@ def forward_intermediates(
         return found if intermediates_only else {**found, "image_features": tokens}
     answers: list[Any] = list(pairs) if return_prefix_tokens else list(features)
     return answers if intermediates_only else (tokens, answers)
+
+
+def prune(model: "T2TViT", indices: Indices, prune_norm: bool, prune_head: bool) -> list[int]:
+    """See `T2TViT.prune_intermediate_layers`."""
+    wanted = taken(len(model.feature_info), indices)
+    left = model.feature_info[: max(max(wanted) + 1, STAGES)]
+    width = left[-1]["num_chs"] if len(left) > STAGES else model.variant.dim
+    fits = width == model.num_features  # not so in the dense network, whose blocks widen their tokens
+    if not (fits or prune_head):
+        raise UserError(
+            f"{model.name}: without its last blocks its tokens have {width} channels, and its head takes "
+            f"{model.num_features}: prune with prune_head=True"
+        )
+    model.blocks = model.blocks[: len(left) - STAGES]
+    model.feature_info = left
+    model.num_features = model.head_hidden_size = width
+    if prune_norm or not fits:
+        model.norm = nn.Identity()
+    if prune_head:
+        model.reset_classifier(0)
+    return wanted

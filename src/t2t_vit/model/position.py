@@ -1,6 +1,8 @@
 """Which images a network takes, and the fixed positions of their tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index as as_integer
 from typing import Literal, get_args
 
 import torch
@@ -89,6 +91,19 @@ class Expected:
 def grid_of(images: Tensor, splits: tuple[SoftSplit, ...]) -> Grid:
     """Tokens (rows, columns) that images (B, C, height, width) become."""
     return _grid((images.shape[2], images.shape[3]), splits)
+
+
+def size_of(image_size: int | Sequence[int]) -> Grid:
+    """(height, width) of one side or of both, in pixels.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        height, width = (as_integer(side) for side in ([image_size] * 2 if isinstance(image_size, int) else image_size))
+    except (TypeError, ValueError):
+        raise UserError(f"image_size {image_size} is no side and no (height, width) in pixels") from None
+    return height, width
 
 
 def positions_for(images: Tensor, pos_embed: Tensor, expected: Expected) -> Tensor:

@@ -5,22 +5,29 @@ the same folder once `t2t_vit.timm` is imported. Preprocessing and class names t
 """
 
 import json
+import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
+from t2t_vit.model.difference import first_difference
+from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
+from t2t_vit.model.head import GlobalPool
 from t2t_vit.model.hub import located, published
 from t2t_vit.model.position import PositionPolicy
+from t2t_vit.model.skeleton import skeleton
 from t2t_vit.model.t2t_vit import T2TViT
-from t2t_vit.variants import find_variant
+from t2t_vit.model.token_performer import TokenPerformer
+from t2t_vit.variants import VARIANTS, find_variant
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_LARGEST_CONFIG = 1 << 24
+WEIGHTS = "model.safetensors"
 Model = TypeVar("Model", bound=T2TViT)
 
 
@@ -38,20 +45,29 @@ def save_pretrained(
         classes: names in the order of the logits; None keeps those that came with the model.
 
     Raises:
-        UserError: the folder cannot be written, or there is another number of names than classes.
+        UserError: the folder cannot be written, there is another number of names than classes, or the network is not
+            one that a configuration builds: a module of it was replaced, added, pruned, hooked or patched, or a tensor
+            is quantised, sharded or without values. What was in the folder stays as it was then.
     """
     from safetensors.torch import save
 
-    names = class_names(model) if classes is None else tuple(map(str, classes))
-    if names is not None and len(names) != model.num_classes:
-        raise UserError(f"{len(names)} class names for {model.num_classes} classes of {model.name}")
-    config = config_of(model, preprocessing, names)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_write(Path(folder) / WEIGHTS) as file:
-        file.write(save(tensors, metadata={"format": "pt"}))
-    with atomic_write(Path(folder) / CONFIG, "w") as file:
-        json.dump(config, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    config = config_of(model, preprocessing, classes)
+    _check_opens_again(model, config)
+    content = save(_own_memory(model.state_dict()), metadata={"format": "pt"})
+    for name in (CONFIG, WEIGHTS):
+        if (Path(folder) / name).is_dir():
+            raise UserError(f"{Path(folder) / name}: is a folder, where a file is to be written")
+    # Both are whole on the disk before either takes its name.
+    with (
+        atomic_write(Path(folder) / CONFIG, "w") as text,
+        atomic_write(Path(folder) / WEIGHTS, size=len(content)) as file,
+    ):
+        json.dump(config.to_json(model.num_features, model.grid), text, indent=2, ensure_ascii=False)
+        text.write("\n")
+        file.write(content)
+        for written in (text, file):
+            written.flush()
+            os.fsync(written.fileno())
 
 
 def from_pretrained(
@@ -68,6 +84,8 @@ def from_pretrained(
 ) -> Model:
     """The network of a folder that `save_pretrained` wrote, or of a repository on the Hugging Face hub; in eval mode.
 
+    Its tensors have the dtypes that were saved; nothing is dropped in it until rates are set.
+
     Args:
         path_or_repo: a folder, which needs no network, or "owner/name".
         num_classes: another class count: the head is new and untrained.
@@ -78,9 +96,14 @@ def from_pretrained(
         UserError: there is no such folder or repository, or it holds no network of ours.
     """
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-    config = _read_config(located(path_or_repo, CONFIG, hub))
-    model = _built(config, path_or_repo, model_class)
-    _fill(model, _read_tensors(located(path_or_repo, WEIGHTS, hub)), path_or_repo)
+    config = read_folder_config(located(path_or_repo, CONFIG, hub))
+    tensors = _read_tensors(located(path_or_repo, WEIGHTS, hub))
+    if config.unread:
+        warnings.warn(f"{path_or_repo}: not read in its {CONFIG}: {', '.join(config.unread)}", stacklevel=2)
+    build = partial(_built, config, path_or_repo, model_class)
+    # A class of somebody else's may look at the numbers that it makes.
+    model = skeleton(build) if model_class.__module__.startswith("t2t_vit.") else build()
+    _fill(model, tensors, path_or_repo)
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
     if image_size is not None:
@@ -114,37 +137,57 @@ def push_to_hub(
 
 def config_of(
     model: T2TViT, preprocessing: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """What `config.json` says of the model."""
+) -> FolderConfig:
+    """What `config.json` says of the model: what its modules are, whatever they were built as.
+
+    Raises:
+        UserError: images of another size, or another number of names than classes.
+    """
     given = preprocessing or {}
     if "image_size" in given and tuple(given["image_size"]) != model.image_size:
         raise UserError(f"preprocessing is for images of {given['image_size']}, {model.name} for {model.image_size}")
-    cfg = {key: model.pretrained_cfg[key] for key in _KEPT if key in model.pretrained_cfg}
-    cfg |= {key: given[key] for key in _PREPROCESSING if key in given}
-    # The first layer is no convolution, so timm cannot fit it to other channels: it is not told of it.
-    cfg |= {"input_size": [model.in_chans, *model.image_size], "num_classes": model.num_classes, "first_conv": None}
-    cfg |= {"fixed_input_size": True, "classifier": "head", "pool_size": list(model.grid)}
-    return {
-        "architecture": model.name,
-        "num_classes": model.num_classes,
-        "num_features": model.num_features,
-        "global_pool": model.global_pool,
-        **({"label_names": list(classes)} if classes else {}),
-        "model_args": {"global_pool": model.global_pool, "approximate_gelu": model.approximate_gelu},
-        "pretrained_cfg": cfg,
-        "library_name": "t2t_vit",
-    }
+    if given.get("in_chans", model.in_chans) != model.in_chans:
+        raise UserError(f"preprocessing is for {given['in_chans']} channels, {model.name} for {model.in_chans}")
+    count = _class_count(model)
+    names = class_names(model) if classes is None else tuple(map(str, classes))
+    if names is not None and len(names) != count:
+        raise UserError(f"{len(names)} class names for {count} classes of {model.name}")
+    kinds = {module.approximate for module in model.modules() if isinstance(module, nn.GELU)}
+    rates = {module.drop.p for module in model.modules() if isinstance(module, TokenPerformer)}
+    kept: dict[str, Any] = {key: model.pretrained_cfg[key] for key in _KEPT if key in model.pretrained_cfg}
+    kept |= {key: given[key] for key in _PREPROCESSING if key in given}
+    kept = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
+    return FolderConfig(
+        arch=model.name,
+        num_classes=count,
+        in_chans=model.in_chans,
+        image_size=model.image_size,
+        global_pool=model.global_pool,
+        approximate_gelu=kinds == {"tanh"} if len(kinds) == 1 else model.approximate_gelu,
+        other_sizes=model.other_sizes,
+        performer_drop=rates.pop() if len(rates) == 1 else None,
+        classes=names,
+        **kept,
+    )
+
+
+def _class_count(model: T2TViT) -> int:
+    """Length of the logits as the head that is there makes them."""
+    head = model.head
+    if isinstance(head, nn.Identity):
+        return 0
+    return head.out_features if isinstance(head, nn.Linear) else model.num_classes
 
 
 def class_names(model: T2TViT) -> tuple[str, ...] | None:
     """Names of the classes in the order of the logits, where the model came with them."""
     names = model.pretrained_cfg.get("label_names")
-    return tuple(names) if names and len(names) == model.num_classes else None
+    return tuple(names) if names and len(names) == _class_count(model) else None
 
 
 def preprocessing_of(model: T2TViT) -> dict[str, Any]:
     """The preprocessing that came with the model, or the authors', as `Preprocessing.from_dict` takes it."""
-    kept = {key: model.pretrained_cfg[key] for key in _PREPROCESSING}
+    kept: dict[str, Any] = {key: model.pretrained_cfg[key] for key in _PREPROCESSING}
     return {"image_size": list(model.image_size), "in_chans": model.in_chans, **kept}
 
 
@@ -152,45 +195,61 @@ _PREPROCESSING = ("crop_pct", "mean", "std", "interpolation")
 _KEPT = (*_PREPROCESSING, "crop_mode")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _LARGEST_CONFIG:
-        raise UserError(f"{path}: is too long for a configuration")
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        raise UserError(f"{path}: names no architecture; it was not written by save_pretrained")
-    return config
+def _check_opens_again(model: T2TViT, config: FolderConfig) -> None:
+    """Compare the model with the one that `from_pretrained` will build.
+
+    Raises:
+        UserError: they differ.
+    """
+    if VARIANTS.get(model.name) != model.variant:
+        difference: str | None = f"{model.name} is not in the table of networks, or is another one there"
+    elif model.global_pool not in get_args(GlobalPool):
+        difference = f"its global_pool is {model.global_pool!r}"
+    else:
+        difference = first_difference(model, skeleton(partial(_built, config, model.name, T2TViT)))
+    if difference is not None:
+        raise UserError(
+            f"{model.name} cannot be saved so that it opens again with the same answers: {difference}; undo that, or "
+            "keep the module itself with torch.save"
+        )
 
 
-def _built(config: Mapping[str, Any], source: str | Path, model_class: type[Model]) -> Model:
-    variant = find_variant(config["architecture"])
-    try:
-        cfg, arguments = dict(config["pretrained_cfg"]), dict(config.get("model_args") or {})
-        in_chans, height, width = (int(side) for side in cfg["input_size"])
-        num_classes = int(config["num_classes"])
-        cfg |= {key: tuple(float(value) for value in cfg[key]) for key in ("mean", "std")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source}: its {CONFIG} is not whole ({error!r})") from error
-    if min(in_chans, height, width, num_classes + 1) < 1 or max(in_chans, height, width, num_classes >> 8) > 8192:
-        raise UserError(f"{source}: its {CONFIG} is out of range: input {cfg['input_size']}, {num_classes} classes")
+def _own_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, in a row, and none of them in the memory of another."""
+    tensors, seen = dict[str, Tensor](), set[int]()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        tensors[name] = own.clone() if place in seen else own
+        seen.add(place)
+    return tensors
+
+
+def _built(config: FolderConfig, source: str | Path, model_class: type[Model]) -> Model:
+    if config.arch is None:
+        raise UserError(f"{source}: its {CONFIG} names no architecture; it was not written by save_pretrained")
+    variant = find_variant(config.arch)
+    if config.num_classes is None or config.image_size is None or config.in_chans is None:
+        facts = {"num_classes": config.num_classes, "image_size": config.image_size, "in_chans": config.in_chans}
+        lacking = ", ".join(name for name, value in facts.items() if value is None)
+        raise UserError(f"{source}: its {CONFIG} is not whole: it does not say {lacking}")
     model = model_class(
         variant,
-        config["architecture"],
-        num_classes=num_classes,
-        in_chans=in_chans,
-        image_size=(height, width),
+        config.arch,
+        num_classes=config.num_classes,
+        in_chans=config.in_chans,
+        image_size=config.image_size,
         drop=0.0,
         drop_path=0.0,
         drop_block=0.0,
-        performer_drop=0.1,
-        approximate_gelu=bool(arguments.get("approximate_gelu", False)),
-        global_pool=arguments.get("global_pool", "token"),
+        performer_drop=0.1 if config.performer_drop is None else config.performer_drop,
+        approximate_gelu=bool(config.approximate_gelu),
+        global_pool="token" if config.global_pool is None else config.global_pool,
+        other_sizes=config.other_sizes,
     )
-    names = config.get("label_names")
-    known = {key: cfg[key] for key in _KEPT if key in cfg}
-    model.pretrained_cfg = {**model.pretrained_cfg, **known, **({"label_names": tuple(names)} if names else {})}
+    known = {key: value for key in _KEPT if (value := getattr(config, key)) is not None}
+    names = {"label_names": config.classes} if config.classes else {}
+    model.pretrained_cfg = {**model.pretrained_cfg, **known, **names}
     return model
 
 
@@ -212,7 +271,8 @@ def _fill(model: T2TViT, tensors: Mapping[str, Tensor], source: str | Path) -> N
         raise UserError(
             f"{source}: its tensors are not those of {model.name} ({len(wrong)} differ, such as {wrong[0]})"
         )
-    model.load_state_dict(dict(tensors))
+    # Not copied into the model's own, whose dtypes would win; clones, since the file may be written anew.
+    model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
 
 
 def _card(model: T2TViT, repo_id: str) -> str:

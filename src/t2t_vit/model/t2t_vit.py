@@ -14,10 +14,17 @@ from t2t_vit.model.backbone import build_blocks
 from t2t_vit.model.default_cfg import default_cfg
 from t2t_vit.model.drop import Dropout, share_seeds
 from t2t_vit.model.freezing import Freezable
-from t2t_vit.model.head import GlobalPool, pool
-from t2t_vit.model.intermediates import STAGES, feature_info, forward_intermediates, taken
+from t2t_vit.model.head import GlobalPool, check_pool, pool
+from t2t_vit.model.intermediates import feature_info, forward_intermediates, prune
 from t2t_vit.model.layers import group_matcher, layer_groups
-from t2t_vit.model.position import Expected, PositionPolicy, positions_for, sinusoid_table, table_for_grid
+from t2t_vit.model.position import (
+    Expected,
+    PositionPolicy,
+    positions_for,
+    sinusoid_table,
+    size_of,
+    table_for_grid,
+)
 from t2t_vit.model.tokens_to_token import ConvolutionTokens, TokensToToken
 from t2t_vit.variants import VARIANTS, Variant, find_variant
 
@@ -157,7 +164,7 @@ class T2TViT(Freezable):
             return_prefix_tokens: pairs of map and class token (B, 1, C); None for 0 and 1, which have none.
             norm: apply the final LayerNorm to what comes from blocks.
             stop_early: with `intermediates_only`, leave out the blocks after the last that is asked for.
-            output_fmt: "NCHW" or "NLC".
+            output_fmt: "NCHW", "NHWC", "NLC" or "NCL"; L is the places of the map in a row.
             intermediates_only: only the list.
             output_dict: a dict with `image_intermediates`, `image_intermediates_prefix` and `image_features`.
 
@@ -171,23 +178,32 @@ class T2TViT(Freezable):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Throw away what is not needed for these intermediates; their numbers, counted from the front."""
-        wanted = taken(len(self.feature_info), indices)
-        self.blocks = self.blocks[: max(0, max(wanted) + 1 - STAGES)]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0)
-        return wanted
+        """Throw away what is not needed for these intermediates; their numbers, counted from the front.
+
+        `feature_info` and `num_features` are then those of what is left. A norm that does not fit the last block left,
+        as in the dense network, goes with the others. `save_pretrained` refuses a network that lost blocks or norm.
+
+        Raises:
+            UserError: an index that there is not, or a head that is to stay and does not fit the last block left.
+        """
+        return prune(self, indices, prune_norm, prune_head)
 
     def get_classifier(self) -> nn.Module:
         """The head: a linear layer, or the identity where `num_classes` is 0."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: GlobalPool | None = None) -> None:
-        """A new head for `num_classes`, untrained; 0 for none. `global_pool` as in the constructor; None: as it is."""
+        """A new head for `num_classes`, untrained; 0 for none. `global_pool` as in the constructor; None: as it is.
+
+        Raises:
+            UserError: a negative count, or a pool that there is not.
+        """
+        if num_classes < 0:
+            raise UserError(f"num_classes {num_classes}: a head has at least 1 class, and 0 stands for none")
+        if global_pool is not None:
+            check_pool(global_pool)
+            self.global_pool = global_pool
         self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.head.to(device=self.cls_token.device, dtype=self.cls_token.dtype).apply(_initialise).train(self.training)
         self.pretrained_cfg = {**self.pretrained_cfg, "num_classes": num_classes}
@@ -201,9 +217,9 @@ class T2TViT(Freezable):
             position: "rebuild" the position table by its formula, or "resize" the one that is there.
 
         Raises:
-            UserError: the size is too small to hold a token, or there is no such policy.
+            UserError: the size is too small to hold a token, is no size, or there is no such policy.
         """
-        size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+        size = size_of(image_size)
         grid = self.variant.grids(size)[-1]
         self.pos_embed = table_for_grid(self.pos_embed, self.grid, grid, position)
         self.image_size, self.grid = size, grid
@@ -276,7 +292,8 @@ def create_model(
         UserError: no such variant, or a value that no network can have.
     """
     variant = find_variant(name)
-    size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
+    size = size_of(image_size)
+    check_pool(global_pool)
     if num_classes < 1 or in_chans < 1:
         raise UserError(
             f"num_classes {num_classes} and in_chans {in_chans}: both have to be at least 1; "

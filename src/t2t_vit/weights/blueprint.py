@@ -1,21 +1,16 @@
 """Names and shapes of a variant's tensors, without their memory and without the time to initialise them."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
-
-import torch
-from torch.overrides import TorchFunctionMode
 
 from t2t_vit.model import create_model
+from t2t_vit.model.skeleton import skeleton
 from t2t_vit.variants import VARIANTS
 
 HEAD = ("head.weight", "head.bias")
 POSITIONS = "pos_embed"
 Shape = tuple[int, ...]
-_LARGE = 2**14
 
 
 @dataclass(frozen=True)
@@ -33,30 +28,10 @@ class Channels:
         return shape[self.axis] // self.window if same and shape[self.axis] % self.window == 0 else None
 
 
-class _WithoutMemory(TorchFunctionMode):
-    """Large parameters get no memory, so that they are not initialised either.
-
-    The small ones do: among them are those whose initialisation is more than a draw, and without memory that would
-    make torch load its compiler, for seconds.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], _types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        where = {"device": "meta"} if func is torch.empty and _count(args) > _LARGE else {}
-        return func(*args, **{**(kwargs or {}), **where})
-
-
-def _count(sizes: Sequence[Any]) -> int:
-    """Elements of `torch.empty(*sizes)`."""
-    return math.prod(sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
-
-
 @cache
 def shapes(arch: str, in_chans: int = 3) -> Mapping[str, Shape]:
     """The state dict of `arch` with 1000 classes at 224 pixels."""
-    with torch.random.fork_rng(devices=[]), _WithoutMemory():
-        model = create_model(arch, in_chans=in_chans)
+    model = skeleton(lambda: create_model(arch, in_chans=in_chans))
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from t2t_vit.errors import UserError
 from t2t_vit.formats.torch_archive import TorchFile, read_torch_archive
 from t2t_vit.formats.torch_globals import StoredTensor
-from t2t_vit.weights.folder import folder_config
+from t2t_vit.weights.folder import WEIGHTS_FILES, folder_config
 from t2t_vit.weights.kind import Kind, file_kind
 from t2t_vit.weights.locate import find_file
 from t2t_vit.weights.mindspore_file import read_mindspore_file
@@ -63,6 +63,7 @@ class Weights:
         kind: what the file is.
         copies: which copies the file holds.
         state: names of what belongs to the training (an optimizer's slots, counters), of a MindSpore checkpoint.
+        unread: keys of a folder's `config.json` that have no meaning here.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class Weights:
     kind: Kind = "torch"
     copies: tuple[Copy, ...] = ("raw",)
     state: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class _Content:
     config: Mapping[str, Any] | None = None
     classes: tuple[str, ...] | None = None
     state: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     lacking_ema: str = "no 'state_dict_ema'"
 
 
@@ -95,7 +98,7 @@ def read_weights(path: str | Path, which: Which = "auto") -> Weights:
 
     Args:
         path: a file of torch.save, ours or anybody's, safetensors, or MindSpore's `.ckpt`; a folder with
-            `model.safetensors`; or a variant's name, which stands for the authors' released weights.
+            `model.safetensors`, or that file in it; a variant's name, which stands for the authors' released weights.
         which: "ema" or "raw" to insist on one of two copies.
 
     Raises:
@@ -105,15 +108,27 @@ def read_weights(path: str | Path, which: Which = "auto") -> Weights:
     if kind in _REFUSALS:
         raise UserError(f"{path}: {_REFUSALS[kind]}")
     content = _READERS[kind](file)
-    if Path(path).is_dir():
-        told = folder_config(Path(path))
-        content = replace(content, config=told.config, classes=told.classes)
+    if file.name in WEIGHTS_FILES:  # named itself, or found in its folder
+        told = folder_config(file.parent)
+        if told.arch is not None:
+            content = replace(content, config=told.flat())
+        content = replace(content, classes=told.classes or content.classes, unread=told.unread)
     chosen: Copy = next(iter(content.copies)) if which == "auto" else which
     if chosen not in content.copies:
         lacking = f" ({content.lacking_ema})" if chosen == "ema" else ""
         raise UserError(f"{path}: holds no {chosen} weights{lacking}")
     tensors = authors_names(content.copies[chosen]())
-    return Weights(file, tensors, chosen, content.config, content.classes, kind, tuple(content.copies), content.state)
+    return Weights(
+        file,
+        tensors,
+        chosen,
+        content.config,
+        content.classes,
+        kind,
+        tuple(content.copies),
+        content.state,
+        content.unread,
+    )
 
 
 def _torch(path: Path) -> _Content:

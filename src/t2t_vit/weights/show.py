@@ -51,6 +51,8 @@ def _network(weights: Weights) -> str:
 def _about(weights: Weights) -> Iterable[str]:
     if weights.config:
         yield "config     " + ", ".join(f"{key}: {value}" for key, value in weights.config.items())
+    if weights.unread:
+        yield "not read   " + ", ".join(weights.unread)
     if weights.classes:
         more = f", ... ({len(weights.classes)})" if len(weights.classes) > _MOST_CLASSES else ""
         yield "classes    " + ", ".join(weights.classes[:_MOST_CLASSES]) + more

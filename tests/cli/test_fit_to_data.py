@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from t2t_vit.cli.fit_to_data import fit_to_data
-from t2t_vit.config import Config
 from t2t_vit.data.images import ArrayImages
+from t2t_vit.settings.schema import Config
 
 
 def images(*counts: int) -> ArrayImages:

@@ -213,9 +213,9 @@ def test_recursive(run: Run, tmp_path: Path) -> None:
     ("line", "sentence"),
     [
         (["all", "--format", "xml"], "is none of json, jsonl, csv, parquet"),
-        (["all", "--top_k", "0"], "must be a whole number from 1 on"),
+        (["all", "--top_k", "0"], "--top_k takes a whole number of at least 1; not '0'"),
         (["all", "--shard", "3/2"], "must lie between"),
-        (["all", "--shard", "half"], "must be I/N"),
+        (["all", "--shard", "half"], "--shard takes I/N"),
         (["all", "--null"], "name one with --list"),
         (["--list", "gone.txt"], "cannot be read (No such file"),
         (["--list", "all"], "cannot be read"),

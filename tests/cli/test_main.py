@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 
 from t2t_vit.cli import main as program
-from t2t_vit.cli.options import Options
 from t2t_vit.errors import UserError
+from t2t_vit.settings.command_line import Options
 
 
 @pytest.fixture
@@ -103,10 +103,10 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 @pytest.mark.parametrize(
     ("words", "seconds", "parsing"),
-    [(["--help"], 0.3, []), (["--version"], 0.3, []), (["train", "--help"], 1.0, ["yaml", "jsonargparse"])],
+    [(["--help"], 0.3, []), (["--version"], 0.3, []), (["train", "--help"], 1.0, ["yaml"])],
 )
 def test_help_is_quick_and_light(words: list[str], seconds: float, parsing: list[str], tmp_path: Path) -> None:
-    heavy = "torch", "rich", "timm", "numpy", "PIL", "tensorboard", "yaml", "jsonargparse"
+    heavy = "torch", "rich", "timm", "numpy", "PIL", "tensorboard", "yaml"
     code = (
         "import sys\nfrom t2t_vit.cli.main import main\n"
         f"try: main({words})\nexcept SystemExit: pass\n"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from t2t_vit.cli.changes import CHOICE, FREE, REFUSED
 from t2t_vit.cli.main import main
-from t2t_vit.config import KEYS
+from t2t_vit.settings.resolution import CHOICE, FREE, REFUSED
+from t2t_vit.settings.schema import KEYS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from kill import differences, differences_of_runs, history, newest_step, trial

@@ -12,10 +12,10 @@ from PIL import Image
 import t2t_vit
 from t2t_vit.cli import runtimes
 from t2t_vit.cli.main import main
-from t2t_vit.config import Config
 from t2t_vit.inference import runtime
 from t2t_vit.inference.onnx_predictor import OnnxPredictor
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.settings.schema import Config
 
 Run = Callable[..., tuple[int, str]]
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -187,7 +187,7 @@ def test_a_file_in_figures(trained: TorchPredictor, few: Evidence, tmp_path: Pat
 
 
 def test_the_table_is_the_configuration_s() -> None:
-    from t2t_vit.config import FILE_FORMATS
+    from t2t_vit.settings.schema import FILE_FORMATS
 
     assert {*FORMATS, "all"} == set(FILE_FORMATS)
 

@@ -6,9 +6,6 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from t2t_vit.config import KEYS, Config
-from t2t_vit.config_rules import image_size_of
-from t2t_vit.config_values import default_of
 from t2t_vit.data.batch_transform import BatchTransform
 from t2t_vit.data.erasing import RandomErasing
 from t2t_vit.data.images import ImageSet, check_class_count
@@ -18,6 +15,8 @@ from t2t_vit.data.opening import open_images, open_training_images
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.model import T2TViT, create_model
+from t2t_vit.settings.rules import image_size_of
+from t2t_vit.settings.schema import KEYS, Config
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.loss import WeightedCrossEntropy
 from t2t_vit.training.optimizer import create_optimizer
@@ -227,4 +226,4 @@ def _where(config: Config) -> str:
 def _unless_default(config: Config, name: str) -> str | None:
     """The folder's name where somebody chose one; else None, for which the usual names are tried."""
     value: str = getattr(config, name)
-    return None if value == default_of(KEYS[name]) else value
+    return None if value == KEYS[name].default else value

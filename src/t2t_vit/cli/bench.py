@@ -17,13 +17,8 @@ from t2t_vit.bench.samples import measure_batch_transform, measure_loader, measu
 from t2t_vit.bench.step import measure_step
 from t2t_vit.cli import assembly
 from t2t_vit.cli.bench_tables import print_data, print_network, print_step
-from t2t_vit.cli.config_file import to_yaml
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.resolve import resolve
 from t2t_vit.cli.step import step_of, trained_of
-from t2t_vit.config import Config
-from t2t_vit.config_rules import image_size_of
 from t2t_vit.data.decode import MODES
 from t2t_vit.data.images import ArrayImages, ImageSet
 from t2t_vit.data.kept import keep_decoded
@@ -31,18 +26,21 @@ from t2t_vit.data.loader import Batch
 from t2t_vit.data.memory_budget import budget_of
 from t2t_vit.data.share import Share
 from t2t_vit.data.workers import usable_workers
-from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.plan import Workload, plan_for
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.inference.writers import check_output
 from t2t_vit.ops.split_norm_linear import check_kernels
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import to_yaml
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.rules import image_size_of
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.utilisation import training_flops
 
-ROUNDS = 10
 CPU_BATCH = 8  # of which a network's rate on a few cores depends little
 Results = dict[str, Any]
 
@@ -72,10 +70,10 @@ def run(options: Options) -> int:
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
-    rounds, output = _count(options), options.extras.get("output")
+    output = options.extras.get("output")
     if output is not None:
         check_output(output)
-    subject = options.data or ""
+    subject = options.data
     device = choose_device(config.device_target, config.device_id, note=told.append)
     precision = choose_precision(config.amp_level, device, training=subject != "model", note=told.append)
     check_kernels(config.kernels, device)
@@ -86,9 +84,9 @@ def run(options: Options) -> int:
         "bench": subject,
         "device": device.type,
         "precision": precision.name,
-        "rounds": rounds,
+        "rounds": options.extra("rounds"),
         "config": config.to_dict(),
-        **measure(Bench(options, config, device, precision, rounds, told)),
+        **measure(Bench(options, config, device, precision, options.extra("rounds"), told)),
     }
     show(found)
     if output is not None:
@@ -211,13 +209,6 @@ def _fitted(options: Options, config: Config, device: torch.device, note: assemb
         note(f"batch_size {CPU_BATCH}, as this is a CPU; on the line it may be another")
         size = CPU_BATCH
     return replace(config, batch_size=size, num_classes=config.num_classes or 1000)
-
-
-def _count(options: Options) -> int:
-    text = options.extras.get("rounds", str(ROUNDS))
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
-        raise UserError(f"--rounds is '{text}'; it must be a whole number from 1 to 100000")
-    return int(text)
 
 
 SUBJECTS: dict[str, tuple[Callable[[Bench], Results], Callable[[Results], None]]] = {

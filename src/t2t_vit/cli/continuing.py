@@ -4,13 +4,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from t2t_vit.cli.changes import continued
 from t2t_vit.cli.job import Folders
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.resolve import resolve
-from t2t_vit.config import KEYS, Config
-from t2t_vit.config_rules import validate_training
 from t2t_vit.errors import UserError
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.resolution import continued, resolve
+from t2t_vit.settings.rules import validate_training
+from t2t_vit.settings.schema import KEYS, Config
 from t2t_vit.training.shelf import Shelf, step_of
 from t2t_vit.weights import SavedRun, Weights, checkpoint_config, read_run, read_weights
 

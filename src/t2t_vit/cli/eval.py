@@ -8,12 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from t2t_vit.cli import assembly
-from t2t_vit.cli.config_file import to_yaml
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.options import Options
 from t2t_vit.cli.predictor import open_asked
-from t2t_vit.cli.resolve import resolve
-from t2t_vit.config import Config
 from t2t_vit.data.images import ImageSet, check_same_classes
 from t2t_vit.evaluation.metrics import Metrics, evaluate
 from t2t_vit.files import atomic_write
@@ -23,6 +19,10 @@ from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.writers import check_output
 from t2t_vit.ops.split_norm_linear import check_kernels
 from t2t_vit.precision import choose_device, choose_precision, choose_products
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import to_yaml
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes, connected, from_environment
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
 

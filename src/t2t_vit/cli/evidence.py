@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from t2t_vit.cli import assembly
-from t2t_vit.config import Config
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.embedded import fashion_mnist
 from t2t_vit.data.images import ImageSet
@@ -14,6 +13,7 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.export.write import Evidence
 from t2t_vit.inference.metadata import Precision
+from t2t_vit.settings.schema import Config
 
 COMPARED: dict[Precision, int] = {"fp32": 12, "fp16": 100}
 # int8 is judged by its answers, of which it takes many: 2,000 small pictures, at least 200 large ones.

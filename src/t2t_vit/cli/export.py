@@ -1,16 +1,12 @@
 """`t2t-vit export`: a checkpoint -> files for other runtimes, compared with the network before they are announced."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
-from t2t_vit.cli.config_file import to_yaml
 from t2t_vit.cli.console import tell
 from t2t_vit.cli.evidence import gather
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.resolve import resolve
-from t2t_vit.config import Config
 from t2t_vit.errors import UserError
 from t2t_vit.export.job import Kind
 from t2t_vit.export.survey import speed_of
@@ -20,6 +16,10 @@ from t2t_vit.files import check_folder
 from t2t_vit.inference.metadata import Precision
 from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import to_yaml
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.schema import Config
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
 
 CALIBRATION = 200
@@ -145,25 +145,12 @@ def _wish(options: Options) -> Wish:
     """The command's own options, checked.
 
     Raises:
-        UserError: a value that an option does not take.
+        UserError: options that mean nothing together.
     """
-    extras = options.extras
-    precision = extras.get("precision", "fp32")
-    if precision not in get_args(Precision):
-        raise UserError(f"--precision is '{precision}'; it must be {', '.join(get_args(Precision))}")
-    where = extras.get("preprocessing", "outside")
-    if where not in ("inside", "outside"):
-        raise UserError(f"--preprocessing is '{where}'; it must be inside or outside")
-    if "calibration" in extras and precision != "int8":
+    precision = cast(Precision, options.extra("precision"))
+    if "calibration" in options.extras and precision != "int8":
         raise UserError(f"--calibration has no effect with --precision {precision}; leave it out")
-    kind = Kind(cast(Precision, precision), _count(extras, "batch", 0), "dynamic_size" in extras, where == "inside")
-    return Wish(kind, Path(extras.get("output", ".")), _count(extras, "calibration", CALIBRATION))
-
-
-def _count(extras: Mapping[str, str], name: str, default: int) -> int:
-    text = extras.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
-        raise UserError(f"--{name} is '{text}'; it must be a whole number from 1 to 100000")
-    return int(text)
+    kind = Kind(
+        precision, options.extra("batch"), options.extra("dynamic_size"), options.extra("preprocessing") == "inside"
+    )
+    return Wish(kind, Path(options.extra("output")), options.extra("calibration"))

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from t2t_vit.config import Config
 from t2t_vit.data.images import ImageSet
+from t2t_vit.settings.schema import Config
 
 FEW = 10  # images a class below which a network hardly learns anything but these very images
 UNEVEN = 10  # times that the largest class is larger than the smallest

@@ -8,9 +8,9 @@ from t2t_vit.bench.circumstances import cores
 from t2t_vit.cli import assembly
 from t2t_vit.cli.continuing import Start
 from t2t_vit.cli.job import Job
-from t2t_vit.config import Config
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.files import atomic_write
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.checkpoint import Identity, Trained
 from t2t_vit.training.data_wait import DataWait

@@ -5,13 +5,9 @@ from dataclasses import replace
 from itertools import chain
 from typing import cast
 
-from t2t_vit.cli.config_file import to_yaml
 from t2t_vit.cli.inference_job import InferenceJob, predict
-from t2t_vit.cli.options import Options
 from t2t_vit.cli.predictor import open_predictor
-from t2t_vit.cli.resolve import resolve
 from t2t_vit.cli.work import work_of
-from t2t_vit.config import Config
 from t2t_vit.errors import UserError
 from t2t_vit.inference.archives import is_archive
 from t2t_vit.inference.fingerprint import fingerprint
@@ -23,6 +19,10 @@ from t2t_vit.inference.predictor import BATCH_SIZE
 from t2t_vit.inference.readers import usable_workers
 from t2t_vit.inference.sources import find_images
 from t2t_vit.inference.writers import format_of
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import to_yaml
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.schema import Config
 from t2t_vit.weights import checkpoint_config, read_weights
 
 DEFAULT_OUTPUT = "predictions"
@@ -54,11 +54,11 @@ def _job(options: Options) -> InferenceJob:
     return InferenceJob(
         output=extras.get("output", f"{DEFAULT_OUTPUT}.{chosen}"),
         format=chosen,
-        top_k=_whole_number("top_k", extras["top_k"]) if "top_k" in extras else 0,
+        top_k=options.extra("top_k"),
         errors=extras.get("errors", ""),
         resume=_resumes(options),
         unique=len(options.words) == 1 and "list" not in extras and not is_archive(options.words[0]),
-        shard=_shard(extras.get("shard", "1/1")),
+        shard=_shard(options.extra("shard")),
         batch_size=cast(int, options.said("batch_size", BATCH_SIZE)),
         workers=usable_workers(cast(int, options.said("num_parallel_workers", Config.num_parallel_workers))),
     )
@@ -92,16 +92,8 @@ def _resumes(options: Options) -> bool:
     return asked == "auto"
 
 
-def _whole_number(option: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UserError(f"--{option} '{text}': must be a whole number from 1 on")
-    return int(text)
-
-
 def _shard(text: str) -> tuple[int, int]:
-    first, slash, count = text.partition("/")
-    if not slash or not (first.isascii() and first.isdigit() and count.isascii() and count.isdigit()):
-        raise UserError(f"--shard '{text}': must be I/N, as 1/4, for the first of every four images")
-    if not 1 <= int(first) <= int(count):
+    first, count = map(int, text.split("/"))
+    if not 1 <= first <= count:
         raise UserError(f"--shard '{text}': the first number must lie between 1 and the second")
-    return int(first), int(count)
+    return first, count

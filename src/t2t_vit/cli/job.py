@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from t2t_vit.config import Config
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.files import check_folder, remove_leftovers
 from t2t_vit.precision import Precision
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.console import Console
 from t2t_vit.training.distributed import Processes
 

@@ -1,10 +1,7 @@
 """The options of a command that predicts -> its predictor."""
 
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.resolve import resolve
 from t2t_vit.cli.runtimes import Work, in_runtime
-from t2t_vit.config import Config
 from t2t_vit.inference.exported_predictor import ExportedPredictor
 from t2t_vit.inference.load import check_fixed, is_exported, open_exported
 from t2t_vit.inference.plan import Workload, plan_for
@@ -13,6 +10,9 @@ from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.ops.split_norm_linear import check_kernels
 from t2t_vit.precision import choose_device, choose_precision, choose_products
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.compilation import why_not
 from t2t_vit.weights import checkpoint_config, read_weights
 

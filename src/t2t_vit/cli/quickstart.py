@@ -5,13 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from t2t_vit.cli import assembly
-from t2t_vit.cli.config_file import find_config, read_config, to_yaml
 from t2t_vit.cli.console import tell
 from t2t_vit.cli.continuing import start_of
 from t2t_vit.cli.eval import as_results, evaluate_weights
 from t2t_vit.cli.export import Wish, announce, export_weights
 from t2t_vit.cli.inference_job import InferenceJob, predict
-from t2t_vit.cli.options import Options
 from t2t_vit.cli.train import where
 from t2t_vit.cli.training_job import train_job
 from t2t_vit.data.images import ImageSet
@@ -23,6 +21,8 @@ from t2t_vit.inference.predictor import Prediction
 from t2t_vit.inference.run import Result
 from t2t_vit.report.figure import new_figure
 from t2t_vit.report.pictures import Answer, draw_pictures
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import find_config, read_config, to_yaml
 from t2t_vit.training.distributed import Processes
 from t2t_vit.weights import read_weights
 

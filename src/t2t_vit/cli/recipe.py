@@ -3,7 +3,7 @@
 from torch import nn
 from torch.optim import Optimizer
 
-from t2t_vit.config import Config
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.optimizer import trainable
 from t2t_vit.training.state import State
 

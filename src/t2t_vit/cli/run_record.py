@@ -9,11 +9,10 @@ from torch import nn
 
 from t2t_vit.bench.circumstances import cores, processor, versions
 from t2t_vit.cli.job import Job
-from t2t_vit.config import KEYS, SECTIONS, Config
-from t2t_vit.config_values import default_of
 from t2t_vit.data.images import ImageSet
 from t2t_vit.files import atomic_write
 from t2t_vit.report.run_files import EVALUATION, RECORD, REPORT
+from t2t_vit.settings.schema import KEYS, SECTIONS, Config
 from t2t_vit.training.state import State
 
 
@@ -69,7 +68,7 @@ def configuration(config: Config) -> list[dict[str, Any]]:
     return [
         {
             "section": section,
-            "keys": [{"key": key, "value": values[key], "default": default_of(KEYS[key])} for key in keys],
+            "keys": [{"key": key, "value": values[key], "default": KEYS[key].default} for key in keys],
         }
         for section, keys in SECTIONS.items()
     ]

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from torch import Tensor
 
 from t2t_vit.cli.console import tell
-from t2t_vit.config import Config
 from t2t_vit.errors import UserError
 from t2t_vit.export.write import Evidence, export_model
 from t2t_vit.inference.load import open_exported
@@ -19,6 +18,7 @@ from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.runtime import Candidate, fastest
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.precision import Precision
+from t2t_vit.settings.schema import Config
 
 
 class Form(NamedTuple):

@@ -5,11 +5,11 @@ from itertools import zip_longest
 
 import torch
 
-from t2t_vit.cli.config_file import to_yaml
-from t2t_vit.config import Config
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.errors import UserError
+from t2t_vit.settings.file import to_yaml
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.checkpoint import Identity
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.state import State

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from t2t_vit.cli import assembly
-from t2t_vit.config import Config
 from t2t_vit.data.images import ImageSet
 from t2t_vit.model import T2TViT
 from t2t_vit.precision import Precision
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.checkpoint import Trained
 from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes, share_gradients

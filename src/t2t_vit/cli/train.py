@@ -1,11 +1,11 @@
 """`t2t-vit train`: the line and the file -> a training job -> where everything is."""
 
-from t2t_vit.cli.config_file import to_yaml
 from t2t_vit.cli.continuing import start_of
 from t2t_vit.cli.job import Result
-from t2t_vit.cli.options import Options
 from t2t_vit.cli.training_job import train_job
 from t2t_vit.report.run_files import REPORT
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import to_yaml
 from t2t_vit.training.distributed import from_environment
 from t2t_vit.training.orphan import end_with_launcher
 

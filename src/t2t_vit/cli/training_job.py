@@ -16,13 +16,13 @@ from t2t_vit.cli.run_record import record_run
 from t2t_vit.cli.same_run import agree, check_same_data, identity_of, nothing_left
 from t2t_vit.cli.starting_weights import start_from
 from t2t_vit.cli.step import step_of, trained_of
-from t2t_vit.config import Config
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT
 from t2t_vit.ops.split_norm_linear import check_kernels
 from t2t_vit.precision import choose_device, choose_precision, choose_products
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.agreement import Agreement
 from t2t_vit.training.checkpoint import Trained, checkpoint_name
 from t2t_vit.training.console import Console

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from t2t_vit.cli.inference_job import InferenceJob
-from t2t_vit.cli.options import Options
 from t2t_vit.cli.runtimes import Work
 from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.inference.archives import GZIPPED, TAR
@@ -16,6 +15,7 @@ from t2t_vit.inference.item import Item, UnreadableError
 from t2t_vit.inference.lists import STANDARD_INPUT
 from t2t_vit.inference.plan import REPAYS_COMPILING
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.settings.command_line import Options
 
 _LOOKED_AT = 4  # as many images for each that is wanted, in case some are broken
 

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import yaml
 
-from t2t_vit.cli.commands import COMMANDS
-from t2t_vit.cli.parser import Placed, parser_of
-from t2t_vit.config import KEYS, SECTIONS, Config
-from t2t_vit.config_names import nearest, nearest_key
-from t2t_vit.config_values import Value
 from t2t_vit.errors import UserError
+from t2t_vit.settings.names import nearest, nearest_key
+from t2t_vit.settings.schema import KEYS, SECTIONS, Config
+from t2t_vit.settings.values import Value
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 EMPTY = ("", "~", "null", "Null", "NULL")
+LARGEST = 1_000_000  # bytes of a file; a long one has some 5,000
 
 
 def shipped_configs() -> list[str]:
@@ -53,20 +52,23 @@ def read_config(path: Path) -> dict[str, Value]:
         UserError: the file cannot be read, is not a mapping of keys to values, names a key twice or one that does not
             exist, or a value is of the wrong type or out of range; the sentence names the line.
     """
-    placed: dict[str, Placed] = {}
+    values: dict[str, Value] = {}
     for name_node, value_node in _mapping(path):
         where, name = f"{path}:{name_node.start_mark.line + 1}", name_node.value
         if not isinstance(name, str):
             raise UserError(f"{where}: a key is one word; write lines such as 'epochs: 10'")
         if name not in KEYS:
             raise UserError(f"{where}: unknown key '{name}'; did you mean '{nearest_key(name, KEYS)}'?")
-        if name in placed:
+        if name in values:
             raise UserError(f"{where}: the key '{name}' stands there twice; keep one of them")
         text = _text(value_node)
         if text is None:
             raise UserError(f"{where}: {name} takes one value or a flat list; not what is nested below it")
-        placed[name] = Placed(where, text)
-    return parser_of(COMMANDS["train"]).read_file(placed)  # the keys are the same for every command
+        try:
+            values[name] = KEYS[name].read(text)
+        except ValueError as error:
+            raise UserError(f"{where}: {name} {error}") from None
+    return values
 
 
 def to_yaml(config: Config, heading: str = "") -> str:
@@ -102,7 +104,11 @@ def _mapping(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise UserError(f"{path}: is no configuration: it has more than {LARGEST:,} bytes")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(
             f"{path}: is not text in UTF-8; a configuration is a YAML file (a checkpoint is named by --pretrained)"

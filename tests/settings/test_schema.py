@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 
-from t2t_vit.config import KEYS, SECTIONS, Config, checked
-from t2t_vit.config_values import allowed_words
 from t2t_vit.errors import UserError
+from t2t_vit.settings.schema import KEYS, SECTIONS, Config, checked
 
 SPECIFIED = {
     "Dataset": "dataset data_url train_dir val_dir train_num_samples val_num_samples val_split class_balance",
@@ -46,8 +45,8 @@ def test_defaults_that_differ_from_the_page() -> None:
 
 @pytest.mark.parametrize("name", KEYS)
 def test_every_key_has_a_meaning_and_allows_its_default(name: str) -> None:
-    assert KEYS[name].metadata["meaning"]
-    assert allowed_words(KEYS[name])
+    assert KEYS[name].meaning
+    assert KEYS[name].words
     assert checked(name, getattr(Config(), name)) == getattr(Config(), name)
 
 

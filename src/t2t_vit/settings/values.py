@@ -1,4 +1,4 @@
-"""What a configuration key may hold: its allowed values, told in words, and the way from text to a value.
+"""What a key may hold, in words, and the way from text to a value.
 
 A word of the command line and a scalar of a YAML file are the same text and are read by the same rules, so `5e-4`,
 `yes` and `[0.9, 0.95]` mean the same in both.
@@ -8,18 +8,18 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field
-from typing import Any, TypeVar, cast, get_args
+from dataclasses import dataclass
+from typing import Any, cast, get_args
 
-from t2t_vit.config_names import nearest
+from t2t_vit.settings.names import nearest
 
 Value = bool | int | float | str | tuple[float, ...] | tuple[int, int]
 ImageSize = int | tuple[int, int]
-T = TypeVar("T")
 
 WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 WORDS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+LARGEST = 2**63 - 1  # of a whole number: torch and numpy count in 64 bits
 LONGEST = 100  # characters of a refused value that are shown
 KINDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
@@ -87,88 +87,92 @@ class Location:
 Allowed = Range | OneOf | Written | Location
 
 
-def key(default: T, meaning: str, allowed: Allowed | None = None) -> T:
-    """A dataclass field that is a configuration key: its default, its meaning for `--help`, its allowed values."""
-    return field(default=default, metadata={"meaning": meaning, "allowed": allowed})
+@dataclass(frozen=True)
+class Key:
+    """A configuration key, or an option that one command has beside them.
 
-
-def default_of(entry: "Field[Any]") -> Value:
-    """The default of a key."""
-    if entry.default is MISSING:
-        raise TypeError(f"{entry.name} is no configuration key")
-    return cast(Value, entry.default)
-
-
-def allowed_words(entry: "Field[Any]") -> str:
-    """What the key may hold, in words: `a whole number of at least 1`."""
-    allowed = cast(Allowed | None, entry.metadata["allowed"])
-    if entry.type == ImageSize and isinstance(allowed, Range):
-        return f"one or two {allowed.words('whole numbers')} (height width)"
-    if isinstance(entry.type, type) or allowed is None:
-        kind = KINDS[entry.type]
-        return kind if allowed is None else allowed.words(kind)
-    count = "two" if Ellipsis not in get_args(entry.type) else "one or more"
-    return f"{count} {allowed.words('numbers')}"
-
-
-def takes_list(entry: "Field[Any]") -> bool:
-    """Whether the key takes several numbers."""
-    return entry.type not in KINDS
-
-
-def read_value(entry: "Field[Any]", text: str | Sequence[str]) -> Value:
-    """The value of a key from its text (a list of texts for a list).
-
-    Raises:
-        ValueError: the text is of the wrong type or its value out of range; the message is the sentence's end,
-            `takes ...; not ...`.
+    kind      int, float, bool, str, ImageSize, or a tuple of floats: two, or one and more
+    default   its value where nobody says anything
+    meaning   one line for `--help`
+    allowed   which values of its kind it may hold; None: all
     """
-    try:
-        value = check_value(entry, _read(entry.type, text))
+
+    name: str
+    kind: object
+    default: Value
+    meaning: str
+    allowed: Allowed | None = None
+
+    @property
+    def words(self) -> str:
+        """What the key may hold, in words: `a whole number of at least 1`."""
+        if self.kind == ImageSize and isinstance(self.allowed, Range):
+            return f"one or two {self.allowed.words('whole numbers')} (height width)"
+        if isinstance(self.kind, type) or self.allowed is None:
+            kind = KINDS[self.kind]
+            return kind if self.allowed is None else self.allowed.words(kind)
+        count = "two" if Ellipsis not in get_args(self.kind) else "one or more"
+        return f"{count} {self.allowed.words('numbers')}"
+
+    @property
+    def takes_list(self) -> bool:
+        """Whether the key takes several numbers."""
+        return self.kind not in KINDS
+
+    def read(self, text: str | Sequence[str]) -> Value:
+        """The value from its text (a list of texts for a list).
+
+        Raises:
+            ValueError: the text is of the wrong kind or its value out of range; the message is the sentence's end,
+                `takes ...; not ...`.
+        """
+        try:
+            value = self.check(_read(self.kind, text))
+        except ValueError:
+            raise ValueError(self._refusal(text)) from None
         # Path would drop a trailing slash and turn nothing into '.'.
-        return os.path.expanduser(str(value)) if isinstance(entry.metadata["allowed"], Location) else value  # noqa: PTH111
-    except ValueError:
-        raise ValueError(_refusal(entry, text)) from None
+        return os.path.expanduser(str(value)) if isinstance(self.allowed, Location) else value  # noqa: PTH111
 
+    def check(self, value: object) -> Value:
+        """The value itself when the key may hold it; lists become tuples, whole numbers floats where the kind is float.
 
-def check_value(entry: "Field[Any]", value: object) -> Value:
-    """The value itself when the key may hold it; lists become tuples and whole numbers floats where that is the type.
+        Raises:
+            ValueError: it may not; the message is `takes ...; not ...`.
+        """
+        fitted = _fit(self.kind, value)
+        single = fitted if isinstance(fitted, tuple) else (fitted,)
+        if fitted is None or not single or (self.allowed and not all(self.allowed.allows(item) for item in single)):  # type: ignore[arg-type]
+            raise ValueError(self._refusal(value))
+        return fitted
 
-    Raises:
-        ValueError: it may not; the message is `takes ...; not ...`.
-    """
-    fitted = _fit_type(entry.type, value)
-    allowed = entry.metadata["allowed"]
-    single = fitted if isinstance(fitted, tuple) else (fitted,)
-    if fitted is None or not single or (allowed and not all(allowed.allows(item) for item in single)):
-        raise ValueError(_refusal(entry, value))
-    return fitted
-
-
-def _refusal(entry: "Field[Any]", value: object) -> str:
-    shown = value if isinstance(value, str) else _shown(value)
-    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
-    sentence = f"takes {allowed_words(entry)}; not '{shown}'"
-    allowed = entry.metadata["allowed"]
-    if isinstance(allowed, OneOf) and entry.type is str and shown:
-        sentence += f"; did you mean '{nearest(shown, allowed.values)}'?"
-    return sentence
+    def _refusal(self, value: object) -> str:
+        shown = value if isinstance(value, str) else _shown(value)
+        shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
+        sentence = f"takes {self.words}; not '{shown}'"
+        if isinstance(self.allowed, OneOf) and self.kind is str and shown:
+            sentence += f"; did you mean '{nearest(shown, self.allowed.values)}'?"
+        return sentence
 
 
 def _shown(value: object) -> str:
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+    try:
+        return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
-def _fit_type(kind: object, value: object) -> Value | None:
-    """The value as the type `kind`, or None where it is of another."""
+def _fit(kind: object, value: object) -> Value | None:
+    """The value as one of `kind`, or None where it is of another."""
     if kind in (bool, str):
         return cast(Value, value) if type(value) is kind else None
     if isinstance(value, list | tuple):
-        items = tuple(_fit_type(int if kind == ImageSize else float, item) for item in value)
+        items = tuple(_fit(int if kind == ImageSize else float, item) for item in value)
         fixed = kind == ImageSize or kind == tuple[float, float]
         wrong = kind in (int, float) or None in items or (fixed and len(items) != 2)
         return None if wrong else cast(Value, items)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if abs(value) > LARGEST if isinstance(value, int) else not math.isfinite(value):
         return None
     if kind in (int, ImageSize):
         return value if isinstance(value, int) else None
@@ -178,7 +182,7 @@ def _fit_type(kind: object, value: object) -> Value | None:
 
 
 def _read(kind: object, text: str | Sequence[str]) -> object:
-    """The text as the type `kind`, or None where it is of another; a list may hold such Nones."""
+    """The text as one of `kind`, or None where it is of another; a list may hold such Nones."""
     if kind not in KINDS:
         item, separators = (int, r"[\s,xX]+") if kind == ImageSize else (float, r"[\s,]+")
         items = [_read(item, piece) for piece in _pieces(text, separators)]

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from t2t_vit.cli.options import Options, parse
-from t2t_vit.cli.resolve import resolve
-from t2t_vit.config import Config
 from t2t_vit.errors import UserError
+from t2t_vit.settings.command_line import Options, parse
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.schema import Config
 
 CHECKPOINT = Config(
     arch="t2t_vit_7",

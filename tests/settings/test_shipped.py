@@ -2,10 +2,10 @@
 
 import pytest
 
-from t2t_vit.cli.config_file import SHIPPED, find_config, read_config, shipped_configs
-from t2t_vit.cli.options import parse
-from t2t_vit.cli.resolve import resolve
-from t2t_vit.config import KEYS, Config
+from t2t_vit.settings.command_line import parse
+from t2t_vit.settings.file import SHIPPED, find_config, read_config, shipped_configs
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.schema import KEYS, Config
 from t2t_vit.variants import VARIANTS
 
 OF_PAGE = ("t2t_vit_19", "t2t_vit_t_14")

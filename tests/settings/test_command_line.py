@@ -1,14 +1,14 @@
-"""The command line and the configuration file: strict, one grammar, one sentence for a mistake."""
+"""The command line: one grammar for all commands, one sentence for a mistake, no habit of argparse that surprises."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from t2t_vit.cli.commands import COMMANDS
-from t2t_vit.cli.options import parse
-from t2t_vit.config import KEYS, Config
 from t2t_vit.errors import UserError
+from t2t_vit.settings.command_line import parse, read_words
+from t2t_vit.settings.commands import COMMANDS
+from t2t_vit.settings.schema import KEYS, Config
 
 
 def of_line(*words: str, command: str = "train") -> dict[str, Any]:
@@ -120,10 +120,10 @@ def test_infer_has_data_and_its_own_options() -> None:
 @pytest.mark.parametrize(
     ("line", "words", "extras", "keys"),
     [
-        (["a", "--checkpoint", "f", "b", "--recursive", "c"], ("a", "b", "c"), {"recursive": ""}, {"pretrained": "f"}),
-        (["--top_k", "3", "--", "--a", "-"], ("--a", "-"), {"top_k": "3"}, {}),
-        (["-", "-0"], ("-",), {"null": ""}, {}),
-        (["--list", "-", "--null"], (), {"list": "-", "null": ""}, {}),
+        (["a", "--checkpoint", "f", "b", "--recursive"], ("a", "b"), {"recursive": True}, {"pretrained": "f"}),
+        (["--top_k", "3", "--", "--a", "-"], ("--a", "-"), {"top_k": 3}, {}),
+        (["-", "-0"], ("-",), {"null": True}, {}),
+        (["--list", "-", "--null"], (), {"list": "-", "null": True}, {}),
         (["--mean", ".5", ".4", ".3", "a"], ("a",), {}, {"mean": (0.5, 0.4, 0.3)}),
         (["a", "--workers", "0"], ("a",), {}, {"num_parallel_workers": 0}),
         (["--resume", "a"], ("a",), {}, {"resume": "auto"}),
@@ -176,3 +176,98 @@ def test_help_lists_every_key_that_the_command_uses(
     assert {name for name in KEYS if f"\n  --{name} " in text} == COMMANDS[command].uses
     assert max(map(len, text.splitlines())) <= int(width)
     assert "(default:" in text
+
+
+def read(*words: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    return read_words(COMMANDS["train"], words)
+
+
+def test_only_what_is_said_is_read() -> None:
+    assert read() == ({}, ())
+    assert read("--seed", "1", "a.yaml", "--print_config") == ({"seed": 1, "print_config": True}, ("a.yaml",))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--epochs.x", "3"], "unknown option '--epochs.x'; did you mean '--epochs'?"),
+        (["--epochs+", "3"], "unknown option '--epochs+'; did you mean '--epochs'?"),
+        (["--help=all"], "unknown option '--help'"),
+        (["--pretraind=my file.ckpt"], "unknown option '--pretraind'; did you mean '--pretrained'?"),
+        (["-e", "3", "x", "y"], "unknown option '-e'; did you mean '--"),
+        (["-e=3"], "unknown option '-e'; did you mean '--"),
+        (["--no option"], "unknown option '--no option'"),
+        (["a b", "--seed", "1", "c d", "e"], "unexpected word 'c d' on the line of train"),
+        (["a", "--seed", "1", "epochs=3"], "unexpected word 'epochs=3' on the line of train; write --epochs=3"),
+        (["--base_lr", "-1e-3"], "--base_lr takes a number above 0; not '-1e-3'"),
+        (["--epochs", "1:30"], "--epochs takes a whole number of at least 1; not '1:30'"),
+        (["--epochs", "9" * 30], "--epochs takes a whole number of at least 1; not '9999"),
+        (["--data_url", "-x"], "--data_url needs a value: a path"),
+        (["--data_url=--"], "--data_url needs a value: a path"),
+        (["--epochs", "--", "3"], "--epochs needs a value: a whole number of at least 1"),
+    ],
+)
+def test_habits_are_tamed(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(*words)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_what_only_looks_like_an_option_is_a_value() -> None:
+    said, words = read("--data_url=--x y", "--resume", "- z", "--", "--seed")
+    assert (said, words) == ({"data_url": "--x y", "resume": "- z"}, ("--seed",))
+
+
+def test_a_list_ends_where_no_number_follows() -> None:
+    said, words = read("--image_size", "96", "160", "photos", "--mean", "[", ".5", "]", "--seed", "1")
+    assert (said, words) == ({"image_size": (96, 160), "mean": (0.5,), "seed": 1}, ("photos",))
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("weights show a.pth", {}),
+        ("weights convert a.pth b.ckpt --format torch --which ema", {"format": "torch", "which": "ema"}),
+        ("report runs/logs/x --output y.html", {"output": "y.html"}),
+    ],
+)
+def test_commands_without_keys(line: str, options: dict[str, str]) -> None:
+    command, *words = line.split()
+    said = parse(command, words)
+    assert (said.line, said.extras) == ({}, options)
+    assert said.words == tuple(word for word in words if not word.startswith("--") and word not in options.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("weights shaw x", "weights takes show or convert; not 'shaw'"),
+        ("weights show", "weights show needs FILE: t2t-vit weights --help"),
+        ("weights convert", "weights convert needs FILE and NEW_FILE: "),
+        ("weights convert a", "weights convert needs NEW_FILE: "),
+        ("weights show a b", "unexpected word 'b' on the line of weights"),
+        ("weights --which ema", "weights needs what to work on: show or convert"),
+        ("weights show a --which best", "--which takes one of auto, ema, raw; not 'best'"),
+        ("weights show a --epochs 3", "unknown option '--epochs'; did you mean '--which'?"),
+        ("report --output x", "report needs what to work on: RUN_FOLDER, the logs folder of a run"),
+        ("report a b", "unexpected word 'b' on the line of report"),
+        ("bench modle --print_config", "bench takes model, step or data; not 'modle'"),
+        ("models x", "unexpected word 'x' on the line of models"),
+        ("export --precision fp8", "--precision takes one of fp32, fp16, int8; not 'fp8'; did you mean 'fp32'?"),
+        ("bench model --rounds 0", "--rounds takes a whole number of at least 1 and at most 100000; not '0'"),
+        ("infer a --shard half", "--shard takes I/N, as 1/4 for the first of every four images; not 'half'"),
+        ("infer a --workers", "--workers needs a value: a whole number of at least 0"),
+    ],
+)
+def test_mistakes_on_the_lines_of_other_commands(line: str, sentence: str) -> None:
+    command, *words = line.split()
+    with pytest.raises(UserError) as caught:
+        parse(command, words)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_an_option_that_is_left_out_has_its_default() -> None:
+    assert parse("export", []).extra("precision") == "fp32"
+    assert parse("export", ["--calibration", "7"]).extra("calibration") == 7
+    assert parse("bench", ["model"]).extra("rounds") == 10
+    assert parse("infer", ["a"]).extra("recursive") is False

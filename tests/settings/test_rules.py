@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from t2t_vit.config import KEYS, Config
-from t2t_vit.config_rules import INACTIVE, fit_channels, inactive_keys, remarks, validate, validate_training
 from t2t_vit.errors import UserError
+from t2t_vit.settings.rules import INACTIVE, fit_channels, inactive_keys, remarks, validate, validate_training
+from t2t_vit.settings.schema import KEYS, Config
 
 
 def test_the_defaults_are_valid_and_nothing_of_them_is_told() -> None:

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from t2t_vit.config import KEYS, Config, checked
-from t2t_vit.config_values import default_of
 from t2t_vit.errors import UserError
+from t2t_vit.settings.schema import KEYS, Config, checked
 from t2t_vit.variants import find_variant
 
 # Optimizers of timm that have no key `momentum`, told by how their names begin.
@@ -197,7 +196,7 @@ def inactive_keys(config: Config, given: Iterable[str] = ()) -> list[str]:
         if rule.when(config):
             for name in rule.keys:
                 told.setdefault(name, f"{name} ({_fill(rule.because, config)})")
-    return [text for name, text in told.items() if name in given or getattr(config, name) != default_of(KEYS[name])]
+    return [text for name, text in told.items() if name in given or getattr(config, name) != KEYS[name].default]
 
 
 def remarks(config: Config) -> list[str]:

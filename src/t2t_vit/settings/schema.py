@@ -2,25 +2,19 @@
 
 The keys are flat, `config.epochs`, and stand in a YAML file and on the command line under the same names. Names,
 meanings and defaults are those of the MindSpore model-zoo page of T2T-ViT, but for the folders, the data, the
-device, the kind of GELU and the class count. What keys mean beside each other is in `config_rules`.
+device, the kind of GELU and the class count. What keys mean beside each other is in `rules`.
 """
 
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self, TypeVar, cast
 
-from t2t_vit.config_names import nearest_key
-from t2t_vit.config_values import (
-    Location,
-    OneOf,
-    Range,
-    Value,
-    Written,
-    check_value,
-    key,
-)
 from t2t_vit.errors import UserError
+from t2t_vit.settings.names import nearest_key
+from t2t_vit.settings.values import Allowed, Key, Location, OneOf, Range, Value, Written
 from t2t_vit.variants import VARIANTS
+
+T = TypeVar("T")
 
 FRACTION = Range(0, 1)
 BELOW_ONE = Range(0, 1, open_high=True)
@@ -43,6 +37,11 @@ AUTO_AUGMENT = Written(
     "a policy such as rand-m9-mstd0.5-inc1 (parts m n p mstd mmax inc t), augmix-m5-w4 (parts m w d a b mstd), "
     "original, originalr, v0, v0r or 3a, or nothing for off",
 )
+
+
+def key(default: T, meaning: str, allowed: Allowed | None = None) -> T:
+    """A field that is a configuration key: its default, its meaning for `--help`, its allowed values."""
+    return field(default=default, metadata={"meaning": meaning, "allowed": allowed})
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,9 @@ class Config(Callbacks, Hardware, Model, Training, Optimizer, Augmentations, Dat
         return cls(**fitted)
 
 
-KEYS: "dict[str, Field[Any]]" = {entry.name: entry for entry in fields(Config)}
+KEYS = {
+    entry.name: Key(entry.name, entry.type, cast(Value, entry.default), **entry.metadata) for entry in fields(Config)
+}
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Dataset": tuple(Dataset.__dataclass_fields__),
     "Augmentations": tuple(Augmentations.__dataclass_fields__),
@@ -252,6 +253,6 @@ def checked(name: str, value: object) -> Value:
     if name not in KEYS:
         raise UserError(f"unknown key '{name}'; did you mean '{nearest_key(name, KEYS)}'?")
     try:
-        return check_value(KEYS[name], value)
+        return KEYS[name].check(value)
     except ValueError as error:
         raise UserError(f"{name} {error}") from None

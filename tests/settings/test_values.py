@@ -4,9 +4,8 @@ import importlib
 
 import pytest
 
-from t2t_vit.config import KEYS
-from t2t_vit.config_names import nearest_key
-from t2t_vit.config_values import read_value
+from t2t_vit.settings.names import nearest_key
+from t2t_vit.settings.schema import KEYS
 
 
 @pytest.mark.parametrize(
@@ -33,7 +32,7 @@ from t2t_vit.config_values import read_value
     ],
 )
 def test_text_that_is_understood(name: str, text: str | list[str], value: object) -> None:
-    read = read_value(KEYS[name], text)
+    read = KEYS[name].read(text)
     assert read == value
     assert type(read) is type(value)
 
@@ -56,19 +55,19 @@ def test_text_that_is_understood(name: str, text: str | list[str], value: object
 )
 def test_text_that_is_refused(name: str, text: str | list[str]) -> None:
     with pytest.raises(ValueError, match=r"^takes .*; not '"):
-        read_value(KEYS[name], text)
+        KEYS[name].read(text)
 
 
 def test_the_nearest_choice_is_suggested() -> None:
     with pytest.raises(ValueError, match="did you mean 't2t_vit_t_14'"):
-        read_value(KEYS["arch"], "T2T_ViT_T14")
+        KEYS["arch"].read("T2T_ViT_T14")
     with pytest.raises(ValueError, match="did you mean 'GPU'"):
-        read_value(KEYS["device_target"], "gpu")
+        KEYS["device_target"].read("gpu")
 
 
 def test_home_is_expanded_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert read_value(KEYS["data_url"], "~/imagenet/") == "/home/me/imagenet/"
+    assert KEYS["data_url"].read("~/imagenet/") == "/home/me/imagenet/"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ POLICIES = (
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_policies_of_timm_are_allowed(policy: str) -> None:
-    assert read_value(KEYS["auto_augment"], policy) == policy
+    assert KEYS["auto_augment"].read(policy) == policy
 
 
 def test_timm_itself_understands_what_is_allowed() -> None:
@@ -120,4 +119,4 @@ def test_timm_itself_understands_what_is_allowed() -> None:
 )
 def test_other_policies_are_refused(policy: str) -> None:
     with pytest.raises(ValueError, match="takes a policy such as rand-m9"):
-        read_value(KEYS["auto_augment"], policy)
+        KEYS["auto_augment"].read(policy)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2t_vit.cli.config_file import read_config, to_yaml
-from t2t_vit.config import Config
 from t2t_vit.errors import UserError
+from t2t_vit.settings.file import read_config, to_yaml
+from t2t_vit.settings.schema import Config
 
 
 @pytest.fixture
@@ -60,6 +60,15 @@ def test_scalars_are_read_as_on_the_line(file: Path) -> None:
         (b"[" * 5000, ": not valid YAML: "),
         (b"PK\x03\x04\xff\xfe", ": is not text in UTF-8; a configuration is a YAML file"),
         (b"!!python/object/apply:os.system [echo]\n", ": is not a mapping"),
+        (b"epochs: !!python/object/apply:os.system [echo]\n", ":1: epochs takes a whole number"),
+        (b"seed: 1\nepochs: 1:30\n", ":2: epochs takes a whole number of at least 1; not '1:30'"),
+        (b"epochs: 0x10\n", ":1: epochs takes a whole number of at least 1; not '0x10'"),
+        (b"epochs: " + b"9" * 5000 + b"\n", ":1: epochs takes a whole number of at least 1; not '9999"),
+        (b"base_lr: .inf\n", ":1: base_lr takes a number above 0; not '.inf'"),
+        (b"a: &a [1]\nmean: [*a, *a]\n", ":1: unknown key 'a'"),
+        (b"mean: &a [*a]\n", ":1: mean takes one value or a flat list"),
+        (b"val_dir: &a [x, x]\ntrain_dir: [*a, *a]\n", ":1: val_dir takes a path; not '[x, x]'"),
+        (b"#" * 1_000_001, ": is no configuration: it has more than 1,000,000 bytes"),
     ],
 )
 def test_mistakes_in_the_file(file: Path, content: bytes, sentence: str) -> None:

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "precision": set(),
     "ops": set(),
     "data": {"ops"},
-    "evaluation": set(),
+    "evaluation": {"data"},
     "formats": set(),
     "report": set(),
     "settings": {"variants"},

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from t2t_vit.cli.final_evaluation import data_uri, details
 from t2t_vit.cli.main import main
 from t2t_vit.errors import UserError
+from t2t_vit.evaluation.findings import data_uri, details
 from t2t_vit.evaluation.outcomes import Outcomes
 from t2t_vit.report.page import write_report
 

@@ -15,10 +15,9 @@ from t2t_vit.bench.network import measure_network
 from t2t_vit.bench.rates import Rates, rates_of
 from t2t_vit.bench.samples import measure_batch_transform, measure_loader, measure_reading
 from t2t_vit.bench.step import measure_step
-from t2t_vit.cli import assembly
-from t2t_vit.cli.bench_tables import print_data, print_network, print_step
+from t2t_vit.bench.tables import print_data, print_network, print_step
+from t2t_vit.cli import build
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.step import step_of, trained_of
 from t2t_vit.data.decode import MODES
 from t2t_vit.data.images import ArrayImages, ImageSet
 from t2t_vit.data.kept import keep_decoded
@@ -100,7 +99,7 @@ def run(options: Options) -> int:
 def of_network(bench: Bench) -> Results:
     """`bench model`: compiled, too, where `pynative_mode False` stands on the line or in the file."""
     config, precision, rates = bench.config, bench.precision, bench.begin()
-    model = assembly.network(config, config.num_classes)
+    model = build.network(config, config.num_classes)
     precision.prepare(model)
     forms: dict[str, torch.nn.Module] = {"eager": model}
     if not bench.options.said("pynative_mode", True):
@@ -119,9 +118,9 @@ def predicting(bench: Bench) -> Callable[[], object]:
     config = bench.config
     shape = (config.batch_size, config.in_chans, *image_size_of(config))
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
-    network = assembly.network(config, config.num_classes)
+    network = build.network(config, config.num_classes)
     plan = plan_for(bench.device.type, Workload(batch=config.batch_size))
-    predictor = TorchPredictor(network, assembly.preprocessing_of(config), None, bench.precision, plan)
+    predictor = TorchPredictor(network, build.preprocessing_of(config), None, bench.precision, plan)
     return lambda: predictor.logits(pixels)
 
 
@@ -137,10 +136,10 @@ def of_step(bench: Bench) -> Results:
 def step_results(bench: Bench, images: ImageSet, rates: Rates) -> Results:
     """The step's figures; `images` tell the classes, none of them is read."""
     config, precision = bench.config, bench.precision
-    model = assembly.network(config, len(images.classes))
+    model = build.network(config, len(images.classes))
     precision.prepare(model)
-    trained = trained_of(config, model, precision)
-    step = step_of(config, trained, images, precision, Processes(), tell)
+    trained = build.trained_of(config, model, precision)
+    step = build.step_of(config, trained, images, precision, Processes(), tell)
     flops = training_flops(model, (config.in_chans, *image_size_of(config)))
     batch = made_up(config, len(images.classes), bench.device)
     found = measure_step(step, batch, bench.device, rates, flops, bench.rounds)
@@ -154,7 +153,7 @@ def step_results(bench: Bench, images: ImageSet, rates: Rates) -> Results:
 def made_up(config: Config, num_classes: int, device: torch.device) -> Callable[[], Batch]:
     """Makes batches of random pixels on the device, normalised, erased and mixed as the loader's."""
     size = config.batch_size
-    transform = assembly.batch_transform(config, num_classes)
+    transform = build.batch_transform(config, num_classes)
     pixels = torch.randint(0, 256, (size, config.in_chans, *image_size_of(config)), dtype=torch.uint8, device=device)
     targets = torch.arange(size, device=device) % num_classes
     numbers = np.arange(size)
@@ -164,16 +163,16 @@ def made_up(config: Config, num_classes: int, device: torch.device) -> Callable[
 def of_data(bench: Bench) -> Results:
     """`bench data`: the parts on one core, the loader with none and with all workers, and what a step takes."""
     config = bench.config
-    images, _ = assembly.training_images(config, bench.waiting.append)
+    images, _ = build.training_images(config, bench.waiting.append)
     rates = bench.begin()
-    mode, transform = MODES[config.in_chans], assembly.train_transform(config)
+    mode, transform = MODES[config.in_chans], build.train_transform(config)
     batch = min(config.batch_size, len(images))
     found: Results = {
         "images": len(images),
         "reading": measure_reading(images, mode, transform, batch, bench.rounds),
         "kept": None,
         "on_device": measure_batch_transform(
-            assembly.batch_transform(config, len(images.classes)), config.in_chans, batch, bench.device, bench.rounds
+            build.batch_transform(config, len(images.classes)), config.in_chans, batch, bench.device, bench.rounds
         ),
         "loader": [_loader(bench, images, workers) for workers in sorted({0, _workers(config)})],
     }
@@ -186,7 +185,7 @@ def of_data(bench: Bench) -> Results:
 
 def _loader(bench: Bench, images: ImageSet, workers: int) -> Results:
     config = replace(bench.config, num_parallel_workers=workers)
-    loader = assembly.train_loader(config, images, len(images.classes), Processes(), bench.device, tell)
+    loader = build.train_loader(config, images, len(images.classes), Processes(), bench.device, tell)
     return measure_loader(loader, workers, bench.rounds)
 
 
@@ -197,7 +196,7 @@ def _workers(config: Config) -> int:
     return usable
 
 
-def _fitted(options: Options, config: Config, device: torch.device, note: assembly.Note) -> Config:
+def _fitted(options: Options, config: Config, device: torch.device, note: build.Note) -> Config:
     """`config` with what nobody said and the measurement has to know."""
     if options.data == "data":
         if not (options.said("dataset", "") or config.data_url):

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2t_vit.cli import assembly
-from t2t_vit.cli.console import tell
-from t2t_vit.cli.predictor import open_asked
+from t2t_vit.cli import build
+from t2t_vit.cli.console import silent, tell
+from t2t_vit.cli.predictors import open_asked
 from t2t_vit.data.images import ImageSet, check_same_classes
 from t2t_vit.evaluation.metrics import Metrics, evaluate
 from t2t_vit.files import atomic_write
@@ -38,7 +38,7 @@ def run(options: Options) -> int:
         print(to_yaml(config), end="")
         return 0
     processes = from_environment()
-    note = tell if processes.is_first else _silent
+    note = tell if processes.is_first else silent
     output = options.extras.get("output")
     if output is not None:
         check_output(output)
@@ -80,7 +80,7 @@ def evaluate_weights(
     for text in told:
         note(text)
     with connected(processes, device):
-        loader = assembly.eval_loader(config, images, rebuilt.preprocessing, processes, device, note)
+        loader = build.eval_loader(config, images, rebuilt.preprocessing, processes, device, note)
         model = precision.prepare(rebuilt.model)
         note(f"{weights.path}: {weights.chosen} weights, {len(images):,} images, {device.type}, {precision.name}")
         return evaluate(model, loader, autocast=precision.autocast, reduce=processes.sum)
@@ -99,7 +99,7 @@ def evaluate_exported(
     for text in told:
         note(text)
     with connected(processes, cpu):
-        loader = assembly.eval_loader(config, images, predictor.preprocessing, processes, cpu, note)
+        loader = build.eval_loader(config, images, predictor.preprocessing, processes, cpu, note)
         kind = type(predictor).__name__.removesuffix("Predictor")
         note(f"{predictor.path}: exported, {len(images):,} images, {kind}, {predictor.metadata.precision}")
         return evaluate(_AsModule(predictor), loader, reduce=processes.sum)
@@ -117,11 +117,7 @@ class _AsModule(nn.Module):
 
 
 def _images(config: Config, classes: Sequence[str] | None, path: str, note: Callable[[str], None]) -> ImageSet:
-    images = assembly.validation_images(config, note)
+    images = build.validation_images(config, note)
     if classes is not None:
         check_same_classes(images.classes, classes, "the validation images", path)
     return images
-
-
-def _silent(_: str) -> None:
-    """Processes other than the first say nothing."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.predictor import torch_predictor
+from t2t_vit.cli.predictors import torch_predictor
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.errors import UserError
 from t2t_vit.inference.look import Look, as_colours, look

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from t2t_vit.bench.circumstances import cores
-from t2t_vit.cli import assembly
-from t2t_vit.cli.continuing import Start
-from t2t_vit.cli.job import Job
+from t2t_vit.cli import build
+from t2t_vit.cli.run import Job, Start
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.files import atomic_write
 from t2t_vit.settings.schema import Config
@@ -48,7 +47,7 @@ def follow(
     summary = Summary(state, trackers, every=config.summary_loss_collect_freq, instruments=instruments)
     batches: TrainBatches = loader
     if config.collect_input_data:
-        preprocessing = assembly.preprocessing_of(config)
+        preprocessing = build.preprocessing_of(config)
         batches = ShowInputs(loader, trackers, mean=preprocessing.mean, std=preprocessing.std)
     bar = [LiveBar(state, job.console, instruments=instruments)] if job.console.live else []
     followers = [guard, journal, summary]
@@ -76,7 +75,7 @@ def _recall(start: Start, callbacks: Sequence[Callback]) -> None:
 
 def _instruments(job: Job, trained: Trained, state: State) -> Instruments:
     config, precision = job.config, job.precision
-    size = assembly.preprocessing_of(config).image_size
+    size = build.preprocessing_of(config).image_size
     return Instruments(
         job.device,
         job.processes.count,
@@ -128,7 +127,7 @@ def _checkpoints(job: Job, trained: Trained, identity: Identity, followers: Sequ
 
 
 def _dump_graph(job: Job, trained: Trained, board: TensorBoard) -> None:
-    size = assembly.preprocessing_of(job.config).image_size
+    size = build.preprocessing_of(job.config).image_size
     images = torch.zeros(2, job.config.in_chans, *size, device=job.device)
     program = export_graph(trained.model, images)
     board.graph(graph_def(program))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t2t_vit.cli.fit_to_data import fit_to_data
+from t2t_vit.cli.train import fit_to_data
 from t2t_vit.data.images import ArrayImages
 from t2t_vit.settings.schema import Config
 

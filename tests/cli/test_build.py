@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2t_vit import create_model
-from t2t_vit.cli.starting_weights import start_from
+from t2t_vit.cli.build import start_from
 from t2t_vit.model import T2TViT
 from t2t_vit.weights import Weights
 

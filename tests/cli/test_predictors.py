@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import t2t_vit
-from t2t_vit.cli import runtimes
+from t2t_vit.cli import predictors
 from t2t_vit.cli.main import main
 from t2t_vit.inference import runtime
 from t2t_vit.inference.onnx_predictor import OnnxPredictor
@@ -53,14 +53,14 @@ def run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.fixture
 def convert_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A conversion takes seconds; later ones give the first one's predictor."""
-    real, made = runtimes._converted, {}
+    real, made = predictors._converted, {}
 
     def converted(own: Predictor, config: Config, name: str, images: torch.Tensor) -> Predictor:
         if name not in made:
             made[name] = real(own, config, name, images)  # type: ignore[arg-type]
         return made[name]
 
-    monkeypatch.setattr(runtimes, "_converted", converted)
+    monkeypatch.setattr(predictors, "_converted", converted)
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
@@ -80,12 +80,12 @@ def test_another_runtime_gives_the_same_answers(run: Run, tmp_path: Path, name: 
 
 def test_auto_measures_where_the_work_is_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "LONG_ENOUGH", 0.0)
-    monkeypatch.setattr(runtimes, "_missing", lambda name: ["it"] if name == "openvino" else [])
+    monkeypatch.setattr(predictors, "_missing", lambda name: ["it"] if name == "openvino" else [])
     code, err = run(output="a.json")
     assert code == 0, err
     assert "runtime: trying onnxruntime beside torch" in err
     assert ", by images/s in batches of 1: torch " in err
-    monkeypatch.setattr(runtimes, "_WORTH_MEASURING", 71)
+    monkeypatch.setattr(predictors, "_WORTH_MEASURING", 71)
     assert "runtime:" not in run(output="b.json")[1]
 
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     code, err = run("--runtime", "openvino", "--amp_level", "O1", output="x.json")
     assert code == 2
     assert "runtime openvino computes on the CPU, in float32 or bf16; not on cpu in O1" in err
-    monkeypatch.setattr(runtimes, "find_spec", lambda _: None)
+    monkeypatch.setattr(predictors, "find_spec", lambda _: None)
     code, err = run("--runtime", "openvino", output="x.json")
     assert code == 2
     assert 'pip install "t2t_vit[openvino]"' in err

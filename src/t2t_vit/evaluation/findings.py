@@ -1,4 +1,4 @@
-"""The last look at a trained network: every table of its report, from one exact pass over the validation images."""
+"""What one exact pass over the validation images found, in plain numbers: all that the report of a run shows of it."""
 
 import base64
 import io
@@ -10,56 +10,16 @@ from typing import Any
 
 from PIL import Image
 
-from t2t_vit.cli.job import Job
 from t2t_vit.data.images import ImageSet
-from t2t_vit.errors import UserError
 from t2t_vit.evaluation.calibration import calibration
 from t2t_vit.evaluation.classes import class_scores, confident_mistakes, confusion_matrix, top_confusions
-from t2t_vit.evaluation.outcomes import Outcomes, collect
+from t2t_vit.evaluation.outcomes import Outcomes
 from t2t_vit.files import atomic_write
-from t2t_vit.report.page import write_report
-from t2t_vit.report.run_files import EVALUATION, REPORT
-from t2t_vit.training.loop import Validation
-from t2t_vit.training.state import State
 
 MISTAKES = 24
 SIDE = 192  # pixels of a mistake's longer side
 MATRIX = 40  # classes, at most, whose confusion matrix is kept whole
 CONFUSIONS = 50
-
-
-def report_run(job: Job, state: State, validation: Validation, images: ImageSet) -> None:
-    """Evaluate the better weights once more in detail, and write evaluation.json and report.html into the run's logs.
-
-    All processes take part; the first one writes. A disk that is full then costs the report, not the run.
-    """
-    chosen = better(state)
-    outcomes = collect(
-        validation.weights[chosen],
-        validation.batches,
-        range(job.processes.rank, len(images), job.processes.count),
-        len(images),
-        autocast=validation.autocast,
-        reduce=validation.reduce,
-    )
-    if not job.processes.is_first:
-        return
-    try:
-        scores = {
-            name: {key: getattr(metrics, key) for key in ("loss", "top1", "top5", "count")}
-            for name, metrics in state.results.items()
-        }
-        found = {"step": state.step, "epoch": state.epoch, "weights": chosen, "scores": scores}
-        write_evaluation(job.folders.logs / EVALUATION, found | details(outcomes, images))
-        write_report(job.folders.logs, job.folders.logs / REPORT)
-    except UserError as error:
-        job.note(f"no report: {error}")
-
-
-def better(state: State) -> str:
-    """Averaged weights, unless the raw ones scored higher: those that eval, infer and export take, too."""
-    results = state.results
-    return "ema" if "ema" in results and results["ema"].top1 >= results["raw"].top1 else "raw"
 
 
 def details(outcomes: Outcomes, images: ImageSet) -> dict[str, Any]:

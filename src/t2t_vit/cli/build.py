@@ -1,4 +1,4 @@
-"""A configuration -> the objects that it describes: preprocessing, images, loaders, network, optimizer, schedule."""
+"""A configuration -> the objects that it describes: images, loaders, network, optimizer, schedule, training step."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from t2t_vit.cli.console import silent
 from t2t_vit.data.batch_transform import BatchTransform
 from t2t_vit.data.erasing import RandomErasing
 from t2t_vit.data.images import ImageSet, check_class_count
@@ -15,20 +16,25 @@ from t2t_vit.data.opening import open_images, open_training_images
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.model import T2TViT, create_model
+from t2t_vit.precision import Precision
 from t2t_vit.settings.rules import image_size_of
 from t2t_vit.settings.schema import KEYS, Config
-from t2t_vit.training.distributed import Processes
+from t2t_vit.training.checkpoint import Trained
+from t2t_vit.training.compilation import compile_for_training
+from t2t_vit.training.distributed import Processes, share_gradients
+from t2t_vit.training.ema import Ema
 from t2t_vit.training.loss import WeightedCrossEntropy
+from t2t_vit.training.masters import WorkingCopy
 from t2t_vit.training.optimizer import create_optimizer
+from t2t_vit.training.randomness import SampleNumbers
+from t2t_vit.training.scaler import LossScaler
 from t2t_vit.training.schedule import Schedule
 from t2t_vit.training.state import State
-from t2t_vit.training.step import Loss
+from t2t_vit.training.step import Loss, TrainStep
+from t2t_vit.weights import Weights, fit
 
 Note = Callable[[str], None]
-
-
-def _silent(_: str) -> None:
-    """For those who have nobody to tell."""
+HEAD = ("head.weight", "head.bias")
 
 
 def preprocessing_of(config: Config) -> Preprocessing:
@@ -54,7 +60,7 @@ def training_images(config: Config, note: Note) -> tuple[ImageSet, ImageSet]:
     return train, val
 
 
-def validation_images(config: Config, note: Note = _silent) -> ImageSet:
+def validation_images(config: Config, note: Note = silent) -> ImageSet:
     """The validation images, of as many classes as `num_classes` says."""
     images = open_images(
         "val",
@@ -167,6 +173,26 @@ def network(config: Config, num_classes: int) -> T2TViT:
     return model
 
 
+def start_from(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[str]:
+    """Fill `model`, whose logits are `classes`, with `weights`; what was done, a sentence each.
+
+    A head that knows its classes by name keeps those that are there again, wherever they stand now, and begins anew
+    for the others: equal counts say nothing. One without names is kept where the counts agree.
+    """
+    known = weights.classes
+    if known is None or known == tuple(classes) or HEAD[0] not in weights.tensors:
+        return [f"{weights.path}: {fit(model, weights.tensors, path=weights.path, chosen=weights.chosen)}"]
+    body = {name: tensor for name, tensor in weights.tensors.items() if name not in HEAD}
+    report = fit(model, body, path=weights.path, chosen=weights.chosen)
+    shared = [name for name in classes if name in known]
+    with torch.no_grad():
+        for name in HEAD:
+            for label in shared:
+                model.get_parameter(name)[classes.index(label)] = weights.tensors[name][known.index(label)]
+    kept = f"keeps {len(shared)} of its {len(known)} classes and is new for" if shared else "is new:"
+    return [f"{weights.path}: {report}", f"the head {kept} {_some([name for name in classes if name not in known])}"]
+
+
 def optimizer_of(config: Config, model: T2TViT) -> torch.optim.Optimizer:
     """The optimizer over the model's parameter groups; with `layer_decay`, two a layer."""
     return create_optimizer(
@@ -219,6 +245,46 @@ def some_images(images: ImageSet, count: int) -> Sequence[int]:
     return range(0, len(images), step)[:count]
 
 
+def trained_of(config: Config, model: T2TViT, precision: Precision) -> Trained:
+    """The network, which is on its device, with all that a step changes."""
+    return Trained(
+        model,
+        optimizer_of(config, model),
+        LossScaler(precision.device, config.loss_scale, dynamic=config.is_dynamic_loss_scale)
+        if precision.scales_loss
+        else LossScaler(precision.device),
+        Ema(model, config.ema_decay) if config.with_ema else None,
+    )
+
+
+def step_of(
+    config: Config,
+    trained: Trained,
+    images: ImageSet,
+    precision: Precision,
+    processes: Processes,
+    note: Callable[[str], None],
+) -> TrainStep:
+    """The training step; `images` are those that classes are counted in, where the loss weights them."""
+    copy = WorkingCopy(trained.model, precision.working_copy(trained.model)) if precision.has_masters else None
+    working = trained.model if copy is None else copy.module
+    assert isinstance(working, T2TViT)
+    model = working if config.pynative_mode else compile_for_training(working, precision.device, note)
+    return TrainStep(
+        share_gradients(model, processes, precision.device),
+        trained.optimizer,
+        scaler=trained.scaler,
+        ema=trained.ema,
+        accumulation=config.accumulation_step,
+        clip_norm=config.clip_grad_norm if config.use_clip_grad_norm else None,
+        autocast=precision.autocast,
+        mean=processes.mean,
+        loss=loss_of(config, images, precision.device),
+        copy=copy,
+        numbers=SampleNumbers(working.sample_seeds.set, config.seed, processes.rank),
+    )
+
+
 def _where(config: Config) -> str:
     return config.data_url if config.dataset == "ImageNet" else config.dataset
 
@@ -227,3 +293,7 @@ def _unless_default(config: Config, name: str) -> str | None:
     """The folder's name where somebody chose one; else None, for which the usual names are tried."""
     value: str = getattr(config, name)
     return None if value == KEYS[name].default else value
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         path.write_bytes(data[: rng.randrange(len(data))])
     code, err = run(place, **AUTO)
     assert code == 0, err
-    assert re.search(r"^passed over for another one: .*_7\.ckpt: is ", err, re.MULTILINE)
+    assert re.search(r"^skipped for another one: .*_7\.ckpt: is ", err, re.MULTILINE)
     assert "epoch 2, step 6\n" in err
     assert differences_of_runs(straight, place) == []
 

@@ -97,7 +97,7 @@ def run(options: Options) -> int:
 
 
 def of_network(bench: Bench) -> Results:
-    """`bench model`: compiled, too, where `pynative_mode False` stands on the line or in the file."""
+    """`bench model`: compiled, too, where `pynative_mode False` stands on the command line or in the file."""
     config, precision, rates = bench.config, bench.precision, bench.begin()
     model = build.network(config, config.num_classes)
     precision.prepare(model)
@@ -205,7 +205,7 @@ def _fitted(options: Options, config: Config, device: torch.device, note: build.
         return config
     size = config.batch_size
     if device.type == "cpu" and not options.said("batch_size", 0):
-        note(f"batch_size {CPU_BATCH}, as this is a CPU; on the line it may be another")
+        note(f"batch_size {CPU_BATCH}, as this is a CPU; the command line may name another")
         size = CPU_BATCH
     return replace(config, batch_size=size, num_classes=config.num_classes or 1000)
 

@@ -68,16 +68,16 @@ def evaluate_weights(
     note: Callable[[str], None],
     notes: Sequence[str] = (),
 ) -> Metrics:
-    """Exact metrics of `weights` over the validation images of `config`, each counted once; `notes` are told first."""
-    told = list(notes)  # only when nothing can be refused any more: a mistake is one sentence
+    """Exact metrics of `weights` over the validation images of `config`, each counted once, after the `notes`."""
+    pending = list(notes)  # printed only when nothing can be refused any more: a mistake is one sentence
     device_id = processes.local if processes.count > 1 else config.device_id
-    device = choose_device(config.device_target, device_id, note=told.append)
-    precision = choose_precision(config.amp_level, device, training=False, note=told.append)
-    choose_products(precision, told.append)
+    device = choose_device(config.device_target, device_id, note=pending.append)
+    precision = choose_precision(config.amp_level, device, training=False, note=pending.append)
+    choose_products(precision, pending.append)
     check_kernels(config.kernels, device, predicts=True)
-    rebuilt = rebuild(weights, config.to_dict(), told.append, config.kernels)
-    images = _images(config, rebuilt.classes, str(weights.path), told.append)
-    for text in told:
+    rebuilt = rebuild(weights, config.to_dict(), pending.append, config.kernels)
+    images = _images(config, rebuilt.classes, str(weights.path), pending.append)
+    for text in pending:
         note(text)
     with connected(processes, device):
         loader = build.eval_loader(config, images, rebuilt.preprocessing, processes, device, note)
@@ -94,9 +94,9 @@ def evaluate_exported(
     notes: Sequence[str] = (),
 ) -> Metrics:
     """As `evaluate_weights`, of a file that `export` wrote, in its own runtime."""
-    told, cpu = list(notes), torch.device("cpu")
-    images = _images(config, predictor.classes, str(predictor.path), told.append)
-    for text in told:
+    pending, cpu = list(notes), torch.device("cpu")
+    images = _images(config, predictor.classes, str(predictor.path), pending.append)
+    for text in pending:
         note(text)
     with connected(processes, cpu):
         loader = build.eval_loader(config, images, predictor.preprocessing, processes, cpu, note)

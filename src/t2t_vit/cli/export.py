@@ -68,9 +68,9 @@ def run(options: Options) -> int:
 def export_weights(
     weights: Weights, config: Config, wish: Wish, notes: Sequence[str] = (), *, data_is_named: bool = True
 ) -> Exported:
-    """Write the network as ARCH with the ending of the format; `notes` are told first.
+    """Write the network as ARCH with the ending of the format; `notes` are printed first.
 
-    Where nobody named the data on the line, a missing data set is no mistake: embedded images take its place.
+    Where nobody named the data on the command line, a missing data set is no mistake: embedded images take its place.
     """
     predictor, evidence = _prepared(weights, config, wish, notes, data_is_named)
     return _written(predictor, config, config.file_format, wish, evidence)
@@ -111,8 +111,8 @@ def announce(export: Callable[[], Exported]) -> int:
 def _prepared(
     weights: Weights, config: Config, wish: Wish, notes: Sequence[str], data_is_named: bool
 ) -> tuple[TorchPredictor, Evidence]:
-    told = list(notes)  # only when nothing can be refused any more: a mistake is one sentence
-    rebuilt = rebuild(weights, config.to_dict(), told.append)
+    pending = list(notes)  # printed only when nothing can be refused any more: a mistake is one sentence
+    rebuilt = rebuild(weights, config.to_dict(), pending.append)
     evidence = gather(
         config,
         rebuilt.preprocessing,
@@ -120,10 +120,10 @@ def _prepared(
         precision=wish.kind.precision,
         calibration=wish.calibration,
         data_is_named=data_is_named,
-        note=told.append,
+        note=pending.append,
     )
     check_folder(wish.folder, "the folder")
-    for text in told:
+    for text in pending:
         tell(text)
     return TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes), evidence
 

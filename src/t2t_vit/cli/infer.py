@@ -303,7 +303,7 @@ def _told_how_to_continue(journal: Journal, tally: Tally) -> Iterator[None]:
         yield
     except BaseException as error:
         if journal.can_continue and not isinstance(error, UserError):
-            tell(f"stopped after {tally.good + tally.bad} images; the same line with --resume continues")
+            tell(f"stopped after {tally.good + tally.bad} images; the same command with --resume continues")
         raise
 
 

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(words: list[str]) -> int:
-    """Run the command; how it ended, said in one sentence where it did not end well."""
+    """Run the command; how it ended, printed in one sentence where it did not end well."""
     try:
         return _dispatch(words)
     except UserError as error:
@@ -77,7 +77,7 @@ def _exit_code(words: list[str]) -> int:
 def _say(text: str, *, if_first: bool = False) -> None:
     """One line on standard error; what torchrun's processes on a machine all have to say, the first one says.
 
-    if_first: it is said only where no process has said anything yet.
+    if_first: it is printed only where no process has printed anything yet.
     """
     if shared := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         folder = Path(shared).parent.parent  # .../attempt_0/RANK/error.json

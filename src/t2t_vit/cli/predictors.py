@@ -100,7 +100,7 @@ def _opened(options: Options, path: str, work: Work | None) -> tuple[Config, Tor
 
 
 def open_asked(options: Options, path: str) -> ExportedPredictor:
-    """An exported file, which says everything itself; what the line says besides has to agree.
+    """An exported file, which says everything itself; what the command line says besides has to agree.
 
     Raises:
         UserError: it does not, or the file cannot be run.
@@ -182,7 +182,7 @@ def _missing(name: str) -> list[str]:
 
 
 def _converted(own: TorchPredictor, config: Config, name: str, images: Tensor) -> Predictor:
-    """The network in another runtime, by a file that was held against it and is gone when it is loaded."""
+    """The network in another runtime, by a file that was compared with it and is gone when it is loaded."""
     form, precision = FORMS[name], own.precision.name
     with tempfile.TemporaryDirectory(prefix="t2t_vit-") as folder:
         path = Path(folder) / form.file

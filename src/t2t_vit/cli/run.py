@@ -156,9 +156,8 @@ def newest(folders: Folders) -> Search:
         if search.saved is None or _further(saved) > _further(search.saved):
             search.saved, reached = saved, step_of(path)
     if regular and search.saved is not None and step_of(regular[-1]) < search.saved.step:
-        _readable(
-            regular[-1], search
-        )  # that the newest of its folder is damaged is told also where a best one is newer
+        # That the newest of its folder is damaged is reported also where a best one is newer.
+        _readable(regular[-1], search)
     return search
 
 
@@ -178,7 +177,7 @@ def _readable(path: Path, search: Search) -> SavedRun | None:
         return read_run(path)
     except UserError as error:
         search.damaged.append(path)
-        search.notes.append(f"passed over for another one: {error}")
+        search.notes.append(f"skipped for another one: {error}")
         return None
 
 

@@ -92,9 +92,9 @@ def train_job(start: Start, processes: Processes) -> Result:
     Raises:
         UserError: the data, the device or a combination of settings is not as it should be.
     """
-    told: list[str] = []
-    train_images, val_images = build.training_images(start.config, told.append)
-    config = fit_to_data(start.config, train_images, start.given, told.append)
+    pending: list[str] = []
+    train_images, val_images = build.training_images(start.config, pending.append)
+    config = fit_to_data(start.config, train_images, start.given, pending.append)
     folders = Folders.of(config)
     if processes.is_first:
         folders.check()
@@ -102,7 +102,7 @@ def train_job(start: Start, processes: Processes) -> Result:
     log = folders.logs / "train.log"
     with closing(Console(log, held=True) if processes.is_first else Console(live=False)) as console:
         note = console.line if processes.is_first else silent
-        for text in [*start.notes, *told, *_processes_note(config, processes, start.given)]:
+        for text in [*start.notes, *pending, *_processes_note(config, processes, start.given)]:
             note(text)
         device = choose_device(config.device_target, _device_number(config, processes), note=note)
         check_kernels(config.kernels, device)
@@ -271,7 +271,7 @@ def fit_to_data(config: Config, images: ImageSet, given: Collection[str], note: 
 
     Args:
         given: keys that stood on the command line, which stay as they are.
-        note: told what was changed, and what is unusual about the images.
+        note: gets what was changed, and what is unusual about the images.
     """
     classes = len(images.classes)
     config = replace(config, num_classes=classes)
@@ -279,7 +279,10 @@ def fit_to_data(config: Config, images: ImageSet, given: Collection[str], note: 
         note(text)
     if classes < 3 and config.label_smoothing > 0 and "label_smoothing" not in given:
         # Of two classes it takes a share of every answer's certainty and says nothing about which are alike.
-        note(f"label_smoothing {config.label_smoothing:g} is off, as there are {classes} classes; on the line it stays")
+        note(
+            f"label_smoothing {config.label_smoothing:g} is off, as there are {classes} classes; "
+            "given on the command line, it stays"
+        )
         config = replace(config, label_smoothing=0.0)
     return config
 
@@ -289,18 +292,20 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
     fewest, most = int(counts.argmin()), int(counts.argmax())
     low, high = int(counts[fewest]), int(counts[most])
     if low == high:
-        told = [f"{low:,} training images a class"]
+        sentences = [f"{low:,} training images a class"]
     else:
-        told = [f"training images a class: {low:,} ({images.classes[fewest]}) to {high:,} ({images.classes[most]})"]
+        sentences = [
+            f"training images a class: {low:,} ({images.classes[fewest]}) to {high:,} ({images.classes[most]})"
+        ]
     if high > UNEVEN * max(1, low) and class_balance == "none":
-        told[0] += "; rare classes may lose: class_balance weights or sampling makes up for it"
+        sentences[0] += "; rare classes may lose: class_balance weights or sampling makes up for it"
     few = int((counts < FEW).sum())
     if few:
-        told.append(
+        sentences.append(
             f"{few} of {len(counts)} classes have fewer than {FEW} training images: expect little of them, and of the "
             "accuracy measured on fewer still"
         )
-    return told
+    return sentences
 
 
 def keep_images(job: Job, train: ImageSet, val: ImageSet) -> tuple[ImageSet, ImageSet]:

@@ -86,7 +86,7 @@ def parse(command: str, argv: Sequence[str]) -> Options:
 
     Raises:
         SystemExit: `--help` was asked for and is printed.
-        UserError: a mistake on the command line or in the file, told in one sentence.
+        UserError: a mistake on the command line or in the file, in one sentence.
     """
     called = COMMANDS[command]
     # A command without keys says by itself what it is for.
@@ -168,8 +168,8 @@ def parser_of(command: Command) -> ArgumentParser:
     return parser
 
 
-def _add(group: Any, option: str, key: Key, **told: Any) -> None:
-    group.add_argument(option, type=partial(_value, key, option), **told)
+def _add(group: Any, option: str, key: Key, **shown: Any) -> None:
+    group.add_argument(option, type=partial(_value, key, option), **shown)
 
 
 def _value(key: Key, option: str, text: str) -> Value:
@@ -203,7 +203,7 @@ def _unexpected(command: Command, word: str) -> str:
         near = nearest_key(name.lstrip("-"), command.options)
         return f"unknown option '{name}'; did you mean '--{near}'?"
     hint = f"write --{word}" if equals and name in command.options else "options are --KEY VALUE"
-    return f"unexpected word '{word}' on the line of {command.name}; {hint}"
+    return f"unexpected word '{word}' on the command line of {command.name}; {hint}"
 
 
 def _with_whole_lists(argv: Sequence[str]) -> list[str]:

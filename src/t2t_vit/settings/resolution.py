@@ -177,9 +177,9 @@ def _against_file(
 def _inherited(options: Options, held: Mapping[str, Value], values: Mapping[str, Value]) -> Iterable[str]:
     """What the checkpoint decided because nobody else did."""
     names = [name for name in held if name not in options.file and name not in options.line]
-    told = [f"{name} {_shown(values[name])}" for name in names if values[name] != KEYS[name].default]
-    if told:
-        yield f"taken from {options.checkpoint}: {', '.join(told)}"
+    listed = [f"{name} {_shown(values[name])}" for name in names if values[name] != KEYS[name].default]
+    if listed:
+        yield f"taken from {options.checkpoint}: {', '.join(listed)}"
 
 
 def _channels_note(config: Config, values: Mapping[str, Value]) -> Iterable[str]:
@@ -193,9 +193,9 @@ def _without_effect(options: Options, config: Config, device_type: str | None) -
     """One line on the keys that change nothing, or none."""
     ruled = replace(config, device_target="CPU") if device_type == "cpu" else config
     used, said = options.command.uses, {*options.line, *options.file}
-    told = [text for text in inactive_keys(ruled, options.line) if text.partition(" ")[0] in used & said]
-    told += [f"{name} ({options.command.name} does not use it)" for name in options.line if name not in used]
-    return [f"without effect: {', '.join(told)}"] if told else []
+    listed = [text for text in inactive_keys(ruled, options.line) if text.partition(" ")[0] in used & said]
+    listed += [f"{name} ({options.command.name} does not use it)" for name in options.line if name not in used]
+    return [f"without effect: {', '.join(listed)}"] if listed else []
 
 
 def _same(name: str, one: Value, other: Value, config: Config) -> bool:
@@ -225,18 +225,18 @@ def _config_of(saved: Saved) -> Config:
 
 def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> None:
     if names:
-        told = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
+        listed = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
         raise UserError(
-            f"the run of {saved.path} cannot be continued with {told}: {REFUSED[names[0]]}; leave it out, or begin a "
+            f"the run of {saved.path} cannot be continued with {listed}: {REFUSED[names[0]]}; leave it out, or begin a "
             f"new run with --pretrained {saved.path}"
         )
 
 
 def _changed(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> Iterable[str]:
     if names:
-        told = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
+        listed = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
         another = "" if FREE.issuperset(names) else "; what follows is not what the run as it was begun would have been"
-        yield f"changed from step {saved.step} on: {told}{another}"
+        yield f"changed from step {saved.step} on: {listed}{another}"
 
 
 def _kept_against_file(
@@ -252,7 +252,7 @@ def _kept_against_file(
         and (value or name not in ("num_classes", "start_epoch"))
     ]
     if differing:
-        told = ", ".join(
+        listed = ", ".join(
             f"{name} {_shown(getattr(config, name))} (not {_shown(options.file[name])})" for name in differing
         )
-        yield f"{saved.path} wins over {options.path}: {told}; what is on the line would win over both"
+        yield f"{saved.path} wins over {options.path}: {listed}; what is on the command line would win over both"

@@ -7,7 +7,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.settings.schema import KEYS, Config, checked
 from t2t_vit.variants import find_variant
 
-# Optimizers of timm that have no key `momentum`, told by how their names begin.
+# How the names of those optimizers of timm begin that have no `momentum`.
 ADAPTIVE = ("adam", "nadam", "radam", "lamb", "lion", "adan", "adopt", "adabelief", "laprop", "adafactor")
 
 
@@ -191,12 +191,12 @@ def inactive_keys(config: Config, given: Iterable[str] = ()) -> list[str]:
 
     Only keys that are in `given` (the command line's) or differ from their default are named, each once.
     """
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     for rule in INACTIVE:
         if rule.when(config):
             for name in rule.keys:
-                told.setdefault(name, f"{name} ({_fill(rule.because, config)})")
-    return [text for name, text in told.items() if name in given or getattr(config, name) != KEYS[name].default]
+                found.setdefault(name, f"{name} ({_fill(rule.because, config)})")
+    return [text for name, text in found.items() if name in given or getattr(config, name) != KEYS[name].default]
 
 
 def remarks(config: Config) -> list[str]:

@@ -339,7 +339,7 @@ def test_safetensors_say_which_gelu_it_is(approximate: bool, tmp_path: Path) -> 
 
 
 def test_the_table_is_the_configuration_s() -> None:
-    from t2t_vit.config import FILE_FORMATS
+    from t2t_vit.settings.schema import FILE_FORMATS
 
     assert {*FORMATS, "all"} == set(FILE_FORMATS)
 

@@ -15,10 +15,10 @@ MAY_IMPORT = {
     "precision": set(),
     "ops": set(),
     "data": {"ops"},
-    "evaluation": set(),
+    "evaluation": {"data"},
     "formats": set(),
     "report": set(),
-    "config": {"variants"},
+    "settings": {"variants"},
     "model": {"ops", "variants"},
     "weights": {"formats", "model", "variants"},
     "inference": {"formats", "weights", "model", "data", "precision", "variants"},
@@ -32,9 +32,8 @@ MAY_IMPORT = {
 
 
 def room(path: Path) -> str:
-    """The package or top module that a file belongs to; config_rules.py and its like belong to config."""
-    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "config" if first.startswith("config") else first
+    """The package or top module that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(path: Path) -> set[str]:
@@ -46,8 +45,7 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = {name.split(".")[1] for name in names if name.startswith("t2t_vit.")}
-    return {"config" if name.startswith("config") else name for name in ours}
+    return {name.split(".")[1] for name in names if name.startswith("t2t_vit.")}
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -149,7 +149,7 @@ def test_what_only_looks_like_onnx(tmp_path: Path) -> None:
         t2t_vit.load(tmp_path / "cut.onnx")
 
 
-HEAVY = ("timm", "torchvision", "tensorboard", "jsonargparse", "rich", "yaml", "matplotlib", "onnx", "onnxruntime")
+HEAVY = ("timm", "torchvision", "tensorboard", "rich", "yaml", "matplotlib", "onnx", "onnxruntime")
 
 
 def test_the_first_prediction_waits_for_nothing_it_does_not_need(tmp_path: Path) -> None:

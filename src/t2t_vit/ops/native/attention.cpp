@@ -104,11 +104,11 @@ void weigh(Room& room, int64_t row, int64_t live, int64_t keys, float factor, bo
   const __m512 times = all(factor), minus = all(-top * factor);
   __m512 total = all(0.0f);
   for (int64_t i = 0; i < whole; i += LANES) {
-    const __m512 weight = exp2_of(fma(load(scores + i), times, minus));
+    const __m512 weight = exp2_of_weight(fma(load(scores + i), times, minus));
     total = add(total, weight);
     store(weights + i, weight);
   }
-  const __m512 weight = _mm512_maskz_mov_ps(last, exp2_of(fma(load(scores + whole, last), times, minus)));
+  const __m512 weight = _mm512_maskz_mov_ps(last, exp2_of_weight(fma(load(scores + whole, last), times, minus)));
   store(weights + whole, weight);
   if (whole + LANES < keys) store(weights + whole + LANES, all(0.0f));
   const float now = sum(add(total, weight));

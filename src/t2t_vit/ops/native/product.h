@@ -13,7 +13,7 @@
 #include "product_vectors.h"
 #endif
 
-constexpr int64_t CHUNK = 128;  // rows for which each part of the weights is read once
+constexpr int64_t CHUNK = 200;  // rows for which each part of the weights is read once
 
 enum Activation : int64_t { NONE, GELU, GELU_TANH };
 

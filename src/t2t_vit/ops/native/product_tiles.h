@@ -8,6 +8,8 @@
 #include "vectors.h"
 
 constexpr int64_t SIDE = 32;          // of a block of answers: two tiles
+constexpr int64_t CHUNK = 128;        // rows for which each part of the weights is read once
+constexpr int64_t BLOCK_ROWS = SIDE;  // rows that are multiplied together
 constexpr int64_t LEFT_ROWS = SIDE;   // the left side holds whole blocks of so many rows
 
 // Lines of one side as tiles, 16 lines in a row of them: rows of numbers on the left, pairs of numbers on the right.

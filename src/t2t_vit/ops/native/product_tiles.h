@@ -23,7 +23,8 @@ using Left = Lines;
 inline Left left_of(const bf16* at, int64_t width) { return {at, TILE_ROWS * width}; }
 
 inline int64_t left_place(int64_t row, int64_t column, int64_t width) {
-  return row / TILE_ROWS * TILE_ROWS * width + column / TILE_DEPTH * PAIRED + row % TILE_ROWS * TILE_DEPTH;
+  return row / TILE_ROWS * TILE_ROWS * width + column / TILE_DEPTH * PAIRED + row % TILE_ROWS * TILE_DEPTH +
+         column % TILE_DEPTH;
 }
 
 // A block of products, in the tiles 0 to 3 until the next one begins: it stores them to `products` first.

@@ -57,6 +57,15 @@ def kernels(request: pytest.FixtureRequest, at_level: Callable[[str], None]) -> 
     return level
 
 
+@pytest.fixture
+def vectors(at_level: Callable[[str], None]) -> None:
+    """The lowest level that there are kernels for."""
+    at_level("avx512_bf16")
+    reason = native.unavailable()
+    if reason is not None:
+        pytest.skip(f"needs compiled kernels: {reason}")
+
+
 @pytest.fixture(params=["amx", "amx in software"])
 def tiles(request: pytest.FixtureRequest, at_level: Callable[[str], None]) -> None:
     """The levels that have a matrix unit."""

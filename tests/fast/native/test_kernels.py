@@ -13,7 +13,8 @@ from t2t_vit.ops.performer import EPSILON, draw_features, performer_attention
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-pytestmark = pytest.mark.usefixtures("threads", "kernels")
+at_each_level = pytest.mark.usefixtures("threads", "kernels")
+by_vectors = pytest.mark.usefixtures("threads", "vectors")  # the same at each level
 
 
 def law(ours: Tensor, theirs: Tensor, exact: Tensor, slack: float = 1e-6) -> None:
@@ -27,6 +28,7 @@ def spread_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
 
 
+@at_each_level
 @pytest.mark.parametrize("strength", [0.0, 1.0, 30.0])
 @pytest.mark.parametrize(
     ("batch", "length", "heads", "dim"),
@@ -39,6 +41,7 @@ def test_attention(batch: int, length: int, heads: int, dim: int, strength: floa
     law(native.native_attention(qkv, heads, dim**-0.5), spread_attention(qkv, heads, dim**-0.5), exact)
 
 
+@at_each_level
 @pytest.mark.parametrize(("batch", "length", "heads", "dim"), [(2, 197, 3, 64), (1, 1, 1, 32), (3, 300, 2, 96)])
 def test_attention_from_tokens_on(batch: int, length: int, heads: int, dim: int) -> None:
     width = heads * dim
@@ -52,15 +55,22 @@ def test_attention_from_tokens_on(batch: int, length: int, heads: int, dim: int)
     law(native.native_mix(tokens, norm, layer, heads, dim**-0.5), theirs, exact)
 
 
+@at_each_level
 @pytest.mark.parametrize("part", ["queries", "keys", "values"])
-def test_what_is_not_a_number_comes_out(part: str) -> None:
-    """A training that diverges has to be seen."""
+def test_attention_shows_what_is_not_a_number(part: str) -> None:
+    """Broken weights have to be seen."""
     place = ["queries", "keys", "values"].index(part)
     qkv = torch.randn(1, 40, 3 * 64).bfloat16()
     qkv[0, 7, place * 64 + 5] = torch.nan
     out = native.native_attention(qkv, 1, 0.125)
     assert out[0, 7].isnan().any()
     assert out.isnan().any(dim=2).all() == (part != "queries")
+
+
+@by_vectors
+@pytest.mark.parametrize("part", ["queries", "keys", "values"])
+def test_performer_attention_shows_what_is_not_a_number(part: str) -> None:
+    place = ["queries", "keys", "values"].index(part)
     kqv = torch.randn(1, 300, 3 * 32)
     kqv[0, 7, [1, 0, 2][place] * 32 + 5] = torch.nan
     out = native.native_performer(kqv, draw_features(16, 32).t().contiguous(), EPSILON)
@@ -68,6 +78,7 @@ def test_what_is_not_a_number_comes_out(part: str) -> None:
     assert out.isnan().any(dim=2).all() == (part != "queries")
 
 
+@at_each_level
 def test_attention_takes_only_what_it_was_written_for() -> None:
     assert not native.can_attend(12, torch.bfloat16)
     assert not native.can_attend(64, torch.float32)
@@ -83,6 +94,7 @@ IMAGES = {
 }
 
 
+@by_vectors
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
@@ -113,6 +125,7 @@ def test_windows(size: tuple[int, int, int, int], split: tuple[int, int, int], d
         )
 
 
+@by_vectors
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0, 5.0])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("batch", "length", "dim"), [(3, 300, 64), (1, 1, 64), (2, 7, 32), (1, 784, 64), (50, 9, 32)])
@@ -126,12 +139,14 @@ def test_performer(batch: int, length: int, dim: int, dtype: torch.dtype, streng
     law(native.native_performer(kqv, features.t().contiguous(), EPSILON), theirs, exact)
 
 
+@by_vectors
 def test_performer_goes_to_zero_where_keys_are_long() -> None:
     """The denominator's epsilon is live."""
     kqv, features = 20 * torch.ones(1, 40, 192), draw_features(32, 64)
     assert native.native_performer(kqv, features.t().contiguous(), EPSILON).abs().max() < 1e-6
 
 
+@at_each_level
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 @pytest.mark.parametrize("strength", [1.0, 30.0])
 @pytest.mark.parametrize(("rows", "width", "middle"), [(1, 32, 64), (33, 64, 64), (131, 64, 96), (400, 384, 1152)])
@@ -157,6 +172,7 @@ def test_tail(rows: int, width: int, middle: int, strength: float, approximate: 
     law(ours, torchs(network, mixed, residual), exact)
 
 
+@at_each_level
 def test_gelu_is_exact_to_bfloat16() -> None:
     """fc1 as the identity, the others 0: what comes out is the residual and nothing more; then fc2 as the identity."""
     width = 32

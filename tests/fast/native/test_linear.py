@@ -13,15 +13,7 @@ from t2t_vit.fast.native.linear import NARROW
 SIZES = [(1, 1, 1), (37, 147, 64), (33, 64, 1000), (100, 45, 10), (64, 32, 32), (197, 384, 1152), (1576, 1152, 384)]
 
 
-@pytest.fixture
-def with_tiles(at_level: Callable[[str], None]) -> None:
-    """The level that these kernels are for."""
-    at_level("amx")
-    if not native.has_tiles():
-        pytest.skip("needs kernels that were compiled for AMX")
-
-
-for_tiles = pytest.mark.usefixtures("threads", "with_tiles")
+for_tiles = pytest.mark.usefixtures("threads", "tiles")
 
 
 def law(ours: Tensor, theirs: Tensor, exact: Tensor, slack: float = 0.0) -> None:

@@ -12,11 +12,16 @@ from t2t_vit.fast.native.processor import LEVELS
 from t2t_vit.fast.packing import pack
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [*LEVELS, "amx in software"])
 @pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_t_14"])
-def test_the_packed_network(level: str, arch: str, at_level: Callable[[str], None]) -> None:
+def test_the_packed_network(
+    level: str, arch: str, at_level: Callable[[str], None], request: pytest.FixtureRequest
+) -> None:
     """float32 as the plain network; bfloat16 errs at most 3 times as much as autocast does, both against float32."""
-    at_level(level)
+    if level == "amx in software":
+        request.getfixturevalue("amx_in_software")
+    else:
+        at_level(level)
     model = create_model(arch, image_size=96).eval()
     fill_by_formula(model)
     images = golden_images(96, 96, flat=False)

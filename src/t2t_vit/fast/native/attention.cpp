@@ -1,5 +1,5 @@
-// Softmax attention in bfloat16: 16 queries at a time, scores and weights in the first
-// cache, long rows of keys in blocks with the maximum corrected as they come (as FlashAttention does).
+// Softmax attention in bfloat16: 16 queries at a time, scores and weights in the first cache, long rows of keys in blocks
+// with the maximum corrected as they come (as FlashAttention does).
 #include <algorithm>
 #include <cmath>
 
@@ -11,6 +11,8 @@
 namespace {
 
 constexpr int64_t QUERIES = TILE_ROWS, KEYS = 256;  // of a block
+constexpr int64_t TOKENS = 256;                     // for which each part of the weights is read once
+static_assert(TOKENS % LEFT_ROWS == 0, "tokens are laid out in whole blocks of rows");
 
 struct Shape {
   int64_t batch, tokens, heads, head_dim;
@@ -20,20 +22,18 @@ struct Shape {
 
 // One thread's room.
 struct Room {
-  Room(Scratch scratch, const Shape& s)
+  Room(Scratch& scratch, const Shape& s)
       : keys(scratch.take<bf16>(s.padded() * s.head_dim)), values(scratch.take<bf16>(s.padded() * s.head_dim)),
         queries(scratch.take<bf16>(QUERIES * s.head_dim)), weights(scratch.take<bf16>(QUERIES * KEYS)),
-        scores(scratch.take<float>(QUERIES * KEYS)), sums(scratch.take<float>(QUERIES * s.head_dim)),
-        scratch_(std::move(scratch)) {}
+        scores(scratch.take<float>(QUERIES * KEYS)), sums(scratch.take<float>(QUERIES * s.head_dim)) {
+    std::fill_n(weights, QUERIES * KEYS, bf16{0});
+  }
   static size_t bytes(const Shape& s) {
     return s.padded() * s.head_dim * 2 * sizeof(bf16) + QUERIES * (s.head_dim + KEYS) * (sizeof(bf16) + sizeof(float));
   }
   bf16 *keys, *values, *queries, *weights;  // keys and values as the right sides of products
   float *scores, *sums;
   float top[QUERIES], total[QUERIES];
-
- private:
-  Scratch scratch_;
 };
 
 // A head's tokens as tiles that stand on the right, to be summed over their numbers: 32 numbers by 16 tokens, zeros
@@ -104,11 +104,11 @@ void weigh(Room& room, int64_t row, int64_t live, int64_t keys, float factor, bo
   const __m512 times = all(factor), minus = all(-top * factor);
   __m512 total = all(0.0f);
   for (int64_t i = 0; i < whole; i += LANES) {
-    const __m512 weight = exp2_of(fma(load(scores + i), times, minus));
+    const __m512 weight = exp2_of_weight(fma(load(scores + i), times, minus));
     total = add(total, weight);
     store(weights + i, weight);
   }
-  const __m512 weight = _mm512_maskz_mov_ps(last, exp2_of(fma(load(scores + whole, last), times, minus)));
+  const __m512 weight = _mm512_maskz_mov_ps(last, exp2_of_weight(fma(load(scores + whole, last), times, minus)));
   store(weights + whole, weight);
   if (whole + LANES < keys) store(weights + whole + LANES, all(0.0f));
   const float now = sum(add(total, weight));
@@ -203,9 +203,9 @@ extern "C" void attention_bf16(const bf16* qkv, bf16* out, const int64_t* sizes,
   {
     const Tiles tiles;
     const NoDenormals no_denormals;
-    Room room(Scratch(Room::bytes(shape)), shape);
-    std::fill_n(room.weights, QUERIES * KEYS, bf16{0});
-#pragma omp for schedule(static)
+    static thread_local Kept kept;
+    Room room(kept.of(Room::bytes(shape)), shape);
+#pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < pairs * parts; task++) {
       const int64_t image = task / parts / shape.heads, head = task / parts % shape.heads;
       const int64_t start = task % parts * part, end = std::min(shape.tokens, start + part);
@@ -228,17 +228,18 @@ extern "C" void mix_bf16(const bf16* given, const bf16* norm_weight, const bf16*
   {
     const Tiles tiles;
     const NoDenormals no_denormals;
-    Room room(Scratch(Room::bytes(shape)), shape);
-    std::fill_n(room.weights, QUERIES * KEYS, bf16{0});
-    Scratch scratch((CHUNK + 3 * shape.tokens) * dim * sizeof(bf16) + SIDE * SIDE * sizeof(float));
-    bf16* normed = scratch.take<bf16>(CHUNK * dim);
+    static thread_local Kept kept;
+    Scratch& scratch =
+        kept.of(Room::bytes(shape) + (TOKENS + 3 * shape.tokens) * dim * sizeof(bf16) + SIDE * SIDE * sizeof(float));
+    Room room(scratch, shape);
+    bf16* normed = scratch.take<bf16>(TOKENS * dim);
     bf16* qkv = scratch.take<bf16>(3 * shape.tokens * dim);
     float* products = scratch.take<float>(SIDE * SIDE);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t image = 0; image < shape.batch; image++) {
       const bf16* tokens = given + image * shape.tokens * dim;
-      for (int64_t start = 0; start < shape.tokens; start += CHUNK) {
-        const int64_t rows = std::min(CHUNK, shape.tokens - start);
+      for (int64_t start = 0; start < shape.tokens; start += TOKENS) {
+        const int64_t rows = std::min(TOKENS, shape.tokens - start);
         const Left left = lay_out(norm, {tokens + start * dim, dim}, rows, dim, normed);
         run({layer, left, {qkv + start * 3 * dim, 3 * dim}, {}, rows, false}, products);
       }
@@ -247,6 +248,7 @@ extern "C" void mix_bf16(const bf16* given, const bf16* norm_weight, const bf16*
     }
   }
 }
+
 // Whether these kernels were compiled for the matrix unit.
 extern "C" int has_tiles() {
 #ifdef TILES

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t BLOCK = 256;   // tokens at a time: their features stay in the first cache
 constexpr int64_t GROUP = 8;     // tokens whose features are in registers together
+constexpr int64_t AHEAD = 16;    // tokens from where one is computed to where one is fetched
 constexpr int64_t LONGEST = 128; // of a query or a key
 constexpr float LARGEST_EXPONENT = 80.0f;
 
@@ -21,11 +22,14 @@ struct Shape {
 // log(sqrt(m) phi(u)) = W u - |u|^2 / 2 of `count` vectors; W is given as (dim, m), m = 16 V.
 template <int V, class T>
 void log_features(const T* vectors, const Shape& shape, int64_t count, const float* w, float* logs) {
-  alignas(64) float u[GROUP][LONGEST] = {};
+  alignas(64) float u[GROUP][LONGEST];
   for (int64_t t = 0; t < count; t += GROUP) {
     const int64_t here = std::min(GROUP, count - t);
+    if (here < GROUP) std::fill_n(&u[0][0], GROUP * LONGEST, 0.0f);
     float half[GROUP] = {};
     for (int64_t i = 0; i < here; i++) {
+      const T* later = vectors + (t + i + AHEAD) * shape.stride;  // tokens lie too far apart for the processor to guess
+      for (int64_t d = 0; d < shape.dim; d += 64 / sizeof(T)) _mm_prefetch(later + d, _MM_HINT_T0);
       __m512 squares = all(0.0f);
       for (int64_t d = 0; d < shape.dim; d += LANES) {
         const __m512 values = load(vectors + (t + i) * shape.stride + d, first(shape.dim - d));
@@ -41,7 +45,7 @@ void log_features(const T* vectors, const Shape& shape, int64_t count, const flo
         const __m512 column = load(w + (d * V + j) * LANES);
         for (int i = 0; i < GROUP; i++) products[i][j] = fma(all(u[i][d]), column, products[i][j]);
       }
-    for (int64_t i = 0; i < here; i++)
+    for (int i = 0; i < GROUP; i++)  // `logs` has room for a whole group
       for (int j = 0; j < V; j++) store(logs + ((t + i) * V + j) * LANES, sub(products[i][j], all(half[i])));
   }
 }
@@ -55,10 +59,26 @@ struct Context {
   float *products, *sums, *top;
 };
 
+// sum over `count` tokens of 8 features times E vectors of their values: (8, 16 E) numbers of `to`.
+template <int E, class T>
+void sum_values(const float* features, int64_t m, const T* values, const Shape& shape, int64_t count, float* to) {
+  __m512 products[GROUP][E];
+  for (auto& row : products) std::fill_n(row, E, all(0.0f));
+  for (int64_t t = 0; t < count; t++, features += m, values += shape.stride) {
+    _mm_prefetch(values + AHEAD * shape.stride, _MM_HINT_T0);
+    __m512 value[E];
+    for (int j = 0; j < E; j++) value[j] = load(values + j * LANES);
+    for (int i = 0; i < GROUP; i++)
+      for (int j = 0; j < E; j++) products[i][j] = fma(all(features[i]), value[j], products[i][j]);
+  }
+  for (int i = 0; i < GROUP; i++)
+    for (int j = 0; j < E; j++) store(to + i * shape.value_dim + j * LANES, products[i][j]);
+}
+
 template <int V, class T>
 void read_keys(const T* keys, const T* values, const Shape& shape, int64_t count, const float* w, float* logs,
                Context<V> to) {
-  constexpr int64_t M = Context<V>::M, FEATURES = 8;
+  constexpr int64_t M = Context<V>::M;
   log_features<V>(keys, shape, count, w, logs);
   __m512 most = load(logs);
   for (int64_t i = LANES; i < count * M; i += LANES) most = greater(most, load(logs + i));
@@ -73,15 +93,12 @@ void read_keys(const T* keys, const T* values, const Shape& shape, int64_t count
       store(at, phi);
     }
   for (int j = 0; j < V; j++) store(to.sums + j * LANES, sums[j]);
-  for (int64_t f = 0; f < M; f += FEATURES)
-    for (int64_t e = 0; e < shape.value_dim; e += LANES) {
-      __m512 products[FEATURES];
-      std::fill_n(products, FEATURES, all(0.0f));
-      for (int64_t t = 0; t < count; t++) {
-        const __m512 value = load(values + t * shape.stride + e);
-        for (int i = 0; i < FEATURES; i++) products[i] = fma(all(logs[t * M + f + i]), value, products[i]);
-      }
-      for (int i = 0; i < FEATURES; i++) store(to.products + (f + i) * shape.value_dim + e, products[i]);
+  for (int64_t e = 0; e < shape.value_dim; e += 2 * LANES)
+    for (int64_t f = 0; f < M; f += GROUP) {
+      if (e + LANES < shape.value_dim)
+        sum_values<2>(logs + f, M, values + e, shape, count, to.products + f * shape.value_dim + e);
+      else
+        sum_values<1>(logs + f, M, values + e, shape, count, to.products + f * shape.value_dim + e);
     }
 }
 
@@ -100,10 +117,26 @@ void join(float* parts, int64_t blocks, const Shape& shape, float* joined) {
   *to.top = top;
 }
 
+// E vectors of the answers of `count` queries, at most 8: the sum over the features of their shares times `products`.
+template <int E, class T>
+void weigh_values(const float* shares, int64_t m, const float* products, const Shape& shape, int64_t count, T* out) {
+  __m512 rows[GROUP][E];
+  for (auto& row : rows) std::fill_n(row, E, all(0.0f));
+  for (int64_t f = 0; f < m; f++, products += shape.value_dim) {
+    __m512 product[E];
+    for (int j = 0; j < E; j++) product[j] = load(products + j * LANES);
+    for (int i = 0; i < GROUP; i++)
+      for (int j = 0; j < E; j++) rows[i][j] = fma(all(shares[i * m + f]), product[j], rows[i][j]);
+  }
+  for (int i = 0; i < GROUP; i++)
+    for (int j = 0; j < E; j++)
+      if (i < count) store(out + i * shape.value_dim + j * LANES, rows[i][j]);
+}
+
 template <int V, class T>
 void answer_queries(const T* queries, const Shape& shape, int64_t count, const float* w, float* logs, float epsilon,
                     const Context<V> context, T* out) {
-  constexpr int64_t M = Context<V>::M, ROWS = 4;
+  constexpr int64_t M = Context<V>::M;
   log_features<V>(queries, shape, count, w, logs);
   for (int64_t t = 0; t < count; t++) {
     float* at = logs + t * M;
@@ -119,16 +152,14 @@ void answer_queries(const T* queries, const Shape& shape, int64_t count, const f
     const __m512 inverse = all(1.0f / (sum(total) + epsilon * M * taken_out));
     for (int j = 0; j < V; j++) store(at + j * LANES, mul(phi[j], inverse));
   }
-  for (int64_t t = 0; t < count; t += ROWS)
-    for (int64_t e = 0; e < shape.value_dim; e += LANES) {
-      const int64_t here = std::min(ROWS, count - t);
-      __m512 rows[ROWS];
-      std::fill_n(rows, ROWS, all(0.0f));
-      for (int64_t f = 0; f < M; f++) {
-        const __m512 products = load(context.products + f * shape.value_dim + e);
-        for (int i = 0; i < ROWS; i++) rows[i] = fma(all(logs[(t + i) * M + f]), products, rows[i]);
-      }
-      for (int64_t i = 0; i < here; i++) store(out + (t + i) * shape.value_dim + e, rows[i]);
+  for (int64_t t = 0; t < count; t += GROUP)
+    for (int64_t e = 0; e < shape.value_dim; e += 2 * LANES) {
+      const float *shares = logs + t * M, *products = context.products + e;
+      const int64_t here = std::min(GROUP, count - t);
+      if (e + LANES < shape.value_dim)
+        weigh_values<2>(shares, M, products, shape, here, out + t * shape.value_dim + e);
+      else
+        weigh_values<1>(shares, M, products, shape, here, out + t * shape.value_dim + e);
     }
 }
 

@@ -13,7 +13,7 @@
 #include "product_vectors.h"
 #endif
 
-constexpr int64_t CHUNK = 128;  // rows for which each part of the weights is read once
+static_assert(CHUNK % BLOCK_ROWS == 0, "chunks begin where blocks of rows do");
 
 enum Activation : int64_t { NONE, GELU, GELU_TANH };
 

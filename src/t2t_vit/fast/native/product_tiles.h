@@ -8,6 +8,8 @@
 #include "vectors.h"
 
 constexpr int64_t SIDE = 32;          // of a block of answers: two tiles
+constexpr int64_t CHUNK = 128;        // rows for which each part of the weights is read once
+constexpr int64_t BLOCK_ROWS = SIDE;  // rows that are multiplied together
 constexpr int64_t LEFT_ROWS = SIDE;   // the left side holds whole blocks of so many rows
 
 // Lines of one side as tiles, 16 lines in a row of them: rows of numbers on the left, pairs of numbers on the right.
@@ -21,7 +23,8 @@ using Left = Lines;
 inline Left left_of(const bf16* at, int64_t width) { return {at, TILE_ROWS * width}; }
 
 inline int64_t left_place(int64_t row, int64_t column, int64_t width) {
-  return row / TILE_ROWS * TILE_ROWS * width + column / TILE_DEPTH * PAIRED + row % TILE_ROWS * TILE_DEPTH;
+  return row / TILE_ROWS * TILE_ROWS * width + column / TILE_DEPTH * PAIRED + row % TILE_ROWS * TILE_DEPTH +
+         column % TILE_DEPTH;
 }
 
 // A block of products, in the tiles 0 to 3 until the next one begins: it stores them to `products` first.

@@ -21,7 +21,9 @@ struct Room {
       : products(scratch.take<float>(SIDE * SIDE)), inputs(scratch.take<bf16>(CHUNK * layers.proj.in)),
         tokens(scratch.take<bf16>(CHUNK * layers.proj.width)), normed(scratch.take<bf16>(CHUNK * layers.first.in)),
         middle(scratch.take<bf16>(CHUNK * layers.first.width)) {
+#ifdef TILES  // whose blocks have more rows than the last chunk
     std::fill_n(middle, CHUNK * layers.first.width, bf16{0});
+#endif
   }
   static size_t bytes(const Tail& layers) {
     return SIDE * SIDE * sizeof(float) + CHUNK * (3 * layers.proj.in + layers.first.width) * sizeof(bf16);
@@ -46,19 +48,22 @@ void of_chunk(const Tail& layers, const Room& room, Rows<const bf16> mixed, Rows
 
 void tail(const Tail& layers, Rows<const bf16> mixed, Rows<const bf16> residual, Rows<bf16> out, int64_t rows,
           int threads) {
-  const int64_t blocks = (rows + SIDE - 1) / SIDE;
+  // Every thread has as many chunks as the others, and all chunks are of about the same size.
+  const int64_t chunks = ((rows + CHUNK - 1) / CHUNK + threads - 1) / threads * threads;
+  const int64_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
 #pragma omp parallel num_threads(threads)
   {
     const Tiles tiles;
     const NoDenormals no_denormals;
-    Scratch scratch(Room::bytes(layers));
-    const Room room(scratch, layers);
-#pragma omp for schedule(static)
-    for (int64_t part = 0; part < threads; part++) {  // every thread has as many blocks as the others
-      const int64_t end = std::min(rows, (part + 1) * blocks / threads * SIDE);
-      for (int64_t start = part * blocks / threads * SIDE; start < end; start += CHUNK)
+    static thread_local Kept kept;
+    const Room room(kept.of(Room::bytes(layers)), layers);
+#pragma omp for schedule(dynamic)
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+      const int64_t start = chunk * blocks / chunks * BLOCK_ROWS;
+      const int64_t end = std::min(rows, (chunk + 1) * blocks / chunks * BLOCK_ROWS);
+      if (start < end)
         of_chunk(layers, room, {mixed.row(start), mixed.stride}, {residual.row(start), residual.stride},
-                 {out.row(start), out.stride}, std::min(CHUNK, end - start));
+                 {out.row(start), out.stride}, end - start);
     }
   }
 }

@@ -103,26 +103,10 @@ def test_training_loader(record: Any) -> None:
         "world": 2,
         "device": CPU,
         "ahead": False,
-        "resides": False,
         "note": said,
     }
     build.train_loader(replace(CONFIG, class_balance="sampling"), images, 9, SECOND_OF_TWO, CPU, said)
     assert made.keys["balanced"] is True
-
-
-@pytest.mark.parametrize(
-    ("device", "keys", "resides"),
-    [
-        ("cuda", {}, True),
-        ("cuda", {"dataset": "ImageNet"}, False),
-        ("cuda", {"cache": "off"}, False),
-        ("cpu", {}, False),
-    ],
-)
-def test_images_reside_on_a_cuda_device(record: Any, device: str, keys: dict[str, Any], resides: bool) -> None:
-    made = record("TrainLoader")
-    build.train_loader(replace(CONFIG, **keys), images_of(3), 9, Processes(), torch.device(device), print)
-    assert made.keys["resides"] is resides
 
 
 def test_evaluation_loader(record: Any) -> None:

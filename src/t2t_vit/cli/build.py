@@ -128,7 +128,6 @@ def train_loader(
         world=processes.count,
         device=device,
         ahead=config.dataset_sink_mode,
-        resides=device.type == "cuda" and config.dataset != "ImageNet" and config.cache != "off",
         note=note,
     )
 

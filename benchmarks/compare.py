@@ -48,17 +48,9 @@ Section = dict[str, Any]
 
 def main() -> None:
     options = parsed()
-    sections: dict[str, Callable[[argparse.Namespace], Iterable[Section]]] = {
-        "forward": forward,
-        "shipped": shipped,
-        "train": train,
-        "int8": int8,
-        "latency": latency,
-        "memory": memory,
-    }
-    unknown = set(options.only) - set(sections)
+    unknown = set(options.only) - set(SECTIONS)
     if unknown:
-        raise SystemExit(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(sections)}")
+        raise SystemExit(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(SECTIONS)}")
     report: dict[str, Any] = {
         **circumstances(),
         "command": " ".join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
@@ -69,7 +61,7 @@ def main() -> None:
     report["timm"], report["sections"] = timm.__version__, []
     for arch in options.arch.split(","):
         for name in options.only:
-            for section in sections[name](argparse.Namespace(**{**vars(options), "arch": arch})):
+            for section in SECTIONS[name](argparse.Namespace(**{**vars(options), "arch": arch})):
                 report["sections"].append(section)
                 print(table(section), flush=True)
             torch.accelerator.empty_cache() if ON_GPU else None
@@ -307,6 +299,15 @@ def table(found: Section) -> str:
         lines.append(f"  {found['kept']}")
     return "\n".join(lines)
 
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], Iterable[Section]]] = {
+    "forward": forward,
+    "shipped": shipped,
+    "train": train,
+    "int8": int8,
+    "latency": latency,
+    "memory": memory,
+}
 
 if __name__ == "__main__":
     main()

@@ -57,7 +57,7 @@ def _of_module(name: str, mine: nn.Module, theirs: nn.Module) -> Iterator[str]:
     if name and not is_same_kind:
         yield f"{name} is a {type(mine).__name__} instead of a {type(theirs).__name__}"
     for key, value in mine.__dict__.items():
-        if callable(value) and callable(getattr(type(mine), key, None)):
+        if key != "extra_repr" and callable(value) and callable(getattr(type(mine), key, None)):
             yield f"{shown} has a {key} of its own"
     if mine._forward_hooks or mine._forward_pre_hooks:
         yield f"{shown} has a hook"

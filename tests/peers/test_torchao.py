@@ -1,0 +1,44 @@
+"""Weights that torchao quantised: they count with and without gradients, and are not saved as plain ones."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
+
+from t2t_vit import T2TViT, UserError
+
+CONFIGS = [Int8WeightOnlyConfig(), Int8DynamicActivationInt8WeightConfig()]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["weights", "dynamic"])
+def test_int8_is_near_and_the_same_in_every_mode(model: T2TViT, config: object, images: Tensor) -> None:
+    exact, quantised = model(images).detach(), copy.deepcopy(model)
+    quantize_(quantised, config)
+    rounded = quantised(images).detach()
+    spread = exact.std()
+    assert 1e-5 * spread < (rounded - exact).abs().max() < 0.2 * spread
+    with torch.no_grad():
+        torch.testing.assert_close(quantised(images), rounded, atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(quantised(images), rounded, atol=1e-5, rtol=1e-5)
+
+
+def test_quantised_weights_are_not_saved_as_plain_ones(small: T2TViT, tmp_path: Path) -> None:
+    quantize_(small, Int8WeightOnlyConfig())
+    with pytest.raises(UserError, match=r"weight is a Int8Tensor"):
+        small.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_that_was_left_out_keeps_its_numbers(small: T2TViT) -> None:
+    head = small.head.weight.clone()
+    quantize_(
+        small,
+        Int8WeightOnlyConfig(),
+        filter_fn=lambda module, name: isinstance(module, torch.nn.Linear) and name != "head",
+    )
+    assert torch.equal(small.head.weight, head)
+    assert type(small.blocks[0].attn.qkv.weight.data) is not Tensor

@@ -11,13 +11,13 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from t2t_vit.files import atomic_write
-from t2t_vit.report.axes import Scale
-from t2t_vit.report.markup import text
-from t2t_vit.report.style import COLOURS
+from t2t_vit.report.charts import Scale
 
 ROOT = Path(__file__).parents[1]
 PICTURE, PAGE = ROOT / "docs/images/speed-cpu.svg", ROOT / "docs/speed.md"
@@ -25,7 +25,8 @@ OURS, THEIRS = "t2t_vit", "authors' code"
 WIDTH, LEFT, RIGHT = 820, 262, 640  # bars lie between
 TOP, HEADING, ROW, BAR, GAP = 20, 30, 22, 13, 16
 STYLE = (
-    COLOURS
+    "\n"
+    + (files("t2t_vit.report") / "templates/colours.css").read_text(encoding="utf-8")
     + """text { font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: var(--ink); }
 .paper { fill: var(--paper); } .title { font-weight: 650; font-size: 14px; } .quiet { fill: var(--quiet); }
 .ours { fill: var(--raw); } .theirs { fill: var(--train); } .others { fill: var(--other); opacity: 0.75; }
@@ -146,7 +147,7 @@ def picture(found: dict[str, Any]) -> str:
     parts: list[str] = []
     top = TOP
     for group in groups(found):
-        parts.append(f'<text class="title" x="24" y="{top + 14}">{text(group.title)}</text>')
+        parts.append(f'<text class="title" x="24" y="{top + 14}">{escape(group.title)}</text>')
         unit = group.unit if group.unit != "MB" else "MB, less is better"
         parts.append(f'<text class="quiet" x="{WIDTH - 24}" y="{top + 14}" text-anchor="end">{unit}</text>')
         top += HEADING
@@ -165,7 +166,7 @@ def _bar(bar: Bar, scale: Scale, top: float) -> str:
     middle, end = top + BAR / 2, scale(bar.value)
     mine = " mine" if bar.kind == "ours" else ""
     parts = [
-        f'<text class="name{mine}" x="{LEFT - 10}" y="{middle:.1f}" dy="0.35em">{text(bar.name)}</text>',
+        f'<text class="name{mine}" x="{LEFT - 10}" y="{middle:.1f}" dy="0.35em">{escape(bar.name)}</text>',
         f'<rect class="{bar.kind}" x="{LEFT}" y="{top}" width="{end - LEFT:.1f}" height="{BAR}" rx="2"/>',
     ]
     if bar.low < bar.high:

@@ -18,17 +18,22 @@ def pictures(size: tuple[int, int], chans: int = 3, count: int = 6) -> torch.Ten
     return (torch.nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1) * 255).byte()
 
 
-@torch.no_grad()
 def network(arch: str, size: tuple[int, int], *, seed: int = 0, num_classes: int = 20, **options: object) -> T2TViT:
     """In eval mode; every tensor matters to the logits, whose standard deviation is 14."""
     torch.manual_seed(seed)
-    model = t2t_vit.create_model(arch, image_size=size, num_classes=num_classes, **options).eval()
+    return spread(t2t_vit.create_model(arch, image_size=size, num_classes=num_classes, **options).eval())
+
+
+@torch.no_grad()
+def spread(model: T2TViT) -> T2TViT:
+    """The model, its weights changed so that every tensor matters to the logits, whose standard deviation is 14."""
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
             weight.add_(torch.randn_like(weight) * 0.1)
         elif weight.ndim == 2 and not name.startswith("head"):
             weight.mul_(2)
-    images = Preprocessing(size, in_chans=model.in_chans).normalize(pictures(size, model.in_chans))
+    size, channels = model.image_size, model.in_chans
+    images = Preprocessing(size, in_chans=channels).normalize(pictures(size, channels))
     model.head.weight.mul_(SPREAD / float(model(images).std()))
     return model
 

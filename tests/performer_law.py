@@ -1,5 +1,6 @@
 """Inputs for performer attention, and the law that its forms are held to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from t2t_vit.ops.performer import draw_features, performer_attention
 
+Form = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 NAMES = ("answers", "grad of queries", "grad of keys", "grad of values")
 
 
@@ -35,14 +37,12 @@ class Case:
         return packed.to(self.device, self.dtype), features, grads.to(self.device, self.dtype)
 
 
-def results(case: Case, kernels: str, dtype: torch.dtype) -> list[Tensor]:
+def results(case: Case, form: Form, dtype: torch.dtype) -> list[Tensor]:
     """Answers and gradients of queries, keys and values, computed in `dtype`, in float64."""
     packed, features, grads = case.draw()
     packed = packed.to(dtype).requires_grad_()
     keys, queries, values = packed.split([case.dim, case.dim, case.width], dim=-1)
-    answers = performer_attention(
-        queries, keys, values, features.to(torch.promote_types(dtype, torch.float32)), kernels
-    )
+    answers = form(queries, keys, values, features.to(torch.promote_types(dtype, torch.float32)))
     answers.backward(grads.to(dtype))
     assert answers.dtype == dtype
     assert packed.grad is not None
@@ -50,19 +50,19 @@ def results(case: Case, kernels: str, dtype: torch.dtype) -> list[Tensor]:
     return [answers.detach().double(), grad_queries, grad_keys, grad_values]
 
 
-def check_law(case: Case, kernels: str, draws: int = 3) -> None:
-    """err(ours, low) <= 2 err(reference, low) + 1e-6 against float64, forward and every gradient.
+def check_law(case: Case, form: Form, draws: int = 3) -> None:
+    """err(form, low) <= 2 err(plain form, low) + 1e-6 against float64, forward and every gradient.
 
     Errors are the largest of a few draws: in float32, of one draw, either form is ten times better by luck.
     """
     theirs, ours = [0.0] * len(NAMES), [0.0] * len(NAMES)
     for seed in range(draws):
         drawn = replace(case, seed=seed)
-        exact = results(drawn, "reference", torch.float64)
-        for worst, name in ((theirs, "reference"), (ours, kernels)):
-            for i, (found, right) in enumerate(zip(results(drawn, name, case.dtype), exact, strict=True)):
+        exact = results(drawn, performer_attention, torch.float64)
+        for worst, computed in ((theirs, performer_attention), (ours, form)):
+            for i, (found, right) in enumerate(zip(results(drawn, computed, case.dtype), exact, strict=True)):
                 # A maximum would pass NaN over.
-                assert found.isfinite().all(), f"{NAMES[i]} of {name} for {drawn}"
+                assert found.isfinite().all(), f"{NAMES[i]} of {computed} for {drawn}"
                 worst[i] = max(worst[i], (found - right).abs().max().item())
     for name, reference, error in zip(NAMES, theirs, ours, strict=True):
-        assert error <= 2 * reference + 1e-6, f"{name}: {error:.2g}, reference {reference:.2g}, {case}"
+        assert error <= 2 * reference + 1e-6, f"{name}: {error:.2g}, plain form {reference:.2g}, {case}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t2t_vit.errors import UserError
+    from t2t_vit.fast import PackedNetwork, fuse, pack, unfuse
     from t2t_vit.inference.load import load
     from t2t_vit.model import (
         FeaturesOnly,
@@ -24,31 +25,39 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "FeaturesOnly",
+    "PackedNetwork",
     "T2TViT",
     "UserError",
     "__version__",
     "attention_maps",
     "create_model",
     "from_pretrained",
+    "fuse",
     "list_models",
     "load",
     "load_weights",
+    "pack",
     "push_to_hub",
     "save_pretrained",
+    "unfuse",
 ]
 
 _HOMES = {
     "FeaturesOnly": "t2t_vit.model",
+    "PackedNetwork": "t2t_vit.fast",
     "T2TViT": "t2t_vit.model",
     "UserError": "t2t_vit.errors",
     "attention_maps": "t2t_vit.model",
     "create_model": "t2t_vit.model",
     "from_pretrained": "t2t_vit.model",
+    "fuse": "t2t_vit.fast",
     "list_models": "t2t_vit.model",
     "load": "t2t_vit.inference.load",
     "load_weights": "t2t_vit.weights",
+    "pack": "t2t_vit.fast",
     "push_to_hub": "t2t_vit.model",
     "save_pretrained": "t2t_vit.model",
+    "unfuse": "t2t_vit.fast",
 }
 
 

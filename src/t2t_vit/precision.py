@@ -98,6 +98,11 @@ class Precision:
     scales_loss: bool = False
     has_masters: bool = False
 
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """What matrix products are made in."""
+        return self.autocast_dtype or self.weights_dtype
+
     def autocast(self) -> AbstractContextManager[object]:
         """The context a forward pass runs in."""
         if self.autocast_dtype is None:

@@ -14,14 +14,11 @@ import torch
 from torch import Tensor
 
 from t2t_vit.model import T2TViT
-from t2t_vit.model.attention import Attention
 from t2t_vit.model.default_cfg import default_cfg
 from t2t_vit.model.drop import DropBlock, Dropout, DropPath
 from t2t_vit.model.head import GlobalPool
-from t2t_vit.model.input import positions_for, size_of
-from t2t_vit.model.position import PositionPolicy
-from t2t_vit.model.token_performer import TokenPerformer
-from t2t_vit.model.token_transformer import NarrowingAttention
+from t2t_vit.model.position import PositionPolicy, positions_for, size_of
+from t2t_vit.ops.performer import performer_attention
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights import fit, load_weights
 from t2t_vit.weights.release import ADDRESS
@@ -118,10 +115,11 @@ def _entry_point(name: str) -> Callable[..., Any]:
 
 
 # What asks for shapes or modes while it runs stays whole when torch.fx traces a network.
-for module in (Attention, NarrowingAttention, TokenPerformer, Dropout, DropPath, DropBlock):
+for module in (Dropout, DropPath, DropBlock):
     timm.models.register_notrace_module(module)
 register_function: Any = timm.models.register_notrace_function  # untyped
 register_function(positions_for)
+register_function(performer_attention)
 
 for _name in VARIANTS:
     globals()[_name] = timm.models.register_model(_entry_point(_name))

@@ -99,9 +99,9 @@ def test_a_configuration_is_printed_and_nothing_measured(capsys: pytest.CaptureF
     ("line", "sentence"),
     [
         ("", "bench needs what to work on: model, step or data"),
-        ("modle", "bench works on model, step or data; not on 'modle'"),
-        ("model step", "unexpected word 'step' on the line of bench"),
-        ("model --rounds 0", "--rounds is '0'; it must be a whole number from 1 to 100000"),
+        ("modle", "bench takes model, step or data; not 'modle'"),
+        ("model step", "unexpected word 'step' on the command line of bench"),
+        ("model --rounds 0", "--rounds takes a whole number of at least 1 and at most 100000; not '0'"),
         ("model --rouns 3", "unknown option '--rouns'; did you mean '--rounds'?"),
         ("model --arch t2t_vit_99", "--arch takes"),
         ("model --output .", "output '.': is a folder"),

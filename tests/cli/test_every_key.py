@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from t2t_vit.cli.main import main
-from t2t_vit.config import KEYS
+from t2t_vit.settings.schema import KEYS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

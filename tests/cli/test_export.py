@@ -133,10 +133,10 @@ def test_eval_and_infer_take_an_exported_file_as_they_take_the_checkpoint(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--precision", "fp8"], "--precision is 'fp8'; it must be fp32, fp16, int8"),
-        (["--batch", "0"], "--batch is '0'; it must be a whole number"),
-        (["--batch", "many"], "--batch is 'many'"),
-        (["--preprocessing", "both"], "--preprocessing is 'both'; it must be inside or outside"),
+        (["--precision", "fp8"], "--precision takes one of fp32, fp16, int8; not 'fp8'"),
+        (["--batch", "0"], "--batch takes a whole number of at least 1"),
+        (["--batch", "many"], "not 'many'"),
+        (["--preprocessing", "both"], "--preprocessing takes one of inside, outside; not 'both'"),
         (["--calibration", "10"], "--calibration has no effect with --precision fp32"),
         (["--file_format", "PT2", "--precision", "int8"], "PT2 has no precision int8; choose fp32 or fp16"),
         (["--file_format", "PT2", "--dynamic_size"], "PT2 has one image size"),

@@ -20,7 +20,7 @@ from PIL import Image
 
 import t2t_vit
 from hostile import hostile_folder
-from t2t_vit.cli import inference_job
+from t2t_vit.cli import infer
 from t2t_vit.cli.main import main
 from t2t_vit.inference.item import Item
 
@@ -213,9 +213,9 @@ def test_recursive(run: Run, tmp_path: Path) -> None:
     ("line", "sentence"),
     [
         (["all", "--format", "xml"], "is none of json, jsonl, csv, parquet"),
-        (["all", "--top_k", "0"], "must be a whole number from 1 on"),
+        (["all", "--top_k", "0"], "--top_k takes a whole number of at least 1; not '0'"),
         (["all", "--shard", "3/2"], "must lie between"),
-        (["all", "--shard", "half"], "must be I/N"),
+        (["all", "--shard", "half"], "--shard takes I/N"),
         (["all", "--null"], "name one with --list"),
         (["--list", "gone.txt"], "cannot be read (No such file"),
         (["--list", "all"], "cannot be read"),
@@ -243,9 +243,9 @@ def test_a_closed_pipe_is_no_failure_of_the_files(
         raise BrokenPipeError
 
     monkeypatch.chdir(place[0])
-    monkeypatch.setattr(inference_job, "print", closed, raising=False)
-    job = inference_job.InferenceJob(str(tmp_path / "p.json"), workers=0)
+    monkeypatch.setattr(infer, "print", closed, raising=False)
+    job = infer.InferenceJob(str(tmp_path / "p.json"), workers=0)
     with pytest.raises(BrokenPipeError):
-        inference_job.predict(t2t_vit.load("q.ckpt"), [Item("all/000000.png")], job)
+        infer.predict(t2t_vit.load("q.ckpt"), [Item("all/000000.png")], job)
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err == ""

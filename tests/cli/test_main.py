@@ -1,17 +1,15 @@
-"""The program: which command, which exit code, and how fast its help is."""
+"""The program: which command, which exit code, and what its help imports."""
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from t2t_vit.cli import main as program
-from t2t_vit.cli.options import Options
 from t2t_vit.errors import UserError
+from t2t_vit.settings.command_line import Options
 
 
 @pytest.fixture
@@ -102,30 +100,18 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "seconds", "parsing"),
-    [(["--help"], 0.3, []), (["--version"], 0.3, []), (["train", "--help"], 1.0, ["yaml", "jsonargparse"])],
+    ("words", "parsing"),
+    [(["--help"], []), (["--version"], []), (["train", "--help"], ["yaml"]), (["weights", "--help"], ["yaml"])],
 )
-def test_help_is_quick_and_light(words: list[str], seconds: float, parsing: list[str], tmp_path: Path) -> None:
-    heavy = "torch", "rich", "timm", "numpy", "PIL", "tensorboard", "yaml", "jsonargparse"
+def test_help_imports_nothing_heavy(words: list[str], parsing: list[str]) -> None:
+    heavy = "torch", "rich", "timm", "numpy", "PIL", "tensorboard", "yaml"
     code = (
         "import sys\nfrom t2t_vit.cli.main import main\n"
         f"try: main({words})\nexcept SystemExit: pass\n"
         f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
-    took = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            # An installed package has its bytecode; here the first of the runs makes it.
-            env={**os.environ, "COLUMNS": "80", "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)},
-        )
-        took.append(time.perf_counter() - start)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == f"{parsing}\n"
-    assert min(took) < seconds
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

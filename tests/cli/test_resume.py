@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from t2t_vit.cli.changes import CHOICE, FREE, REFUSED
 from t2t_vit.cli.main import main
-from t2t_vit.config import KEYS
+from t2t_vit.settings.resolution import CHOICE, FREE, REFUSED
+from t2t_vit.settings.schema import KEYS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from kill import differences, differences_of_runs, history, newest_step, trial
@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         path.write_bytes(data[: rng.randrange(len(data))])
     code, err = run(place, **AUTO)
     assert code == 0, err
-    assert re.search(r"^passed over for another one: .*_7\.ckpt: is ", err, re.MULTILINE)
+    assert re.search(r"^skipped for another one: .*_7\.ckpt: is ", err, re.MULTILINE)
     assert "epoch 2, step 6\n" in err
     assert differences_of_runs(straight, place) == []
 

@@ -37,6 +37,19 @@ def test_every_epoch_shows_another_part_of_a_large_class() -> None:
     assert seen[0] != seen[1]
 
 
+def test_turns_and_classes_stand_in_random_order() -> None:
+    labels = targets()
+    more = set()
+    for seed in range(12):
+        order = balanced_order(labels, np.random.default_rng(seed))
+        more.add(int(np.bincount(labels[order % 100], minlength=4).argmax()))
+        rare = order[labels[order % 100] == 1]
+        assert sorted(np.bincount(rare // 100).tolist(), reverse=True) == [3] * 11 + [1] * (len(rare) == 34)
+        blocks = np.bincount(labels[order[:40] % 100], minlength=4)[[0, 1, 3]]
+        assert blocks.min() > 3  # not one class after the other
+    assert more == {0, 1, 3}  # which class has one more is drawn, too
+
+
 def loader(workers: int = 0, rank: int = 0, world: int = 1, batch_size: int = 12) -> TrainLoader:
     labels = targets()
     pixels = np.random.default_rng(2).integers(0, 256, (100, 8, 8, 3), dtype=np.uint8)

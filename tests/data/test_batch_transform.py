@@ -4,7 +4,7 @@ import torch
 
 from t2t_vit.data.batch_transform import BatchTransform
 from t2t_vit.data.erasing import RandomErasing, inside, pixel_noise
-from t2t_vit.data.mixing import Mixing, soft_targets
+from t2t_vit.data.mixing import Mixing, _boxes, soft_targets
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.seeds import Purpose, keys
 from t2t_vit.data.share import Share
@@ -46,6 +46,25 @@ def test_what_is_erased_depends_on_the_sample_alone(mode: str, count: int) -> No
     whole = erased(mode, 0.5, count)
     order = np.random.default_rng(0).permutation(400)[:37]
     assert torch.equal(erased(mode, 0.5, count, indices=order), whole[order])
+
+
+def test_noise_is_another_in_every_epoch_and_of_every_seed() -> None:
+    def noise(seed: int, epoch: int) -> torch.Tensor:
+        return RandomErasing(1.0, "pixel")(torch.full((400, 3, 32, 24), 7.0), seed, epoch, INDICES)
+
+    first = noise(0, 0)
+    for other in (noise(1, 0), noise(0, 1)):
+        both = (first != 7) & (other != 7)
+        assert both.any() and (first[both] == other[both]).float().mean() < 0.01
+
+
+def test_boxes_reach_every_border_and_colours_every_channel() -> None:
+    rand = erased("rand")
+    mask = (rand != 7).any(1)
+    assert all(mask[edge].any() for edge in ((..., 0, slice(None)), (..., -1, slice(None)), (..., 0), (..., -1)))
+    colours = torch.stack([image[:, box][:, 0] for image, box in zip(rand, mask, strict=True) if box.any()])
+    assert torch.corrcoef(colours.T).fill_diagonal_(0).abs().max() < 0.2
+    assert colours.std(0).tolist() == pytest.approx([1, 1, 1], abs=0.15)
 
 
 def test_modes_fill_as_they_say() -> None:
@@ -141,6 +160,19 @@ def test_probabilities() -> None:
     assert 70 < sum(batches) < 130
 
 
+def test_boxes_of_cutmix_have_the_shape_of_the_image_about_any_centre() -> None:
+    """A quarter of the area is half of each side; what lies over a border is cut off."""
+    boxes = _boxes(np.full(5000, 0.75), 16, 20, np.random.default_rng(0))
+    tall, wide = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
+    within = (boxes[:, 0] > 0) & (boxes[:, 1] < 16) & (boxes[:, 2] > 0) & (boxes[:, 3] < 20)
+    assert set(tall[within]) == {8} and set(wide[within]) == {10}
+    assert (boxes[:, [0, 2]].min(0).tolist(), boxes[:, [1, 3]].max(0).tolist()) == ([0, 0], [16, 20])
+    assert (boxes[:, [1, 3]].min(0).tolist(), boxes[:, [0, 2]].max(0).tolist()) == ([4, 5], [11, 14])
+    draw = Mixing(cutmix=1.0).draw(5000, 16, 20, np.random.default_rng(0))
+    area = (draw.boxes[:, 1] - draw.boxes[:, 0]) * (draw.boxes[:, 3] - draw.boxes[:, 2]) / 320
+    np.testing.assert_allclose(draw.keep, 1 - area)
+
+
 def test_lambda_follows_beta() -> None:
     draw = Mixing(mixup=0.2).draw(5000, 8, 8, np.random.default_rng(0))
     assert draw.keep.var() == pytest.approx(0.25 / 1.4, abs=0.01)  # of Beta(a, a): 1 / (4 (2 a + 1))
@@ -184,6 +216,22 @@ def test_the_whole_transform_repeats_and_goes_off() -> None:
         assert torch.equal(transformed(epoch, **options)[1], smooth)
     always = options | {"mixing": Mixing(0.8, 1.0)}
     assert not torch.equal(transformed(3, **always)[1], smooth)
+
+
+@pytest.mark.parametrize("part", [{"erasing": RandomErasing(1.0)}, {"mixing": Mixing(0.8, 1.0)}])
+def test_each_part_draws_by_seed_and_epoch(part: dict[str, object]) -> None:
+    first = transformed(seed=3, **part)[0]
+    assert torch.equal(first, transformed(seed=3, **part)[0])
+    assert not torch.equal(first, transformed(seed=4, **part)[0])
+    assert not torch.equal(first, transformed(epoch=1, seed=3, **part)[0])
+    erases = "erasing" in part  # by the numbers of the samples; mixing goes by the batch
+    assert torch.equal(first, transformed(number=1, seed=3, **part)[0]) == erases
+    assert torch.equal(first, transformed(first=7, seed=3, **part)[0]) != erases
+
+
+def test_smoothing_is_that_of_the_transform() -> None:
+    targets = transformed(label_smoothing=0.2)[1]
+    torch.testing.assert_close(targets[2], torch.tensor([0.04, 0.04, 0.84, 0.04, 0.04]))
 
 
 def test_without_anything_it_only_normalises() -> None:

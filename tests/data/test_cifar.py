@@ -34,6 +34,17 @@ def test_cifar10_from_its_folder_or_the_one_above(tmp_path: Path, url: str) -> N
     assert val.name(0) == "CIFAR-10 val image 0"
 
 
+def test_pixels_lie_in_their_rows_columns_and_colours(tmp_path: Path) -> None:
+    planes = np.arange(3 * 32 * 32).astype(np.uint8).reshape(3, 32, 32)
+    planes[2] //= 3
+    cifar10(tmp_path / "x")
+    (tmp_path / "x/test_batch.bin").write_bytes(b"\1" + planes.tobytes() + b"\0" + planes[::-1].tobytes())
+    images = open_images("val", dataset="CIFAR10", data_url=str(tmp_path / "x"))
+    assert images.targets.tolist() == [1, 0]
+    np.testing.assert_array_equal(np.asarray(images.read(0)), planes.transpose(1, 2, 0))
+    np.testing.assert_array_equal(np.asarray(images.read(1)), planes[::-1].transpose(1, 2, 0))
+
+
 def test_cifar100_takes_the_fine_label(tmp_path: Path) -> None:
     (tmp_path / "train.bin").write_bytes(record(7, 1, value=5))
     (tmp_path / "test.bin").write_bytes(record(7, 0, value=5))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from t2t_vit.data import embedded
 from t2t_vit.data.opening import open_images, open_training_images
@@ -21,6 +22,23 @@ def test_embedded_fashion_mnist() -> None:
     assert open_images("val", dataset="FashionMNIST").read(3).mode == "RGB"
     assert "2000" not in val.name(3)
     assert (Path(embedded.__file__).parent / "fashion_mnist" / "LICENSE").read_text().count("Zalando") == 1
+
+
+def test_a_sheet_is_cut_row_by_row(tmp_path: Path) -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (6, 28, 28), np.uint8)
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles.reshape(2, 3, 28, 28)])
+    Image.fromarray(sheet).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(embedded._sheet(tmp_path / "x.png"), tiles)
+
+
+def test_every_class_has_its_own_sheet_and_the_parts_are_apart() -> None:
+    train, val = open_training_images(dataset="FashionMNIST", in_chans=1)
+    assert np.bincount(val.targets).tolist() == [200] * 10
+    means = [train.pixels[train.targets == label].mean() for label in range(10)]
+    other = [val.pixels[val.targets == label].mean() for label in range(10)]
+    np.testing.assert_allclose(means, other, rtol=0.15)
+    assert means[8] > 1.5 * means[1]  # bags are large, trousers slim
+    assert not {each.tobytes() for each in val.pixels} & {each.tobytes() for each in train.pixels[:3000]}
 
 
 def idx(folder: Path, monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:

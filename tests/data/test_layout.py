@@ -1,5 +1,6 @@
 """Folders as users have them, and what is said of them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,24 @@ def test_evaluation_has_the_very_images_that_training_kept(tmp_path: Path) -> No
         images = open_images("val", dataset="ImageNet", data_url=str(root), val_split=0.3, seed=seed)
         assert [images.name(i) for i in range(len(images))] == kept
     assert both(root, val_split=0.3)[1] != kept  # of seed 1
+
+
+def test_the_training_part_alone_is_what_the_validation_part_leaves(tmp_path: Path) -> None:
+    root = fill(tmp_path / "photos", "abc", 7)
+    train, val, _ = both(root, val_split=0.3, seed=2)
+    for part, expected in (("train", train), ("val", val)):
+        images = open_images(part, dataset="ImageNet", data_url=str(root), val_split=0.3, seed=2)  # type: ignore[arg-type]
+        assert [images.name(i) for i in range(len(images))] == expected
+
+
+def test_of_several_usual_names_the_first_is_meant(tmp_path: Path) -> None:
+    for name in ("training", "Train", "validation", "valid", "VAL", "validation_preprocess"):
+        fill(tmp_path / name, each=2)
+    tree = Tree(tmp_path)
+    assert (tree.train().name, tree.val()) == ("Train", tmp_path / "validation_preprocess")
+    for name in ("VAL", "valid", "validation"):
+        shutil.rmtree(tree.val() or tmp_path / "none")
+        assert tree.val() == tmp_path / name
 
 
 def test_a_folder_that_is_named_is_meant(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from t2t_vit.data.loader import EvalLoader, TrainLoader
 from t2t_vit.data.mixing import Mixing
 from t2t_vit.data.opening import open_images
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.data.samples import Request, TrainSamples
 from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.data.workers import dead_worker
 from t2t_vit.errors import UserError
@@ -84,6 +85,80 @@ def test_processes_share_the_steps_of_one(world: int) -> None:
     alone = classes(loader(Numbered(24), 6).epoch(2))
     shared = [classes(loader(Numbered(24), 6 // world, rank=rank, world=world).epoch(2)) for rank in range(world)]
     assert [[i for part in parts for i in part] for parts in zip(*shared, strict=True)] == alone
+
+
+def mixing_loader(**options: object) -> TrainLoader:
+    transform = TrainTransform((8, 8), 1, min_crop=0.3)
+    batch = BatchTransform(PREPROCESSING, 24, RandomErasing(0.5), Mixing(0.8, 1.0, mode="elem"), seed=5)
+    return TrainLoader(Numbered(24), transform, batch, **options)  # type: ignore[arg-type]
+
+
+def test_a_continued_epoch_mixes_as_the_whole_one_does() -> None:
+    whole = list(mixing_loader(batch_size=4).epoch(2))
+    for start in (1, 3):
+        rest = list(mixing_loader(batch_size=4).epoch(2, start))
+        assert len(rest) == 6 - start
+        for (images, targets), (same, same_targets) in zip(whole[start:], rest, strict=True):
+            assert torch.equal(images, same) and torch.equal(targets, same_targets)
+
+
+def test_processes_mix_what_the_only_one_does() -> None:
+    """With an odd batch a process reads the partner that another one has, too."""
+    for world in (2, 4):
+        alone = list(mixing_loader(batch_size=12).epoch(1))
+        parts = [list(mixing_loader(batch_size=12 // world, rank=rank, world=world).epoch(1)) for rank in range(world)]
+        for (images, targets), *shares in zip(alone, *parts, strict=True):
+            assert torch.equal(images, torch.cat([share[0] for share in shares]))
+            assert torch.equal(targets, torch.cat([share[1] for share in shares]))
+
+
+def test_what_is_drawn_for_a_sample_goes_by_seed_epoch_and_turn() -> None:
+    images = open_images("val", dataset="FashionMNIST", in_chans=1, num_samples=20)
+    transform = TrainTransform((20, 20), 1)
+
+    def drawn(seed: int = 0, epoch: int = 0, turn: int = 0, order: int = 1) -> torch.Tensor:
+        numbers = np.arange(20)[::order] + 20 * turn
+        samples = TrainSamples(images, transform, seed)[Request(epoch, numbers)]
+        assert samples.targets.tolist() == images.targets[::order].tolist()
+        return samples.images.flip(0) if order < 0 else samples.images
+
+    first = drawn()
+    assert torch.equal(first, drawn()) and torch.equal(first, drawn(order=-1))
+    for other in (drawn(seed=1), drawn(epoch=1), drawn(turn=1)):
+        assert sum(torch.equal(one, two) for one, two in zip(first, other, strict=True)) < 2
+
+
+def test_the_names_of_a_batch_are_those_of_its_images() -> None:
+    train = loader(Numbered(22))
+    for epoch in (0, 3):
+        expected = [[f"numbered image {image}" for image in batch] for batch in classes(train.epoch(epoch))]
+        assert [train.names(epoch, batch) for batch in range(5)] == expected
+        assert train.names(epoch, 1, 2) == expected[1] + expected[2]
+    orders = [tuple(map(tuple, classes(train.epoch(epoch)))) for epoch in range(6)]
+    assert len(set(orders)) == 6
+
+
+@pytest.mark.parametrize(("count", "most"), [(10, 5), (250, 100)])
+def test_some_broken_images_are_passed_over(count: int, most: int) -> None:
+    notes: list[str] = []
+    list(loader(Numbered(count, tuple(range(most))), batch_size=count // 2, note=notes.append).epoch(0))
+    assert len(notes) == most
+    with pytest.raises(UserError, match="too many training images are broken"):
+        list(loader(Numbered(count, tuple(range(most + 1))), batch_size=count // 2).epoch(0))
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        ([], "was killed, most often for want of memory or of shared memory"),
+        ([None, -9], "was killed by SIGKILL, most often for want of memory;"),
+        ([0, -7, None], "was killed by SIGBUS, most often for want of shared memory"),
+        ([None, 3], "ended with exit code 3, most often for want of memory;"),
+    ],
+)
+def test_what_is_said_of_a_dead_worker(codes: list[int | None], told: str) -> None:
+    explained = dead_worker(BrokenPipeError(), codes)
+    assert explained is not None and told in str(explained)
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:

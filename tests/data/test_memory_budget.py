@@ -13,9 +13,9 @@ def write(path: Path, text: str) -> None:
 
 def test_sizes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_budget, "free_memory", lambda: 4000)
-    assert [budget_of(text) for text in ("off", "auto", "1.5GiB", "500MB", "2kb", "0TB")] == [
-        0, 1000, 3 * 2**29, 500_000_000, 2000, 0,
-    ]  # fmt: skip
+    known = {"off": 0, "auto": 1000, "1.5GiB": 3 * 2**29, "500MB": 500_000_000, "2kb": 2000, "0TB": 0}
+    units = {"3GB": 3 * 10**9, "2tb": 2 * 10**12, "5KiB": 5 * 2**10, "7MiB": 7 * 2**20, "1TiB": 2**40}
+    assert {text: budget_of(text) for text in known | units} == known | units
 
 
 def test_sizes_are_shown() -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import functional
 from torchvision.transforms.functional import InterpolationMode
 
-from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.data.preprocessing import INTERPOLATIONS, Preprocessing
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -50,6 +50,23 @@ def test_normalize_is_the_usual_formula_and_has_an_inverse() -> None:
     normalized = preprocessing.normalize(images)
     torch.testing.assert_close(normalized, expected, atol=1e-6, rtol=1e-6)
     assert torch.equal(preprocessing.denormalize(normalized), images)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_every_interpolation_is_its_own(interpolation: str) -> None:
+    image = noise(50, 50)
+    expected = np.asarray(image.resize((32, 32), Image.Resampling[interpolation.upper()]))
+    found = Preprocessing((32, 32), 1.0, interpolation=interpolation)(image)
+    np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), expected)
+
+
+def test_denormalize_rounds_and_clips() -> None:
+    preprocessing = Preprocessing((1, 1), mean=(0.1, 0.5, 0.7), std=(0.2, 0.25, 0.4))
+    levels = torch.tensor([[-3.0, 0.4, 254.6], [99.6, 100.4, 300.0]]).view(2, 3, 1, 1)
+    normalised = (levels / 255 - torch.tensor(preprocessing.mean).view(3, 1, 1)) / torch.tensor(preprocessing.std).view(
+        3, 1, 1
+    )
+    assert preprocessing.denormalize(normalised).flatten(1).tolist() == [[0, 0, 255], [100, 100, 255]]
 
 
 def test_mean_and_std_are_fitted_to_the_channels() -> None:

@@ -4,14 +4,15 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 
-from t2t_vit.data.policy import check_policy
+from t2t_vit.data.policy import Policy, _operations, build_policy, check_policy
 from t2t_vit.data.seeds import Purpose, keys
 from t2t_vit.data.transforms import TrainTransform, crop_box, jitter
 from t2t_vit.errors import UserError
 
 KEYS = keys(0, 0, np.arange(200), Purpose.TRANSFORM)
+ROWS = TrainTransform((8, 8)).numbers(KEYS)
 POLICIES = ("rand-m9-mstd0.5-inc1", "original", "v0", "augmix-m5-w4", "3a")
 
 
@@ -56,6 +57,23 @@ def test_odd_images_and_whole_crops(size: tuple[int, int]) -> None:
     assert TrainTransform((8, 8))(photo(size=size), 0).shape == (3, 8, 8)
 
 
+def test_a_crop_by_its_numbers() -> None:
+    """The area of the first attempt that fits, and the places of its corner, each by its own number."""
+    numbers = [0.5] * 31
+    numbers[3], numbers[4] = 0.25, 0.75  # top and left
+    numbers[11], numbers[12] = 0.2, 0.5  # area (0.25 + 0.75 * 0.2) * 20,000, a square
+    assert crop_box((200, 100), 1.0, 0.25, numbers) == (84, 3, 84 + 89, 3 + 89)
+    numbers[11] = 1.0  # 141 x 141 does not fit
+    numbers[13], numbers[14] = 0.0, 1.0  # 5,000, 4 / 3 as wide as high
+    width, height = round((5000 * 4 / 3) ** 0.5), round((5000 * 3 / 4) ** 0.5)
+    left, top = int(0.75 * (201 - width)), int(0.25 * (101 - height))
+    assert crop_box((200, 100), 1.0, 0.25, numbers) == (left, top, left + width, top + height)
+    areas = [
+        (box[2] - box[0]) * (box[3] - box[1]) / 90_000 for box in (crop_box((300, 300), 1.0, 0.4, row) for row in ROWS)
+    ]
+    assert np.mean(areas) == pytest.approx(0.7, abs=0.06)  # uniform in 0.4..1, but for what does not fit
+
+
 def test_a_wide_input_takes_wide_crops() -> None:
     rows = TrainTransform((8, 16)).numbers(KEYS)
     boxes = np.array([crop_box((200, 100), 2.0, 0.1, row) for row in rows])
@@ -90,6 +108,47 @@ def test_jitter_scales_and_keeps_alpha() -> None:
     assert brighter.getpixel((0, 0)) == (150, 150, 150, 77)
     unchanged = jitter(image, 0.5, [0.5, 0.5, 0.5, 0.3, 0.2, 0.1])
     assert unchanged.getpixel((0, 0)) == (100, 100, 100, 77)
+
+
+def test_jitter_has_three_kinds_in_the_order_of_its_numbers() -> None:
+    image = photo()
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for number, kind in enumerate(kinds):
+        numbers = [0.5] * 6
+        numbers[number] = 0.9
+        assert jitter(image, 0.5, numbers).tobytes() == kind(image).enhance(1.4).tobytes()
+    for places in ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1), (0.2, 0.3, 0.1)):
+        expected = image
+        for _, factor, kind in sorted(zip(places, (1.4, 0.7, 1.2), kinds, strict=True), key=lambda each: each[0]):
+            expected = kind(expected).enhance(factor)
+        assert jitter(image, 0.5, [0.9, 0.2, 0.7, *places]).tobytes() == expected.tobytes()
+
+
+def test_a_policy_is_built_of_the_transforms_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[tuple[object, ...]] = []
+
+    def build(*settings: object) -> Policy:
+        built.append(settings)
+        return lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+
+    monkeypatch.setattr("t2t_vit.data.transforms.build_policy", build)
+    settings = {"mean": (0.1, 0.2, 0.3), "aa_interpolation": "nearest", "color_jitter": 0.4}
+    augmented = TrainTransform((40, 60), auto_augment="3a", train_interpolation="bicubic", **settings)(photo(), 5)
+    assert built == [("3a", 40, (0.1, 0.2, 0.3), "nearest")]
+    plain = TrainTransform((40, 60), train_interpolation="bicubic")(photo(), 5)
+    assert torch.equal(augmented, plain.flip(1))  # the policy takes the place of the jitter
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_has_the_fill_the_shift_and_the_interpolation_that_were_asked_for(policy: str) -> None:
+    operations = list(_operations(build_policy(policy, 40, (0.1, 0.2, 0.6), "bicubic")))
+    assert operations
+    for operation in operations:
+        assert operation.hparams["translate_const"] == 18
+        assert operation.kwargs["fillcolor"] == (26, 51, 153)
+        assert operation.kwargs["resample"] == Image.Resampling.BICUBIC
+    (first, *_) = _operations(build_policy(policy, 40, (0.1,), "random"))
+    assert first.kwargs["fillcolor"] == 26 and isinstance(first.kwargs["resample"], tuple)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

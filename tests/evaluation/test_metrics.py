@@ -75,6 +75,8 @@ def test_class_by_class(problem):
     assert sum(metrics.class_count) == 101
     assert sum(metrics.class_top1) == round(metrics.top1 * 101)
     assert metrics.class_count == tuple(torch.bincount(targets, minlength=10).tolist())
+    right = targets[model(images).argmax(1) == targets]
+    assert metrics.class_top1 == tuple(torch.bincount(right, minlength=10).tolist())
 
 
 def test_the_mode_is_restored_also_after_an_error(problem):
@@ -85,6 +87,40 @@ def test_the_mode_is_restored_also_after_an_error(problem):
     with pytest.raises(RuntimeError):
         evaluate(model, [(images[:, :1], targets)])
     assert model.training
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_runs_in_eval_mode_and_keeps_its_own(problem, training):
+    model, images, targets = problem
+    dropping = nn.Sequential(model, nn.Dropout(0.9)).train(training)
+    assert evaluate(dropping, [(images, targets)]) == evaluate(model, [(images, targets)])
+    assert dropping.training is training
+
+
+def test_the_context_is_entered_for_each_batch_and_the_loss_is_computed_in_float32(problem):
+    model, images, targets = problem
+    entered = []
+
+    def half():
+        entered.append(1)
+        return torch.autocast("cpu", torch.bfloat16)
+
+    found = evaluate(model, batches(images, targets, 50), autocast=half)
+    assert len(entered) == 3
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(images).detach()
+    assert logits.dtype == torch.bfloat16
+    assert found.loss == pytest.approx(cross_entropy(logits.double(), targets).item(), rel=1e-6)
+    assert found.loss != pytest.approx(evaluate(model, [(images, targets)]).loss, rel=1e-6)
+
+
+def test_sums_lose_nothing_beside_a_large_one():
+    """100 losses of ln 2 beside one of 2^30, which float32 would round to multiples of 128."""
+    counter = Counter(torch.device("cpu"))
+    counter.add(torch.tensor([[2.0**30, 0.0]]), torch.tensor([1]))
+    for _ in range(100):
+        counter.add(torch.zeros(1, 2), torch.tensor([0]))
+    assert counter.metrics().loss * 101 - 2**30 == pytest.approx(100 * math.log(2), rel=1e-3)
 
 
 def test_nothing_to_evaluate_is_one_sentence(problem):

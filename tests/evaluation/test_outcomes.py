@@ -46,6 +46,31 @@ def test_outcomes_are_the_plain_definitions():
     assert found.confidence.dtype == torch.float64
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_runs_in_eval_mode_and_keeps_its_own(training):
+    model, images, targets = problem()
+    dropping = nn.Sequential(model, nn.Dropout(0.9)).train(training)
+    found, plain = (collect(each, [(images, targets)], range(101), 101) for each in (dropping, model))
+    assert torch.equal(found.loss, plain.loss)
+    assert dropping.training is training
+
+
+def test_the_context_is_entered_for_each_batch():
+    model, images, targets = problem()
+    entered = []
+
+    def half():
+        entered.append(1)
+        return torch.autocast("cpu", torch.bfloat16)
+
+    parts = list(zip(images.split(50), targets.split(50), strict=True))
+    found = collect(model, parts, range(101), 101, autocast=half)
+    assert len(entered) == 3
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(images).detach()
+    torch.testing.assert_close(found.loss, cross_entropy(logits.double(), targets, reduction="none"))
+
+
 def test_they_agree_with_the_metrics():
     model, images, targets = problem()
     found, metrics = collect(model, [(images, targets)], range(101), 101), evaluate(model, [(images, targets)])

@@ -1,7 +1,9 @@
 """Every format is written, proven, and opens again through the one door, with the network's answers."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -9,14 +11,17 @@ import openvino
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import t2t_vit
+from mindspore_networks import spread
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
-from t2t_vit.export.form import graph_form
+from t2t_vit.export.form import CentredNorm, graph_form
 from t2t_vit.export.job import Job, Kind
 from t2t_vit.export.onnx import onnx_model
-from t2t_vit.export.survey import speed_of
+from t2t_vit.export.safetensors import write_safetensors
+from t2t_vit.export.survey import Speed, speed_of
 from t2t_vit.export.table import FORMATS, find_format
 from t2t_vit.export.write import Evidence, Exported, export_model
 from t2t_vit.inference.exported_predictor import ExportedPredictor
@@ -94,6 +99,54 @@ def test_int8_keeps_99_percent_of_the_answers(
     assert done.size < weights * 1.6
     loaded = t2t_vit.load(done.path)
     assert isinstance(loaded, ExportedPredictor) and loaded.metadata.precision == "int8"
+    if file_format == "ONNX":
+        check_quantised_onnx(onnx.load(done.path).graph, trained, evidence)
+    else:
+        check_quantised_openvino(done.path)
+
+
+def check_quantised_onnx(graph: onnx.GraphProto, trained: TorchPredictor, evidence: Evidence) -> None:
+    """The four products of a block and no others are in int8, by a range a channel, and activations by the range that
+    they have on the calibration images."""
+    made = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    shapes, scales = [], []
+    for node in graph.node:
+        sources = [made.get(name) for name in node.input[:2]]
+        if node.op_type in ("MatMul", "Gemm", "Conv") and any(each and "Linear" in each.op_type for each in sources):
+            activation, weight = (each for each in sources if each)
+            assert activation.op_type == weight.op_type == "DequantizeLinear"
+            values, scale = (constants[name] for name in weight.input[:2])
+            assert values.dtype == "int8" and scale.shape == values.shape[1:]
+            shapes.append(values.shape)
+            scales.append(float(constants[activation.input[1]]))
+    blocks = list(trained.model.blocks)
+    layers = [layer for block in blocks for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)]
+    assert shapes == [tuple(reversed(layer.weight.shape)) for layer in layers]
+    seen: list[torch.Tensor] = []
+    hook = blocks[0].norm1.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    assert evidence.calibration is not None
+    with torch.no_grad():
+        trained.model(trained.preprocessing.normalize(evidence.calibration))
+    hook.remove()
+    assert scales[0] == pytest.approx(float(seen[0].max() - seen[0].min()) / 255, rel=0.01)
+
+
+PRODUCTS = ("MatMul", "Convolution")
+
+
+def check_quantised_openvino(path: Path) -> None:
+    """The tokens-to-token module, with the convolution at its end, and the head stay float."""
+    products = [op for op in openvino.Core().read_model(str(path)).get_ops() if op.get_type_name() in PRODUCTS]
+    quantised = {op.get_friendly_name(): _is_quantised(op) for op in products}
+    assert sum(quantised.values()) == 4 * 4
+    (convolution,) = [op for op in products if op.get_type_name() == "Convolution"]
+    (head,) = [op for op in products if str(op.get_output_partial_shape(0)[-1]) == "10"]
+    assert not quantised[convolution.get_friendly_name()] and not quantised[head.get_friendly_name()]
+
+
+def _is_quantised(product: openvino.Node) -> bool:
+    return any(one.get_source_output().get_node().get_type_name() == "FakeQuantize" for one in product.inputs())
 
 
 def test_options_of_an_onnx_file(trained: TorchPredictor, few: Evidence, tmp_path: Path) -> None:
@@ -119,6 +172,8 @@ def test_images_of_any_size(trained: TorchPredictor, few: Evidence, tmp_path: Pa
         ("AOTI", Kind("int8"), "AOTI has no precision int8; choose fp32"),
         ("PT2", Kind(dynamic_size=True), "PT2 has one image size"),
         ("SAFETENSORS", Kind(batch=2), "holds weights alone"),
+        ("SAFETENSORS", Kind(normalised_inside=True), "holds weights alone"),
+        ("OPENVINO", Kind("fp8"), "OPENVINO has no precision fp8; choose fp32 or fp16 or int8"),  # type: ignore[arg-type]
         ("TENSORRT", Kind(), "there is none here: nothing was written.*trtexec"),
         ("AIR", Kind(), "nothing was written"),
     ],
@@ -127,7 +182,7 @@ def test_what_a_format_cannot_be(
     file_format: str, kind: Kind, expected: str, trained: TorchPredictor, few: Evidence, tmp_path: Path
 ) -> None:
     if file_format == "TENSORRT" and torch.cuda.is_available():
-        return
+        pytest.skip("an NVIDIA GPU is here, on which TensorRT writes files")
     with pytest.raises(UserError, match=expected):
         written(trained, few, tmp_path, file_format, kind)
     assert list(tmp_path.iterdir()) == []
@@ -166,12 +221,76 @@ def test_the_graph_is_smaller_than_the_plain_one(shallow: Callable[[str], T2TViT
     assert ours["Softmax"] == 2 and ours["MatMul"] < 40
 
 
-def test_the_form_is_the_network(shallow: Callable[[str], T2TViT]) -> None:
-    model = shallow("t2t_vit_t_14")
-    job = Job(model, Metadata("t2t_vit_t_14", Preprocessing((32, 48)), None, 5), torch.empty(0))
-    images = torch.randn(3, 3, 32, 48)
+# No two channels alike.
+COLOURS = Preprocessing((32, 48), mean=(0.3, 0.5, 0.6), std=(0.2, 0.25, 0.4))
+PIXELS = torch.randint(256, (3, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+
+
+def form_of(model: T2TViT, *, by_slices: bool = True, centred_norms: bool = False, **kind: object) -> nn.Module:
+    job = Job(model, Metadata(model.name, COLOURS, None, 5, **kind), torch.empty(0))  # type: ignore[arg-type]
+    return graph_form(job, by_slices=by_slices, centred_norms=centred_norms)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_c_14"])
+@pytest.mark.parametrize("by_slices", [True, False])
+@pytest.mark.parametrize("centred_norms", [True, False])
+def test_the_form_is_the_network_and_leaves_it_alone(
+    arch: str, by_slices: bool, centred_norms: bool, shallow: Callable[[str], T2TViT]
+) -> None:
+    model = spread(shallow(arch))
+    before, modules = copy.deepcopy(model.state_dict()), [type(module) for module in model.modules()]
+    images = COLOURS.normalize(PIXELS)
+    expected = model(images)
+    form = form_of(model, by_slices=by_slices, centred_norms=centred_norms)
+    assert not form.training
+    torch.testing.assert_close(form(images), expected, atol=1e-3, rtol=1e-4)
+    assert centred_norms != any(isinstance(module, nn.LayerNorm) for module in form.modules())
+    assert [type(module) for module in model.modules()] == modules
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
+
+
+@torch.no_grad()
+def test_the_form_of_every_kind(shallow: Callable[[str], T2TViT]) -> None:
+    model = spread(shallow("t2t_vit_7"))
+    images = COLOURS.normalize(PIXELS)
+    expected = model(images)
+    torch.testing.assert_close(form_of(model, normalised_inside=True)(PIXELS), expected, atol=1e-3, rtol=1e-4)
+    half = form_of(model, precision="fp16")
+    assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.float16}
+    assert half(images).dtype == torch.float32
+    torch.testing.assert_close(half(images), expected, atol=0.5, rtol=0.02)
+    model.other_sizes = "resize"
+    any_size = form_of(model, dynamic_size=True)
+    for size in ((32, 48), (48, 32), (64, 80)):
+        resized = nn.functional.interpolate(images, size)
+        torch.testing.assert_close(any_size(resized), model(resized), atol=1e-3, rtol=1e-4)
+
+
+def test_a_centred_norm_is_the_norm_of_flat_windows_too() -> None:
+    norm = nn.LayerNorm(6, eps=3e-4).double()
     with torch.no_grad():
-        torch.testing.assert_close(graph_form(job)(images), model(images), atol=1e-4, rtol=1e-5)
+        norm.weight.copy_(torch.arange(1.0, 7.0))
+        norm.bias.copy_(torch.arange(6.0).cos())
+    rows = torch.stack([torch.full((6,), 2.5), 2.5 + 0.01 * torch.arange(6.0).sin(), torch.arange(6.0) - 9]).double()
+    torch.testing.assert_close(CentredNorm(norm)(rows[None]), norm(rows[None]))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(("batch", "sizes"), [(0, [1, 1, 1, 1, 1]), (2, [2, 2])])
+def test_calibration_images_are_as_the_file_takes_them(
+    inside: bool, batch: int, sizes: list[int], shallow: Callable[[str], T2TViT]
+) -> None:
+    images = torch.cat([PIXELS, PIXELS[:2].flip(3)])
+    kind = {"precision": "int8", "batch": batch, "normalised_inside": inside}
+    job = Job(shallow("t2t_vit_7"), Metadata("t2t_vit_7", COLOURS, None, 5, **kind), images)  # type: ignore[arg-type]
+    given = list(job.calibration_inputs())
+    assert [len(each) for each in given] == sizes
+    expected = images if inside else COLOURS.normalize(images)
+    assert torch.equal(torch.cat(given), expected[: sum(sizes)]) and given[0].dtype == expected.dtype
+    assert job.in_float32().metadata == replace(job.metadata, precision="fp32")
+    example = job.example()
+    assert (tuple(example.shape), example.dtype) == ((batch or 2, 3, 32, 48), expected.dtype)
 
 
 def test_files_say_nothing_of_the_machine_that_made_them(
@@ -181,13 +300,46 @@ def test_files_say_nothing_of_the_machine_that_made_them(
     assert b".py" not in done.path.read_bytes()
 
 
-def test_a_file_in_figures(trained: TorchPredictor, few: Evidence, tmp_path: Path) -> None:
-    speed = speed_of(written(trained, few, tmp_path, "SAFETENSORS"), few.images)
-    assert speed.load_seconds > 0 and speed.images_per_second > 1
+def test_a_file_in_figures(trained: TorchPredictor, few: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that loading and computing move on."""
+    now = [100.0]
+
+    class Slow(TorchPredictor):
+        def logits(self, images: torch.Tensor) -> torch.Tensor:
+            now[0] += 0.25
+            return torch.zeros(len(images), 10)
+
+    def opened(path: Path) -> TorchPredictor:
+        assert path == Path("x.onnx")
+        now[0] += 2.0
+        return Slow(trained.model, trained.preprocessing, None)
+
+    monkeypatch.setattr("t2t_vit.export.survey.time.perf_counter", lambda: now[0])
+    monkeypatch.setitem(FORMATS, "ONNX", replace(FORMATS["ONNX"], open=opened))
+    exported = Exported(Path("x.onnx"), None)
+    assert speed_of(exported, few.images) == Speed(load_seconds=2.0, images_per_second=8 / 0.25)
+    assert speed_of(exported, few.images.repeat(9, 1, 1, 1)).images_per_second == 32 / 0.25  # in batches of up to 32
+
+
+def test_the_size_of_a_file_is_that_of_all_its_files(tmp_path: Path) -> None:
+    for name, size in (("a.xml", 3), ("a.bin", 40)):
+        (tmp_path / name).write_bytes(bytes(size))
+    assert Exported(tmp_path / "a.xml", None, files=(tmp_path / "a.bin", tmp_path / "a.xml")).size == 43
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_safetensors_say_which_gelu_it_is(approximate: bool, tmp_path: Path) -> None:
+    model = t2t_vit.create_model(ARCH, image_size=28, num_classes=3, approximate_gelu=approximate)
+    preprocessing = Preprocessing((28, 28), 0.8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    write_safetensors(Job(model, Metadata(ARCH, preprocessing, ("a", "b", "c"), 3), torch.empty(0)), tmp_path / "x")
+    loaded = t2t_vit.load(tmp_path / "x")
+    assert isinstance(loaded, TorchPredictor) and isinstance(loaded.model, T2TViT)
+    assert loaded.model.approximate_gelu is approximate
+    assert (loaded.preprocessing, loaded.classes) == (preprocessing, ("a", "b", "c"))
 
 
 def test_the_table_is_the_configuration_s() -> None:
-    from t2t_vit.config import FILE_FORMATS
+    from t2t_vit.settings.schema import FILE_FORMATS
 
     assert {*FORMATS, "all"} == set(FILE_FORMATS)
 

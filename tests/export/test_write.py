@@ -1,5 +1,6 @@
 """Exported files: self-contained, of any batch, proven before they appear, and good for predictions."""
 
+import copy
 import json
 import sys
 from collections.abc import Iterator
@@ -14,12 +15,15 @@ from PIL import Image
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
+from t2t_vit.export.job import Job, Kind
 from t2t_vit.export.table import FORMATS, find_format
-from t2t_vit.export.verify import Agreement, verify
+from t2t_vit.export.verify import Agreement, verify, worst
 from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model
+from t2t_vit.inference.metadata import Metadata
 from t2t_vit.inference.onnx_predictor import OnnxPredictor
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.precision import choose_precision
 
 CLASSES = tuple(f"Klasse {index} ü" for index in range(5))
 
@@ -163,6 +167,125 @@ def test_batches_of_one_three_two_and_more(count: int, batches: list[int]) -> No
     assert ours.batches == batches
 
 
+class Table(Predictor):
+    """The logits of an image are the row that its first pixel names."""
+
+    def __init__(self, rows: list[list[float]]) -> None:
+        super().__init__(Preprocessing((4, 4)), None)
+        self.rows = torch.tensor(rows)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        return self.rows[images[:, 0, 0, 0].long()]
+
+
+def numbered(count: int) -> torch.Tensor:
+    return torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+
+
+# Of eight images the file answers two otherwise (3 and 6), and one of these two rightly.
+NETWORK = [[9.0, 1, 0], [0, 8, 1], [2, 0, 7], [6, 5, 0], [0, 3, -20], [1, 2, 4], [0, 7, 6.5], [5, 0, 1]]
+FILE = [[9.5, 1, 0], [0, 8, 1], [2, 0, 7], [5, 5.5, 0], [0, 3, -17], [1, 2, 4], [0, 6, 6.5], [5, 0, 1]]
+TARGETS = [0, 1, 2, 1, 1, 0, 1, 2]
+
+
+def test_a_proof_says_of_each_number_what_it_is() -> None:
+    found = verify(Table(FILE), Table(NETWORK), numbered(8), precision="int8", targets=torch.tensor(TARGETS))
+    assert found == Agreement(
+        images=8,
+        largest_difference=3.0,  # of the fifth
+        largest_logit=20.0,  # of the network's, in size
+        top1_agreement=6 / 8,
+        precision="int8",
+        accuracies=(5 / 8, 5 / 8),
+    )
+    fewer = verify(Table(FILE), Table(NETWORK), numbered(4), targets=torch.tensor(TARGETS[:4]))
+    assert fewer.images == 6  # the first two again
+    assert fewer.top1_agreement == pytest.approx(5 / 6)
+    assert fewer.accuracies == (pytest.approx(5 / 6), 1.0)
+    swapped = verify(Table(NETWORK), Table(FILE), numbered(8))
+    assert (swapped.largest_difference, swapped.largest_logit, swapped.accuracies) == (3.0, 17.0, None)
+
+
+def test_two_proofs_together_are_as_bad_as_the_worse() -> None:
+    one = Agreement(8, 0.5, 10.0, 0.75, "int8", (0.8, 0.7))
+    other = Agreement(24, 2.0, 30.0, 0.25, "int8")
+    assert worst(one, other) == Agreement(32, 2.0, 10.0, 0.375, "int8", (0.8, 0.7))
+    assert worst(other, one) == Agreement(32, 2.0, 10.0, 0.375, "int8")
+
+
+def written_job(monkeypatch: pytest.MonkeyPatch, source: TorchPredictor, path: Path, **asked: object) -> Job:
+    """What the writer of a format is given."""
+    jobs: list[Job] = []
+
+    def write(job: Job, path: Path) -> None:
+        jobs.append(job)
+        path.write_bytes(b"content")
+
+    row = {"write": write, "open": lambda _: source, "dynamic_batch": asked.pop("dynamic_batch", True)}
+    replaced(monkeypatch, **row)
+    asked.setdefault("evidence", Evidence(pictures(3)))
+    export_model(source, path, arch="t2t_vit_quickstart", file_format="ONNX", **asked)  # type: ignore[arg-type]
+    (job,) = jobs
+    return job
+
+
+def test_the_writer_is_given_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path = predictor(), tmp_path / "a.onnx"
+    plain = written_job(monkeypatch, source, path)
+    expected = Metadata("t2t_vit_quickstart", source.preprocessing, CLASSES, 5, "fp32", 0, False, False)
+    assert plain.metadata == expected and plain.model.other_sizes is None
+    assert torch.equal(plain.calibration, pictures(3))  # those to compare on, where there are none
+    kind = Kind("fp16", 3, normalised_inside=True)
+    assert written_job(monkeypatch, source, path, kind=kind).metadata == replace(
+        expected, precision="fp16", batch=3, normalised_inside=True
+    )
+    assert written_job(monkeypatch, source, path, dynamic_batch=False).metadata == replace(expected, batch=1)
+    calibration = pictures(5).flip(3)
+    evidence = Evidence(pictures(3), calibration=calibration)
+    assert torch.equal(written_job(monkeypatch, source, path, evidence=evidence).calibration, calibration)
+
+
+def test_a_network_of_lower_precision_is_compared_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = predictor()
+    exact = TorchPredictor(copy.deepcopy(source.model), source.preprocessing, CLASSES)
+    rounded = TorchPredictor(
+        source.model, source.preprocessing, CLASSES, choose_precision("bf16", torch.device("cpu"), training=False)
+    )
+    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"content"), open=lambda _: exact)
+    done = export_model(rounded, tmp_path / "a.onnx", arch="a", file_format="ONNX", evidence=Evidence(pictures(6)))
+    assert done.agreement is not None and done.agreement.largest_difference == 0.0
+
+
+def test_a_file_of_any_size_is_proven_at_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose answers are wrong at another size alone is not kept."""
+    source = predictor()
+    wrong, seen = [()], list[tuple[int, ...]]()
+
+    class Opened(TorchPredictor):
+        def logits(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(tuple(images.shape[2:]))
+            assert images.float().std() > 1  # pictures, stretched
+            return super().logits(images) + (images.shape[2:] == wrong[0])
+
+    def opened(_: Path) -> TorchPredictor:
+        network = copy.deepcopy(source.model)
+        network.other_sizes = "resize"  # type: ignore[assignment]
+        return Opened(network, source.preprocessing, CLASSES)
+
+    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"content"), open=opened)
+
+    def export() -> Exported:
+        kind, evidence = Kind(dynamic_size=True), Evidence(pictures(6))
+        return export_model(source, tmp_path / "a.onnx", arch="a", file_format="ONNX", evidence=evidence, kind=kind)
+
+    done = export()
+    sizes = [(32, 48), (41, 83), (64, 96)]
+    assert list(dict.fromkeys(seen)) == sizes and done.agreement is not None and done.agreement.images == 18
+    for wrong[0] in sizes:
+        with pytest.raises(DisagreementError):
+            export()
+
+
 def test_agreement_is_measured_against_the_largest_logit() -> None:
     images = torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
     assert verify(Constant(100.0), Constant(100.005), images).agrees
@@ -179,4 +302,7 @@ def test_what_is_asked_of_fp16_and_int8() -> None:
     assert not Agreement(100, 3.0, 10.0, 0.97, "int8", (0.8, 0.8)).agrees  # too few images to speak of accuracy
     assert Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.791)).agrees
     assert not Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.78)).agrees
+    assert Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.9)).agrees  # it may be better
+    assert not Agreement(499, 3.0, 10.0, 0.97, "int8", (0.8, 0.8)).agrees
+    assert not Agreement(500, 0.1, 10.0, 0.97, "fp16", (0.8, 0.8)).agrees
     assert not Agreement(500, float("nan"), 10.0, 1.0, "int8", (0.8, 0.8)).agrees

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from mindir_reference import array, parsed, settings_of, value_of
 from t2t_vit.formats.mindir import DYNAMIC, GraphWriter, attribute
 from t2t_vit.formats.mindir_read import Mindir, read_mindir
 
@@ -55,6 +57,45 @@ def test_the_same_primitive_and_the_same_constant_are_written_once() -> None:
     first = graph.node("Add", [])
     assert graph.node("Add", []) != first
     assert graph.to_bytes({}, "", "").count(b"\x0a\x05Add:0\x12\x03Add") == 1
+
+
+def test_protobuf_itself_reads_every_field() -> None:
+    """By the messages of mind_ir.proto: what stands where, and that nothing else does."""
+    model = parsed(content())
+    assert (model.ir_version, model.mind_ir_version, model.little_endian) == ("1.0", 3, True)
+    assert (model.producer_name, model.model_version, model.graph.name) == ("t2t_vit", "1.2", "main")
+    assert {one.key: one.value for one in model.user_info} == {"arch": "a", "classes": '["ü"]'}
+    gamma, half = model.graph.parameter
+    assert [(one.name, one.ref_key) for one in (gamma, half)] == [
+        ("main:norm.gamma", "norm.gamma"),
+        ("main:head.weight", "head.weight"),
+    ]
+    np.testing.assert_array_equal(array(gamma), np.arange(6, dtype="float32").reshape(2, 3))
+    np.testing.assert_array_equal(array(half), np.ones((1, 4), "float16"))
+    kinds = {one.op_type: one.prim_type for one in model.primitives}
+    assert kinds == {"Add": 2, "Im2Col": 1, "Reshape": 2}  # those with attributes, and those with inputs alone
+    windows = [settings_of(one) for one in model.primitives if one.op_type == "Im2Col"]
+    assert windows == [{"ksizes": (side, side), "padding_mode": "CALCULATED"} for side in (7, 3)]
+    number, shape = (value_of(one.attribute[0]) for one in model.graph.node if one.op_type == "Constant")
+    assert torch.equal(number, torch.tensor(0.5)) and shape == (-1, 6)
+
+
+def test_arguments_stand_in_their_order_and_weights_in_theirs() -> None:
+    graph = GraphWriter()
+    first, second = (
+        graph.input("images", (2, 3), "float32"),
+        graph.parameter("w", np.arange(6.0).reshape(3, 2)[:, ::-1].astype("float32")),
+    )
+    table = graph.tensor(np.arange(12, dtype="int64").reshape(3, 4).T)
+    graph.output(graph.node("MatMulExt", [first, second, table]), (2, 2), "float32")
+    written = graph.to_bytes({}, "", "")
+    *_, node = read_mindir(written).nodes
+    assert node.inputs == tuple(parsed(written).graph.node[-1].input) == (first, second, table)
+    (weight,) = parsed(written).graph.parameter
+    np.testing.assert_array_equal(array(weight), [[1, 0], [3, 2], [5, 4]])
+    np.testing.assert_array_equal(
+        array(parsed(written).graph.node[0].attribute[0].tensors[0]), np.arange(12).reshape(3, 4).T
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from t2t_vit.errors import UserError
 from t2t_vit.formats.mindspore_ckpt import Value, read_checkpoint, write_checkpoint
-from t2t_vit.formats.protobuf import bytes_field, bytes_head, number_field, varint
+from t2t_vit.formats.protobuf import bytes_field, bytes_head, number_field, read_fields, read_varint, varint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mindspore"
 SHAPES = {"cls_token": (1, 1, 8), "norm.gamma": (8,), "norm.beta": (8,), "head.weight": (3, 8), "head.bias": (3,)}
@@ -93,8 +93,10 @@ HOSTILE = {
     "no tensor": (bytes_field(1, bytes_field(1, b"a")), "no name or no tensor"),
     "a map": (bytes_field(1, bytes_field(1, b"a") + bytes_field(3, b"")), "MapParameter"),
     "a name that is no text": (bytes_field(1, bytes_field(1, b"\xff\xfe") + bytes_field(2, b"")), "damaged"),
+    "a name with a line break": (value("a\nb", tensor([1], b"\0" * 4)), "a name at byte"),
     "an endless name": (value("a" * 5000, tensor([1], b"\0" * 4)), "a name at byte"),
     "a text that is none": (value("a", tensor([0], b"\xff" * 7, "str")), "damaged"),
+    "an endless text": (value("a", tensor([0], b"a\0\0\0" * 300_000, "str")), "the text 'a' has 1,200,000 bytes"),
     "a number without end": (b"\x0a" + b"\xff" * 30, "damaged or cut short"),
     "a group": (b"\x0b" + WHOLE, "no field of kind 3"),
     "nothing": (number_field(2, 5), "holds nothing"),
@@ -120,6 +122,54 @@ def test_a_name_that_comes_again_replaces_the_first(tmp_path: Path) -> None:
     assert read_checkpoint(path)["a"].data == np.ones(1, np.float32)
 
 
+def ramp(count: int, first: int = 1, kind: str = "<f4") -> bytes:
+    return np.arange(first, first + count).astype(kind).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        # Only what follows at once, with the same shape and type, is another slice of the tensor.
+        ([("a", [4], ramp(2)), ("a", [4], ramp(2, 3))], np.arange(1, 5, dtype="f4")),
+        ([("a", [2], ramp(2)), ("b", [2], ramp(2)), ("a", [2], ramp(2, 7))], np.array([7, 8], "f4")),
+        ([("a", [2], ramp(2)), ("a", [3], ramp(3, 7))], np.array([7, 8, 9], "f4")),
+        ([("a", [2], ramp(2)), ("a", [2], ramp(2, 7, "<i4"), "Int32")], np.array([7, 8], "i4")),
+    ],
+)
+def test_slices_and_names_that_come_again(
+    tmp_path: Path, entries: list[tuple[str, list[int], bytes]], expected: np.ndarray
+) -> None:
+    (tmp_path / "x.ckpt").write_bytes(b"".join(value(name, tensor(*rest)) for name, *rest in entries))
+    found = read_checkpoint(tmp_path / "x.ckpt")["a"].data
+    assert isinstance(found, np.ndarray) and found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_scalars_without_dims_and_with_the_single_one_0(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(value("a", tensor([], ramp(1, 5))) + value("b", tensor([0], ramp(1, 6))))
+    found = read_checkpoint(path)
+    assert {name: (one.shape, float(one.data)) for name, one in found.items()} == {"a": ((), 5.0), "b": ((), 6.0)}
+
+
+def test_values_at_both_ends_of_their_types(tmp_path: Path) -> None:
+    kinds = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
+    limits = {kind: np.iinfo(kind.lower()) for kind in kinds}
+    numbers = {kind: np.array([each.min, each.max], each.dtype) for kind, each in limits.items()}
+    content = b"".join(value(kind, tensor([2], one.tobytes(), kind)) for kind, one in numbers.items())
+    (tmp_path / "x.ckpt").write_bytes(content)
+    for name, one in read_checkpoint(tmp_path / "x.ckpt").items():
+        assert one.data.dtype == numbers[name].dtype
+        np.testing.assert_array_equal(one.data, numbers[name])
+
+
+def test_what_is_written_lies_row_by_row_whatever_the_array_in_memory(tmp_path: Path) -> None:
+    turned = np.arange(6, dtype=np.float32).reshape(3, 2).T
+    write_checkpoint(tmp_path / "x.ckpt", [("a", Value("Float32", turned))])
+    assert (tmp_path / "x.ckpt").read_bytes().endswith(np.array([0, 2, 4, 1, 3, 5], "<f4").tobytes())
+    np.testing.assert_array_equal(read_checkpoint(tmp_path / "x.ckpt")["a"].data, turned)
+
+
 def test_empty_tensors_are_left_out_as_in_mindspore(tmp_path: Path) -> None:
     values = [("a", Value("Float32", np.zeros((0, 3), np.float32))), ("b", Value("Float32", np.ones(2, np.float32)))]
     write_checkpoint(tmp_path / "x.ckpt", values)
@@ -136,4 +186,24 @@ def test_nothing_but_tiny_entries_costs_little(tmp_path: Path) -> None:
 
 
 def test_numbers_in_base_128() -> None:
-    assert varint(0) == b"\0" and varint(300) == b"\xac\x02" and len(varint(2**64 - 1)) == 10
+    found = {number: varint(number) for number in (0, 127, 128, 300, 2**64 - 1)}
+    assert found == {0: b"\0", 127: b"\x7f", 128: b"\x80\x01", 300: b"\xac\x02", 2**64 - 1: b"\xff" * 9 + b"\x01"}
+    assert all(read_varint(memoryview(b"xx" + it), 2, 2 + len(it)) == (n, 2 + len(it)) for n, it in found.items())
+
+
+def test_a_number_ends_where_its_message_does() -> None:
+    with pytest.raises(ValueError, match="a number at byte 0 has no end"):
+        read_varint(memoryview(b"\xac\x02"), 0, 1)
+    inner = bytes_field(1, b"\x08\xac")  # the number of the inner field would be read on outside
+    (outer,) = read_fields(memoryview(inner + b"\x02"), 0, len(inner))
+    with pytest.raises(ValueError, match="has no end"):
+        list(read_fields(memoryview(inner + b"\x02"), outer.start, outer.stop))
+
+
+def test_fields_of_every_kind_and_what_is_none() -> None:
+    message = b"\x0d" + b"\1" * 4 + b"\x11" + b"\2" * 8 + b"\x1a\x03abc" + b"\x20\x07"
+    fields = [(one.number, one.wire, one.value, one.start, one.stop) for one in read_fields(memoryview(message), 0, 21)]
+    assert fields == [(1, 5, 0, 1, 5), (2, 1, 0, 6, 14), (3, 2, 0, 16, 19), (4, 0, 7, 20, 21)]
+    for damaged in (b"\x02\x01a", b"\x0d\1\1\1", b"\x11" + b"\2" * 7):  # field 0, and two that are cut short
+        with pytest.raises(ValueError, match="reaches past the end"):
+            list(read_fields(memoryview(damaged), 0, len(damaged)))

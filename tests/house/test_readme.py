@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from t2t_vit.cli.commands import COMMANDS, TOOLS
+from t2t_vit.settings.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,7 +27,7 @@ def test_commands_exist(page: Path) -> None:
         if words[0] == "make":
             assert words[1] in targets, line
         elif words[0] == "t2t-vit":
-            assert words[1] in {*COMMANDS, *TOOLS} or words[1].startswith("--"), line
+            assert words[1] in COMMANDS or words[1].startswith("--"), line
             if words[1] == "train" and len(words) > 2 and not words[2].startswith("--"):
                 assert words[2] in configs, line
         elif words[0] in {"bash", "python"} and not words[1].startswith("-"):

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-from t2t_vit.cli.commands import COMMANDS
-from t2t_vit.cli.parser import parser_of
+from t2t_vit.settings.command_line import read_words
+from t2t_vit.settings.commands import COMMANDS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SBATCH = sorted(RECIPES.glob("*.sbatch"))
@@ -46,9 +46,9 @@ def test_the_line_is_one_that_we_take(path: Path) -> None:
     assert launcher.max_restarts > 0
     assert launcher.training_script == "t2t-vit"
     command, *words = launcher.training_script_args
-    read = parser_of(COMMANDS[command]).read_line(words)
-    assert read["resume"] == "auto"
-    assert read["word"] == "t2t_vit_14"
+    said, named = read_words(COMMANDS[command], words)
+    assert said["resume"] == "auto"
+    assert named == ("t2t_vit_14",)
     assert launcher.standalone or (launcher.rdzv_backend, launcher.rdzv_endpoint[-6:]) == ("c10d", ":29500")
 
 

@@ -72,7 +72,7 @@ def contents_in_turn(path: Path) -> list[bytes]:
 
 
 def test_links_and_devices_of_a_tar_are_not_followed(tmp_path: Path) -> None:
-    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE):
         tarred(tmp_path / "x.tar", ("a.png", b""), kind=kind)
         (item,) = members(str(tmp_path / "x.tar"))
         assert "not followed" in item.reason

@@ -5,20 +5,29 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import openvino
 import pytest
 import torch
 from PIL import Image
+from torch._export.serde.schema import ScalarType
 
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.export.job import Job
 from t2t_vit.export.torch_program import write_pt2
-from t2t_vit.inference.load import is_exported
-from t2t_vit.inference.metadata import Metadata
+from t2t_vit.inference import executorch_predictor, pt2_program, tensorrt_predictor
+from t2t_vit.inference.exported_predictor import ExportedPredictor
+from t2t_vit.inference.load import check_fixed, is_exported
+from t2t_vit.inference.metadata import INPUT, OUTPUT, Metadata
+from t2t_vit.inference.onnx_predictor import OnnxPredictor
+from t2t_vit.inference.openvino_predictor import SECTION, OpenVinoPredictor
 from t2t_vit.inference.pt2_predictor import Pt2Predictor
 from t2t_vit.model import T2TViT
 from t2t_vit.weights import file_kind, read_weights
@@ -57,6 +66,12 @@ def test_the_program_is_the_network_and_torch_s_own_reader_takes_it(pt2: Path) -
         torch.testing.assert_close(Pt2Predictor(pt2).run(images), expected)
         torch.testing.assert_close(torch.export.load(pt2).module()(images), expected)
         assert set(torch.export.load(pt2).state_dict) == {f"model.{name}" for name in network().state_dict()}
+
+
+def test_nothing_in_the_file_is_pickled(pt2: Path) -> None:
+    with zipfile.ZipFile(pt2) as archive:
+        sizes = {entry.filename.partition("/")[2]: entry.file_size for entry in archive.infolist()}
+    assert sizes.get("data/sample_inputs/model.pt", 0) == 0
 
 
 def test_another_operator_is_not_run(pt2: Path, tmp_path: Path) -> None:
@@ -188,6 +203,130 @@ def test_executorch_files_from_elsewhere(tmp_path: Path) -> None:
         t2t_vit.load(tmp_path / "a.pte")
 
 
+FULL = Metadata("a", Preprocessing((4, 6), 0.8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), ("x", "y"), 2, "int8", 7, True, True)
+
+
+def test_metadata_come_back_whole() -> None:
+    assert Metadata.from_strings(FULL.to_strings()) == FULL
+    for change in ({"precision": "fp16"}, {"batch": 0}, {"dynamic_size": False}, {"normalised_inside": False}):
+        other = replace(FULL, **change)  # type: ignore[arg-type]
+        assert Metadata.from_strings(other.to_strings()) == other != FULL
+    assert Metadata.from_strings(replace(FULL, classes=None).to_strings()).classes is None
+    assert Metadata.from_strings(replace(FULL, num_classes=3).to_strings()).classes is None  # names of other logits
+
+
+def test_the_configuration_that_a_file_decides() -> None:
+    assert FULL.config == {
+        "arch": "a",
+        "num_classes": 2,
+        "image_size": [4, 6],
+        "in_chans": 3,
+        "crop_pct": 0.8,
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+    }
+    assert replace(FULL, preprocessing=Preprocessing((6, 6))).config["image_size"] == 6
+
+
+def test_what_a_file_is_fixed_at_and_what_is_free() -> None:
+    class Fixed(ExportedPredictor):
+        def run(self, inputs: torch.Tensor) -> torch.Tensor:
+            raise AssertionError(f"{len(inputs)} images are computed")
+
+    free = Fixed("x", FULL)
+    check_fixed(free, arch="a", num_classes=2, image_size=(40, 64), crop_pct=0.8)
+    assert free.preprocessing == replace(FULL.preprocessing, image_size=(40, 64))
+    check_fixed(free, image_size=32)
+    assert free.preprocessing.image_size == (32, 32)
+    fixed = replace(FULL, dynamic_size=False)
+    check_fixed(Fixed("x", fixed), image_size=(4, 6))
+    for key, value in (("arch", "b"), ("num_classes", 3), ("image_size", (6, 4)), ("crop_pct", 0.9)):
+        with pytest.raises(UserError, match=key):
+            check_fixed(Fixed("x", fixed), **{key: value})
+
+
+def test_the_types_of_weights_are_torchs() -> None:
+    names = {"BYTE": "uint8", "LONG": "int64", "HALF": "float16", "FLOAT": "float32", "BOOL": "bool"}
+    names["BFLOAT16"] = "bfloat16"
+    assert {names[ScalarType(number).name]: str(dtype) for number, dtype in pt2_program._TYPES.items()} == {
+        name: f"torch.{name}" for name in names.values()
+    }
+
+
+def test_a_weight_lies_where_its_strides_say() -> None:
+    sides = {"sizes": [2, 3], "strides": [1, 4]}
+    meta = {key: [{"as_int": value} for value in values] for key, values in sides.items()}
+    entry = {"use_pickle": False, "tensor_meta": {"dtype": 7, "storage_offset": {"as_int": 3}, **meta}}
+    content = torch.arange(13.0).numpy().tobytes()
+    assert pt2_program._tensor(memoryview(content), entry).tolist() == [[3, 7, 11], [4, 8, 12]]
+    with pytest.raises(ValueError, match="past its bytes"):
+        pt2_program._tensor(memoryview(content[:-4]), entry)
+    meta["strides"][1]["as_int"] = -1
+    with pytest.raises(ValueError, match="negative size"):
+        pt2_program._tensor(memoryview(content), entry)
+
+
+def openvino_file(path: Path) -> Path:
+    """The mean of each channel as logits."""
+    images = openvino.opset13.parameter([-1, 3, 4, 6], np.float32, name=INPUT)
+    means = openvino.opset13.reduce_mean(images, np.array([2, 3]), keep_dims=False)
+    model = openvino.Model([means], [images])
+    images.output(0).set_names({INPUT})
+    metadata = replace(FULL, num_classes=3, classes=None, precision="fp32", batch=0, normalised_inside=False)
+    model.set_rt_info(json.dumps(metadata.to_strings()), [SECTION])
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    return path
+
+
+@pytest.mark.parametrize(("amp_level", "hint"), [("O0", "f32"), ("bf16", "bf16"), ("auto", "bf16")])
+def test_openvino_computes_in_the_precision_that_is_asked_for(amp_level: str, hint: str, tmp_path: Path) -> None:
+    if hint == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("needs a processor with bfloat16 (AVX-512 bf16 or AMX)")
+    predictor = t2t_vit.load(openvino_file(tmp_path / "x.xml"), amp_level=amp_level)
+    assert isinstance(predictor, OpenVinoPredictor)
+    assert predictor._model.get_property("INFERENCE_PRECISION_HINT").to_string() == hint
+    assert predictor._model.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+    images = torch.arange(2 * 72, dtype=torch.uint8).view(2, 3, 4, 6)
+    expected = FULL.preprocessing.normalize(images).mean((2, 3))
+    torch.testing.assert_close(predictor.logits(images), expected, atol=2e-2 if hint == "bf16" else 1e-5, rtol=1e-2)
+
+
+def test_onnx_runs_on_as_many_threads_as_pytorch(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info
+    shape = ["batch", 3, 4, 6]
+    node = onnx.helper.make_node("ReduceMean", [INPUT, "axes"], [OUTPUT], keepdims=0)
+    axes = onnx.numpy_helper.from_array(np.array([2, 3]), "axes")
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [node], "g", [value(INPUT, kind, shape)], [value(OUTPUT, kind, ["batch", 3])], [axes]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    metadata = replace(FULL, num_classes=3, classes=None, precision="fp32", batch=0, normalised_inside=False)
+    onnx.helper.set_model_props(model, metadata.to_strings())
+    onnx.save(model, tmp_path / "x.onnx")
+    predictor = t2t_vit.load(tmp_path / "x.onnx")
+    assert isinstance(predictor, OnnxPredictor)
+    assert predictor._session.get_session_options().intra_op_num_threads == torch.get_num_threads()
+    images = torch.arange(2 * 72, dtype=torch.uint8).view(2, 3, 4, 6)
+    torch.testing.assert_close(predictor.logits(images), FULL.preprocessing.normalize(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("length", "needed"), [(32, 250), (24, 120)])
+def test_an_executorch_program_is_as_long_as_its_header_says(length: int, needed: int) -> None:
+    """Program, where the segments begin, and, in a header that is long enough for it, how many bytes they have."""
+    numbers = b"".join(number.to_bytes(8, "little") for number in (120, 100, 150))
+    head = b"\x1c\0\0\0ET12eh00" + length.to_bytes(4, "little") + numbers
+    assert executorch_predictor._is_whole(head + bytes(needed - len(head)))
+    assert not executorch_predictor._is_whole(head + bytes(needed - len(head) - 1))
+    assert not executorch_predictor._is_whole(bytes(31)) and executorch_predictor._is_whole(bytes(32))
+
+
+def test_the_parts_of_a_tensorrt_file(tmp_path: Path) -> None:
+    (tmp_path / "x.engine").write_bytes(tensorrt_predictor.engine_head(FULL) + b"engine\0\xff")
+    assert tensorrt_predictor._parts(tmp_path / "x.engine") == (FULL, b"engine\0\xff")
+    assert file_kind(tmp_path / "x.engine") == "tensorrt"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -197,6 +336,9 @@ def test_executorch_files_from_elsewhere(tmp_path: Path) -> None:
         {"preprocessing": "{}"},
         {"num_classes": "null"},
         {"classes": "["},
+        {"dynamic_size": "1"},
+        {"normalised_inside": "null"},
+        {"batch": "true"},
     ],
 )
 def test_metadata_that_are_none_of_ours(change: dict[str, str]) -> None:

@@ -112,6 +112,19 @@ def test_another_question_is_refused_and_the_journal_kept(tmp_path: Path) -> Non
     assert path.read_bytes() == before
 
 
+def test_what_is_asked_for_now_or_was_asked_for_then_alone_is_another_question(tmp_path: Path) -> None:
+    interrupted(tmp_path / "p.json", batches(0, 8))
+    with pytest.raises(UserError, match="had another amp_level;"):
+        journal(tmp_path / "p.json", resume=True, asked={"amp_level": "bf16"})
+    first = journal(tmp_path / "q.json", asked={"amp_level": "bf16"})
+    for batch in batches(0, 8):
+        first.record(batch)
+    first.close()
+    with pytest.raises(UserError, match="had another amp_level;"):
+        journal(tmp_path / "q.json", resume=True)
+    journal(tmp_path / "q.json", resume=True, asked={"amp_level": "bf16"}).close()
+
+
 def test_beginning_anew_says_so_and_clears_up(tmp_path: Path) -> None:
     path = interrupted(tmp_path / "p.json", batches(0, 8))
     for name in (".p.json.abcd_123.part", ".p.json.errors.jsonl.abcdefgh.part"):

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 import t2t_vit
-from t2t_vit.data.preprocessing import IMAGENET_MEAN
+from t2t_vit.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT
+from t2t_vit.precision import choose_precision
 
 CLASSES = tuple(f"class {index}" for index in range(10))
 
@@ -23,7 +24,8 @@ def network(**options: Any) -> T2TViT:
     return t2t_vit.create_model("t2t_vit_7", **{"image_size": 32, "num_classes": 10, **options}).eval()
 
 
-def checkpoint(path: Path, **changes: Any) -> Path:
+def checkpoint(path: Path, model: T2TViT | None = None, **changes: Any) -> Path:
+    """Of `changes`, settings that are None are left out."""
     config = {
         "arch": "t2t_vit_7",
         "num_classes": 0,
@@ -37,9 +39,9 @@ def checkpoint(path: Path, **changes: Any) -> Path:
     content = {
         "format": "t2t_vit",
         "version": 1,
-        "config": {**config, **changes},
+        "config": {key: value for key, value in {**config, **changes}.items() if value is not None},
         "classes": list(CLASSES),
-        "model": network().state_dict(),
+        "model": (model or network()).state_dict(),
         "ema": None,
     }
     torch.save(content, path)
@@ -61,10 +63,55 @@ def test_our_checkpoint_brings_everything(tmp_path: Path) -> None:
     assert answer.name == CLASSES[answer.index] and 0 < answer.probability < 1
 
 
+def test_every_setting_of_our_checkpoint_is_the_networks(tmp_path: Path) -> None:
+    """Sides, channels, means and deviations that all differ, and the GELU of weights that do not say."""
+    grey = network(image_size=(32, 48), in_chans=1)
+    path = checkpoint(
+        tmp_path / "a.ckpt", grey, image_size=[32, 48], in_chans=1, crop_pct=0.7, mean=[0.2], std=[0.6],
+        disable_approximate_gelu=None,
+    )  # fmt: skip
+    predictor = t2t_vit.load(path)
+    assert isinstance(predictor, TorchPredictor) and isinstance(predictor.model, T2TViT)
+    assert predictor.preprocessing == Preprocessing((32, 48), 0.7, (0.2,), (0.6,), 1)
+    assert (predictor.model.image_size, predictor.model.in_chans) == ((32, 48), 1)
+    images = torch.randint(256, (2, 1, 32, 48), dtype=torch.uint8)
+    expected = grey((images.float() / 255 - 0.2) / 0.6).detach()
+    torch.testing.assert_close(predictor.logits(images), expected, atol=1e-4, rtol=1e-4)
+    colours = checkpoint(tmp_path / "b.ckpt", mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
+    found = t2t_vit.load(colours).preprocessing
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.mark.parametrize("disabled", [True, False, None])
+def test_the_gelu_is_the_files_and_by_erf_where_it_does_not_say(tmp_path: Path, disabled: bool | None) -> None:
+    predictor = t2t_vit.load(checkpoint(tmp_path / "a.ckpt", disable_approximate_gelu=disabled))
+    assert isinstance(predictor, TorchPredictor) and isinstance(predictor.model, T2TViT)
+    assert predictor.model.approximate_gelu is (disabled is False)
+
+
+def test_the_copy_that_is_asked_for(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "a.ckpt")
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "ema": {name: tensor * 2 for name, tensor in content["model"].items()}}, path)
+    for which, factor in (("auto", 2), ("ema", 2), ("raw", 1)):
+        predictor = t2t_vit.load(path, which=which)  # type: ignore[arg-type]
+        assert isinstance(predictor, TorchPredictor)
+        assert torch.equal(predictor.model.cls_token, content["model"]["cls_token"] * factor)
+
+
+@pytest.mark.parametrize(("amp_level", "name"), [("O0", "O0"), ("bf16", "bf16")])
+def test_the_precision_is_the_one_that_is_asked_for(tmp_path: Path, amp_level: str, name: str) -> None:
+    predictor = t2t_vit.load(checkpoint(tmp_path / "a.ckpt"), amp_level=amp_level)
+    assert isinstance(predictor, TorchPredictor)
+    expected = choose_precision(amp_level, torch.device("cpu"), training=False)
+    assert predictor.precision == expected and name in predictor.precision.name
+
+
 def test_foreign_weights_get_the_preprocessing_of_imagenet(tmp_path: Path) -> None:
     torch.save({"net": {f"module.{k}": v for k, v in network().state_dict().items()}}, tmp_path / "w.pth")
     predictor = t2t_vit.load(tmp_path / "w.pth", arch="t2t_vit_7")
-    assert predictor.classes is None and predictor.preprocessing.mean == IMAGENET_MEAN
+    assert predictor.classes is None
+    assert (predictor.preprocessing.mean, predictor.preprocessing.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert (predictor.preprocessing.image_size, predictor.preprocessing.crop_pct) == ((32, 32), 0.9)
 
 
@@ -102,7 +149,7 @@ def test_what_only_looks_like_onnx(tmp_path: Path) -> None:
         t2t_vit.load(tmp_path / "cut.onnx")
 
 
-HEAVY = ("timm", "torchvision", "tensorboard", "jsonargparse", "rich", "yaml", "matplotlib", "onnx", "onnxruntime")
+HEAVY = ("timm", "torchvision", "tensorboard", "rich", "yaml", "matplotlib", "onnx", "onnxruntime")
 
 
 def test_the_first_prediction_waits_for_nothing_it_does_not_need(tmp_path: Path) -> None:

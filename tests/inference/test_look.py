@@ -6,6 +6,7 @@ from t2t_vit import UserError, create_model
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.inference.look import as_colours, look, rollout
 from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.model import attention_maps
 
 
 def test_rollout_of_even_attention_is_even() -> None:
@@ -42,10 +43,31 @@ def test_colours_show_the_main_difference() -> None:
     features = torch.zeros(8, 2, 4)
     features[:, :, 2:] = 1.0
     red = as_colours(features)[0]
-    left = red[0, 0].round()
-    assert left in (0, 1)
-    torch.testing.assert_close(red[:, :2], left.expand(2, 2))
-    torch.testing.assert_close(red[:, 2:], (1 - left).expand(2, 2))
+    left, right = red[:, :2], red[:, 2:]
+    torch.testing.assert_close((left - right).abs(), torch.ones(2, 2))
+    torch.testing.assert_close(left, left[:1, :1].expand(2, 2))
+
+
+def test_red_is_the_direction_of_most_variance_and_what_stands_out_is_bright() -> None:
+    """Far from zero, two channels vary: the second three times as much, and each has one place that stands out."""
+    features = torch.full((5, 3, 4), 50.0)
+    features[3, 1, 2] -= 30.0
+    features[1, 0, 3] += 10.0
+    red, green, _ = as_colours(features)
+    expected = [torch.zeros(3, 4), torch.zeros(3, 4)]
+    expected[0][1, 2] = expected[1][0, 3] = 1.0
+    for colour, bright in zip((red, green), expected, strict=True):
+        assert colour[bright == 1].item() == pytest.approx(1)
+        assert colour[bright == 0].max() < 0.3
+
+
+def test_rollout_is_the_product_of_the_blocks_means() -> None:
+    torch.manual_seed(0)
+    weights = [torch.rand(3, 5, 5).softmax(-1) for _ in range(4)]
+    flow = torch.eye(5)
+    for block in weights:
+        flow = (block.mean(0) + torch.eye(5)) / 2 @ flow
+    torch.testing.assert_close(rollout(weights), flow[0, 1:] / flow[0, 1:].sum())
 
 
 @pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_dense", "t2t_vit_c_14"])
@@ -53,10 +75,21 @@ def test_look_keeps_every_stage(arch: str) -> None:
     torch.manual_seed(0)
     model = create_model(arch, image_size=(64, 96), num_classes=3)
     predictor = TorchPredictor(model, Preprocessing((64, 96)), ("a", "b", "c"))
-    seen = look(predictor, Image.new("RGB", (200, 100), "orange"))
+    picture = Image.effect_noise((200, 100), 90).convert("RGB")
+    seen = look(predictor, picture)
     assert [tuple(stage.shape[1:]) for stage in seen.stages] == [(16, 24), (8, 12), (4, 6)]
     assert seen.rollout.shape == (4, 6)
     assert seen.rollout.sum().item() == pytest.approx(1)
+    normalised = predictor.preprocessing.normalize(seen.image[None])
+    with torch.no_grad(), attention_maps(model) as maps:
+        model(normalised)
+        fine, coarse, tokens = model.tokens_to_token.stages(normalised)
+    for stage, expected in zip(seen.stages, (fine[0], coarse[0]), strict=False):
+        torch.testing.assert_close(stage, expected, atol=1e-4, rtol=1e-4)
+    for row, column in ((0, 0), (0, 5), (2, 1), (3, 5)):
+        torch.testing.assert_close(seen.stages[2][:, row, column], tokens[0, 6 * row + column], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(seen.rollout.flatten(), rollout(weights[0] for weights in maps.values()))
+    assert seen.prediction == predictor.predict(picture)
     assert seen.prediction == predictor.predict(Image.new("RGB", (200, 100), "orange"))
 
 

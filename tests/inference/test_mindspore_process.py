@@ -14,6 +14,7 @@ import torch
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.formats.mindir import GraphWriter
+from t2t_vit.inference.exported_predictor import ExportedPredictor
 from t2t_vit.inference.load import load
 from t2t_vit.inference.metadata import Metadata
 from t2t_vit.inference.mindspore_process import VARIABLE, MindsporeError, MindsporeProcess, mindspore_python
@@ -37,7 +38,7 @@ class GraphCell:
         print("more words")
         what = os.environ.get("STAND_IN", "")
         if what == "crash": os.kill(os.getpid(), 11)
-        if what == "hang": time.sleep(60)
+        if what == "hang": time.sleep(3600)
         if what == "leave": sys.stderr.write("the reason\\n"); sys.exit(3)
         pixels = images.values.astype("float64")
         sums = pixels.reshape(len(pixels), -1).sum(1)
@@ -73,13 +74,20 @@ def test_predictions_by_the_one_door(tmp_path: Path) -> None:
     for count in (1, 3, 2):
         given = images(count)
         sums = predictor.preprocessing.normalize(given).double().flatten(1).sum(1)
+        assert len(sums.unique()) == count
         torch.testing.assert_close(predictor.logits(given), torch.stack([sums, -sums], 1).float())
+        normalised = predictor.preprocessing.normalize(given)
+        assert isinstance(predictor, ExportedPredictor)
+        torch.testing.assert_close(predictor.logits_of_normalised(normalised), predictor.logits(given))
 
 
 def test_a_fixed_batch_and_pixels(tmp_path: Path) -> None:
     predictor = load(file(tmp_path / "x.mindir", batch=4, normalised_inside=True))
     sums = images(6).double().flatten(1).sum(1)
-    torch.testing.assert_close(predictor.logits(images(6))[:, 0], sums.float())
+    torch.testing.assert_close(predictor.logits(images(6)), torch.stack([sums, -sums], 1).float())
+    assert isinstance(predictor, ExportedPredictor)
+    normalised = predictor.preprocessing.normalize(images(6))
+    torch.testing.assert_close(predictor.logits_of_normalised(normalised)[:, 0], sums.float())
 
 
 @pytest.mark.parametrize(
@@ -93,8 +101,9 @@ def test_a_fixed_batch_and_pixels(tmp_path: Path) -> None:
 )
 def test_what_goes_wrong_is_told(what: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN", what)
-    process = MindsporeProcess(sys.executable, file(tmp_path / "x.mindir"), seconds=3 if what == "hang" else 60)
+    process = MindsporeProcess(sys.executable, file(tmp_path / "x.mindir"))
     assert process.version == "9.9"
+    process._seconds = 1 if what == "hang" else 600  # once it is there, which takes a while on a busy machine
     with pytest.raises(MindsporeError, match=said):
         process.run(np.zeros((2, 1, 4, 6), np.float32))
     process.close()

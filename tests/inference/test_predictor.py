@@ -1,5 +1,8 @@
 """Images -> predictions, one or many, good or bad."""
 
+import logging
+import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +13,13 @@ from PIL import Image
 
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
+from t2t_vit.inference.item import Item
 from t2t_vit.inference.predictor import BATCH_SIZE, Prediction
+from t2t_vit.inference.quiet import quiet
+from t2t_vit.inference.readers import Readers
+from t2t_vit.inference.run import Result, answer_batches
 from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.precision import choose_precision
 
 
 class MeanColour(torch.nn.Module):
@@ -87,6 +95,36 @@ def test_a_bad_file_never_stops_the_rest(tmp_path: Path, workers: int) -> None:
     assert isinstance(network.model, MeanColour) and network.model.batches == [2, 2, 1]
 
 
+def test_a_stream_gives_as_many_classes_as_are_asked_for(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9), (250, 10, 100)).save(tmp_path / "x.png")
+    (result,) = predictor().stream([tmp_path / "x.png"], top_k=2)
+    assert [each.name for each in result.predictions] == ["red", "blue"]
+
+
+def test_what_is_known_is_neither_read_nor_computed_again(tmp_path: Path) -> None:
+    """It stands in its place, and so does what is new."""
+    for name in ("red", "blue", "lime"):
+        picture(name).save(tmp_path / f"{name}.png")
+    items = [Item(str(tmp_path / f"{name}.png")) for name in ("red", "blue", "lime")]
+    known = Result(items[1].path, (Prediction(1, "green", 0.25),))
+    asked: list[tuple[str, object]] = []
+
+    def recall(path: str, stamp: object) -> Result | None:
+        asked.append((path, stamp))
+        return known if path == known.path else None
+
+    network = predictor()
+    readers = Readers(network.preprocessing)
+    (answers,) = answer_batches(network, items, readers, batch_size=3, recall=recall)
+    readers.close()
+    assert asked == [(item.path, item.stamp()) for item in items]
+    assert [answered.stamp for answered in answers] == [item.stamp() for item in items]
+    assert [answered.recalled for answered in answers] == [False, True, False]
+    assert answers[1].result is known
+    assert [answered.result.predictions[0].name for answered in answers] == ["red", "green", "green"]
+    assert isinstance(network.model, MeanColour) and network.model.batches == [2]
+
+
 def test_batches_of_bad_files_only(tmp_path: Path) -> None:
     assert all(result.reason for result in predictor().stream(tmp_path / name for name in "ab"))
     assert list(predictor().stream([])) == []
@@ -97,6 +135,36 @@ def test_the_best_of_equals_come_by_their_number() -> None:
     assert [each.index for each in ranked] == [1, 2, 0]
     assert [each.name for each in ranked] == ["green", "blue", "red"]
     assert sum(each.probability for each in ranked) == pytest.approx(1)
+
+
+def test_logits_become_probabilities_of_their_own_row() -> None:
+    logits = torch.tensor([[0.0, 1.0, 3.0], [2.0, -1.0, 1.0]])
+    first, second = predictor().ranked(logits, 2)
+    assert [(each.index, each.name) for each in first] == [(2, "blue"), (1, "green")]
+    assert [(each.index, each.name) for each in second] == [(0, "red"), (2, "blue")]
+    for row, found in zip(logits.tolist(), (first, second), strict=True):
+        total = sum(math.exp(value) for value in row)
+        assert [each.probability for each in found] == pytest.approx(
+            [math.exp(row[each.index]) / total for each in found]
+        )
+
+
+def test_the_network_sees_normalised_images_and_answers_in_float32() -> None:
+    preprocessing = Preprocessing((8, 8), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    pixels = torch.tensor([10, 100, 250], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    expected = [
+        [
+            (value / 255 - mean) / std * 10
+            for value, mean, std in zip((10, 100, 250), preprocessing.mean, preprocessing.std, strict=True)
+        ]
+    ]
+    for level, dtype in (("O0", torch.float32), ("bf16", torch.float32)):
+        precision = choose_precision(level, torch.device("cpu"), training=False)
+        network = TorchPredictor(MeanColour(), preprocessing, None, precision)
+        assert network.precision is precision
+        logits = network.logits(pixels)
+        assert logits.dtype == dtype
+        torch.testing.assert_close(logits, torch.tensor(expected), atol=0.2, rtol=0.01)
 
 
 def test_no_number_is_no_answer(tmp_path: Path) -> None:
@@ -133,6 +201,19 @@ def test_what_the_paths_raise_is_raised(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="broke off"):
         list(predictor().stream(broken(), batch_size=1))
+
+
+def test_others_talk_is_silenced_within_and_no_longer(caplog: pytest.LogCaptureFixture) -> None:
+    talk = logging.getLogger("talkative")
+    with pytest.raises(ValueError, match="is raised"), quiet():
+        talk.warning("within")
+        warnings.warn("within", UserWarning, stacklevel=1)
+        talk.error("an error")
+        raise ValueError("what goes wrong is raised")
+    talk.warning("after")
+    assert [record.message for record in caplog.records] == ["an error", "after"]
+    with pytest.warns(UserWarning, match="after"):
+        warnings.warn("after", UserWarning, stacklevel=1)
 
 
 def test_predicting_changes_no_state() -> None:

@@ -50,8 +50,9 @@ def test_json_has_a_path_once(tmp_path: Path) -> None:
 def test_json_lines(tmp_path: Path, top_k: int) -> None:
     rows = [json.loads(line) for line in written(tmp_path / "p.jsonl", "jsonl", top_k=top_k).read_text().splitlines()]
     assert [row["path"] for row in rows] == PATHS
-    assert rows[0]["class"] == 7 and rows[0]["probability"] == 0.625
-    assert [len(row.get("top", [])) for row in rows] == [top_k] * len(PATHS)
+    best, second = ({"class": each.index, "name": each.name, "probability": each.probability} for each in BEST)
+    top = {"top": [best, second]} if top_k else {}
+    assert rows == [{"path": path, **best, **top} for path in PATHS]
 
 
 @pytest.mark.parametrize("top_k", [0, 2])
@@ -62,6 +63,9 @@ def test_csv_comes_back_as_it_was(tmp_path: Path, top_k: int) -> None:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows if row.get("rank", "1") == "1"] == PATHS
     assert rows[0]["name"] == "se,ven\n" and float(rows[0]["probability"]) == 0.625
+    found = [(row["path"], row["class"], row["name"], float(row["probability"])) for row in rows]
+    kept = BEST[: max(1, top_k)]
+    assert found == [(path, str(each.index), each.name or "", each.probability) for path in PATHS for each in kept]
     if top_k:
         assert [row["rank"] for row in rows[:3]] == ["1", "2", "1"] and float(rows[1]["probability"]) == 0.1 + 0.2
 
@@ -75,7 +79,11 @@ def test_parquet_comes_back_as_it_was(tmp_path: Path, top_k: int) -> None:
     best = [row for row in rows if row.get("rank", 1) == 1]
     assert [os.fsdecode(row["path_bytes"]) for row in best] == PATHS * 3_000
     assert best[0]["path"] == PATHS[0] and best[1]["path"] == "b/\\xff\\xe9.png"
-    assert rows[-1]["probability"] == (0.1 + 0.2 if top_k else 0.625)
+    kept = list(enumerate(BEST[: max(1, top_k)], 1))
+    expected = [{"class": each.index, "name": each.name, "probability": each.probability} for _, each in kept]
+    numbers = [{key: row[key] for key in ("class", "name", "probability")} for row in rows]
+    assert numbers == expected * len(many)
+    assert [row.get("rank", 1) for row in rows] == [rank for rank, _ in kept] * len(many)
 
 
 @pytest.mark.parametrize("chosen", FORMATS)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from t2t_vit import UserError, attention_maps, create_model
-from t2t_vit.model.attention import Attention
+from t2t_vit.model.backbone import Attention
 from t2t_vit.ops.attention import split_heads
 
 ARCHS = ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_14_resnext", "t2t_vit_14_se", "t2t_vit_dense", "t2t_vit_16_ghost"]

@@ -8,16 +8,13 @@ from torch import Tensor
 
 from t2t_vit import create_model
 from t2t_vit.model.t2t_vit import T2TViT
-from t2t_vit.ops.performer import draw_features, performer_attention
-from t2t_vit.ops.performer_reference import EPSILON
+from t2t_vit.ops.performer import EPSILON, draw_features, performer_attention
 from t2t_vit.precision import Precision, choose_precision
 
 CPU = torch.device("cpu")
 
 
-def authors_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, features: Tensor, _kernels: str = "reference"
-) -> Tensor:
+def authors_attention(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
     """`single_attn` of the authors' Token_performer, its products in float16 as under torch's autocast."""
 
     def prm_exp(vectors: Tensor) -> Tensor:
@@ -73,7 +70,7 @@ def test_large_activations_give_no_nan(level: str, factor: float, monkeypatch: p
     logits = logits_of(stressed(factor), precision, images)
     assert logits.isfinite().all()
     torch.testing.assert_close(logits, exact, atol=0.05, rtol=0.05)
-    monkeypatch.setattr("t2t_vit.model.token_performer.performer_attention", authors_attention)
+    monkeypatch.setattr("t2t_vit.model.tokens_to_token.performer_attention", authors_attention)
     assert bool(logits_of(stressed(factor), precision, images).isfinite().all()) == (factor == 1.0)
 
 
@@ -101,5 +98,5 @@ def test_large_activations_have_finite_gradients(level: str, monkeypatch: pytest
         return all(bool(weight.grad.isfinite().all()) for weight in network.parameters())
 
     assert finite()
-    monkeypatch.setattr("t2t_vit.model.token_performer.performer_attention", authors_attention)
+    monkeypatch.setattr("t2t_vit.model.tokens_to_token.performer_attention", authors_attention)
     assert not finite()

@@ -7,18 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from t2t_vit import T2TViT, UserError, create_model, list_models
-from t2t_vit.model.attention import Attention
-from t2t_vit.model.block import Block
-from t2t_vit.model.convolution_tokens import ConvolutionTokens
-from t2t_vit.model.dense import DenseBlock, Transition
+from t2t_vit.model.backbone import (
+    Attention,
+    Block,
+    DenseBlock,
+    GhostAttention,
+    GhostMlp,
+    Mlp,
+    SEAttention,
+    Transition,
+)
 from t2t_vit.model.drop import DropBlock, DropPath
-from t2t_vit.model.ghost import GhostAttention, GhostMlp
-from t2t_vit.model.mlp import Mlp
 from t2t_vit.model.position import sinusoid_table
-from t2t_vit.model.squeeze_excitation import SEAttention
-from t2t_vit.model.token_performer import TokenPerformer
-from t2t_vit.model.token_transformer import TokenTransformer
-from t2t_vit.model.tokens_to_token import TokensToToken, restructure
+from t2t_vit.model.tokens_to_token import (
+    ConvolutionTokens,
+    TokenPerformer,
+    TokensToToken,
+    TokenTransformer,
+    restructure,
+)
 from t2t_vit.variants import VARIANTS
 
 WITH_OTHER_BLOCKS = ["t2t_vit_14_se", "t2t_vit_dense", "t2t_vit_16_ghost", "t2t_vit_c_14"]

@@ -18,7 +18,7 @@ import t2t_vit.timm
 from t2t_vit import T2TViT, UserError, create_model, from_pretrained, push_to_hub
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.inference.torch_predictor import TorchPredictor
-from t2t_vit.model.dense import Transition
+from t2t_vit.model.backbone import Transition
 from t2t_vit.model.pretrained import class_names, preprocessing_of
 
 IMAGES = torch.randn(2, 1, 32, 64)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2t_vit import UserError, create_model, list_models
-from t2t_vit.model.ghost import CheapOperation
+from t2t_vit.model.backbone import CheapOperation
 from t2t_vit.variants import VARIANTS
 
 # Every value of the state dict at 224 pixels and 1000 classes, frozen ones included.

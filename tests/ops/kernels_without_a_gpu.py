@@ -1,7 +1,8 @@
 """Compiles each Triton kernel that training starts, for a GPU that is not there; prints name and shared memory a line.
 
-    python kernels_without_a_gpu.py CAPABILITY DTYPE
+    python kernels_without_a_gpu.py CAPABILITY DTYPE FLOAT32_PRECISION
 
+With the settings that a GPU gets: only what asks the driver is replaced.
 Triton's interpreter, in which the other tests run, takes much that its compiler refuses.
 """
 
@@ -13,11 +14,19 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from t2t_vit import create_model
-from t2t_vit.ops import kernels, performer_triton
+from t2t_vit import create_model, fuse
+from t2t_vit.fast import fusing
+from t2t_vit.ops import performer_triton
 
 CAPABILITY, DTYPE = int(sys.argv[1]), getattr(torch, sys.argv[2])
-PROCESSORS = {80: 108, 90: 132}  # of an A100 and an H100
+PROCESSORS = {
+    80: 108,
+    86: 82,
+    89: 128,
+    90: 132,
+    100: 148,
+    120: 170,
+}  # of an A100, RTX 3090 and 4090, H100, B200, RTX 5090
 
 
 class Absent:
@@ -46,9 +55,11 @@ def compile_only(kernel: Any, *inputs: Any, **settings: Any) -> None:
 
 driver.set_active(Absent())
 setattr(JITFunction, "run", compile_only)  # noqa: B010
-setattr(kernels, "interpreting", lambda: True)  # noqa: B010
+setattr(fusing, "why_not_fusible", lambda _: None)  # noqa: B010
 setattr(performer_triton, "_processors", lambda _: PROCESSORS[CAPABILITY])  # noqa: B010
-model = create_model("t2t_vit_7", kernels="triton").train()
-with torch.autocast("cpu", DTYPE):
-    tokens = model.tokens_to_token(torch.randn(1, 3, 224, 224))
-tokens.float().sum().backward()
+torch.set_float32_matmul_precision(sys.argv[3])
+for name in ("t2t_vit_14", "t2t_vit_t_14"):
+    model = fuse(create_model(name).train())
+    with torch.autocast("cpu", DTYPE, enabled=DTYPE is not torch.float32):
+        tokens = model.tokens_to_token(torch.randn(8, 3, 224, 224))
+    tokens.float().sum().backward()

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2t_vit.ops.attention_weights import performer_weights, softmax_weights
-from t2t_vit.ops.performer import draw_features, performer_attention
+from t2t_vit.ops.attention import softmax_weights
+from t2t_vit.ops.performer import draw_features, performer_attention, performer_weights
 
 
 def test_softmax_weights_times_values_is_attention() -> None:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from t2t_vit.ops import performer_triton, performer_triton_kernels, split_norm_linear_jit
-from t2t_vit.ops.performer import performer_attention
-from t2t_vit.ops.split_norm_linear import split_norm_linear
+from t2t_vit.ops.split_norm_linear import fused_split_norm_linear
 
 
 class Watched:
@@ -36,12 +35,12 @@ def test_every_launch_says_that_products_and_sums_are_fused(
     monkeypatch.setattr(performer_triton, "_processors", lambda _: 2)
     drawn = {"device": triton_device, "requires_grad": True}
     tokens = torch.randn(1, 150, 48, **drawn)
-    performer_attention(*tokens.chunk(3, dim=-1), torch.randn(8, 16, device=triton_device), "triton").sum().backward()
+    features = torch.randn(8, 16, device=triton_device)
+    performer_triton.performer_triton(*tokens.chunk(3, dim=-1), features)[0].sum().backward()
     parameters = (torch.randn(size, **drawn) for size in ((27,), (27,), (16, 27), (16,)))
-    norm, shift, weight, bias = parameters
-    features = torch.randn(1, 3, 8, 8, **drawn)
-    split_norm_linear(features, 3, 2, 1, norm, shift, 1e-5, weight, bias, "triton").sum().backward()
-    assert len(started) >= 9
+    images = torch.randn(1, 3, 8, 8, **drawn)
+    fused_split_norm_linear(images, *parameters, [3, 2, 1], 1e-5, torch.float32)[0].sum().backward()
+    assert len(started) >= 8
     for name, launches in started.items():
         assert launches, name
         assert all(settings["enable_fp_fusion"] for settings in launches), name

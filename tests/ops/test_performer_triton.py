@@ -8,9 +8,13 @@ from torch import Tensor
 
 import t2t_vit.ops.performer_triton as module
 from performer_law import Case, check_law
-from t2t_vit.errors import UserError
 from t2t_vit.ops.performer import performer_attention
 from t2t_vit.ops.performer_triton import performer_triton, performer_triton_backward
+
+
+def fused(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
+    return performer_triton(queries, keys, values, features)[0]
+
 
 CASES = [
     Case(1, 784, 32, 16, 32),
@@ -32,7 +36,7 @@ LARGE = [(1, 3136), (1, 9216), (64, 3136), (1000, 49), (3, 197), (1, 1)]
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_law(case: Case, triton_device: torch.device) -> None:
-    check_law(replace(case, device=triton_device.type), "triton", draws=2)
+    check_law(replace(case, device=triton_device.type), fused, draws=2)
 
 
 @pytest.mark.gpu
@@ -41,7 +45,7 @@ def test_law(case: Case, triton_device: torch.device) -> None:
 @pytest.mark.parametrize("flat", [False, True], ids=["noise", "flat"])
 def test_law_on_a_gpu(flat: bool, length: float, dtype: torch.dtype) -> None:
     for batch, tokens in LARGE:
-        check_law(Case(batch, tokens, length=length, flat=flat, dtype=dtype, device="cuda"), "triton")
+        check_law(Case(batch, tokens, length=length, flat=flat, dtype=dtype, device="cuda"), fused)
 
 
 def test_splits_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch, triton_device: torch.device) -> None:
@@ -52,10 +56,10 @@ def test_splits_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch, tri
     answers = []
     for processors in (1, 2, 100):
         monkeypatch.setattr(module, "_processors", lambda _, processors=processors: processors)
-        answers.append(performer_attention(q, k, v, features, "triton"))
+        answers.append(fused(q, k, v, features))
     torch.testing.assert_close(answers[0], answers[1], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(answers[0], answers[2], atol=1e-6, rtol=1e-5)
-    assert torch.equal(answers[2], performer_attention(q, k, v, features, "triton"))
+    assert torch.equal(answers[2], fused(q, k, v, features))
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["noise", "flat"])
@@ -94,7 +98,7 @@ def test_one_node_in_a_compiled_graph(triton_device: torch.device) -> None:
 
     def attend(packed: Tensor) -> Tensor:
         keys, queries, values = packed.chunk(3, dim=-1)
-        return performer_attention(queries, keys, values, features, "triton")
+        return fused(queries, keys, values, features)
 
     compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=True)
     for batch in (2, 3):
@@ -108,25 +112,16 @@ def test_one_node_in_a_compiled_graph(triton_device: torch.device) -> None:
         torch.testing.assert_close(*found)
 
 
-@pytest.mark.usefixtures("triton_device")
-def test_auto_never_takes_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "performer_triton", None)
-    packed, features, _ = Case(1, 4).draw()
-    k, q, v = packed.chunk(3, dim=-1)
-    assert performer_attention(q, k, v, features).shape == v.shape
-
-
-def test_what_it_cannot_take_is_said(triton_device: torch.device) -> None:
-    packed, features, _ = Case(1, 2, 130, 8, 130, device=triton_device.type).draw()
-    k, q, v = packed.chunk(3, dim=-1)
-    with pytest.raises(UserError, match="up to 128"):
-        performer_attention(q, k, v, features, "triton")
-    with pytest.raises(UserError, match="float64"):
-        performer_attention(q.double(), k.double(), v.double(), features, "triton")
-
-
-def test_asked_for_by_name_on_a_cpu() -> None:
-    packed, features, _ = Case(1, 2).draw()
-    k, q, v = packed.chunk(3, dim=-1)
-    with pytest.raises(UserError, match="kernels 'triton' cannot run"):
-        performer_attention(q, k, v, features, "triton")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_second_derivatives_are_the_plain_forms(dtype: torch.dtype, triton_device: torch.device) -> None:
+    packed, features, _ = Case(2, 5, 16, 8, 16, dtype=dtype, device=triton_device.type).draw()
+    found = []
+    for form in (fused, performer_attention):
+        leaf = packed.clone().requires_grad_()
+        keys, queries, values = leaf.chunk(3, dim=-1)
+        (grad,) = torch.autograd.grad(
+            form(queries, keys, values, features).float().square().sum(), leaf, create_graph=True
+        )
+        found.append(torch.autograd.grad(grad.float().square().sum(), leaf)[0].float())
+    assert found[1].norm() > 1
+    assert (found[0] - found[1]).norm() < (1e-4 if dtype is torch.float32 else 2e-2) * found[1].norm()

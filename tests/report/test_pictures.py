@@ -1,11 +1,12 @@
-"""The grid of images with their predicted and true classes."""
+"""The grid of images with their predicted and true classes, and what the network sees of one."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_vit.report.pictures import WRONG, Answer, draw_pictures
+from t2t_vit.report.pictures import WRONG, Answer, draw_pictures, draw_view
 
 RED = tuple(int(WRONG[place : place + 2], 16) for place in (1, 3, 5))
 
@@ -46,3 +47,16 @@ def test_colours_long_names_and_odd_letters(tmp_path: Path) -> None:
 def test_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no image"):
         draw_pictures([], tmp_path / "pictures.png")
+
+
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (96, 64)), ("L", (28, 28))])
+def test_five_panels(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
+    stages = [np.full((8, 12, 3), shade, dtype=np.float32) for shade in (0.1, 0.5, 0.9)]
+    rollout = np.arange(6, dtype=np.float32).reshape(2, 3)
+    draw_view(Image.new(mode, size, "white"), stages, rollout, tmp_path / "view.png", title="a cat (90%)")
+    with Image.open(tmp_path / "view.png") as drawn:
+        picture = np.asarray(drawn.convert("L"))
+    assert picture.shape[1] == 1800
+    middle = picture[picture.shape[0] // 2]
+    for shade in (0.1, 0.5, 0.9):
+        assert (np.abs(middle.astype(int) - round(255 * shade)) <= 2).sum() > 100, shade

@@ -32,6 +32,11 @@ def test_it_is_said_once_with_the_numbers():
     assert "(16 images/s); raise num_parallel_workers" in notes[0]
 
 
+def test_more_than_the_share_and_no_less():
+    assert told(0.5, 100) == []
+    assert len(told(0.51, 100)) == 1
+
+
 def test_the_start_of_the_workers_and_a_short_wait_do_not_count():
     assert told(0.1, 100) == []
     assert told(0.75, 10) == []

@@ -86,7 +86,7 @@ def test_two_processes_are_one(tmp_path, make_model, make_loader, monkeypatch):
         __file__, str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=900, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr
     losses, counts, weights = job(make_model(), make_loader())

@@ -51,6 +51,29 @@ def test_a_streak_goes_on_in_a_continued_run():
         feed(second, "x..", state)
 
 
+def test_rows_past_the_checkpoint_are_told_again(tmp_path):
+    log = tmp_path / "skipped.jsonl"
+    first, second = (StopOnDivergence(3, log=log) for _ in range(2))
+    state = State.begin(100, epochs=1)
+    feed(first, "x.x", state)
+    kept = first.state_dict()
+    feed(first, "x.x", state)
+    second.load_state_dict(kept)
+    assert [json.loads(row)["step"] for row in log.read_text().splitlines()] == [1, 3]
+
+
+def test_what_was_not_looked_at_is_kept_where_the_run_stops(tmp_path):
+    log = tmp_path / "skipped.jsonl"
+    guard, state = StopOnDivergence(9, names=names, log=log), State.begin(100, epochs=1)
+    feed(guard, ".x.x", state)
+    guard.on_stop(state, False)  # amid an update: nothing is read from the device
+    assert not log.exists()
+    guard.on_stop(state, True)
+    assert [json.loads(row) for row in log.read_text().splitlines()] == [
+        {"step": step, "images": names(step)} for step in (2, 4)
+    ]
+
+
 def test_a_full_disk_is_no_reason_to_stop(tmp_path):
     (tmp_path / "file").write_text("")
     guard = StopOnDivergence(2, names=names, log=tmp_path / "file" / "skipped.jsonl")

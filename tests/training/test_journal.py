@@ -15,7 +15,8 @@ from t2t_vit.training.journal import Journal, duration
 from t2t_vit.training.progress import LiveBar
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
-from t2t_vit.training.window import Instruments, Window
+from t2t_vit.training.utilisation import Utilisation
+from t2t_vit.training.window import Instruments, Window, peak_memory
 
 
 def metrics(loss, norm=1.0, scale=1.0):
@@ -65,6 +66,130 @@ def test_lines_and_rows(tmp_path, capsys):
     parsed = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["train_loss"] for row in parsed] == [2.5, 6.5, 5.5, 10.5, 14.5, 18.5, 15.5]
     assert parsed[0]["val_top1"] is None
+
+
+class Norms:
+    """What was measured at some steps."""
+
+    def __init__(self, known):
+        self.known = known
+
+    def read(self, step):
+        return self.known.get(step, (math.nan, math.nan))
+
+    def state_dict(self):
+        return self.known
+
+    def load_state_dict(self, state):
+        self.known = state
+
+
+class FakeClock:
+    training = waiting = elapsed = 0.0
+
+
+def test_every_column_holds_its_own_number(tmp_path, capsys, monkeypatch):
+    """Two updates in 4 seconds of training, of which 1 was waiting, and an evaluation of 6 seconds."""
+    monkeypatch.setattr("t2t_vit.training.window.peak_memory", lambda _: 2.5e9)
+    state = State(2, 3, 6, step=2)
+    state.clock = FakeClock()
+    instruments = Instruments(processes=3, norms=Norms({4: (11.0, 0.125)}), utilisation=Utilisation(10, 1000.0))
+    journal = Journal(state, Console(live=False), instruments=instruments, every=2, history=History(tmp_path))
+    for loss, norm in ((1.0, 5.0), (2.0, 7.0)):
+        state.step, state.lr = state.step + 1, 0.25
+        state.clock.training += 2.0
+        state.clock.waiting += 0.5
+        state.clock.elapsed += 2.0
+        journal.on_step(state, metrics(loss, norm, scale=8.0 * state.step))
+    state.clock.elapsed += 6.0
+    state.record({"raw": Metrics(1.5, 0.5, 0.9, 10), "ema": Metrics(2.5, 0.25, 0.75, 10)})
+    journal.on_epoch(state)
+    known = {
+        "epoch": 2.0, "step": 4, "lr": 0.25, "train_loss": 1.5, "grad_norm": 7.0, "param_norm": 11.0,
+        "update_norm": 0.125, "skipped": 0, "images_per_second": 3 * 32 / 4, "data_wait": 0.25,
+        "mfu": 32 / 4 * 10 / 1000, "memory": 2.5e9,
+    }  # fmt: skip
+    none = dict.fromkeys(COLUMNS)
+    evaluated = {"val_loss": 1.5, "val_top1": 0.5, "val_top5": 0.9, "ema_loss": 2.5, "ema_top1": 0.25, "ema_top5": 0.75}
+    step, epoch = (json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines())
+    assert step == none | known | {"kind": "step"}
+    assert epoch == none | known | evaluated | {"kind": "epoch", "seconds": 10.0}
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == (
+        "epoch 2/3  step 4/6  loss 1.5000  lr 2.50e-01  24 images/s  data wait 25%  MFU 8.0%  memory 2.5 GB  "
+        "loss scale 32  eta 0:00:04"
+    )
+    assert told[1] == (
+        "epoch 2/3  step 4  train loss 1.5000  raw: Loss 1.5000 Top1 50.00% Top5 90.00%  "
+        "ema: Loss 2.5000 Top1 25.00% Top5 75.00%  time 0:00:10"
+    )
+
+
+def test_the_next_epoch_has_its_own_time_and_numbers(tmp_path):
+    state = State(1, 3, 3)
+    state.clock = FakeClock()
+    journal = Journal(state, Console(live=False), every=1, history=History(tmp_path))
+    for seconds in (4.0, 1.0):
+        state.step += 1
+        state.clock.training += seconds
+        state.clock.elapsed += seconds
+        journal.on_step(state, metrics(seconds))
+        journal.on_epoch(state)
+    table = rows(tmp_path)
+    assert [float(row["seconds"]) for row in table if row["kind"] == "epoch"] == [4.0, 1.0]
+    assert [float(row["images_per_second"]) for row in table] == [4, 4, 16, 16]
+    assert [float(row["train_loss"]) for row in table] == [4, 4, 1, 1]
+
+
+def test_what_was_skipped_is_counted_in_the_rows(tmp_path):
+    state = State(4, 1, 4)
+    journal = Journal(state, Console(live=False), every=4, history=History(tmp_path))
+    for loss, norm in ((1.0, 3.0), (math.nan, math.nan), (3.0, 2.0), (5.0, math.inf)):
+        state.step += 1
+        journal.on_step(state, metrics(loss, norm))
+    (row,) = rows(tmp_path)
+    assert (row["skipped"], row["train_loss"], row["grad_norm"]) == ("2", "2.0", "3.0")
+
+
+def test_a_continued_run_goes_on_with_the_numbers_of_the_stopped_one():
+    """Its updates count, but took no time of this run."""
+    state = State(10, 1, 10, step=3)
+    state.clock = FakeClock()
+    first, norms = Window(state), Norms({3: (1.0, 2.0)})
+    for loss in (2.0, 4.0, 6.0):
+        first.add(metrics(loss, norm=loss, scale=loss))
+    second = Window(state)
+    second.load_state_dict(first.state_dict())
+    second.add(metrics(8.0, norm=1.0, scale=16.0))
+    state.clock.training = 2.0
+    reading = second.read()
+    assert (reading.loss, reading.grad_norm, reading.scale) == (5.0, 6.0, 16.0)
+    assert (reading.images_per_second, reading.seconds_per_step) == (8.0, 2.0)
+    journal = Journal(state, Console(live=False), instruments=Instruments(norms=norms))
+    again = Journal(state, Console(live=False), instruments=Instruments(norms=Norms({})))
+    again.load_state_dict(journal.state_dict())
+    assert again.state_dict()["norms"] == {3: (1.0, 2.0)}
+
+
+def test_memory_is_in_bytes():
+    """This process, with torch in it, has more than 64 MiB and less than a machine."""
+    assert 2**26 < peak_memory(torch.device("cpu")) < 2**42
+
+
+def test_the_bar_shows_its_own_numbers(monkeypatch):
+    monkeypatch.setattr("t2t_vit.training.window.peak_memory", lambda _: 2.5e9)
+    state = State(2, 3, 6, step=2)
+    state.clock = FakeClock()
+    screen = io.StringIO()
+    terminal = RichConsole(file=screen, force_terminal=True, width=160, color_system=None)
+    bar = LiveBar(state, Console(live=True), interval=0.0, terminal=terminal)
+    state.step, state.lr, state.clock.training, state.clock.waiting = 3, 0.25, 2.0, 0.5
+    bar.on_step(state, metrics(1.5, 7.0))
+    bar.on_epoch(state)
+    bar.close()
+    shown = screen.getvalue()
+    for part in ("epoch 2/3", "3/6", "loss 1.500 lr 2.5e-01 8 img/s wait 25% 2.5 GB eta 0:00:06"):
+        assert part in shown
 
 
 def test_no_lines_between_epochs_and_no_ema(tmp_path, capsys):

@@ -8,6 +8,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.model.drop import SampleSeeds
 from t2t_vit.precision import choose_precision
 from t2t_vit.training.callbacks import Callback, Callbacks
+from t2t_vit.training.clock import Clock
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.ema import Ema
@@ -17,6 +18,7 @@ from t2t_vit.training.optimizer import create_optimizer
 from t2t_vit.training.randomness import SampleNumbers, step_seed
 from t2t_vit.training.scaler import LossScaler
 from t2t_vit.training.schedule import Schedule
+from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
 from t2t_vit.training.step import TrainStep
 
@@ -183,27 +185,76 @@ def test_every_callback_is_closed_even_if_one_fails():
     assert first.events == last.events == ["close"]
 
 
+def test_an_evaluation_has_its_autocast_and_its_sum_over_processes(make_model, make_loader):
+    model, loader = make_model(), make_loader(batches=3)
+    batches = list(loader.epoch(9))
+    types = []
+    model.register_forward_hook(lambda _module, _inputs, logits: types.append(logits.dtype))
+
+    def two_alike(numbers):
+        return numbers * 2
+
+    def evaluated(**settings):
+        types.clear()
+        return Validation(batches, {"raw": model}, **settings)(Stop(), Callback())["raw"]
+
+    plain = evaluated()
+    assert (plain.count, set(types)) == (18, {torch.float32})
+    both = evaluated(autocast=lambda: torch.autocast("cpu", torch.bfloat16), reduce=two_alike)
+    assert (both.count, set(types)) == (36, {torch.bfloat16})
+    assert both.top1 == pytest.approx(plain.top1, abs=0.1) and both.loss == pytest.approx(plain.loss, rel=0.05)
+
+
+def test_every_set_of_weights_is_evaluated_by_its_own(make_model, make_loader):
+    raw, ema = make_model(), make_model(seed=5)
+    batches = list(make_loader(batches=3).epoch(9))
+    found = Validation(batches, {"raw": raw, "ema": ema})(Stop(), Callback())
+    for name, model in (("raw", raw), ("ema", ema)):
+        with torch.no_grad():
+            losses = [torch.nn.functional.cross_entropy(model.eval()(images), targets) for images, targets in batches]
+        assert found[name].loss == pytest.approx(float(sum(losses)) / 3, rel=1e-5)
+    assert found["raw"].loss != pytest.approx(found["ema"].loss, rel=1e-3)
+
+
+def test_each_update_is_numbered_and_each_process_draws_its_own(make_model, make_loader):
+    told = []
+
+    class Numbered(TrainStep):
+        def __call__(self, batches, step=0):
+            told.append((step, torch.initial_seed()))
+            return super().__call__(batches, step)
+
+    for rank in (0, 2):
+        model = make_model()
+        step = Numbered(model, create_optimizer(model, "adamw", lr=0.01), scaler=LossScaler(torch.device("cpu")))
+        schedule = Schedule("constant_lr", 0.01, 2, 4)
+        train(step, make_loader(batches=4), schedule, State.begin(4, epochs=2, max_steps=5), seed=3, rank=rank)
+    assert told == [(number, step_seed(3, number, rank)) for rank in (0, 2) for number in range(5)]
+
+
 def test_seeds_of_steps_are_their_own():
     seeds = {step_seed(seed, step, rank) for seed in range(5) for step in range(20) for rank in range(3)}
     assert len(seeds) == 300
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_waiting_for_data_is_measured(make_model, make_loader):
-    import time
+def test_waiting_for_data_is_measured(monkeypatch):
+    """By a clock that reading, training and evaluating move on."""
+    now = [50.0]
+    monkeypatch.setattr("t2t_vit.training.clock.perf_counter", lambda: now[0])
+    clock = Clock()
 
-    loader = make_loader(batches=4)
-    original = loader.epoch
+    def batches():
+        for number in range(3):
+            now[0] += 4.0
+            yield number
 
-    def slow(epoch, start=0):
-        for batch in original(epoch, start):
-            time.sleep(0.02)
-            yield batch
-
-    loader.epoch = slow
-    state = State.begin(4, epochs=1)
-    run(make_model(), loader, state)
-    assert 0.08 <= state.clock.waiting <= state.clock.training <= state.clock.elapsed
+    for _ in range(2):
+        for number in clock.watch(batches()):
+            now[0] += 1.0
+            assert (clock.training - clock.waiting) % 3 == (number + 1) % 3
+        now[0] += 100.0  # an evaluation
+    assert (clock.waiting, clock.training, clock.elapsed) == (24.0, 30.0, 230.0)
 
 
 class Reads(TorchDispatchMode):

@@ -23,6 +23,12 @@ def test_it_is_torchs_sum_with_a_weight_a_class(smoothing: float) -> None:
     assert loss.item() == pytest.approx((weights[labels] * each).mean().item(), rel=1e-5)
 
 
+def test_the_weight_of_a_class_is_its_own() -> None:
+    weights = WeightedCrossEntropy(torch.tensor([8, 1, 4, 3])).weights
+    assert weights.tolist() == pytest.approx([16 / (4 * n) for n in (8, 1, 4, 3)])
+    assert weights.dtype == torch.float32
+
+
 def test_equal_classes_weigh_nothing() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(20, 3), smoothed(torch.randint(3, (20,)), 0.2).roll(1, 0)

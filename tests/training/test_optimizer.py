@@ -16,6 +16,24 @@ def test_no_decay_on_vectors_biases_and_what_the_model_names(make_model):
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
 
 
+def test_a_bias_of_several_dimensions_is_a_bias():
+    class Relative(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table_bias = torch.nn.Parameter(torch.zeros(2, 3))
+            self.table = torch.nn.Parameter(torch.zeros(2, 3))
+
+    model = Relative()
+    decayed, free = parameter_groups(model, 0.05)
+    ((weight,), (bias,)) = decayed["params"], free["params"]
+    assert weight is model.table and bias is model.table_bias
+
+
+def test_timms_optimizers_get_their_momentum(make_model):
+    groups = create_optimizer(make_model(), "rmsproptf", lr=0.1, momentum=0.7, eps=1e-5).param_groups
+    assert {(group["momentum"], group["eps"]) for group in groups} == {(0.7, 1e-5)}
+
+
 def test_adamw_gets_its_settings_and_is_fused(make_model):
     optimizer = create_optimizer(make_model(), "adamw", lr=0.1, weight_decay=0.05, betas=(0.8, 0.9), eps=1e-5)
     assert isinstance(optimizer, AdamW)

@@ -15,7 +15,7 @@ from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.history import History
 from t2t_vit.training.loop import train
-from t2t_vit.training.optimizer import create_optimizer
+from t2t_vit.training.optimizer import create_optimizer, set_lr
 from t2t_vit.training.resume import recall, restore, restore_optimizer
 from t2t_vit.training.retention import Checkpoints
 from t2t_vit.training.scaler import LossScaler
@@ -109,6 +109,48 @@ def test_settings_of_the_line_win_over_the_groups_of_the_file(make_model):
     restore_optimizer(new, old.state_dict())
     assert [group["weight_decay"] for group in new.param_groups] == [0.2, 0.0]
     assert new.param_groups[0]["betas"] == (0.7, 0.8)
+    for setting, before, now in (("eps", 1e-3, 1e-5), ("momentum", 0.5, 0.7)):
+        name = "adamw" if setting == "eps" else "momentum"
+        old, new = (create_optimizer(model, name, lr=0.1, **{setting: value}) for value in (before, now))
+        restore_optimizer(new, old.state_dict())
+        assert [group[setting] for group in new.param_groups] == [now, now]
+    old, new = (create_optimizer(model, name, lr=0.1, momentum=0.9) for name in ("momentum", "sgd"))
+    restore_optimizer(new, old.state_dict())
+    assert [group["nesterov"] for group in new.param_groups] == [True, True]
+
+
+def test_what_the_run_has_come_to_wins_over_the_present_groups(make_model):
+    """The learning rate of the last update, and the shares that layers have in it."""
+
+    def scales(factor):
+        return {name: factor if name.startswith("head") else 1.0 for name, _ in model.named_parameters()}
+
+    model = make_model()
+    old, new = (create_optimizer(model, "adamw", lr=0.1, lr_scales=scales(factor)) for factor in (0.25, 0.5))
+    set_lr(old, 0.02)
+    restore_optimizer(new, old.state_dict())
+    assert [(group["lr_scale"], group["lr"]) for group in new.param_groups] == [
+        *[(0.25, 0.005)] * 2,
+        *[(1.0, 0.02)] * 2,
+    ]
+
+
+def test_everything_is_brought_back(make_model, make_loader, tmp_path):
+    first = setting(make_model, scale=64.0)
+    state = run(first, make_loader(4), State(4, 2, STOPPED_AT))
+    state.record({"raw": Metrics(1.5, 0.25, 0.75, 40), "ema": Metrics(2.5, 0.5, 1.0, 40)})
+    found = saved(first, state, tmp_path / "toy-2_5.ckpt")
+    assert not torch.equal(first.model.head.weight, first.ema.module.head.weight)
+    for last_step, ended in ((STOPPED_AT, True), (STEPS, False)):  # for longer than it was begun for: not at its end
+        second, again = setting(make_model, scale=64.0), State(4, 2, last_step)
+        restore(found.content, found.path, second, again)
+        assert (again.step, again.lr, again.evaluated_at, again.closed_at) == (5, state.lr, 5, 5)
+        assert again.lr > 0 and again.ended is ended
+        assert again.results == state.results and again.evaluated
+        for one, two in ((first.model, second.model), (first.ema.module, second.ema.module)):
+            assert differences(one.state_dict(), two.state_dict()) == []
+        assert differences(first.optimizer.state_dict(), second.optimizer.state_dict()) == []
+        assert differences(first.scaler.state_dict(), second.scaler.state_dict()) == []
 
 
 def test_state_of_another_type_than_the_weight_is_not_rounded(make_model):
@@ -265,6 +307,36 @@ def test_skipped_updates_are_counted_across_a_stop(tmp_path):
     with pytest.raises(UserError, match="3 updates in a row"):
         again.on_step(at(3), metrics(True))
     assert log.read_text().count("step") == 3
+
+
+def test_every_callback_gets_its_own_state_back():
+    class Kept(Callback):
+        def load_state_dict(self, state):
+            self.state = state
+
+    class Other(Kept):
+        pass
+
+    one, two, three = Kept(), Other(), Callback()
+    recall({"followers": {"Kept": {"a": 1}, "Stranger": {"b": 2}}}, Path("x"), [one, two, three])
+    assert (one.state, two.state) == ({"a": 1}, {})
+
+
+def test_strangers_in_a_folder_are_counted(tmp_path):
+    shelf = Shelf(tmp_path)
+    for name in ("toy-1_1.ckpt", "toy-1_2.ckpt", "mine.ckpt", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    assert shelf.strangers() == 1  # without a list, whatever is called as checkpoints are is the run's
+    (tmp_path / "checkpoints.json").write_text('["toy-1_2.ckpt"]')
+    assert shelf.strangers() == 2
+
+
+def test_checkpoints_stand_in_the_order_of_their_steps(tmp_path):
+    for name in ("toy-10_100.ckpt", "toy-9_90.ckpt", "toy-1_9.ckpt", "toy-2_11.ckpt"):
+        (tmp_path / name).write_text("x")
+    assert [path.name for path in Shelf(tmp_path).files()] == [
+        *("toy-1_9.ckpt", "toy-2_11.ckpt", "toy-9_90.ckpt", "toy-10_100.ckpt")
+    ]
 
 
 def test_a_callback_without_a_state_needs_none():

@@ -5,6 +5,7 @@ import torch
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
+from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.checkpoint import Identity, Trained, checkpoint_content, write_checkpoint
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.optimizer import create_optimizer
@@ -68,11 +69,41 @@ def test_the_file_reads_with_weights_only_and_holds_what_it_promises(tmp_path, m
     assert content["classes"] == ["cat", "dog", "owl"]
     assert content["metrics"]["step"] == 20
     assert content["metrics"]["ema"] == {"loss": 1.0, "top1": 0.6, "top5": 1.0, "count": 100}
+    assert content["metrics"]["raw"] == {"loss": 1.0, "top1": 0.5, "top5": 1.0, "count": 100}
+    for part, module in (("model", trained.model), ("ema", trained.ema.module)):
+        assert all(torch.equal(content[part][name], tensor) for name, tensor in module.state_dict().items())
     assert content["scaler"]["scale"] == 8
     assert content["model"].keys() == trained.model.state_dict().keys()
     assert not torch.equal(content["model"]["head.weight"], content["ema"]["head.weight"])
     trained.optimizer.load_state_dict(content["optimizer"])
     assert (tmp_path / "ckpt" / "toy-2_20.yaml").read_text() == "epochs: 3\n"
+
+
+def test_what_a_checkpoint_says_of_the_run(trained):
+    data = {"train_images": 12, "updates_per_epoch": 10}
+    identity = Identity("toy", {"epochs": 3}, ["cat"], "", data)
+    state = at(21)
+    state.record({"raw": Metrics(1.5, 0.25, 0.75, 40)})
+    state.step, state.lr, state.closed_at, state.ended = 24, 0.125, 20, True
+    content = checkpoint_content(identity, trained, state)
+    assert content["data"] == data
+    assert content["progress"] == {"lr": 0.125, "evaluated_at": 21, "closed_at": 20, "ended": True}
+    assert content["metrics"] == {"step": 21, "raw": {"loss": 1.5, "top1": 0.25, "top5": 0.75, "count": 40}}
+    scaler = LossScaler(torch.device("cpu"))
+    assert checkpoint_content(identity, Trained(trained.model, trained.optimizer, scaler), state)["scaler"] is None
+
+
+def test_callbacks_that_have_a_state_are_in_the_checkpoint(tmp_path, trained):
+    class Counts(Callback):
+        def state_dict(self):
+            return {"count": 7}
+
+    checkpoints = Checkpoints(
+        tmp_path / "ckpt", tmp_path / "best", IDENTITY, trained, note=lambda _: None, followers=[Callback(), Counts()]
+    )
+    checkpoints.on_end(at(5))
+    content = torch.load(tmp_path / "ckpt" / "toy-1_5.ckpt", weights_only=True)
+    assert content["followers"] == {"Counts": {"count": 7}}
 
 
 def test_equal_states_make_equal_bytes(tmp_path, trained):
@@ -141,6 +172,15 @@ def test_an_epoch_without_an_evaluation_ranks_nothing(tmp_path, make):
     assert names(tmp_path / "best") == []
 
 
+def test_the_best_are_those_of_the_highest_top1_whatever_their_loss(tmp_path):
+    """A network that is surer of its mistakes has a higher loss, and may be right more often."""
+    best = BestList(tmp_path, 2)
+    for file, top1, loss in (("a", 0.5, 0.1), ("b", 0.7, 0.9), ("c", 0.6, 0.5), ("d", 0.4, 0.01), ("e", 0.8, 2.0)):
+        best.offer(file, ord(file), metrics(top1, loss))
+    assert [entry["file"] for entry in best.entries] == ["e", "b"]
+    assert best.entries[0] == {"file": "e", "step": ord("e"), "top1": 0.8, "loss": 2.0}
+
+
 def test_ties(tmp_path):
     best = BestList(tmp_path, 2)
     assert best.offer("a", 1, metrics(0.5, loss=1.0))[0]
@@ -198,6 +238,16 @@ def test_a_best_one_that_cannot_be_written_keeps_those_it_would_replace(tmp_path
     assert notes
     assert names(tmp_path / "best") == ["toy-1_1.ckpt"]
     assert [entry["file"] for entry in checkpoints.best["raw"].entries] == ["toy-1_1.ckpt"]
+
+
+def test_a_write_that_failed_is_not_tried_again_at_a_stop(make, monkeypatch):
+    checkpoints, notes = make(every_steps=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        checkpoints.on_step(at(5), None)
+    checkpoints.on_stop(at(5), True)
+    assert len(notes) == 2 and notes[1] == "stopped at step 5; no checkpoint was written yet"
+    assert checkpoints.kept == []
 
 
 def test_ctrl_c_names_what_was_saved(make):

@@ -71,6 +71,43 @@ def test_accumulation_equals_the_large_batch(make_model, make_loader, optimizer)
     assert first.images == 24
 
 
+def test_the_loss_that_is_told_is_the_mean_of_all_batches_and_processes(make_model, make_loader):
+    batches = list(make_loader(batches=3).epoch(0))
+    model = make_model()
+    losses = [cross_entropy(model(images), targets).item() for images, targets in batches]
+    assert len({round(loss, 3) for loss in losses}) == 3
+    told = []
+
+    def mean(loss):
+        told.append(loss.item())
+        return loss + 100
+
+    metrics = make_step(make_model(), accumulation=3, mean=mean)(batches)
+    assert told == [pytest.approx(sum(losses) / 3)]
+    assert metrics.loss.item() == pytest.approx(100 + sum(losses) / 3)
+    assert metrics.images == 18
+
+
+def test_what_is_minimised_is_the_loss_that_was_given(make_model, make_loader):
+    seen = []
+
+    def loss(logits, targets):
+        seen.append((logits.dtype, tuple(logits.shape), targets))
+        return cross_entropy(logits, targets) * 3
+
+    batch = next(make_loader().epoch(0))
+    metrics = make_step(make_model(), loss=loss, autocast=partial(torch.autocast, "cpu", dtype=torch.bfloat16))([batch])
+    ((dtype, shape, targets),) = seen
+    assert (dtype, shape) == (torch.float32, (6, 3)) and targets is batch[1]
+    assert metrics.loss.item() == pytest.approx(3 * cross_entropy(make_model()(batch[0]), batch[1]).item(), rel=0.02)
+
+
+def test_the_scale_that_is_told_is_the_one_that_was_used(make_model, make_loader):
+    scaler = LossScaler(CPU, 8.0, dynamic=True, growth_interval=1)
+    step = make_step(make_model(), scaler=scaler)
+    assert [step([batch]).scale.item() for batch in make_loader(batches=3).epoch(0)] == [8, 16, 32]
+
+
 def test_a_loader_shorter_than_it_says_is_our_fault(make_model, make_loader):
     with pytest.raises(RuntimeError, match="got 1"):
         make_step(make_model(), accumulation=2)(make_loader(batches=1).epoch(0))
@@ -236,6 +273,30 @@ def test_half_weights_learn_like_whole_ones(make_model, make_loader):
     assert copy.module.seen is model.seen
 
 
+def test_every_weight_of_the_copy_is_refreshed_and_every_gradient_handed_over(make_model):
+    model = make_model()
+    precision = choose_precision("O2", CPU, training=True)
+    copy = WorkingCopy(model, precision.working_copy(model))
+    own = dict(copy.module.named_parameters())
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters(), 1):
+            parameter.copy_(torch.full_like(parameter, number / 3))
+    copy.refresh()
+    for name, master in model.named_parameters():
+        assert torch.equal(own[name], master.to(own[name].dtype)), name
+    for number, (name, parameter) in enumerate(own.items(), 1):
+        parameter.grad = None if name == "cls_token" else torch.full_like(parameter, number)
+    given = {name: parameter.grad for name, parameter in own.items()}
+    copy.hand_over()
+    for number, (name, master) in enumerate(model.named_parameters(), 1):
+        assert own[name].grad is None
+        if name == "cls_token":
+            assert master.grad is None
+        else:
+            assert master.grad.dtype == torch.float32 and (master.grad == number).all()
+            assert master.grad.data_ptr() != given[name].data_ptr()
+
+
 def test_half_weights_skip_and_recover(make_model, make_loader):
     precision = choose_precision("O2", CPU, training=True)
     model = make_model()
@@ -278,9 +339,16 @@ def test_a_dynamic_scale_halves_doubles_and_has_a_floor():
     high = LossScaler(CPU, LARGEST, dynamic=True, growth_interval=1)
     high.update(good)
     assert high.scale == LARGEST
-    other = LossScaler(CPU, 1.0, dynamic=True)
-    other.load_state_dict(scaler.state_dict())
-    assert other.scale == 1
+    first, other = (
+        LossScaler(CPU, 64.0, dynamic=True, growth_interval=3),
+        LossScaler(CPU, 1.0, dynamic=True, growth_interval=3),
+    )
+    first.update(good)
+    first.update(good)
+    other.load_state_dict(first.state_dict())
+    assert other.scale == 64
+    other.update(good)  # the third in a row
+    assert other.scale == 128
 
 
 def test_a_fixed_scale_stays():

@@ -9,9 +9,9 @@ from t2t_vit.training.optimizer import create_optimizer
 from t2t_vit.training.scaler import LossScaler
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics, TrainStep
-from t2t_vit.training.summary import ShowInputs, Summary, grid
+from t2t_vit.training.summary import ShowInputs, Summary, grid, scalars_of
 from t2t_vit.training.utilisation import Utilisation
-from t2t_vit.training.window import Instruments
+from t2t_vit.training.window import Instruments, Reading
 
 
 class Remembering:
@@ -56,6 +56,26 @@ def test_every_tracker_hears_the_same_and_only_what_is_known():
     }
     assert known <= set(values)
     assert not {"speed/mfu", "train/param_norm", "train/update_norm"} & set(values)  # nobody measured them
+
+
+def test_every_name_shows_its_own_number():
+    reading = Reading(
+        loss=1.0, grad_norm=2.0, param_norm=3.0, update_norm=4.0, skipped=5, scale=6.0, images_per_second=7.0,
+        data_wait=0.8, mfu=0.9, memory=10e9, seconds_per_step=11.0,
+    )  # fmt: skip
+    assert scalars_of(State(10, 1, 10, lr=12.0), reading) == {
+        "train/loss": 1.0,
+        "train/lr": 12.0,
+        "train/grad_norm": 2.0,
+        "train/param_norm": 3.0,
+        "train/update_norm": 4.0,
+        "train/skipped_updates": 5,
+        "train/loss_scale": 6.0,
+        "speed/images_per_second": 7.0,
+        "speed/data_wait": 0.8,
+        "speed/mfu": 0.9,
+        "memory/peak_gb": 10.0,
+    }
 
 
 def test_accuracies_of_both_sets_of_weights_after_an_evaluation():
@@ -134,3 +154,32 @@ def test_inputs_are_shown_and_passed_through(make_loader, channels):
     ((step, name, picture),) = tracker.pictures
     assert (step, name, picture.shape) == (4, "inputs/augmented", (3, 6, 10))
     assert grid(torch.zeros(5, channels, 2, 2)).shape == (3, 6, 10)
+
+
+def test_a_grid_shows_every_image_in_its_place():
+    images = torch.rand(5, 3, 2, 2)
+    for channels, shown in ((3, images), (1, images[:, :1].expand(-1, 3, -1, -1)), (4, images)):
+        given = images[:, :channels] if channels < 4 else torch.cat([images, torch.rand(5, 1, 2, 2)], dim=1)
+        sheet = grid(given, gap=1)
+        assert sheet.shape == (3, 5, 8)
+        for index, (top, left) in enumerate([(0, 0), (0, 3), (0, 6), (3, 0), (3, 3)]):
+            assert torch.equal(sheet[:, top : top + 2, left : left + 2], shown[index])
+        assert (sheet[:, 2] == 1).all() and (sheet[:, :, 2] == 1).all() and (sheet[:, 3:, 6:] == 1).all()
+
+
+def test_shown_images_are_as_they_were_before_they_were_normalised():
+    mean, std = (0.2, 0.5, 0.7), (0.1, 0.3, 0.4)
+    pixels = torch.rand(2, 3, 4, 4)
+    columns = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+
+    class One:
+        def __len__(self):
+            return 1
+
+        def epoch(self, _epoch, _start=0):
+            yield (pixels - columns[0]) / columns[1], torch.zeros(2)
+
+    tracker = Remembering()
+    list(ShowInputs(One(), [tracker], mean=mean, std=std).epoch(0))
+    ((_, _, picture),) = tracker.pictures
+    torch.testing.assert_close(picture, grid(pixels))

@@ -4,8 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from t2t_vit.errors import UserError
 from t2t_vit.training.mlflow_tracker import MlflowTracker
@@ -22,10 +24,18 @@ def nothing_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+PICTURE = torch.rand(3, 10, 12, generator=torch.Generator().manual_seed(0))
+
+
+def check_picture(path: Path) -> None:
+    levels = torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1)
+    assert torch.equal(levels, (PICTURE * 255).round().byte())
+
+
 def wandb_run(logs: Path, told: list[str], *, goes_on: bool) -> None:
     tracker = WandbTracker(logs, "a run", {"epochs": 2, "arch": "t2t_vit_7"}, goes_on=goes_on, note=told.append)
     tracker.scalars(4, {"train/loss": 1.5})
-    tracker.image(4, "inputs/augmented", torch.rand(3, 10, 12))
+    tracker.image(4, "inputs/augmented", PICTURE)
     tracker.scalars(8, {"train/loss": 1.25, "raw/top1": 0.5})
     tracker.close()
 
@@ -37,7 +47,8 @@ def test_wandb_offline_and_again_under_the_same_id(tmp_path: Path) -> None:
     (written,) = (tmp_path / "wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb")
     content = written.read_bytes()
     assert b"train/loss" in content and b"t2t_vit_7" in content
-    assert list((written.parent / "files/media").rglob("*.png"))
+    (picture,) = (written.parent / "files/media").rglob("*.png")
+    check_picture(picture)
     assert run_id in told[0] and "wandb sync" in told[0]
     wandb_run(tmp_path, told, goes_on=True)
     assert json.loads((tmp_path / "wandb.json").read_text())["run_id"] == run_id
@@ -60,7 +71,7 @@ def mlflow_run(root: Path, told: list[str], *, goes_on: bool) -> None:
     )
     first = 4 if not goes_on else 12
     tracker.scalars(first, {"train/loss": 1.5})
-    tracker.image(first, "inputs/augmented", torch.rand(3, 10, 12))
+    tracker.image(first, "inputs/augmented", PICTURE)
     tracker.scalars(first + 4, {"train/loss": 1.25, "raw/top1": 0.5})
     tracker.close()
 
@@ -79,7 +90,9 @@ def test_mlflow_in_a_file_and_again_under_the_same_id(tmp_path: Path) -> None:
     assert run.data.params["epochs"] == "2"
     history = [(metric.step, metric.value) for metric in client.get_metric_history(run_id, "train/loss")]
     assert sorted(history) == [(4, 1.5), (8, 1.25), (12, 1.5), (16, 1.25)]
-    assert {path.name for path in tmp_path.rglob("inputs/augmented/*.png")} == {"4.png", "12.png"}
+    pictures = {path.name: path for path in tmp_path.rglob("inputs/augmented/*.png")}
+    assert pictures.keys() == {"4.png", "12.png"}
+    check_picture(pictures["12.png"])
     assert "mlflow ui" in told[0]
 
 

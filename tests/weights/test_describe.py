@@ -37,6 +37,24 @@ def test_a_grid_that_is_no_square_and_a_missing_head() -> None:
     assert "image_size" not in checkpoint_config(Weights(Path("w.pth"), tensors))
 
 
+def test_the_configuration_says_which_of_two_sizes_it_is() -> None:
+    """Sixteen positions are 4 x 4 or 2 x 8."""
+    tensors = state("t2t_vit_7", image_size=(32, 128))
+    assert describe(tensors, "w.pth").image_size == (64, 64)
+    weights = Weights(Path("w.ckpt"), tensors, config={"arch": "t2t_vit_7", "image_size": [32, 128]})
+    assert checkpoint_config(weights)["image_size"] == [32, 128]
+    assert checkpoint_config(Weights(Path("w.ckpt"), tensors, config={"arch": "t2t_vit_7"}))["image_size"] == 64
+
+
+def test_a_network_is_known_by_most_of_its_tensors() -> None:
+    tensors = state("t2t_vit_7", num_classes=5)
+    del tensors["norm.bias"], tensors["blocks.3.mlp.fc1.weight"]
+    assert describe(tensors, "w.pth").fitting == ("t2t_vit_7",)
+    few = {name: tensor for name, tensor in tensors.items() if name.startswith("blocks.") and ".norm1." in name}
+    with pytest.raises(UserError, match="of another network"):
+        describe(few, "w.pth")
+
+
 def test_an_arch_that_contradicts_the_tensors() -> None:
     assert describe(state("t2t_vit_14"), "w.pth", "t2t_vit_14").arch == "t2t_vit_14"
     sentence = r"^w.pth: holds the weights of t2t_vit_14 or t2t_vit_14_resnext, not of arch 't2t_vit_t_14'$"

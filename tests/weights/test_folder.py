@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 import t2t_vit
@@ -42,6 +43,35 @@ def test_a_folder_of_timms(tmp_path: Path) -> None:
     found = checkpoint_config(weights)
     assert (found["arch"], found["crop_pct"], found["mean"]) == ("t2t_vit_14_resnext", 0.95, [0.5, 0.5, 0.5])
     assert found["image_size"] == [32, 32] and weights.classes == ("a", "b")
+
+
+def test_the_keys_of_others_and_which_of_two_files(tmp_path: Path) -> None:
+    trained = {
+        "input_size": [1, 32, 48],
+        "num_classes": 7,
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+        "label_names": ["a", "b", "c"],
+    }
+    config = {"architecture": "t2t_vit_7", "img_size": 64, "num_labels": 3, "pretrained_cfg": trained}
+    torch.save({"unlike": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    weights = read_weights(folder(tmp_path, config))
+    assert weights.path.name == "model.safetensors" and weights.config is not None
+    kept = {key: trained[key] for key in ("mean", "std")}
+    # The folder's own keys win over those of pretrained_cfg.
+    expected = {"arch": "t2t_vit_7", "in_chans": 1, "image_size": 64, "num_classes": 3, **kept}
+    assert {key: weights.config[key] for key in expected} == expected
+    own = read_weights(folder(tmp_path, {"architecture": "t2t_vit_7", "num_classes": 3, "pretrained_cfg": trained}))
+    assert own.config is not None
+    assert (own.config["image_size"], own.config["in_chans"], own.config["num_classes"]) == ([32, 48], 1, 3)
+
+
+def test_labels_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = [f"{12 - number:02d}" for number in range(12)]
+    labels = {str(number): name for number, name in enumerate(names)}
+    assert read_weights(folder(tmp_path, {"id2label": dict(sorted(labels.items()))})).classes == tuple(names)
+    del labels["5"]
+    assert read_weights(folder(tmp_path, {"id2label": labels})).classes is None
 
 
 def test_labels_of_transformers_and_a_config_of_nobody(tmp_path: Path) -> None:

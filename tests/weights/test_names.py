@@ -105,6 +105,35 @@ def test_norms_and_one_dimensional_convolutions_in_mindspore() -> None:
     }
 
 
+def test_every_name_of_a_batch_norm() -> None:
+    ours = {
+        f"bn.{name}": torch.full((2,), float(n))
+        for n, name in enumerate(("weight", "bias", "running_mean", "running_var"))
+    }
+    theirs = to_mindspore(ours)
+    names = ("gamma", "beta", "moving_mean", "moving_variance")
+    assert [(name, tensor[0].item()) for name, tensor in theirs.items()] == [
+        (f"bn.{n}", i) for i, n in enumerate(names)
+    ]
+    assert {name: tensor[0].item() for name, tensor in to_torch(theirs).items()} == {
+        name: tensor[0].item() for name, tensor in ours.items()
+    }
+
+
+def test_a_prefix_that_is_not_the_only_one_stays() -> None:
+    names = ("teacher.cls_token", "student.cls_token", "student.norm.weight")
+    assert list(authors_names({name: torch.ones(2, 2) for name in names})) == list(names)
+
+
+def test_types_stay_as_they_are(tmp_path: Path) -> None:
+    kinds = ("float16", "bfloat16", "float64", "int8", "int16", "int64", "uint8", "bool")
+    tensors = {f"net.{kind}": torch.tensor([[0, 1], [1, 1]]).to(getattr(torch, kind)) for kind in kinds}
+    write_mindspore_file(tensors, tmp_path / "w.ckpt")
+    found = read_weights(tmp_path / "w.ckpt").tensors
+    assert {name: tensor.dtype for name, tensor in found.items()} == {n: tensor.dtype for n, tensor in tensors.items()}
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
 def test_state_of_the_training_is_told_from_the_network() -> None:
     weights = read_weights(FIXTURES / "adam.ckpt")
     assert list(weights.tensors) == ["norm.weight", "norm.bias", "head.weight", "head.bias"]

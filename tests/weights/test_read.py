@@ -13,6 +13,8 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.weights import file_kind, read_weights
+from t2t_vit.weights.plain import plain_classes, plain_config
+from t2t_vit.weights.safetensors_file import write_safetensors_file
 
 TENSORS = {"cls_token": torch.arange(4.0).reshape(1, 1, 4), "head.bias": torch.ones(2)}
 
@@ -50,6 +52,23 @@ def test_of_the_authors_file_the_moving_average_is_taken(tmp_path: Path) -> None
     assert raw.chosen == "raw" and torch.equal(raw.tensors["cls_token"], TENSORS["cls_token"] * 2)
 
 
+@pytest.mark.parametrize("home", ["state_dict_ema", "ema_state_dict", "model_ema"])
+def test_every_home_of_a_moving_average(tmp_path: Path, home: str) -> None:
+    path = saved(tmp_path / "w.pth", {"model": TENSORS, home: scaled(3.0)})
+    weights = read_weights(path)
+    assert (weights.chosen, weights.copies) == ("ema", ("ema", "raw"))
+    assert torch.equal(weights.tensors["cls_token"], TENSORS["cls_token"] * 3)
+    assert torch.equal(read_weights(path, "raw").tensors["cls_token"], TENSORS["cls_token"])
+
+
+def test_of_several_homes_the_first_is_taken(tmp_path: Path) -> None:
+    homes = ("state_dict", "net", "model")
+    for number, first in enumerate(homes):
+        later = {home: scaled(2.0) for home in reversed(homes[number + 1 :])}
+        weights = read_weights(saved(tmp_path / "w.pth", {**later, first: scaled(5.0)}))
+        assert torch.equal(weights.tensors["cls_token"], TENSORS["cls_token"] * 5)
+
+
 @pytest.mark.parametrize("home", ["state_dict", "net", "model"])
 def test_every_home_and_every_wrapper(tmp_path: Path, home: str) -> None:
     wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in TENSORS.items()}
@@ -76,6 +95,57 @@ def test_safetensors_under_any_name(tmp_path: Path) -> None:
     assert torch.equal(read_weights(path).tensors["head.bias"], TENSORS["head.bias"])
 
 
+def test_what_our_safetensors_say_of_themselves(tmp_path: Path) -> None:
+    told = {"config": {"arch": "t2t_vit_7", "mean": [0.1, 0.2]}, "classes": ["cat", "dog"]}
+    tensors = {**TENSORS, "half": torch.tensor([[1.5, -2.0], [0.25, 7.0]]).half().T}
+    write_safetensors_file(tensors, tmp_path / "w.safetensors", told)
+    weights = read_weights(tmp_path / "w.safetensors")
+    assert (weights.config, weights.classes) == (told["config"], ("cat", "dog"))
+    for name, tensor in tensors.items():
+        assert weights.tensors[name].dtype == tensor.dtype and torch.equal(weights.tensors[name], tensor)
+
+
+def test_absurd_safetensors(tmp_path: Path) -> None:
+    header = b"{" + b" " * (5 * 2**20) + b"}"
+    (tmp_path / "long").write_bytes(len(header).to_bytes(8, "little") + header)
+    save_file({"a\nb": torch.ones(1)}, tmp_path / "name")
+    for name, told in (("long", "its header has 5,242,882 bytes"), ("name", "a name is no text")):
+        with pytest.raises(UserError, match=told) as error:
+            read_weights(tmp_path / name)
+        one_sentence(error, tmp_path / name)
+
+
+KINDS = {
+    "text": [
+        b"abcdefgh{} is no safetensors",
+        b"a" + "é".encode() * 600,  # the first bytes end within a character
+        b"<?xml version='1.0'?><note/>",
+    ],
+    "unknown": [b"caf\xe9 in Latin-1", b"ET12" + bytes(40), (100).to_bytes(8, "little") + b"{\0", b"\n\x05hello\0"],
+    "openvino": [b"<?xml version='1.0'?>\n<net name='x'>"],
+    "executorch": [b"\x1c\0\0\0ET12" + bytes(40)],
+    "tensorrt": [(99).to_bytes(4, "little") + b'{"producer": "t2t_vit 1"}'],
+    "mindir": [b"\n\x050.1.1\x12\x09MindSpore", b"\n\x031.0\x12\x07t2t_vit"],
+    "onnx": [b"\x08\x0a\x12\x07pytorch", b"\x08\x08:\x00"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_is_told_by_its_content(tmp_path: Path, kind: str) -> None:
+    for content in KINDS[kind]:
+        (tmp_path / "x").write_bytes(content)
+        assert file_kind(tmp_path / "x") == kind, content
+
+
+def test_settings_are_taken_where_they_are_flat() -> None:
+    flat = {"lr": 5e-4, "name": "x" * 1000, "mean": (0.1, 0.2), "none": None, "flag": True, "many": list(range(16))}
+    deep = {"dict": {"a": 1}, "deep": [[1]], "long": list(range(17)), "text": "x" * 1001, 3: "a number"}
+    assert plain_config({**flat, **deep}) == {**flat, "mean": [0.1, 0.2]}
+    assert plain_config([1]) is plain_config(None) is None
+    assert plain_classes(["cat", 7]) == ("cat", "7")
+    assert plain_classes([]) is plain_classes("ab") is plain_classes(["a", ["b"]]) is None
+
+
 def ours(**changes: Any) -> dict[str, Any]:
     content = {
         "format": "t2t_vit",
@@ -96,6 +166,8 @@ def ours(**changes: Any) -> dict[str, Any]:
         ({"step": 2, "raw": {"top1": 0.7}, "ema": {"top1": 0.8}}, "ema"),
         ({"step": 2, "raw": {"top1": 0.7}, "ema": {"top1": 0.1}}, "raw"),
         ({"step": 2, "raw": {"top1": 0.7}, "ema": {"top1": 0.7}}, "ema"),
+        ({"step": 2, "raw": {"top1": 81.5}, "ema": {"top1": 0.1}}, "ema"),  # a share is at most 1
+        ({"step": 2, "raw": {"top1": "0.9"}, "ema": {"top1": 0.1}}, "ema"),
     ],
 )
 def test_of_our_checkpoint_the_better_copy_is_taken(tmp_path: Path, metrics: dict[str, Any], chosen: str) -> None:

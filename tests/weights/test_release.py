@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -101,6 +102,50 @@ def test_a_known_file_is_checked(
         read_weights("t2t_vit_7")
     monkeypatch.setitem(release.KNOWN, FILE, release.Known(len(content), hashlib.sha384(content).hexdigest()[:32]))
     assert read_weights("t2t_vit_7").chosen == "ema"
+
+
+def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(release, "_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(release, "ADDRESS", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        with pytest.raises(UserError, match=r"could not be fetched \(.*timed out\)"):
+            read_weights("t2t_vit_7")
+    assert socket.getdefaulttimeout() is None
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_download_that_breaks_off_leaves_nothing(served: Path, tmp_path: Path) -> None:
+    content = publish(served).read_bytes()
+    (served / FILE).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="what came is not that file"):
+        read_weights("t2t_vit_7")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_the_file_has_its_name_only_after_the_checks(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(served)
+    seen: list[bool] = []
+    check = release._check_content
+
+    def checked(path: Path, arch: str) -> None:
+        seen.append((tmp_path / "cache" / FILE).exists())
+        check(path, arch)
+
+    monkeypatch.setattr(release, "_check_content", checked)
+    read_weights("t2t_vit_7")
+    assert seen == [False]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [FILE]
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"file: cannot be written \(.*\); name another folder in T2T_VIT_CACHE"):
+        read_weights("t2t_vit_7")
 
 
 def test_networks_without_a_release_and_files_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from t2t_vit.errors import UserError
 from t2t_vit.weights import read_run
+from t2t_vit.weights.saved_run import NEEDED
 
 
 def content() -> dict[str, Any]:
@@ -68,6 +69,23 @@ def test_every_value_and_every_bit_comes_back(path: Path) -> None:
     run = read_run(path)
     assert run.step == 7
     assert same(run.content, content())
+
+
+def test_tensors_are_in_memory_of_their_own(path: Path) -> None:
+    """The file may be replaced, as by the next checkpoint of the run, while what was read is used."""
+    found = read_run(path).content
+    for tensor in (*found["model"].values(), *found["optimizer"]["state"][0].values()):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_whatever_a_run_needs_is_asked_for(path: Path, name: str) -> None:
+    without = content()
+    without.pop(name)
+    for damaged in (without, {**content(), name: None}):
+        torch.save(damaged, path)
+        with pytest.raises(UserError, match=rf"lacks {name}, so its run cannot be continued"):
+            read_run(path)
 
 
 def test_a_damaged_file_is_told_or_reads_the_same(path: Path) -> None:

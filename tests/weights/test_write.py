@@ -1,5 +1,6 @@
 """Weights from one format into another."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from t2t_vit.cli.main import main
 from t2t_vit.errors import UserError
 from t2t_vit.model import create_model
 from t2t_vit.weights import convert_weights, read_weights
+from t2t_vit.weights.safetensors_file import write_safetensors_file
+from t2t_vit.weights.show import shown
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mindspore"
 
@@ -27,6 +30,8 @@ def source(tmp_path: Path) -> Path:
         ("x.safetensors", None, "safetensors"),
         ("x.pth", None, "torch"),
         ("x.PT", None, "torch"),
+        ("x.bin", None, "torch"),
+        ("x.pth.tar", None, "torch"),
         ("x.ckpt", "torch", "torch"),
         ("x.pth", "mindspore", "mindspore"),
         ("x", "safetensors", "safetensors"),
@@ -63,6 +68,30 @@ def test_what_cannot_be_done(source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x.ckpt").exists()
 
 
+def test_the_copy_that_is_asked_for_and_no_more(tmp_path: Path) -> None:
+    whole = torch.arange(40_000.0)
+    copies = {"state_dict": {"a": whole[:3]}, "state_dict_ema": {"a": whole[3:6]}}
+    torch.save(copies, tmp_path / "w.pth")
+    for which, expected in (("raw", [0, 1, 2]), ("ema", [3, 4, 5]), ("auto", [3, 4, 5])):
+        convert_weights(tmp_path / "w.pth", tmp_path / "x.pt", which=which)  # type: ignore[arg-type]
+        assert torch.load(tmp_path / "x.pt", weights_only=True)["a"].tolist() == expected
+        assert (tmp_path / "x.pt").stat().st_size < 10_000  # not all that the tensor was a part of
+
+
+def test_what_is_shown(tmp_path: Path) -> None:
+    tensors = {"bias": torch.tensor(1.0), "w": torch.zeros(2, 3).half()}
+    write_safetensors_file(tensors, tmp_path / "w", {"classes": list("abcdefghij")})
+    lines = shown(tmp_path / "w").splitlines()
+    assert "classes    a, b, c, d, e, f, g, h, ... (10)" in lines
+    assert "tensors    2, 7 numbers, 16 bytes" in lines
+    assert [line.split() for line in lines[-2:]] == [["bias", "single", "float32"], ["w", "2", "x", "3", "float16"]]
+    write_safetensors_file(
+        {"w": tensors["bias"]}, tmp_path / "v", {"config": {"arch": "x\x1b[2J"}, "classes": list("ab")}
+    )
+    lines = shown(tmp_path / "v").splitlines()
+    assert "config     arch: x?[2J" in lines and "classes    a, b" in lines
+
+
 def test_a_file_may_take_its_own_place(source: Path, tmp_path: Path) -> None:
     expected = {name: tensor.clone() for name, tensor in read_weights(source).tensors.items()}
     convert_weights(source, source, format="mindspore")
@@ -91,7 +120,10 @@ def test_the_command_shows(source: Path, capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "kind       torch.save" in out
     assert "network    t2t_vit_7, 3 classes, 3 channels, 224 x 224 pixels" in out
-    assert "cls_token" in out and "1 x 1 x 256" in out and "float32" in out
+    tensors = [re.split("  +", line.strip()) for line in out.splitlines() if line.startswith("  ")]
+    assert len(tensors) == 111
+    assert ["cls_token", "1 x 1 x 256", "float32"] in tensors
+    assert ["head.weight", "3 x 256", "float32"] in tensors
     assert main(["weights", "show", str(FIXTURES / "adam.ckpt")]) == 0
     out = capsys.readouterr().out
     assert "kind       MindSpore" in out and "state      global_step, learning_rate" in out and "not known" in out
@@ -100,12 +132,13 @@ def test_the_command_shows(source: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["shaw", "x"], "invalid choice: 'shaw'"),
-        (["show"], "required: FILE"),
+        (["shaw", "x"], "weights takes show or convert; not 'shaw'"),
+        (["show"], "weights show needs FILE"),
         (["show", "absent.pth"], "there is no such file"),
-        (["convert", "a"], "required: NEW_FILE"),
-        (["show", "a", "--nonsense"], "unrecognized arguments: --nonsense"),
-        (["convert", "a", "b", "--form", "torch"], "unrecognized arguments: --form torch"),
+        (["show", "a", "--format", "torch"], "--format has no effect with show"),
+        (["convert", "a"], "weights convert needs NEW_FILE"),
+        (["show", "a", "--nonsense"], "unknown option '--nonsense'"),
+        (["convert", "a", "b", "--form", "torch"], "unknown option '--form'; did you mean '--format'?"),
     ],
 )
 def test_mistakes_on_the_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +149,9 @@ def test_mistakes_on_the_line(words: list[str], told: str, capsys: pytest.Captur
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["--help"], ["convert", "-h"]):
-        assert main(["weights", *words]) == 0
+        with pytest.raises(SystemExit) as ended:
+            main(["weights", *words])
+        assert ended.value.code == 0
         assert capsys.readouterr().out.startswith("Usage: t2t-vit weights show FILE")
     assert main(["--help"]) == 0
     assert "  weights     show what a file of weights holds, or convert it\n" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """`bench model`: the network by stage and as a whole, forward and backward."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def measure_stages(
     flops: Mapping[str, Flops],
     repeats: int,
 ) -> Table:
-    """A row a stage; shares are those of the sum of the stages that lie within no other."""
+    """A row a stage; shares are those of their sum."""
     laps = Laps(precision.device)
 
     def forward() -> dict[str, float]:
@@ -75,15 +75,13 @@ def measure_stages(
         return laps.seconds()
 
     batch = len(next(tensors_in(stages[0].inputs)))
-    whole = {stage.name for stage in stages if not stage.within}
     there = rounds(forward, repeats)
     back = rounds(backward, repeats)
     return [
         {
             "name": stage.name,
-            "within": stage.within,
-            "forward": _row(there, stage.name, batch * flops[stage.name].forward, rates, whole),
-            "backward": _row(back, stage.name, batch * flops[stage.name].backward, rates, whole),
+            "forward": _row(there, stage.name, batch * flops[stage.name].forward, rates),
+            "backward": _row(back, stage.name, batch * flops[stage.name].backward, rates),
         }
         for stage in stages
     ]
@@ -99,8 +97,8 @@ def measure_whole(
     repeats: int,
 ) -> Table:
     """A row each for the forward pass, and for forward and backward pass, of every form, and one for the others."""
-    forward = sum(each.forward for each in flops.values() if not each.within)
-    both = forward + sum(each.backward for each in flops.values() if not each.within)
+    forward = sum(each.forward for each in flops.values())
+    both = forward + sum(each.backward for each in flops.values())
     runs: dict[str, tuple[Callable[[], object], int]] = {name: (run, forward) for name, run in others.items()}
     for name, form in forms.items():
         runs[f"forward, {name}"] = (_inference(form, images, precision), forward)
@@ -154,11 +152,9 @@ def _training(form: nn.Module, images: Tensor, precision: Precision) -> Callable
     return run
 
 
-def _row(
-    seconds: Mapping[str, list[float]], name: str, flops: int, rates: Rates, whole: Collection[str]
-) -> dict[str, Any] | None:
+def _row(seconds: Mapping[str, list[float]], name: str, flops: int, rates: Rates) -> dict[str, Any] | None:
     """None where there is nothing to do."""
     if name not in seconds:
         return None
-    total = sum(Spread.of(values).median for each, values in seconds.items() if each in whole)
+    total = sum(Spread.of(values).median for values in seconds.values())
     return {**rates.figure(seconds[name], flops), "share": Spread.of(seconds[name]).median / total}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from t2t_vit.model import T2TViT
 from t2t_vit.model.drop import DropBlock
-from t2t_vit.model.token_performer import TokenPerformer
-from t2t_vit.model.token_transformer import TokenTransformer
-from t2t_vit.model.tokens_to_token import SoftSplitLayer
-from t2t_vit.model.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -27,14 +23,12 @@ class Stage:
         name: the modules' own: attention1, attention2, project, blocks, head.
         inputs: detached, and with `requires_grad` where a gradient goes on to the stage before.
         parameters: those of the stage that are trained.
-        within: the stage that this one is a part of, which its work counts in already.
     """
 
     name: str
     run: Callable[..., Any]
     inputs: tuple[Any, ...]
     parameters: tuple[nn.Parameter, ...]
-    within: str = ""
 
     @property
     def sources(self) -> list[Tensor]:
@@ -53,66 +47,32 @@ class Stage:
 def stages_of(model: T2TViT, images: Tensor) -> list[Stage]:
     """The stages in the order in which images (B, C, H, W) go through them; run it in the context that they run in.
 
-    Inputs are taken by hooks, whatever the modules hand to each other. Soft splits are made by what follows them, so
-    they are stages `within` others: a split with the norm and the product that it is one operation with. What lies
-    between the stages (maps of tokens, class token, positions) belongs to none of them.
+    Inputs are taken by hooks. What lies between the stages (maps of tokens, class token, positions) belongs to none of
+    them.
     """
     parts = {name: part for name, part in model.tokens_to_token.named_children() if not isinstance(part, DropBlock)}
     first, norm = model.blocks[0], model.norm
     taken: dict[nn.Module, tuple[Any, ...]] = {}
-    made: dict[nn.Module, Windows] = {}
 
     def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         taken[module] = tuple(mapped(value, fresh) for value in inputs)
 
-    def keep(module: nn.Module, _: tuple[Any, ...], output: Windows) -> None:
-        made[module] = mapped(output, fresh)
-
     with ExitStack() as hooks:
         for part in [*parts.values(), first, norm]:
-            if isinstance(part, SoftSplitLayer):
-                hooks.callback(part.register_forward_hook(keep).remove)
-            elif not isinstance(part, nn.Linear):  # a hooked one is computed in another way, see `Windows`
-                hooks.callback(part.register_forward_pre_hook(take).remove)
+            hooks.callback(part.register_forward_pre_hook(take).remove)
         model(images)
-    stages, split = list[Stage](), ""
-    for name, part in parts.items():
-        if isinstance(part, SoftSplitLayer):
-            split, windows = name, made[part]
-        elif isinstance(part, nn.Linear):
-            stages.append(Stage(name, partial(_linear, part), (windows,), trained(part)))
-        else:
-            stages.append(Stage(name, part, taken[part], trained(part)))
-            if split:
-                stages.append(_split_stage(split, name, part, windows))
+    stages = [Stage(name, part, taken[part], trained(part)) for name, part in parts.items()]
     stages.append(Stage("blocks", partial(in_order, model.blocks), taken[first], trained(model.blocks)))
     ends = (*trained(norm), *trained(model.head))
     return [*stages, Stage("head", lambda tokens: model.forward_head(norm(tokens)), taken[norm], ends)]
 
 
-def _split_stage(name: str, within: str, attention: nn.Module, windows: Windows) -> Stage:
-    """A soft split up to the keys, queries and values."""
-    assert isinstance(attention, TokenPerformer | TokenTransformer)
-    linear = attention.kqv if isinstance(attention, TokenPerformer) else attention.attn.qkv
-    own = (*trained(attention.norm1), *trained(linear))
-    return Stage(name, partial(_norm_linear, attention.norm1, linear), (windows,), own, within)
-
-
-def _norm_linear(norm: nn.Module, linear: nn.Module, windows: Windows) -> Tensor:
-    return windows.norm_linear(norm, linear)
-
-
-def _linear(linear: nn.Module, windows: Windows) -> Tensor:
-    return windows.linear(linear)
-
-
 @dataclass(frozen=True)
 class Flops:
-    """FLOP of one image in matrix products, 2 a multiply-add; `within` as of the stage."""
+    """FLOP of one image in matrix products, 2 a multiply-add."""
 
     forward: int
     backward: int
-    within: str = ""
 
 
 def flops_of(model: T2TViT) -> dict[str, Flops]:
@@ -129,7 +89,7 @@ def flops_of(model: T2TViT) -> dict[str, Flops]:
         with backward:
             if run is not None:
                 run()
-        found[stage.name] = Flops(int(forward.get_total_flops()), int(backward.get_total_flops()), stage.within)
+        found[stage.name] = Flops(int(forward.get_total_flops()), int(backward.get_total_flops()))
     return found
 
 
@@ -151,14 +111,12 @@ def fresh(tensor: Tensor) -> Tensor:
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with every tensor in it changed: alone, or in tuples, lists and dataclasses."""
+    """`value` with every tensor in it changed: alone, or in tuples and lists."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple | list):
         parts = [mapped(part, change) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{each.name: mapped(getattr(value, each.name), change) for each in fields(value)})
     return value
 
 

@@ -15,15 +15,9 @@ from t2t_vit.bench.network import measure_network
 from t2t_vit.bench.rates import Rates, rates_of
 from t2t_vit.bench.samples import measure_batch_transform, measure_loader, measure_reading
 from t2t_vit.bench.step import measure_step
-from t2t_vit.cli import assembly
-from t2t_vit.cli.bench_tables import print_data, print_network, print_step
-from t2t_vit.cli.config_file import to_yaml
+from t2t_vit.bench.tables import print_data, print_network, print_step
+from t2t_vit.cli import build
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.resolve import resolve
-from t2t_vit.cli.step import step_of, trained_of
-from t2t_vit.config import Config
-from t2t_vit.config_rules import image_size_of
 from t2t_vit.data.decode import MODES
 from t2t_vit.data.images import ArrayImages, ImageSet
 from t2t_vit.data.kept import keep_decoded
@@ -31,18 +25,21 @@ from t2t_vit.data.loader import Batch
 from t2t_vit.data.memory_budget import budget_of
 from t2t_vit.data.share import Share
 from t2t_vit.data.workers import usable_workers
-from t2t_vit.errors import UserError
+from t2t_vit.fast.kernels import check_kernels, fused_or_plain
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.plan import Workload, plan_for
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.inference.writers import check_output
-from t2t_vit.ops.split_norm_linear import check_kernels
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import to_yaml
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.rules import image_size_of
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.utilisation import training_flops
 
-ROUNDS = 10
 CPU_BATCH = 8  # of which a network's rate on a few cores depends little
 Results = dict[str, Any]
 
@@ -72,10 +69,10 @@ def run(options: Options) -> int:
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
-    rounds, output = _count(options), options.extras.get("output")
+    output = options.extras.get("output")
     if output is not None:
         check_output(output)
-    subject = options.data or ""
+    subject = options.data
     device = choose_device(config.device_target, config.device_id, note=told.append)
     precision = choose_precision(config.amp_level, device, training=subject != "model", note=told.append)
     check_kernels(config.kernels, device)
@@ -86,9 +83,9 @@ def run(options: Options) -> int:
         "bench": subject,
         "device": device.type,
         "precision": precision.name,
-        "rounds": rounds,
+        "rounds": options.extra("rounds"),
         "config": config.to_dict(),
-        **measure(Bench(options, config, device, precision, rounds, told)),
+        **measure(Bench(options, config, device, precision, options.extra("rounds"), told)),
     }
     show(found)
     if output is not None:
@@ -100,9 +97,10 @@ def run(options: Options) -> int:
 
 
 def of_network(bench: Bench) -> Results:
-    """`bench model`: compiled, too, where `pynative_mode False` stands on the line or in the file."""
+    """`bench model`: compiled, too, where `pynative_mode False` stands on the command line or in the file."""
     config, precision, rates = bench.config, bench.precision, bench.begin()
-    model = assembly.network(config, config.num_classes)
+    model = build.network(config, config.num_classes)
+    fused_or_plain(model, config.kernels, bench.device)
     precision.prepare(model)
     forms: dict[str, torch.nn.Module] = {"eager": model}
     if not bench.options.said("pynative_mode", True):
@@ -121,9 +119,9 @@ def predicting(bench: Bench) -> Callable[[], object]:
     config = bench.config
     shape = (config.batch_size, config.in_chans, *image_size_of(config))
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
-    network = assembly.network(config, config.num_classes)
+    network = build.network(config, config.num_classes)
     plan = plan_for(bench.device.type, Workload(batch=config.batch_size))
-    predictor = TorchPredictor(network, assembly.preprocessing_of(config), None, bench.precision, plan)
+    predictor = TorchPredictor(network, build.preprocessing_of(config), None, bench.precision, plan, config.kernels)
     return lambda: predictor.logits(pixels)
 
 
@@ -139,10 +137,11 @@ def of_step(bench: Bench) -> Results:
 def step_results(bench: Bench, images: ImageSet, rates: Rates) -> Results:
     """The step's figures; `images` tell the classes, none of them is read."""
     config, precision = bench.config, bench.precision
-    model = assembly.network(config, len(images.classes))
+    model = build.network(config, len(images.classes))
+    fused_or_plain(model, config.kernels, bench.device)
     precision.prepare(model)
-    trained = trained_of(config, model, precision)
-    step = step_of(config, trained, images, precision, Processes(), tell)
+    trained = build.trained_of(config, model, precision)
+    step = build.step_of(config, trained, images, precision, Processes(), tell)
     flops = training_flops(model, (config.in_chans, *image_size_of(config)))
     batch = made_up(config, len(images.classes), bench.device)
     found = measure_step(step, batch, bench.device, rates, flops, bench.rounds)
@@ -156,7 +155,7 @@ def step_results(bench: Bench, images: ImageSet, rates: Rates) -> Results:
 def made_up(config: Config, num_classes: int, device: torch.device) -> Callable[[], Batch]:
     """Makes batches of random pixels on the device, normalised, erased and mixed as the loader's."""
     size = config.batch_size
-    transform = assembly.batch_transform(config, num_classes)
+    transform = build.batch_transform(config, num_classes)
     pixels = torch.randint(0, 256, (size, config.in_chans, *image_size_of(config)), dtype=torch.uint8, device=device)
     targets = torch.arange(size, device=device) % num_classes
     numbers = np.arange(size)
@@ -166,16 +165,16 @@ def made_up(config: Config, num_classes: int, device: torch.device) -> Callable[
 def of_data(bench: Bench) -> Results:
     """`bench data`: the parts on one core, the loader with none and with all workers, and what a step takes."""
     config = bench.config
-    images, _ = assembly.training_images(config, bench.waiting.append)
+    images, _ = build.training_images(config, bench.waiting.append)
     rates = bench.begin()
-    mode, transform = MODES[config.in_chans], assembly.train_transform(config)
+    mode, transform = MODES[config.in_chans], build.train_transform(config)
     batch = min(config.batch_size, len(images))
     found: Results = {
         "images": len(images),
         "reading": measure_reading(images, mode, transform, batch, bench.rounds),
         "kept": None,
         "on_device": measure_batch_transform(
-            assembly.batch_transform(config, len(images.classes)), config.in_chans, batch, bench.device, bench.rounds
+            build.batch_transform(config, len(images.classes)), config.in_chans, batch, bench.device, bench.rounds
         ),
         "loader": [_loader(bench, images, workers) for workers in sorted({0, _workers(config)})],
     }
@@ -188,7 +187,7 @@ def of_data(bench: Bench) -> Results:
 
 def _loader(bench: Bench, images: ImageSet, workers: int) -> Results:
     config = replace(bench.config, num_parallel_workers=workers)
-    loader = assembly.train_loader(config, images, len(images.classes), Processes(), bench.device, tell)
+    loader = build.train_loader(config, images, len(images.classes), Processes(), bench.device, tell)
     return measure_loader(loader, workers, bench.rounds)
 
 
@@ -199,7 +198,7 @@ def _workers(config: Config) -> int:
     return usable
 
 
-def _fitted(options: Options, config: Config, device: torch.device, note: assembly.Note) -> Config:
+def _fitted(options: Options, config: Config, device: torch.device, note: build.Note) -> Config:
     """`config` with what nobody said and the measurement has to know."""
     if options.data == "data":
         if not (options.said("dataset", "") or config.data_url):
@@ -208,16 +207,9 @@ def _fitted(options: Options, config: Config, device: torch.device, note: assemb
         return config
     size = config.batch_size
     if device.type == "cpu" and not options.said("batch_size", 0):
-        note(f"batch_size {CPU_BATCH}, as this is a CPU; on the line it may be another")
+        note(f"batch_size {CPU_BATCH}, as this is a CPU; the command line may name another")
         size = CPU_BATCH
     return replace(config, batch_size=size, num_classes=config.num_classes or 1000)
-
-
-def _count(options: Options) -> int:
-    text = options.extras.get("rounds", str(ROUNDS))
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
-        raise UserError(f"--rounds is '{text}'; it must be a whole number from 1 to 100000")
-    return int(text)
 
 
 SUBJECTS: dict[str, tuple[Callable[[Bench], Results], Callable[[Results], None]]] = {

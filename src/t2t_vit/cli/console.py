@@ -9,6 +9,10 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def silent(_: str) -> None:
+    """For processes other than the first, and for those who have nobody to tell."""
+
+
 def printable(text: str) -> str:
     """`text` on one line and harmless to a terminal: control characters and line separators as \\n, \\x1b, \\u2028."""
     bad = ("Cc", "Zl", "Zp")

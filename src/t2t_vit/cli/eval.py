@@ -7,22 +7,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2t_vit.cli import assembly
-from t2t_vit.cli.config_file import to_yaml
-from t2t_vit.cli.console import tell
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.predictor import open_asked
-from t2t_vit.cli.resolve import resolve
-from t2t_vit.config import Config
+from t2t_vit.cli import build
+from t2t_vit.cli.console import silent, tell
+from t2t_vit.cli.predictors import open_asked
 from t2t_vit.data.images import ImageSet, check_same_classes
 from t2t_vit.evaluation.metrics import Metrics, evaluate
+from t2t_vit.fast.kernels import check_kernels, prepared
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.exported_predictor import ExportedPredictor
 from t2t_vit.inference.load import is_exported
 from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.writers import check_output
-from t2t_vit.ops.split_norm_linear import check_kernels
 from t2t_vit.precision import choose_device, choose_precision, choose_products
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import to_yaml
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes, connected, from_environment
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
 
@@ -38,7 +38,7 @@ def run(options: Options) -> int:
         print(to_yaml(config), end="")
         return 0
     processes = from_environment()
-    note = tell if processes.is_first else _silent
+    note = tell if processes.is_first else silent
     output = options.extras.get("output")
     if output is not None:
         check_output(output)
@@ -68,21 +68,22 @@ def evaluate_weights(
     note: Callable[[str], None],
     notes: Sequence[str] = (),
 ) -> Metrics:
-    """Exact metrics of `weights` over the validation images of `config`, each counted once; `notes` are told first."""
-    told = list(notes)  # only when nothing can be refused any more: a mistake is one sentence
+    """Exact metrics of `weights` over the validation images of `config`, each counted once, after the `notes`."""
+    pending = list(notes)  # printed only when nothing can be refused any more: a mistake is one sentence
     device_id = processes.local if processes.count > 1 else config.device_id
-    device = choose_device(config.device_target, device_id, note=told.append)
-    precision = choose_precision(config.amp_level, device, training=False, note=told.append)
-    choose_products(precision, told.append)
-    check_kernels(config.kernels, device, predicts=True)
-    rebuilt = rebuild(weights, config.to_dict(), told.append, config.kernels)
-    images = _images(config, rebuilt.classes, str(weights.path), told.append)
-    for text in told:
+    device = choose_device(config.device_target, device_id, note=pending.append)
+    precision = choose_precision(config.amp_level, device, training=False, note=pending.append)
+    choose_products(precision, pending.append)
+    check_kernels(config.kernels, device)
+    rebuilt = rebuild(weights, config.to_dict(), pending.append)
+    images = _images(config, rebuilt.classes, str(weights.path), pending.append)
+    for text in pending:
         note(text)
     with connected(processes, device):
-        loader = assembly.eval_loader(config, images, rebuilt.preprocessing, processes, device, note)
-        model = precision.prepare(rebuilt.model)
+        loader = build.eval_loader(config, images, rebuilt.preprocessing, processes, device, note)
+        model, made_of = prepared(rebuilt.model, config.kernels, precision)
         note(f"{weights.path}: {weights.chosen} weights, {len(images):,} images, {device.type}, {precision.name}")
+        note(f"network: {made_of}")
         return evaluate(model, loader, autocast=precision.autocast, reduce=processes.sum)
 
 
@@ -94,12 +95,12 @@ def evaluate_exported(
     notes: Sequence[str] = (),
 ) -> Metrics:
     """As `evaluate_weights`, of a file that `export` wrote, in its own runtime."""
-    told, cpu = list(notes), torch.device("cpu")
-    images = _images(config, predictor.classes, str(predictor.path), told.append)
-    for text in told:
+    pending, cpu = list(notes), torch.device("cpu")
+    images = _images(config, predictor.classes, str(predictor.path), pending.append)
+    for text in pending:
         note(text)
     with connected(processes, cpu):
-        loader = assembly.eval_loader(config, images, predictor.preprocessing, processes, cpu, note)
+        loader = build.eval_loader(config, images, predictor.preprocessing, processes, cpu, note)
         kind = type(predictor).__name__.removesuffix("Predictor")
         note(f"{predictor.path}: exported, {len(images):,} images, {kind}, {predictor.metadata.precision}")
         return evaluate(_AsModule(predictor), loader, reduce=processes.sum)
@@ -117,11 +118,7 @@ class _AsModule(nn.Module):
 
 
 def _images(config: Config, classes: Sequence[str] | None, path: str, note: Callable[[str], None]) -> ImageSet:
-    images = assembly.validation_images(config, note)
+    images = build.validation_images(config, note)
     if classes is not None:
         check_same_classes(images.classes, classes, "the validation images", path)
     return images
-
-
-def _silent(_: str) -> None:
-    """Processes other than the first say nothing."""

@@ -1,16 +1,19 @@
 """`t2t-vit export`: a checkpoint -> files for other runtimes, compared with the network before they are announced."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
-from t2t_vit.cli.config_file import to_yaml
+import torch
+from torch import Tensor
+
+from t2t_vit.cli import build
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.evidence import gather
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.resolve import resolve
-from t2t_vit.config import Config
+from t2t_vit.data.decode import DecodeError
+from t2t_vit.data.embedded import fashion_mnist
+from t2t_vit.data.images import ImageSet
+from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.export.job import Kind
 from t2t_vit.export.survey import speed_of
@@ -20,11 +23,20 @@ from t2t_vit.files import check_folder
 from t2t_vit.inference.metadata import Precision
 from t2t_vit.inference.rebuild import rebuild
 from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import to_yaml
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.schema import Config
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
 
 CALIBRATION = 200
 ALL = "all"
 COLUMNS = "{:<12} {:>10} {:>8} {:>9} {:>11} {:>7}  {}"
+COMPARED: dict[Precision, int] = {"fp32": 12, "fp16": 100}
+# int8 is judged by its answers, of which it takes many: 2,000 small pictures, at least 200 large ones.
+INT8_PIXELS, INT8_MOST, INT8_LEAST = 2000 * 64 * 64, 2000, 200
+Note = Callable[[str], None]
+Pair = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -56,9 +68,9 @@ def run(options: Options) -> int:
 def export_weights(
     weights: Weights, config: Config, wish: Wish, notes: Sequence[str] = (), *, data_is_named: bool = True
 ) -> Exported:
-    """Write the network as ARCH with the ending of the format; `notes` are told first.
+    """Write the network as ARCH with the ending of the format; `notes` are printed first.
 
-    Where nobody named the data on the line, a missing data set is no mistake: embedded images take its place.
+    Where nobody named the data on the command line, a missing data set is no mistake: embedded images take its place.
     """
     predictor, evidence = _prepared(weights, config, wish, notes, data_is_named)
     return _written(predictor, config, config.file_format, wish, evidence)
@@ -99,8 +111,8 @@ def announce(export: Callable[[], Exported]) -> int:
 def _prepared(
     weights: Weights, config: Config, wish: Wish, notes: Sequence[str], data_is_named: bool
 ) -> tuple[TorchPredictor, Evidence]:
-    told = list(notes)  # only when nothing can be refused any more: a mistake is one sentence
-    rebuilt = rebuild(weights, config.to_dict(), told.append)
+    pending = list(notes)  # printed only when nothing can be refused any more: a mistake is one sentence
+    rebuilt = rebuild(weights, config.to_dict(), pending.append)
     evidence = gather(
         config,
         rebuilt.preprocessing,
@@ -108,10 +120,10 @@ def _prepared(
         precision=wish.kind.precision,
         calibration=wish.calibration,
         data_is_named=data_is_named,
-        note=told.append,
+        note=pending.append,
     )
     check_folder(wish.folder, "the folder")
-    for text in told:
+    for text in pending:
         tell(text)
     return TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes), evidence
 
@@ -145,25 +157,90 @@ def _wish(options: Options) -> Wish:
     """The command's own options, checked.
 
     Raises:
-        UserError: a value that an option does not take.
+        UserError: options that mean nothing together.
     """
-    extras = options.extras
-    precision = extras.get("precision", "fp32")
-    if precision not in get_args(Precision):
-        raise UserError(f"--precision is '{precision}'; it must be {', '.join(get_args(Precision))}")
-    where = extras.get("preprocessing", "outside")
-    if where not in ("inside", "outside"):
-        raise UserError(f"--preprocessing is '{where}'; it must be inside or outside")
-    if "calibration" in extras and precision != "int8":
+    precision = cast(Precision, options.extra("precision"))
+    if "calibration" in options.extras and precision != "int8":
         raise UserError(f"--calibration has no effect with --precision {precision}; leave it out")
-    kind = Kind(cast(Precision, precision), _count(extras, "batch", 0), "dynamic_size" in extras, where == "inside")
-    return Wish(kind, Path(extras.get("output", ".")), _count(extras, "calibration", CALIBRATION))
+    kind = Kind(
+        precision, options.extra("batch"), options.extra("dynamic_size"), options.extra("preprocessing") == "inside"
+    )
+    return Wish(kind, Path(options.extra("output")), options.extra("calibration"))
 
 
-def _count(extras: Mapping[str, str], name: str, default: int) -> int:
-    text = extras.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
-        raise UserError(f"--{name} is '{text}'; it must be a whole number from 1 to 100000")
-    return int(text)
+def gather(
+    config: Config,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...] | None,
+    *,
+    precision: Precision,
+    calibration: int,
+    data_is_named: bool,
+    note: Note,
+) -> Evidence:
+    """Of the validation images if there are any, else embedded ones; to calibrate on, training images if there are.
+
+    Args:
+        classes: of the network; the images' own count only where they are the same.
+        data_is_named: a missing data set is the user's mistake, and not made up for by embedded images.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    count = _compared(precision, preprocessing)
+    images, training = _sets(config, preprocessing, data_is_named, note)
+    compared, targets = real_images(images, preprocessing, count)
+    known = targets if classes is not None and tuple(images.classes) == classes else None
+    if precision != "int8":
+        return Evidence(compared, known)
+    note(f"int8: measured on {calibration} images, compared on {len(compared):,}")
+    return Evidence(compared, known, real_images(training(), preprocessing, calibration)[0])
+
+
+def real_images(images: ImageSet, preprocessing: Preprocessing, count: int) -> tuple[Tensor, Tensor]:
+    """Up to `count` images, uint8 (N, C, H, W), and their classes (N,); broken ones are left out.
+
+    Raises:
+        UserError: all of them are broken.
+    """
+    read: list[Tensor] = []
+    targets: list[int] = []
+    for number in build.some_images(images, count):
+        try:
+            read.append(preprocessing(images.read(number)))
+            targets.append(int(images.targets[number]))
+        except DecodeError as error:
+            reason = f"{images.name(number)}: {error}"
+    if not read:
+        raise UserError(f"no validation image to compare on can be read: {reason}")
+    return torch.stack(read), torch.tensor(targets)
+
+
+def _compared(precision: Precision, preprocessing: Preprocessing) -> int:
+    if precision in COMPARED:
+        return COMPARED[precision]
+    height, width = preprocessing.image_size
+    return min(INT8_MOST, max(INT8_LEAST, INT8_PIXELS // (height * width)))
+
+
+def _sets(
+    config: Config, preprocessing: Preprocessing, named: bool, note: Note
+) -> tuple[ImageSet, Callable[[], ImageSet]]:
+    """The images to compare on, and those to calibrate on, which are opened only where they are asked for."""
+    try:
+        if config.dataset != "ImageNet" or config.data_url:
+            images = build.validation_images(config)
+            return images, lambda: _training_images(config, images)
+    except UserError as error:
+        if named:
+            raise
+        note(f"compared on embedded images, since {error}")
+    mode = preprocessing.mode
+    return fashion_mnist("val", mode), lambda: fashion_mnist("train", mode)
+
+
+def _training_images(config: Config, otherwise: ImageSet) -> ImageSet:
+    try:
+        return build.training_images(config, lambda _: None)[0]
+    except UserError:
+        return otherwise

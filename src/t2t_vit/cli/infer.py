@@ -1,31 +1,101 @@
 """`t2t-vit infer`: images and a checkpoint or an exported file -> a class for each image."""
 
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import chain
-from typing import cast
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any, cast
 
-from t2t_vit.cli.config_file import to_yaml
-from t2t_vit.cli.inference_job import InferenceJob, predict
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.predictor import open_predictor
-from t2t_vit.cli.resolve import resolve
-from t2t_vit.cli.work import work_of
-from t2t_vit.config import Config
+import torch
+from torch import Tensor
+
+from t2t_vit.cli.console import printable, tell
+from t2t_vit.cli.predictors import Work, open_predictor
+from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.errors import UserError
-from t2t_vit.inference.archives import is_archive
+from t2t_vit.inference.archives import GZIPPED, TAR, is_archive
 from t2t_vit.inference.fingerprint import fingerprint
-from t2t_vit.inference.item import Item
-from t2t_vit.inference.journal import remembered
+from t2t_vit.inference.item import Item, UnreadableError
+from t2t_vit.inference.journal import Journal, remembered
 from t2t_vit.inference.lists import STANDARD_INPUT, listed_images
 from t2t_vit.inference.load import is_exported
-from t2t_vit.inference.predictor import BATCH_SIZE
-from t2t_vit.inference.readers import usable_workers
+from t2t_vit.inference.plan import REPAYS_COMPILING
+from t2t_vit.inference.predictor import BATCH_SIZE, Predictor
+from t2t_vit.inference.readers import Readers, usable_workers
+from t2t_vit.inference.rejects import open_rejects
+from t2t_vit.inference.run import Result, answer_batches
 from t2t_vit.inference.sources import find_images
-from t2t_vit.inference.writers import format_of
+from t2t_vit.inference.writers import check_output, format_of, open_writer
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import to_yaml
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.schema import Config
 from t2t_vit.weights import checkpoint_config, read_weights
 
 DEFAULT_OUTPUT = "predictions"
+_LOOKED_AT = 4  # as many images for each that is wanted, in case some are broken
+MOST_NAMED = 20  # bad images on standard error; the file of errors has all
+
+
+@dataclass(frozen=True)
+class InferenceJob:
+    """What is asked for beside the images and the network.
+
+    top_k: 0 for the contract's short form. unique: no path comes twice. shard: (i, n), the i-th of every n items,
+    from 1. fingerprint: what the answers depend on, asked for only where a journal is written.
+    """
+
+    output: str
+    format: str = "json"
+    top_k: int = 0
+    errors: str = ""
+    resume: bool = False
+    unique: bool = True
+    shard: tuple[int, int] = (1, 1)
+    batch_size: int = BATCH_SIZE
+    workers: int = 0
+    fingerprint: Callable[[], Mapping[str, Any]] = dict
+
+    @property
+    def rejects(self) -> str:
+        """The file of what could not be read."""
+        return self.errors or f"{self.output}.errors.jsonl"
+
+    def check(self) -> None:
+        """Refuse, before the work, files that cannot be written.
+
+        Raises:
+            UserError: one of them.
+        """
+        check_output(self.output)
+        check_output(self.rejects)
+        if self.rejects == self.output:
+            raise UserError(f"--errors {self.errors}: is the output, too; name another file")
+
+
+@dataclass
+class Tally:
+    """What a run came to."""
+
+    good: int = 0
+    bad: int = 0
+    recalled: int = 0
+    start: float = field(default_factory=perf_counter)
+
+    @property
+    def rate(self) -> str:
+        """Images a second of those that were predicted in this run."""
+        return f"{(self.good + self.bad - self.recalled) / max(perf_counter() - self.start, 1e-9):,.1f} images/s"
+
+
+class _PrintError(Exception):
+    """Standard output is closed or full: not to be taken for a failure of the files that are being written."""
+
+    def __init__(self, reason: OSError) -> None:
+        self.reason = reason
 
 
 def run(options: Options) -> int:
@@ -54,11 +124,11 @@ def _job(options: Options) -> InferenceJob:
     return InferenceJob(
         output=extras.get("output", f"{DEFAULT_OUTPUT}.{chosen}"),
         format=chosen,
-        top_k=_whole_number("top_k", extras["top_k"]) if "top_k" in extras else 0,
+        top_k=options.extra("top_k"),
         errors=extras.get("errors", ""),
         resume=_resumes(options),
         unique=len(options.words) == 1 and "list" not in extras and not is_archive(options.words[0]),
-        shard=_shard(extras.get("shard", "1/1")),
+        shard=_shard(options.extra("shard")),
         batch_size=cast(int, options.said("batch_size", BATCH_SIZE)),
         workers=usable_workers(cast(int, options.said("num_parallel_workers", Config.num_parallel_workers))),
     )
@@ -92,16 +162,170 @@ def _resumes(options: Options) -> bool:
     return asked == "auto"
 
 
-def _whole_number(option: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UserError(f"--{option} '{text}': must be a whole number from 1 on")
-    return int(text)
-
-
 def _shard(text: str) -> tuple[int, int]:
-    first, slash, count = text.partition("/")
-    if not slash or not (first.isascii() and first.isdigit() and count.isascii() and count.isdigit()):
-        raise UserError(f"--shard '{text}': must be I/N, as 1/4, for the first of every four images")
-    if not 1 <= int(first) <= int(count):
+    first, count = map(int, text.split("/"))
+    if not 1 <= first <= count:
         raise UserError(f"--shard '{text}': the first number must lie between 1 and the second")
-    return int(first), int(count)
+    return first, count
+
+
+def work_of(options: Options, job: InferenceJob, images: Callable[[], Iterator[Item]]) -> Work:
+    """The work of this job, which `images` goes through from the beginning, again and again."""
+    known = _can_be_read_twice(options)
+    share = job.shard[1]
+    return Work(
+        job.batch_size,
+        lambda: _count(images(), share) if known else 0,
+        lambda predictor: _some(images() if known else iter(()), predictor, job.batch_size),
+    )
+
+
+def _can_be_read_twice(options: Options) -> bool:
+    """Neither standard input, nor a pipe, nor an archive that would have to be read to its end."""
+    places = [*options.words, *([options.extras["list"]] if "list" in options.extras else [])]
+    if STANDARD_INPUT in places:
+        return False
+    return all(
+        Path(place).is_dir() or (Path(place).is_file() and not place.lower().endswith(TAR + GZIPPED))
+        for place in places
+    )
+
+
+def _count(images: Iterator[Item], share: int) -> int:
+    """Images of this shard, up to as many as make any difference."""
+    return sum(1 for _ in islice(images, REPAYS_COMPILING * share)) // share
+
+
+def _some(images: Iterator[Item], predictor: Predictor, count: int) -> Tensor:
+    """`count` images as the predictor takes them, (B, in_chans, height, width); noise where there are none to read."""
+    prepared: list[Tensor] = []
+    for item in islice(images, _LOOKED_AT * count):
+        try:
+            if not item.reason:
+                source = item.path if item.content is None else item.content()
+                prepared.append(predictor.preprocessing(decode(source, predictor.preprocessing.mode)))
+        except (DecodeError, UnreadableError):
+            continue
+        if len(prepared) == count:
+            break
+    if prepared:
+        return torch.stack(prepared)
+    shape = (count, predictor.preprocessing.in_chans, *predictor.preprocessing.image_size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def predict(
+    predictor: Predictor, items: Iterable[Item], job: InferenceJob, seen: Callable[[Result], None] = lambda _: None
+) -> Tally:
+    """Print a line for each image, name the bad ones, write the output; `seen` gets every result.
+
+    Raises:
+        UserError: a file cannot be written, or a run cannot be continued.
+    """
+    first, count = job.shard
+    chosen = islice(items, first - 1, None, count)
+    journal = Journal(
+        job.output, job.fingerprint, predictor.prediction, beside=[job.rejects], resume=job.resume, note=tell
+    )
+    tally = Tally()
+    try:
+        with closing(journal), _told_how_to_continue(journal, tally):
+            _answer(predictor, chosen, job, journal, tally, seen)
+            journal.finish()
+    except _PrintError as error:
+        raise error.reason from None
+    tell(_summary(tally, job))
+    return tally
+
+
+def line_of(result: Result, top_k: int) -> str:
+    """`PATH (class: N) NAME`, with a top k of each its name and probability; one line, whatever the names hold."""
+    best = result.predictions[0]
+    line = f"{result.path} (class: {best.index})"
+    if top_k:
+        line += " " + ", ".join(f"{each.name or each.index} {each.probability:.4f}" for each in result.predictions)
+    elif best.name:
+        line += f" {best.name}"
+    return printable(line)
+
+
+def _answer(
+    predictor: Predictor,
+    items: Iterable[Item],
+    job: InferenceJob,
+    journal: Journal,
+    tally: Tally,
+    seen: Callable[[Result], None],
+) -> None:
+    with ExitStack() as stack:
+        readers = stack.enter_context(closing(Readers(predictor.preprocessing, job.workers)))
+        writer = stack.enter_context(open_writer(job.output, job.format, top_k=job.top_k, unique=job.unique))
+        reject = stack.enter_context(open_rejects(job.rejects))
+        advance = stack.enter_context(_progress(tally))
+        top_k, size = max(1, job.top_k), job.batch_size
+        for batch in answer_batches(predictor, items, readers, top_k=top_k, batch_size=size, recall=journal.recall):
+            for answered in batch:
+                result = answered.result
+                if result.predictions:
+                    tally.good += 1
+                    writer.write(result)
+                    _print(line_of(result, job.top_k))
+                else:
+                    tally.bad += 1
+                    reject(result)
+                    _name(result, tally.bad, job)
+                tally.recalled += answered.recalled
+                seen(result)
+            journal.record(batch)
+            advance()
+
+
+def _name(result: Result, number: int, job: InferenceJob) -> None:
+    if number <= MOST_NAMED:
+        tell(f"{printable(result.path)}: {result.reason}")
+    elif number == MOST_NAMED + 1:
+        tell(f"... and more, which {job.rejects} will name")
+
+
+def _summary(tally: Tally, job: InferenceJob) -> str:
+    parts = [f"{tally.good} predictions in {printable(job.output)}"]
+    if tally.bad:
+        images = "image" if tally.bad == 1 else "images"
+        parts.append(f"{tally.bad} {images} could not be read: {printable(job.rejects)}")
+    if tally.recalled:
+        parts.append(f"{tally.recalled} of an earlier run")
+    return "; ".join([*parts, tally.rate])
+
+
+@contextmanager
+def _told_how_to_continue(journal: Journal, tally: Tally) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if journal.can_continue and not isinstance(error, UserError):
+            tell(f"stopped after {tally.good + tally.bad} images; the same command with --resume continues")
+        raise
+
+
+@contextmanager
+def _progress(tally: Tally) -> Iterator[Callable[[], None]]:
+    """A live line where standard error is a terminal and the results go elsewhere; lines of results are one, too."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False, transient=True) as progress:
+        task = progress.add_task("")
+        yield lambda: progress.update(
+            task, description=f"{tally.good:,} images predicted, {tally.bad:,} bad, {tally.rate}"
+        )
+
+
+def _print(line: str) -> None:
+    try:
+        print(line)
+    except OSError as error:
+        raise _PrintError(error) from error

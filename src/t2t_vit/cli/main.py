@@ -15,9 +15,9 @@ from importlib import import_module
 from pathlib import Path
 
 from t2t_vit import __version__
-from t2t_vit.cli.commands import COMMANDS, TOOLS
-from t2t_vit.config_names import nearest
 from t2t_vit.errors import UserError
+from t2t_vit.settings.commands import COMMANDS
+from t2t_vit.settings.names import nearest
 from t2t_vit.training.signals import Stopped, heard, stop_at_once
 
 USAGE = """\
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(words: list[str]) -> int:
-    """Run the command; how it ended, said in one sentence where it did not end well."""
+    """Run the command; how it ended, printed in one sentence where it did not end well."""
     try:
         return _dispatch(words)
     except UserError as error:
@@ -77,7 +77,7 @@ def _exit_code(words: list[str]) -> int:
 def _say(text: str, *, if_first: bool = False) -> None:
     """One line on standard error; what torchrun's processes on a machine all have to say, the first one says.
 
-    if_first: it is said only where no process has said anything yet.
+    if_first: it is printed only where no process has printed anything yet.
     """
     if shared := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         folder = Path(shared).parent.parent  # .../attempt_0/RANK/error.json
@@ -105,13 +105,11 @@ def _dispatch(words: list[str]) -> int:
     if name == "--version":
         print(f"t2t-vit {__version__}")
         return 0
-    if name in TOOLS:
-        return _finished(import_module(f"t2t_vit.cli.{name}").run(rest))
     if name not in COMMANDS:
         raise UserError(_unknown(name))
-    from t2t_vit.cli.options import parse  # not for the program's own help
+    from t2t_vit.settings.command_line import parse  # not for the program's own help
 
-    # The line is read before the command is imported: help and mistakes need not wait for torch.
+    # The words are read before the command is imported: help and mistakes need not wait for torch.
     options = parse(name, rest)
     return _finished(import_module(f"t2t_vit.cli.{name}").run(options))
 
@@ -127,17 +125,16 @@ def _finished(code: int) -> int:
 
 
 def _usage() -> str:
-    commands = [(command.name, command.summary) for command in COMMANDS.values()]
-    commands += [(tool.name, tool.summary) for tool in TOOLS.values()]
-    return USAGE.format(commands="\n".join(f"  {name:<12}{summary}" for name, summary in commands))
+    commands = "\n".join(f"  {command.name:<12}{command.summary}" for command in COMMANDS.values())
+    return USAGE.format(commands=commands)
 
 
 def _unknown(name: str) -> str:
     if name.startswith("-"):
         return f"'{name}' stands before any command; write t2t-vit COMMAND {name} ..., COMMAND being {_listed()}"
-    return f"unknown command '{name}'; did you mean '{nearest(name, (*COMMANDS, *TOOLS))}'? There are {_listed()}"
+    return f"unknown command '{name}'; did you mean '{nearest(name, COMMANDS)}'? There are {_listed()}"
 
 
 def _listed() -> str:
-    *first, last = *COMMANDS, *TOOLS
+    *first, last = COMMANDS
     return f"{', '.join(first)} and {last}"

@@ -1,9 +1,9 @@
 """`t2t-vit models`: every network, and what it costs."""
 
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.resolve import resolve
-from t2t_vit.config_rules import image_size_of
 from t2t_vit.model.cost import count_cost
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.rules import image_size_of
 from t2t_vit.variants import VARIANTS
 
 HEADINGS = ("name", "tokens", "parameters", "MACs", "weights", "training", "top-1", "authors' weights")

@@ -4,16 +4,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from t2t_vit.cli import assembly
-from t2t_vit.cli.config_file import find_config, read_config, to_yaml
+from t2t_vit.cli import build
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.continuing import start_of
 from t2t_vit.cli.eval import as_results, evaluate_weights
 from t2t_vit.cli.export import Wish, announce, export_weights
-from t2t_vit.cli.inference_job import InferenceJob, predict
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.train import where
-from t2t_vit.cli.training_job import train_job
+from t2t_vit.cli.infer import InferenceJob, predict
+from t2t_vit.cli.run import start_of
+from t2t_vit.cli.train import train_job, where
 from t2t_vit.data.images import ImageSet
 from t2t_vit.export.table import find_format
 from t2t_vit.files import atomic_write
@@ -21,8 +18,9 @@ from t2t_vit.inference.item import Item
 from t2t_vit.inference.load import load
 from t2t_vit.inference.predictor import Prediction
 from t2t_vit.inference.run import Result
-from t2t_vit.report.figure import new_figure
-from t2t_vit.report.pictures import Answer, draw_pictures
+from t2t_vit.report.pictures import Answer, draw_pictures, new_figure
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import find_config, read_config, to_yaml
 from t2t_vit.training.distributed import Processes
 from t2t_vit.weights import read_weights
 
@@ -55,7 +53,7 @@ def run(options: Options) -> int:
     metrics = evaluate_weights(weights, replace(config, num_classes=len(weights.classes or ())), Processes(), tell)
 
     tell("3 of 5: predict the classes of image files")
-    images = assembly.validation_images(config)
+    images = build.validation_images(config)
     files = write_images(images, FOLDER / "images")
     found: dict[str, Prediction] = {}
     job = InferenceJob(str(FOLDER / "predictions.json"))
@@ -79,7 +77,7 @@ def write_images(images: ImageSet, folder: Path) -> dict[str, int]:
     """Some images as PNG files NUMBER_CLASS.png in an empty `folder`: path -> number in the set."""
     shutil.rmtree(folder, ignore_errors=True)
     written = {}
-    for number in assembly.some_images(images, SHOWN):
+    for number in build.some_images(images, SHOWN):
         path = folder / f"{number:04d}_{images.classes[images.targets[number]]}.png"
         with atomic_write(path) as file:
             images.read(number).save(file, format="PNG")

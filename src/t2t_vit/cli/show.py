@@ -5,19 +5,18 @@ from pathlib import Path
 from PIL import Image
 
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.predictor import torch_predictor
+from t2t_vit.cli.predictors import torch_predictor
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.errors import UserError
 from t2t_vit.inference.look import Look, as_colours, look
 from t2t_vit.inference.writers import check_output
-from t2t_vit.report.figure import new_figure
-from t2t_vit.report.view import draw_view
+from t2t_vit.report.pictures import draw_view, new_figure
+from t2t_vit.settings.command_line import Options
 
 
 def run(options: Options) -> int:
     """Draw IMAGE's view; prints where the picture is."""
-    image = options.data or ""
+    image = options.data
     output = options.extras.get("output", f"{Path(image).stem}_view.png")
     check_output(output)
     new_figure(1, 1)  # what is missing is said before the work

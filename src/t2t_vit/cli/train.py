@@ -1,13 +1,63 @@
-"""`t2t-vit train`: the line and the file -> a training job -> where everything is."""
+"""`t2t-vit train`: a configuration, and perhaps weights or a stopped run -> checkpoints, logs and curves."""
 
-from t2t_vit.cli.config_file import to_yaml
-from t2t_vit.cli.continuing import start_of
-from t2t_vit.cli.job import Result
-from t2t_vit.cli.options import Options
-from t2t_vit.cli.training_job import train_job
-from t2t_vit.report.run_files import REPORT
-from t2t_vit.training.distributed import from_environment
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from t2t_vit.cli import build
+from t2t_vit.cli.callbacks import follow
+from t2t_vit.cli.console import silent
+from t2t_vit.cli.run import (
+    Folders,
+    Job,
+    Result,
+    Start,
+    agree,
+    check_same_data,
+    identity_of,
+    nothing_left,
+    record_run,
+    start_of,
+)
+from t2t_vit.data.decode import MODES
+from t2t_vit.data.images import ImageSet
+from t2t_vit.data.kept import Place, keep_decoded
+from t2t_vit.data.loader import TrainLoader
+from t2t_vit.data.memory_budget import budget_of
+from t2t_vit.errors import UserError
+from t2t_vit.evaluation.findings import details, write_evaluation
+from t2t_vit.evaluation.outcomes import collect
+from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
+from t2t_vit.model import T2TViT
+from t2t_vit.precision import choose_device, choose_precision, choose_products
+from t2t_vit.report.page import write_report
+from t2t_vit.report.run_files import EVALUATION, REPORT
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.file import to_yaml
+from t2t_vit.settings.schema import Config
+from t2t_vit.training.agreement import Agreement
+from t2t_vit.training.checkpoint import Trained, checkpoint_name
+from t2t_vit.training.console import Console
+from t2t_vit.training.distributed import Processes, connected, from_environment
+from t2t_vit.training.divergence import StopOnDivergence
+from t2t_vit.training.loop import Validation, train
+from t2t_vit.training.optimizer import trainable
 from t2t_vit.training.orphan import end_with_launcher
+from t2t_vit.training.resume import restore
+from t2t_vit.training.signals import Stop
+from t2t_vit.training.state import State
+from t2t_vit.training.tracker import check_installed
+from t2t_vit.weights import Weights
+
+FROZEN = {"tokens": "the T2T module", "backbone": "all but the head"}
+FEW = 10  # images a class below which a network hardly learns anything but these very images
+UNEVEN = 10  # times that the largest class is larger than the smallest
 
 
 def run(options: Options) -> int:
@@ -35,3 +85,309 @@ def where(result: Result) -> list[str]:
         f"report            {folders.logs / REPORT}",
         f"summary           {folders.summary}  (tensorboard --logdir {folders.summary.parent})",
     ]
+
+
+def train_job(start: Start, processes: Processes) -> Result:
+    """Train from `start` to the end.
+
+    Raises:
+        UserError: the data, the device or a combination of settings is not as it should be.
+    """
+    pending: list[str] = []
+    train_images, val_images = build.training_images(start.config, pending.append)
+    config = fit_to_data(start.config, train_images, start.given, pending.append)
+    folders = Folders.of(config)
+    if processes.is_first:
+        folders.check()
+        check_installed(config.tracker)
+    log = folders.logs / "train.log"
+    with closing(Console(log, held=True) if processes.is_first else Console(live=False)) as console:
+        note = console.line if processes.is_first else silent
+        for text in [*start.notes, *pending, *_processes_note(config, processes, start.given)]:
+            note(text)
+        device = choose_device(config.device_target, _device_number(config, processes), note=note)
+        check_kernels(config.kernels, device)
+        precision = choose_precision(config.amp_level, device, training=True, note=note)
+        choose_products(precision, note)
+        job = Job(config, processes, device, precision, folders, console, note)
+        with connected(processes, device):
+            return _train(job, start, train_images, val_images)
+
+
+def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet) -> Result:
+    config, processes = job.config, job.processes
+    model = _initial(job, start.weights, train_images.classes)
+    trained = build.trained_of(config, model, job.precision)
+    train_read, val_read = keep_images(job, train_images, val_images)
+    loader = build.train_loader(config, train_read, config.num_classes, processes, job.device, job.note)
+    state = _beginning(config, loader)
+    identity = identity_of(config, state, loader, train_images, val_images, processes)
+    agree(start.saved, processes, job.device)
+    if start.saved is not None:
+        check_same_data(start.saved, identity, job.note)
+        restore(start.saved.content, start.saved.path, trained, state)
+    result = Result(job.folders.checkpoints / checkpoint_name(config.arch, state), job.folders, state.results)
+    if state.ended:
+        job.note(nothing_left(config, state))
+        job.console.begin(keep=False)
+        return result
+    if processes.is_first:
+        job.folders.sweep()
+    job.console.begin()
+    job.note(_headline(job, model, len(train_images), len(val_images)))
+    job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
+    batches, callbacks = follow(job, trained, state, loader, identity, start, _guard(job, loader, state))
+    if start.saved is not None:
+        start.saved.content.clear()  # the memory of a whole checkpoint
+    if processes.is_first:
+        record_run(job, model, state, train_images, val_images)
+    validation = _validation(job, trained, val_read)
+    train(
+        build.step_of(config, trained, train_images, job.precision, processes, job.note),
+        batches,
+        build.schedule_of(config, state),
+        state,
+        validation=validation,
+        callbacks=callbacks,
+        stop=Stop(Agreement() if processes.count > 1 else None),
+        seed=config.seed,
+        rank=processes.rank,
+    )
+    report_run(job, state, validation, val_images)
+    return replace(
+        result, checkpoint=job.folders.checkpoints / checkpoint_name(config.arch, state), metrics=state.results
+    )
+
+
+def _beginning(config: Config, loader: TrainLoader) -> State:
+    return State.begin(
+        len(loader),
+        accumulation=config.accumulation_step,
+        epochs=config.epochs + config.cooldown_epochs,
+        start_epoch=config.start_epoch,
+        max_steps=config.max_steps,
+    )
+
+
+def _guard(job: Job, loader: TrainLoader, state: State) -> StopOnDivergence:
+    config = job.config
+    return StopOnDivergence(
+        config.skipped_steps_limit,
+        names=lambda step: _names(loader, state, config.accumulation_step, step),
+        log=job.folders.logs / "skipped.jsonl" if job.processes.is_first else None,
+        note=job.note,
+    )
+
+
+def _names(loader: TrainLoader, state: State, accumulation: int, step: int) -> list[str]:
+    """The images of the update that made `step`, of all processes."""
+    epoch, done = divmod(step - 1, state.updates_per_epoch)
+    return loader.names(epoch, done * accumulation, accumulation)
+
+
+def _initial(job: Job, weights: Weights | None, classes: Sequence[str]) -> T2TViT:
+    """The network on its device, with the weights to start from."""
+    model = build.network(job.config, job.config.num_classes)
+    if weights is not None:
+        for text in build.start_from(model, weights, classes):
+            job.note(text)
+    made_of = fused_or_plain(model, job.config.kernels, job.device)
+    if packs(job.config.kernels, job.precision):
+        made_of += "; evaluations by a packed copy, made anew each time"
+    job.note(f"network: {made_of}")
+    job.precision.prepare(model)
+    return model
+
+
+def _validation(job: Job, trained: Trained, images: ImageSet) -> Validation:
+    config = job.config
+    preprocessing = build.preprocessing_of(config)
+    # The training loader has said already how many workers there can be.
+    loader = build.eval_loader(config, images, preprocessing, job.processes, job.device, silent)
+    weights = {"raw": trained.model} | ({} if trained.ema is None else {"ema": trained.ema.module})
+    return Validation(
+        loader,
+        weights,
+        config.eval_every_epochs,
+        job.precision.autocast,
+        job.processes.sum,
+        partial(for_evaluation, kernels=config.kernels, precision=job.precision),
+    )
+
+
+def _device_number(config: Config, processes: Processes) -> int:
+    return processes.local if processes.count > 1 else config.device_id
+
+
+def _processes_note(config: Config, processes: Processes, given: Collection[str]) -> list[str]:
+    """What to say where `device_num` and the launcher differ.
+
+    Raises:
+        UserError: several processes are asked for, but this one was started alone.
+    """
+    if processes.count == config.device_num:
+        return []
+    if processes.count == 1:
+        raise UserError(
+            f"device_num {config.device_num} needs that many processes; start them with "
+            f"scripts/run_distribute_train_gpu.sh CONFIG --num_devices {config.device_num}, or with torchrun"
+        )
+    return (
+        [f"device_num {config.device_num}: torchrun started {processes.count}, which wins"]
+        if "device_num" in given
+        else []
+    )
+
+
+def _headline(job: Job, model: T2TViT, train_images: int, val_images: int) -> str:
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    config = job.config
+    parts = [
+        f"{config.arch} {model.image_size[0]}x{model.image_size[1]}",
+        f"{parameters:,} trainable parameters",
+        f"{len(model.pos_embed[0]) - 1} tokens",
+        f"{config.num_classes} classes",
+        f"{train_images:,} training and {val_images:,} validation images",
+        f"{job.processes.count} x {job.device.type}",
+        f"precision {job.precision.name}",
+    ]
+    return ", ".join(parts)
+
+
+def recipe_line(config: Config, model: nn.Module, optimizer: Optimizer, state: State, images: int) -> str:
+    """Optimizer, learning rates, length, and what is frozen.
+
+    Args:
+        images: how many make one update, over all processes and accumulated batches.
+    """
+    lowest = min(group.get("lr_scale", 1.0) for group in optimizer.param_groups)
+    rates = f"learning rate up to {config.base_lr:.3g}"
+    if lowest < 1:
+        rates += f" (layer_decay {config.layer_decay:g}: {config.base_lr * lowest:.2g} in the first layer that learns)"
+    steps = state.last_step - state.step
+    parts = [
+        config.optimizer,
+        rates,
+        f"weight_decay {config.weight_decay:g}",
+        f"{steps:,} steps of {images:,} images, {state.updates_per_epoch:,} an epoch",
+    ]
+    if config.freeze:
+        learning, total = sum(p.numel() for p in trainable(optimizer)), sum(p.numel() for p in model.parameters())
+        parts.append(f"frozen: {FROZEN.get(config.freeze, f'the T2T module and blocks 1 to {config.freeze}')}")
+        parts.append(f"{learning:,} of {total:,} parameters are trained")
+    return ", ".join(parts)
+
+
+def fit_to_data(config: Config, images: ImageSet, given: Collection[str], note: Callable[[str], None]) -> Config:
+    """`config` with the class count of the training images, and without label smoothing where it has no sense.
+
+    Args:
+        given: keys that stood on the command line, which stay as they are.
+        note: gets what was changed, and what is unusual about the images.
+    """
+    classes = len(images.classes)
+    config = replace(config, num_classes=classes)
+    for text in _remarks(images, config.class_balance):
+        note(text)
+    if classes < 3 and config.label_smoothing > 0 and "label_smoothing" not in given:
+        # Of two classes it takes a share of every answer's certainty and says nothing about which are alike.
+        note(
+            f"label_smoothing {config.label_smoothing:g} is off, as there are {classes} classes; "
+            "given on the command line, it stays"
+        )
+        config = replace(config, label_smoothing=0.0)
+    return config
+
+
+def _remarks(images: ImageSet, class_balance: str) -> list[str]:
+    counts = np.bincount(images.targets, minlength=len(images.classes))
+    fewest, most = int(counts.argmin()), int(counts.argmax())
+    low, high = int(counts[fewest]), int(counts[most])
+    if low == high:
+        sentences = [f"{low:,} training images a class"]
+    else:
+        sentences = [
+            f"training images a class: {low:,} ({images.classes[fewest]}) to {high:,} ({images.classes[most]})"
+        ]
+    if high > UNEVEN * max(1, low) and class_balance == "none":
+        sentences[0] += "; rare classes may lose: class_balance weights or sampling makes up for it"
+    few = int((counts < FEW).sum())
+    if few:
+        sentences.append(
+            f"{few} of {len(counts)} classes have fewer than {FEW} training images: expect little of them, and of the "
+            "accuracy measured on fewer still"
+        )
+    return sentences
+
+
+def keep_images(job: Job, train: ImageSet, val: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """The training and the validation images as the loaders read them; the training images take what they need first.
+
+    Data sets that are read whole are in memory as they are, and in a single epoch nothing is read twice.
+    """
+    config, processes = job.config, job.processes
+    once = config.epochs + config.cooldown_epochs == 1
+    budget = budget_of(config.cache)
+    # The processes of a machine share one memory; each of them must come to the same answer here.
+    if config.dataset != "ImageNet" or once or config.cache == "off":
+        return train, val
+
+    def told(place: Place | None) -> Place | None:
+        return _of_the_machine(place, processes, job.device)
+
+    kept = []
+    for images, what in ((train, f"{len(train):,} training images"), (val, f"{len(val):,} validation images")):
+        reading, budget = keep_decoded(
+            images,
+            MODES[config.in_chans],
+            budget,
+            what=what,
+            first=processes.local == 0,
+            told=told,
+            note=job.note,
+        )
+        kept.append(reading)
+    return kept[0], kept[1]
+
+
+def _of_the_machine(place: Place | None, processes: Processes, device: torch.device) -> Place | None:
+    """What the first process of this machine has."""
+    places = torch.zeros(processes.count, 2, dtype=torch.int64, device=device)
+    if place is not None:
+        places[processes.rank] = torch.tensor(place, device=device)
+    process, descriptor = processes.sum(places)[processes.rank - processes.local].tolist()
+    return (process, descriptor) if process else None
+
+
+def report_run(job: Job, state: State, validation: Validation, images: ImageSet) -> None:
+    """Evaluate the better weights once more in detail, and write evaluation.json and report.html into the run's logs.
+
+    All processes take part; the first one writes. A disk that is full then costs the report, not the run.
+    """
+    chosen = better(state)
+    outcomes = collect(
+        validation.form(validation.weights[chosen]),
+        validation.batches,
+        range(job.processes.rank, len(images), job.processes.count),
+        len(images),
+        autocast=validation.autocast,
+        reduce=validation.reduce,
+    )
+    if not job.processes.is_first:
+        return
+    try:
+        scores = {
+            name: {key: getattr(metrics, key) for key in ("loss", "top1", "top5", "count")}
+            for name, metrics in state.results.items()
+        }
+        found = {"step": state.step, "epoch": state.epoch, "weights": chosen, "scores": scores}
+        write_evaluation(job.folders.logs / EVALUATION, found | details(outcomes, images))
+        write_report(job.folders.logs, job.folders.logs / REPORT)
+    except UserError as error:
+        job.note(f"no report: {error}")
+
+
+def better(state: State) -> str:
+    """Averaged weights, unless the raw ones scored higher: those that eval, infer and export take, too."""
+    results = state.results
+    return "ema" if "ema" in results and results["ema"].top1 >= results["raw"].top1 else "raw"

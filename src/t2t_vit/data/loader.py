@@ -13,7 +13,6 @@ from t2t_vit.data.balance import balanced_order
 from t2t_vit.data.batch_transform import BatchTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.data.resident import resident
 from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSamples
 from t2t_vit.data.seeds import Purpose, generator
 from t2t_vit.data.share import Share
@@ -49,8 +48,6 @@ class TrainLoader:
         balanced: each class comes as often, see `balanced_order`; else every image once.
         workers: processes that read ahead; 0 reads in this one. Cut to the number of cores, with a note.
         ahead: on CUDA, copy and transform the next batch on a stream of its own while this one is worked on.
-        resides: keep the images on the device, crop and flip them there, where both can be done (`data.resident`);
-            the batches are the same.
     """
 
     def __init__(
@@ -66,7 +63,6 @@ class TrainLoader:
         world: int = 1,
         device: torch.device = _CPU,
         ahead: bool = True,
-        resides: bool = False,
         note: Note = _silent,
     ) -> None:
         if len(images) < world:
@@ -80,10 +76,6 @@ class TrainLoader:
         self._images = images
         self._broken = _Broken(images, note)
         self._requests = _TrainRequests(images.targets, balanced, self.batch_size, batch_transform.seed, rank, world)
-        self._resident = resident(images, transform, batch_transform.seed, device) if resides else None
-        if self._resident is not None:
-            note(f"the {len(images):,} training images stay on the device, and are cropped and flipped there")
-            workers = 0
         samples = TrainSamples(images, transform, batch_transform.seed)
         modules = [TrainSamples.__module__] + (["timm.data.auto_augment"] if transform.auto_augment else [])
         self._reader = reader(samples, self._requests, _limited(workers, len(self), note), device, modules)
@@ -97,13 +89,6 @@ class TrainLoader:
         mixes = self._batch_transform.mixing.active(epoch)
         self._requests.epoch, self._requests.start, self._requests.strangers = epoch, start, mixes
         batches, device = count(start), self._device
-        if (there := self._resident) is not None:
-            return on_device(
-                self._requests,
-                lambda request: self._transformed(*there(request), request.indices, epoch, next(batches)),
-                device,
-                self._ahead,
-            )
         return on_device(
             answers(self._reader), lambda samples: self._finish(samples, epoch, next(batches)), device, self._ahead
         )
@@ -118,12 +103,7 @@ class TrainLoader:
         self._broken.add(samples)
         images = samples.images.to(self._device, non_blocking=True)
         targets = samples.targets.to(self._device, non_blocking=True)
-        return self._transformed(images, targets, samples.indices, epoch, batch)
-
-    def _transformed(
-        self, images: Tensor, targets: Tensor, indices: NDArray[np.int64], epoch: int, batch: int
-    ) -> Batch:
-        return self._batch_transform(images, targets, epoch, indices, self._requests.share(batch))
+        return self._batch_transform(images, targets, epoch, samples.indices, self._requests.share(batch))
 
 
 class EvalLoader:

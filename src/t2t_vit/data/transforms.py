@@ -92,21 +92,6 @@ class TrainTransform:
             return jitter(image, self.color_jitter, numbers[_JITTER : _JITTER + 6])
         return image
 
-    @property
-    def is_geometric(self) -> bool:
-        """Whether nothing but crop, resize by bilinear or bicubic and flip is done, to images without alpha."""
-        colours = self.auto_augment != "" or self.color_jitter > 0.0
-        return not colours and self.in_chans != 4 and self.train_interpolation in ("bilinear", "bicubic", "random")
-
-    def is_bicubic(self, numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Of each row of `numbers` whether its crop is resized by bicubic, else by bilinear: (N,)."""
-        kinds = [self._interpolation(number) for number in numbers[:, _INTERPOLATION].tolist()]
-        return np.array([kind == Image.Resampling.BICUBIC for kind in kinds])
-
-    def is_flipped(self, numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Of each row of `numbers` whether its image is flipped: (N,)."""
-        return numbers[:, _FLIP] < self.hflip
-
     def _interpolation(self, number: float) -> Image.Resampling:
         if self.train_interpolation == "random":
             return Image.Resampling.BILINEAR if number < 0.5 else Image.Resampling.BICUBIC

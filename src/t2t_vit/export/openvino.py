@@ -14,6 +14,9 @@ from t2t_vit.inference.metadata import INPUT
 from t2t_vit.inference.openvino_predictor import SECTION
 from t2t_vit.inference.quiet import quiet
 
+# OpenVINO takes some nodes of ONNX apart, into this product and the bias: convolutions, and the head.
+_PRODUCT = "/WithoutBiases"
+
 
 def write_openvino(job: Job, path: Path) -> None:
     """`path` (.xml) and its weights beside it (.bin), by way of ONNX.
@@ -31,7 +34,8 @@ def write_openvino(job: Job, path: Path) -> None:
         onnx.save(graph, between)
         model = openvino.convert_model(str(between))
         if job.metadata.precision == "int8":
-            delicate = [name for node in graph.graph.node if is_delicate(node) for name in (node.name, *node.output)]
+            kept = [node for node in graph.graph.node if is_delicate(node)]
+            delicate = [name for node in kept for name in (node.name, f"{node.name}{_PRODUCT}", *node.output)]
             model = _quantised(model, job, delicate)
         model.set_rt_info(json.dumps(job.metadata.to_strings()), [SECTION])
         openvino.save_model(model, str(path), compress_to_fp16=halved)

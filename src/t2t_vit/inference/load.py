@@ -54,6 +54,7 @@ def load(
     which: Which = "auto",
     device: str | torch.device = "cpu",
     amp_level: str = "O0",
+    kernels: str = "reference",
     allow_native_code: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Predictor:
@@ -74,6 +75,8 @@ def load(
         device: where PyTorch runs; exported files run on the CPU, but for TensorRT's.
         amp_level: its precision: "O0" float32, "bf16", "O1" or "O3" float16, "auto" the fastest safe one. Exported
             files have their own; of them OpenVINO's follow "bf16" and "auto".
+        kernels: "reference", the network as it is, in `predictor.model`; "auto", the fastest way here: on a CPU a
+            frozen copy (`t2t_vit.pack`), on a GPU its own kernels (`t2t_vit.fuse`). Exported files are their own way.
         allow_native_code: run files that hold compiled code (AOTInductor's, TensorRT's). Such code may do anything:
             allow it only to files that you trust like a program.
         note: told, a sentence each, what was fitted.
@@ -90,7 +93,7 @@ def load(
     weights = read_weights(path, which)
     rebuilt = rebuild(weights, {**checkpoint_config(weights, arch), **given}, note)
     precision = choose_precision(amp_level, torch.device(device), training=False, note=note)
-    return TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision)
+    return TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision, kernels=kernels)
 
 
 def is_exported(path: str | Path) -> bool:

@@ -20,9 +20,7 @@ class Rebuilt:
     report: Report
 
 
-def rebuild(
-    weights: Weights, settings: Mapping[str, Any], note: Callable[[str], None], kernels: str = "auto"
-) -> Rebuilt:
+def rebuild(weights: Weights, settings: Mapping[str, Any], note: Callable[[str], None]) -> Rebuilt:
     """The network that `settings` describe, filled with `weights`.
 
     Args:
@@ -31,7 +29,6 @@ def rebuild(
             `disable_approximate_gelu`, `crop_pct`, `mean` and `std`. What no setting can name, the weights decide:
             `global_pool`, `other_sizes`, `interpolation` and `crop_mode`.
         note: told, a sentence each, what differs from the weights: head, position table, tensors without a use.
-        kernels: how its T2T module computes; no setting, since another machine may not have those of the training.
 
     Raises:
         UserError: the weights do not fit, the class count or the image size is unknown, or the network answers for each
@@ -55,7 +52,6 @@ def rebuild(
         approximate_gelu=not settings.get("disable_approximate_gelu", True),
         global_pool=global_pool,
         other_sizes=own.get("other_sizes"),
-        kernels=kernels,
     )
     report = fit(model, weights.tensors, path=weights.path, chosen=weights.chosen)
     for sentence in _differences(model, weights, report):

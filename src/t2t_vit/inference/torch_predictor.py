@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.fast.kernels import prepared
 from t2t_vit.inference.cuda_graph import GraphedNetwork
 from t2t_vit.inference.plan import Plan, Workload, plan_for
 from t2t_vit.inference.predictor import Predictor
@@ -14,13 +15,21 @@ from t2t_vit.precision import Precision
 
 
 class TorchPredictor(Predictor):
-    """A module in eval mode; a T2T-ViT packs itself for the CPU when it first predicts (`model.packed`).
+    """A network in eval mode, plain or made fast as `kernels` says.
 
     Args:
         model: float (B, in_chans, height, width) -> logits (B, num_classes); moved to the precision's device, cast to
-            its weights, and set to eval mode.
+            its weights, and set to eval mode. Packed, it is copied instead.
         precision: where and in which numbers it runs; None is float32 on the CPU.
         plan: how it runs on an accelerator; None is the way for a work of unknown size.
+        kernels: as the key; "reference" is the model as it is, and all that a module that is no T2T-ViT can be.
+
+    Attributes:
+        model: what predicts.
+        made_of: what that is, in a few words.
+
+    Raises:
+        UserError: kernels that were asked for by name cannot run.
     """
 
     def __init__(
@@ -30,10 +39,11 @@ class TorchPredictor(Predictor):
         classes: Sequence[str] | None,
         precision: Precision | None = None,
         plan: Plan | None = None,
+        kernels: str = "reference",
     ) -> None:
         super().__init__(preprocessing, classes)
         self.precision = precision or Precision("O0", torch.device("cpu"))
-        self.model = self.precision.prepare(model).eval()
+        self.model, self.made_of = prepared(model.eval(), kernels, self.precision)
         self.plan = plan or plan_for(self.precision.device.type, Workload())
         self.computes_ahead = self.precision.device.type == "cuda"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
-from t2t_vit.model.dense import Transition
+from t2t_vit.model.backbone import Transition
 
 if TYPE_CHECKING:
     from t2t_vit.model.t2t_vit import T2TViT

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from t2t_vit.model.create import create_model
+from t2t_vit.model.t2t_vit import create_model
 
 
 @dataclass(frozen=True)

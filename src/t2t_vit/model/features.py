@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from t2t_vit.model.input import grid_of
 from t2t_vit.model.intermediates import check_request, laid_out, run_intermediates, taken
+from t2t_vit.model.position import grid_of
 from t2t_vit.model.t2t_vit import T2TViT
 
 

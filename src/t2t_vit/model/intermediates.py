@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
-from t2t_vit.model.input import grid_of, positions_for
+from t2t_vit.model.position import grid_of, positions_for
 from t2t_vit.model.tokens_to_token import restructure
 from t2t_vit.variants import Variant
 

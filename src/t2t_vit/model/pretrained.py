@@ -24,7 +24,7 @@ from t2t_vit.model.hub import located, published
 from t2t_vit.model.position import PositionPolicy
 from t2t_vit.model.skeleton import skeleton
 from t2t_vit.model.t2t_vit import T2TViT
-from t2t_vit.model.token_performer import TokenPerformer
+from t2t_vit.model.tokens_to_token import TokenPerformer
 from t2t_vit.variants import VARIANTS, find_variant
 
 WEIGHTS = "model.safetensors"

@@ -5,29 +5,36 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from t2t_vit.errors import UserError
 from t2t_vit.model.backbone import build_blocks
-from t2t_vit.model.convolution_tokens import ConvolutionTokens
 from t2t_vit.model.default_cfg import default_cfg
 from t2t_vit.model.drop import Dropout, share_seeds
 from t2t_vit.model.freezing import Freezable
 from t2t_vit.model.head import GlobalPool, check_pool, pool
-from t2t_vit.model.input import Expected, positions_for, size_of
 from t2t_vit.model.intermediates import feature_info, forward_intermediates, prune
 from t2t_vit.model.layers import group_matcher, layer_groups
-from t2t_vit.model.linear import choose_kernels
-from t2t_vit.model.packed import packed_for
-from t2t_vit.model.position import PositionPolicy, sinusoid_table, table_for_grid
-from t2t_vit.model.tokens_to_token import TokensToToken
-from t2t_vit.variants import Variant
+from t2t_vit.model.position import (
+    Expected,
+    PositionPolicy,
+    positions_for,
+    sinusoid_table,
+    size_of,
+    table_for_grid,
+)
+from t2t_vit.model.tokens_to_token import ConvolutionTokens, TokensToToken
+from t2t_vit.variants import VARIANTS, Variant, find_variant
+
+torch.fx.wrap("positions_for")  # it looks at sizes, so a tracer keeps it whole
 
 
 class T2TViT(Freezable):
     """T2T module, class token, fixed sinusoid positions, a deep and narrow transformer, and a linear head.
 
+    It answers what its modules compute, with and without gradients; for speed see `t2t_vit.pack` and `t2t_vit.fuse`.
     The names in its state dict are those of the authors' code, so their weights load strictly; what they freeze
     (`pos_embed`, the performer's `w`) is a buffer here under the same name. Methods for downstream use have timm's
     names and meanings. `sample_seeds` makes what is dropped in training a function of a seed a sample.
@@ -46,7 +53,6 @@ class T2TViT(Freezable):
         global_pool: what the head sees: "token" the class token, "avg" the mean of the others, "" all tokens.
         other_sizes: what images of another size than `image_size` do: None, they are refused; "rebuild" or "resize":
             they are taken, with a position table made so for each batch.
-        kernels: how the T2T module's windows and performers are computed: "auto", "reference", "cpu" or "triton".
 
     Source: arXiv 2101.11986.
     """
@@ -70,10 +76,9 @@ class T2TViT(Freezable):
         approximate_gelu: bool,
         global_pool: GlobalPool = "token",
         other_sizes: PositionPolicy | None = None,
-        kernels: str = "auto",
     ) -> None:
         super().__init__()
-        self.name, self.variant, self.kernels, self.grad_checkpointing = name, variant, kernels, False
+        self.name, self.variant, self.grad_checkpointing = name, variant, False
         self.num_classes, self.in_chans, self.image_size = num_classes, in_chans, image_size
         self.approximate_gelu, self.global_pool, self.other_sizes = approximate_gelu, global_pool, other_sizes
         self.grid, self.embed_dim = variant.grids(image_size)[-1], variant.dim
@@ -90,7 +95,6 @@ class T2TViT(Freezable):
                 drop_block=drop_block,
                 performer_drop=performer_drop,
                 approximate_gelu=approximate_gelu,
-                kernels=kernels,
             )
         self.cls_token = nn.Parameter(torch.empty(1, 1, variant.dim))
         self.register_buffer("pos_embed", sinusoid_table(self.grid[0] * self.grid[1] + 1, variant.dim))
@@ -100,13 +104,9 @@ class T2TViT(Freezable):
         self.head: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.apply(_initialise)
-        choose_kernels(self, kernels)
         self.sample_seeds = share_seeds(self)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, in_chans, height, width)
-        packed = packed_for(self, images, self.kernels)
-        if packed is not None:  # inference on a CPU: the same numbers, sooner
-            return packed(images)  # (B, num_classes)
         return self.forward_head(self.forward_features(images))  # (B, num_classes)
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -268,3 +268,53 @@ def _initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    image_size: int | tuple[int, int] = 224,
+    drop: float = 0.0,
+    drop_path: float = 0.0,
+    drop_block: float = 0.0,
+    performer_drop: float = 0.1,
+    approximate_gelu: bool = False,
+    global_pool: GlobalPool = "token",
+    other_sizes: PositionPolicy | None = None,
+) -> T2TViT:
+    """A freshly initialised model of the variant `name`; see `T2TViT` for the arguments.
+
+    `image_size` is one side in pixels or (height, width).
+
+    Raises:
+        UserError: no such variant, or a value that no network can have.
+    """
+    variant = find_variant(name)
+    size = size_of(image_size)
+    check_pool(global_pool)
+    if num_classes < 1 or in_chans < 1:
+        raise UserError(
+            f"num_classes {num_classes} and in_chans {in_chans}: both have to be at least 1; "
+            "for features without a head call reset_classifier(0)"
+        )
+    return T2TViT(
+        variant,
+        name,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        image_size=size,
+        drop=drop,
+        drop_path=drop_path,
+        drop_block=drop_block,
+        performer_drop=performer_drop,
+        approximate_gelu=approximate_gelu,
+        global_pool=global_pool,
+        other_sizes=other_sizes,
+    )
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` knows."""
+    return list(VARIANTS)

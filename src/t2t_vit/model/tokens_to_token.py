@@ -1,39 +1,141 @@
-"""The Tokens-to-Token module: an image becomes few tokens, each aware of its neighbours."""
+"""The Tokens-to-Token module: an image becomes few tokens, each aware of its neighbours.
 
+What is written here is what is computed, on every device and in every mode.
+"""
+
+import torch.fx
 from torch import Tensor, nn
 
-from t2t_vit.model.drop import DropBlock
-from t2t_vit.model.linear import Linear
-from t2t_vit.model.token_performer import TokenPerformer
-from t2t_vit.model.token_transformer import TokenTransformer
-from t2t_vit.model.windows import Grid, Windows
-from t2t_vit.ops.kernels import check_name
+from t2t_vit.model.backbone import Mlp, gelu
+from t2t_vit.model.drop import DropBlock, Dropout
+from t2t_vit.ops.attention import attention, softmax_weights
+from t2t_vit.ops.performer import draw_features, performer_attention, performer_weights
+from t2t_vit.ops.soft_split import soft_split
 from t2t_vit.variants import SoftSplit, Variant
+
+torch.fx.wrap("performer_attention")  # it looks at devices and dtypes, so a tracer keeps it whole
 
 # What is made on the way to the tokens: a fine map, a coarse map, and the tokens themselves.
 Stages = tuple[Tensor, Tensor, Tensor]
 
 
 class SoftSplitLayer(nn.Module):
-    """A feature map (B, C, H, W) to its overlapping windows, which are tokens (B, N, C k k) once they are made."""
+    """A feature map (B, C, H, W) to its overlapping windows as tokens (B, N, C k k)."""
 
-    def __init__(self, split: SoftSplit, kernels: str) -> None:
+    def __init__(self, split: SoftSplit) -> None:
         super().__init__()
-        self.split, self.kernels = split, kernels
+        self.split = split
 
-    def forward(self, features: Tensor) -> Windows:
-        return Windows(features, self.split, self.kernels)
+    def grid(self, features: Tensor) -> tuple[int, int]:
+        """Rows and columns of the windows of a map (B, C, H, W)."""
+        return self.split.grid(features.shape[2], features.shape[3])
+
+    def forward(self, features: Tensor) -> Tensor:
+        windows = soft_split(features, self.split.kernel, self.split.stride, self.split.padding)
+        return windows.contiguous()  # made once: LayerNorm and its gradient would each make a copy of a view
 
 
-def restructure(tokens: Tensor, grid: Grid) -> Tensor:
+class TokenPerformer(nn.Module):
+    """One head of performer attention over long tokens, narrowed to `token_dim`, and an MLP.
+
+    The residual runs around the values, not around the input, which is wider. Half of `token_dim` random features.
+
+    Args:
+        dim: length of a token as the soft split gives it.
+        token_dim: length of a token afterwards.
+        drop: dropout after the projection and at the MLP's end; the authors fix it at 0.1 out of reach of every option.
+
+    Source: arXiv 2101.11986, section 3.1; the authors' `Token_performer`.
+    """
+
+    w: Tensor
+
+    def __init__(self, dim: int, token_dim: int, drop: float, approximate_gelu: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.kqv = nn.Linear(dim, 3 * token_dim)  # in this order: keys, queries, values
+        self.register_buffer("w", draw_features(token_dim // 2, token_dim))
+        self.proj = nn.Linear(token_dim, token_dim)
+        self.drop = Dropout(drop)
+        self.norm2 = nn.LayerNorm(token_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(token_dim, token_dim),
+            gelu(approximate_gelu),
+            nn.Linear(token_dim, token_dim),
+            Dropout(drop),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
+        k, q, v = self.kqv(self.norm1(tokens)).chunk(3, dim=-1)  # (B, N, token_dim) each
+        return self.finish(performer_attention(q, k, v, self.w), v)  # (B, N, token_dim)
+
+    def finish(self, mixed: Tensor, values: Tensor) -> Tensor:
+        """What comes after the attention, of its answers and the values, (B, N, token_dim) each."""
+        tokens = values + self.drop(self.proj(mixed))  # (B, N, token_dim)
+        return tokens + self.mlp(self.norm2(tokens))
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """What each token looks at: (B, 1, N, N); N is 3136 in the first stage of a 224-pixel image."""
+        k, q, _ = self.kqv(self.norm1(tokens)).chunk(3, dim=-1)  # (B, N, token_dim) each
+        return performer_weights(q, k, self.w).unsqueeze(1)
+
+
+class NarrowingAttention(nn.Module):
+    """One head of softmax attention from `dim` to `token_dim`, scaled by dim^-0.5, with the values as residual."""
+
+    def __init__(self, dim: int, token_dim: int) -> None:
+        super().__init__()
+        # The input's length, not the head's: released weights were trained so.
+        self.scale = dim**-0.5
+        self.qkv = nn.Linear(dim, 3 * token_dim, bias=False)
+        self.proj = nn.Linear(token_dim, token_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
+        return self.mix(self.qkv(tokens))  # (B, N, token_dim)
+
+    def mix(self, qkv: Tensor) -> Tensor:
+        """Queries, keys and values side by side (B, N, 3 token_dim) to (B, N, token_dim)."""
+        q, k, v = qkv.unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each
+        return (v + self.proj(attention(q, k, v, self.scale))).squeeze(1)
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """What each token looks at: (B, 1, N, N), rows sum to 1."""
+        q, k, _ = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)  # (B, 1, N, token_dim) each
+        return softmax_weights(q, k, self.scale)
+
+
+class TokenTransformer(nn.Module):
+    """Exact attention over long tokens, narrowed to `token_dim`, and an MLP of ratio 1; neither drops anything.
+
+    Source: arXiv 2101.11986, section 3.1; the authors' `Token_transformer`.
+    """
+
+    def __init__(self, dim: int, token_dim: int, approximate_gelu: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = NarrowingAttention(dim, token_dim)
+        self.norm2 = nn.LayerNorm(token_dim)
+        self.mlp = Mlp(token_dim, token_dim, 0.0, approximate_gelu)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (B, N, dim)
+        return self.finish(self.attn(self.norm1(tokens)))  # (B, N, token_dim)
+
+    def finish(self, tokens: Tensor) -> Tensor:
+        """What comes after the attention: (B, N, token_dim)."""
+        return tokens + self.mlp(self.norm2(tokens))
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """What each token looks at: (B, 1, N, N); N is 3136 in the first stage of a 224-pixel image."""
+        return self.attn.weights(self.norm1(tokens))
+
+
+def restructure(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (B, N, C) back in their places as a feature map (B, C, *grid); the paper's "re-structurization"."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
 
 
 class TokensToToken(nn.Module):
     """Three soft splits with attention between them; shapes below are of a 224-pixel image.
-
-    `kernels` is how windows become keys, queries and values; see `split_norm_linear`.
 
     Source: arXiv 2101.11986, section 3.1 and figure 3.
     """
@@ -46,23 +148,21 @@ class TokensToToken(nn.Module):
         drop_block: float,
         performer_drop: float,
         approximate_gelu: bool,
-        kernels: str = "auto",
     ) -> None:
         super().__init__()
-        check_name(kernels)
 
-        def attention(dim: int) -> nn.Module:
+        def token_attention(dim: int) -> TokenPerformer | TokenTransformer:
             if variant.tokens == "performer":
-                return TokenPerformer(dim, variant.token_dim, performer_drop, approximate_gelu, kernels)
+                return TokenPerformer(dim, variant.token_dim, performer_drop, approximate_gelu)
             return TokenTransformer(dim, variant.token_dim, approximate_gelu)
 
         first, second, third = variant.splits
-        self.split0 = SoftSplitLayer(first, kernels)
-        self.attention1 = attention(in_chans * first.kernel**2)
-        self.split1 = SoftSplitLayer(second, kernels)
-        self.attention2 = attention(variant.token_dim * second.kernel**2)
-        self.split2 = SoftSplitLayer(third, kernels)
-        self.project = Linear(variant.token_dim * third.kernel**2, variant.dim)
+        self.split0 = SoftSplitLayer(first)
+        self.attention1 = token_attention(in_chans * first.kernel**2)
+        self.split1 = SoftSplitLayer(second)
+        self.attention2 = token_attention(variant.token_dim * second.kernel**2)
+        self.split2 = SoftSplitLayer(third)
+        self.project = nn.Linear(variant.token_dim * third.kernel**2, variant.dim)
         self.drop_block1, self.drop_block2 = DropBlock(drop_block), DropBlock(drop_block)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, 224, 224)
@@ -71,11 +171,40 @@ class TokensToToken(nn.Module):
 
     def stages(self, images: Tensor) -> Stages:
         """The maps after the first and the second attention, and the tokens."""
-        windows = self.split0(images)  # 3136 windows of 147 numbers, not made yet; grid 56 x 56
-        tokens = self.attention1(windows)  # (B, 3136, 64)
-        fine = self.drop_block1(restructure(tokens, windows.grid))  # (B, 64, 56, 56)
-        windows = self.split1(fine)  # 784 windows of 576 numbers; grid 28 x 28
-        tokens = self.attention2(windows)  # (B, 784, 64)
-        coarse = self.drop_block2(restructure(tokens, windows.grid))  # (B, 64, 28, 28)
-        windows = self.split2(coarse)  # 196 windows of 576 numbers; grid 14 x 14
-        return fine, coarse, windows.linear(self.project)  # (B, 196, dim)
+        tokens = self.attention1(self.split0(images))  # 3136 windows of 147 numbers -> (B, 3136, 64)
+        fine = self.drop_block1(restructure(tokens, self.split0.grid(images)))  # (B, 64, 56, 56)
+        tokens = self.attention2(self.split1(fine))  # 784 windows of 576 numbers -> (B, 784, 64)
+        coarse = self.drop_block2(restructure(tokens, self.split1.grid(fine)))  # (B, 64, 28, 28)
+        return fine, coarse, self.project(self.split2(coarse))  # 196 windows of 576 numbers -> (B, 196, dim)
+
+
+class ConvolutionTokens(nn.Module):
+    """Three convolutions of the soft splits' kernels, strides and paddings, nothing between them; hence linear.
+
+    Shapes below are of a 224-pixel image. The authors build these layers, under these names, but run no network of
+    them ("you need change forward").
+
+    Source: arXiv 2101.11986, the ablation "T2T-ViT_c-14"; the authors' `tokens_type='convolution'`.
+    """
+
+    def __init__(self, variant: Variant, in_chans: int, *, drop_block: float) -> None:
+        super().__init__()
+
+        def convolution(chans: int, dim: int, split: SoftSplit) -> nn.Conv2d:
+            return nn.Conv2d(chans, dim, split.kernel, split.stride, split.padding)
+
+        first, second, third = variant.splits
+        self.soft_split0 = convolution(in_chans, variant.token_dim, first)
+        self.soft_split1 = convolution(variant.token_dim, variant.token_dim, second)
+        self.project = convolution(variant.token_dim, variant.dim, third)
+        self.drop_block1, self.drop_block2 = DropBlock(drop_block), DropBlock(drop_block)
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, 3, 224, 224)
+        _, _, tokens = self.stages(images)
+        return tokens  # (B, 196, dim)
+
+    def stages(self, images: Tensor) -> Stages:
+        """The maps after the first and the second convolution, and the tokens."""
+        fine = self.drop_block1(self.soft_split0(images))  # (B, 64, 56, 56)
+        coarse = self.drop_block2(self.soft_split1(fine))  # (B, 64, 28, 28)
+        return fine, coarse, self.project(coarse).flatten(2).transpose(1, 2)  # (B, 196, dim)

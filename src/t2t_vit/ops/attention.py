@@ -1,37 +1,26 @@
-"""Softmax attention, by the fastest way that the device has."""
+"""Softmax attention, and the weights that it never stores."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2t_vit.ops.kernels import exporting, transforming
-from t2t_vit.ops.native import MOST_TOKENS, attends, trainable_attention
 
-# Measured on 2 cores with AMX: below this length torch's fused attention in bfloat16 is 2 to 5 times slower in its
-# backward pass than three plain products; above it, it wins by not storing the (N, N) weights.
-SHORT = 512
-
-
-def self_attention(qkv: Tensor, heads: int, scale: float, kernels: str = "auto") -> Tensor:
+def self_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
     """softmax(scale q k^T) v for each head.
 
     Args:
         qkv: (B, N, 3 heads d): queries, keys and values, each head by head.
-        kernels: "auto" trains in bfloat16 on a CPU by the compiled kernels where they run; every other name by torch.
 
     Returns:
         (B, N, heads d), the heads side by side.
     """
-    if kernels == "auto" and _trains_natively(qkv, heads):
-        return trainable_attention(qkv, heads, scale)
-    queries, keys, values = (split_heads(part, heads) for part in qkv.chunk(3, dim=-1))  # (B, h, N, d) each
-    mixed = attention(queries, keys, values, scale)  # (B, h, N, d)
+    q, k, v = qkv.chunk(3, dim=-1)  # (B, N, heads d) each
+    mixed = attention(split_heads(q, heads), split_heads(k, heads), split_heads(v, heads), scale)  # (B, heads, N, d)
     return mixed.transpose(1, 2).flatten(2)
 
 
 def split_heads(part: Tensor, heads: int) -> Tensor:
     """(B, N, heads d) -> (B, heads, N, d)."""
-    batch, length, dim = part.shape
+    batch, length, dim = part.shape[0], part.shape[1], part.shape[2]
     return part.view(batch, length, heads, dim // heads).transpose(1, 2)
 
 
@@ -44,33 +33,9 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Te
     Returns:
         (B, heads, N, d).
     """
-    if _trains_short_in_half(queries):
-        return _three_products(queries, keys, values, scale)
-    if torch.onnx.is_in_onnx_export():  # the exporter writes the fused one as 19 nodes, these as 5
-        return (queries * scale @ keys.transpose(-2, -1)).softmax(dim=-1) @ values
     return F.scaled_dot_product_attention(queries, keys, values, scale=scale)
 
 
-def _three_products(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """Without autocast, which keeps the weights in float32 and rounds a copy: softmax sums in float32 by itself."""
-    with torch.autocast(queries.device.type, enabled=False):
-        q, k, v = (part.flatten(0, 1) for part in (queries, keys, values))  # (B heads, N, d)
-        scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)  # (B heads, N, N)
-        return torch.bmm(scores.softmax(dim=-1), v).view(queries.shape)  # (B, heads, N, d)
-
-
-def _trains_short_in_half(queries: Tensor) -> bool:
-    on_cpu = queries.device.type == "cpu" and queries.requires_grad
-    return on_cpu and queries.dtype is torch.bfloat16 and queries.shape[-2] <= SHORT
-
-
-def _trains_natively(qkv: Tensor, heads: int) -> bool:
-    trains = qkv.requires_grad and qkv.device.type == "cpu" and qkv.dtype is torch.bfloat16
-    if not trains or not qkv.numel() or exporting() or transforming():
-        return False
-    return qkv.shape[1] <= MOST_TOKENS and _attends(qkv.shape[-1] // (3 * heads), qkv.dtype)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _attends(head_dim: int, dtype: torch.dtype) -> bool:
-    return attends(head_dim, dtype)
+def softmax_weights(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """softmax(scale q k^T) in float32: (B, heads, N, d) twice -> (B, heads, N, N); each row sums to 1."""
+    return (queries.float() * scale @ keys.float().transpose(-2, -1)).softmax(dim=-1)

@@ -1,22 +1,18 @@
 """Performer attention: softmax attention through positive random features, linear in the number of tokens."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from t2t_vit.errors import UserError
-from t2t_vit.ops.kernels import Implementation, available, choose, off_cpu, off_triton, on_cuda
-from t2t_vit.ops.performer_passes import performer_passes
-from t2t_vit.ops.performer_reference import performer_attention_reference
-
-# Of Triton's kernels: D, E and m.
-WIDEST = 128
+# Added to the denominator by the authors. It is live: where queries and keys are long, it sends the output to zero.
+EPSILON = 1e-8
+# exp(80) stays finite in float32, and beyond it the output is zero to the last bit anyway.
+LARGEST_EXPONENT = 80.0
 
 
-def performer_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, features: Tensor, kernels: str = "auto"
-) -> Tensor:
+def performer_attention(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
     """Attention with phi(u) = exp(W u - |u|^2 / 2) / sqrt(m) in place of the softmax kernel.
 
         y_t = phi(q_t) . sum_s phi(k_s) v_s^T / (phi(q_t) . sum_s phi(k_s) + 1e-8)
@@ -28,24 +24,38 @@ def performer_attention(
     Args:
         queries, keys: (B, T, D).
         values: (B, T, E).
-        features: W, the m frozen random features, (m, D). Only the reference has a gradient for them.
-        kernels: `reference`, plain PyTorch; `cpu` and `triton`, two passes over the tokens and a backward pass that
-            computes anew what it needs of them; `auto`, the fastest of them that can run here.
+        features: W, the m random features, (m, D).
 
     Returns:
         (B, T, E) in the values' dtype.
 
-    Raises:
-        UserError: the kernels that were asked for by name cannot run on these tensors.
-
     Source: arXiv 2009.14794 for the kernel, arXiv 2101.11986 for its use in the T2T module.
     """
-    chosen = choose(kernels, ROWS, values)
-    if chosen.name != "reference" and features.requires_grad and torch.is_grad_enabled():
-        if kernels != "auto":
-            raise UserError(f"kernels '{kernels}' take the features as frozen, but these require a gradient")
-        return performer_attention_reference(queries, keys, values, features)
-    return chosen.run(queries, keys, values, features)
+    with without_autocast(values.device):
+        precise = torch.promote_types(values.dtype, torch.float32)
+        mixed = _attend(queries.to(precise), keys.to(precise), values.to(precise), features.to(precise))
+        return mixed.to(values.dtype)
+
+
+def performer_weights(queries: Tensor, keys: Tensor, features: Tensor) -> Tensor:
+    """What performer attention multiplies the values by: phi(q_t) . phi(k_s) / (phi(q_t) . sum_s phi(k_s) + 1e-8).
+
+    The same two maxima are taken out as in `performer_attention`, which is this times the values.
+
+    Args:
+        queries, keys: (B, T, D).
+        features: the m frozen random features, (m, D).
+
+    Returns:
+        (B, T, T) in float32, not negative; a row sums to 1 but for the epsilon.
+    """
+    features = features.float()
+    log_keys, log_queries = log_kernel(keys.float(), features), log_kernel(queries.float(), features)  # (B, T, m)
+    key_max = log_keys.amax(dim=(1, 2), keepdim=True)  # (B, 1, 1)
+    query_max = log_queries.amax(dim=2, keepdim=True)  # (B, T, 1)
+    products = (log_queries - query_max).exp() @ (log_keys - key_max).exp().transpose(1, 2)  # (B, T, T)
+    scale = torch.exp((-(key_max + query_max)).clamp(max=LARGEST_EXPONENT))  # (B, T, 1)
+    return products / (products.sum(dim=2, keepdim=True) + EPSILON * features.shape[0] * scale)
 
 
 def draw_features(count: int, dim: int) -> Tensor:
@@ -56,31 +66,28 @@ def draw_features(count: int, dim: int) -> Tensor:
     return torch.nn.init.orthogonal_(torch.empty(count, dim)) * math.sqrt(count)
 
 
-def _by_passes(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
-    return performer_passes(queries, keys, values, features)[0]
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Half precision would round the epsilon to zero."""
+    # The meta device knows no autocast.
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
-def _by_triton(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
-    # Triton is not installed everywhere, and slow to import.
-    from t2t_vit.ops.performer_triton import performer_triton
-
-    return performer_triton(queries, keys, values, features)[0]
+def log_kernel(vectors: Tensor, features: Tensor) -> Tensor:
+    """log(sqrt(m) phi(u)) = W u - |u|^2 / 2."""
+    return vectors @ features.t() - vectors.square().sum(dim=-1, keepdim=True) / 2
 
 
-def _eager(inputs: Tensor) -> bool:
-    """torch.compile joins the reference's operations itself, and cannot look into ours."""
-    return not torch.compiler.is_compiling()
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, features: Tensor) -> Tensor:
+    log_keys, log_queries = log_kernel(keys, features), log_kernel(queries, features)  # (B, T, m) each
+    # The result does not depend on the two maxima, so no gradient has to pass through them.
+    key_max = log_keys.detach().amax(dim=(1, 2), keepdim=True)  # (B, 1, 1)
+    query_max = log_queries.detach().amax(dim=2, keepdim=True)  # (B, T, 1)
+    key_features = (log_keys - key_max).exp()  # (B, T, m)
+    query_features = (log_queries - query_max).exp()  # (B, T, m)
 
-
-def _off_triton(inputs: Tensor) -> str | None:
-    reason = off_triton(inputs)
-    if reason is None and inputs.shape[-1] > WIDEST:
-        reason = f"its performer attention takes tokens of up to {WIDEST} numbers, not {inputs.shape[-1]}"
-    return reason
-
-
-ROWS = (
-    Implementation("triton", _off_triton, _by_triton, on_cuda),
-    Implementation("cpu", off_cpu, _by_passes, _eager),
-    Implementation("reference", available, performer_attention_reference),
-)
+    context = key_features.transpose(1, 2) @ values  # (B, m, E)
+    normaliser = query_features @ key_features.sum(dim=1).unsqueeze(2)  # (B, T, 1)
+    scale = (-(key_max + query_max)).clamp(max=LARGEST_EXPONENT).exp()  # (B, T, 1)
+    return query_features @ context / (normaliser + EPSILON * features.shape[0] * scale)

@@ -1,5 +1,6 @@
 """Performer attention in two passes over the tokens, for CUDA: the operations around the Triton kernels."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from t2t_vit.ops import performer_triton_kernels as kernels
-from t2t_vit.ops.performer_reference import EPSILON, LARGEST_EXPONENT
+from t2t_vit.ops.performer import EPSILON, LARGEST_EXPONENT, performer_attention
+from t2t_vit.ops.second_derivatives import differentiable_gradients
 
 # Up to this padded side all that a program holds fits into registers; beyond it, products run without tensor cores.
 NARROW = 64
@@ -112,15 +114,20 @@ def _plan(values: Tensor, features: Tensor, exact: bool) -> Launch:
         "LARGEST": LARGEST_EXPONENT,
         "BLOCK": block,
         # Float32 products on tensor cores, by parts; fewer parts miss gradients that cancel, even in bfloat16.
-        "PRECISION": "bf16x6" if narrow and values.device.type == "cuda" else "ieee",
+        "PRECISION": "bf16x6" if narrow and not interpreting() else "ieee",
         "EXACT": exact and narrow,
         # The interpreter multiplies bfloat16 wrongly, and float32 holds the same numbers.
-        "PART": tl.bfloat16 if values.device.type == "cuda" else tl.float32,
+        "PART": tl.float32 if interpreting() else tl.bfloat16,
         "num_warps": 4 if narrow else 16,
         "enable_fp_fusion": True,
     }
     sizes = {"tokens": tokens, "span": span, "count": count, "dim": dim, "width": width}
     return Launch(batch, tokens, -(-tokens // span), sizes | sides | settings)
+
+
+def interpreting() -> bool:
+    """Whether Triton runs its kernels in its interpreter, on CPU tensors; for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _processors(device: torch.device) -> int:
@@ -174,10 +181,13 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> N
 
 
 def _backward(ctx: Any, grads: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():  # the gradient is to be differentiated again, which the kernels can't
+        return differentiable_gradients(performer_attention, ctx.saved_tensors[:4], grads)
     return (*performer_triton_backward(grads, *ctx.saved_tensors), None)
 
 
-# As in `performer_passes`. On CPU tensors, Triton interprets.
+# `torch.library.custom_op` would import torch.compile's machinery at the first call: seconds at every start.
+# On CPU tensors, Triton interprets.
 _LIBRARY: Any = torch.library.Library("t2t_vit", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "performer_triton(Tensor queries, Tensor keys, Tensor values, Tensor features) -> (Tensor, Tensor, Tensor, Tensor)"

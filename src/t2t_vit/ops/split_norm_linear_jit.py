@@ -153,40 +153,6 @@ def correlation(grad, features, mean, rstd, parts, tokens, count, columns, heigh
 
 
 @triton.jit
-def sums(grad, features, mean, rstd, weight, shift, slope, tokens, count, columns, height, width,
-         b_stride, c_stride, y_stride, x_stride,
-         CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
-         LAST: tl.constexpr, SIDE: tl.constexpr, PAIR: tl.constexpr, LENGTH: tl.constexpr,
-         OUT: tl.constexpr, PRECISION: tl.constexpr,
-         ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    """What LayerNorm's gradient takes off a window: rstd mean(v) and rstd^2 mean(v x^), for the gradient v of x^."""
-    first = tl.program_id(0).to(tl.int64) * ROWS
-    token = first + tl.arange(0, ROWS)
-    real = token < tokens
-    image, offsets, top, left = _place(first, tokens, count, columns, b_stride, y_stride, x_stride,
-                                       STRIDE, PADDING, ROWS)  # fmt: skip
-    centre, scale = tl.load(mean + token, mask=real, other=0.0), tl.load(rstd + token, mask=real, other=0.0)
-    NUMBERS: tl.constexpr = CHANNELS * KERNEL * KERNEL
-    plain, along = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
-    for start in range(0, LENGTH, COLUMNS):
-        k = start + tl.arange(0, COLUMNS)
-        v = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for begin in range(0, OUT, DEPTH):
-            n = begin + tl.arange(0, DEPTH)
-            u = tl.load(grad + token[:, None] * OUT + n[None, :], mask=real[:, None] & (n < OUT)[None, :], other=0.0)
-            w = tl.load(weight + k[None, :] * OUT + n[:, None],
-                        mask=(k < LENGTH)[None, :] & (n < OUT)[:, None], other=0.0)  # fmt: skip
-            v = tl.dot(u, w, v, input_precision=PRECISION)
-        # What fills lines up has weights of 0, and so has no part in v.
-        x, _ = _gather(features + image, offsets, top, left, k, height, width,
-                       c_stride, y_stride, x_stride, CHANNELS, KERNEL, LAST, SIDE, PAIR)  # fmt: skip
-        plain += tl.sum(v, 1)
-        along += tl.sum(v * ((x - centre[:, None]) * scale[:, None]), 1)
-    tl.store(shift + token, scale * plain / NUMBERS, mask=real)
-    tl.store(slope + token, scale * scale * along / NUMBERS, mask=real)
-
-
-@triton.jit
 def to_features(grad, features, mean, rstd, shift, slope, weight, out, pixels, tall, wide, rows, columns,
                 height, width, b_stride, c_stride, y_stride, x_stride, ob_stride, oc_stride, oy_stride, ox_stride,
                 CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,

@@ -46,18 +46,11 @@ PRODUCT = Blocks(64, 256, 32, warps=8)
 PRODUCT_FLOAT32 = Blocks(64, 64, 32)
 CORRELATION = Blocks(64, 256, 64, warps=8)
 CORRELATION_FLOAT32 = Blocks(64, 64, 64)
-SUMS = Blocks(64, 64, 32)
 TO_FEATURES = Blocks(64, 64, 32)
 # The parameters' gradients are summed over parts of the batch: so many that about this number of programs run, each
 # of at least so many windows.
 PROGRAMS, PART_WINDOWS = 264, 2048
 FARTHEST = 2**30
-
-
-def candidates() -> tuple[Blocks, ...]:
-    """Cuts worth trying for any of the products on a given GPU; each function below takes one as `blocks`."""
-    sizes = ((64, 64, 32), (64, 64, 64), (128, 64, 32), (128, 64, 64), (64, 256, 32), (64, 256, 64), (128, 256, 32))
-    return tuple(Blocks(*size, warps, stages) for size in sizes for warps in (4, 8) for stages in (2, 3, 4))
 
 
 def form(features: Tensor, window: Window) -> Form:
@@ -129,36 +122,6 @@ def correlation(
             **_launch(blocks),
         )
     return parts.sum(0)
-
-
-def sums(
-    grad: Tensor,
-    features: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    weight: Tensor,
-    window: Window,
-    blocks: Blocks = SUMS,
-) -> tuple[Tensor, Tensor]:
-    """What the norm takes off the gradient v of x^: rstd mean(v) and rstd^2 mean(v x^) of each window, (B, N) each."""
-    shift, slope = torch.empty_like(mean), torch.empty_like(mean)
-    with _on(features):
-        jit.sums[(_tiles(mean.numel(), blocks.rows),)](
-            grad,
-            features,
-            mean,
-            rstd,
-            weight,
-            shift,
-            slope,
-            *_tokens(mean, features, window),
-            *_fixed(features, window),
-            grad.shape[2],
-            _precision(),
-            *blocks[:3],
-            **_launch(blocks),
-        )
-    return shift, slope
 
 
 def to_features(

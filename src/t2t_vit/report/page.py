@@ -1,20 +1,14 @@
 """The report of a run: one HTML file that needs no network, no script and no other file."""
 
+from functools import cache
 from pathlib import Path
+
+import jinja2
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
-from t2t_vit.report.curves import curves
-from t2t_vit.report.markup import text
-from t2t_vit.report.mistakes import mistakes
-from t2t_vit.report.overview import badge, configuration, headline, results, speed, tiles
-from t2t_vit.report.reliability import reliability
+from t2t_vit.report import formatting, sections
 from t2t_vit.report.run_files import EVALUATION, RECORD, RunFiles, read_run
-from t2t_vit.report.scores import class_table, confusions
-from t2t_vit.report.style import STYLE
-
-# Nothing may be loaded from anywhere, and nothing run, whatever a class is called.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write_report(folder: Path, output: Path) -> None:
@@ -26,7 +20,7 @@ def write_report(folder: Path, output: Path) -> None:
     run = read_run(folder)
     try:
         page = report(run)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, jinja2.UndefinedError) as error:
         names = " or ".join(name for name, held in ((RECORD, run.record), (EVALUATION, run.evaluation)) if held)
         raise UserError(f"{folder}: {names} is not as a run writes it ({type(error).__name__}: {error})") from error
     with atomic_write(output, "w") as file:
@@ -35,27 +29,41 @@ def write_report(folder: Path, output: Path) -> None:
 
 def report(run: RunFiles) -> str:
     """The page."""
-    name = text(run.record.get("name", run.folder.name))
-    parts = [
-        f"<header><h1>{name}</h1>{headline(run)}{tiles(run)}</header>",
-        results(run),
-        curves(run),
-        *_evaluation(run),
-        speed(run),
-        configuration(run),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}: report</title>\n<style>{STYLE}</style></head>\n"
-        f"<body><main>\n{''.join(parts)}</main></body></html>\n"
+    found = run.evaluation
+    template = _environment().get_template("report.html")
+    return template.render(
+        name=run.record.get("name", run.folder.name),
+        record=run.record,
+        evaluation=found,
+        last_step=sections.last_logged_step(run),
+        tiles=sections.tiles(run),
+        results=sections.results(run),
+        curves=sections.curves(run),
+        classes=sections.classes(found) if found else None,
+        confusion=sections.confusion(found) if found else None,
+        mistakes=sections.mistakes(found) if found else [],
+        reliability=sections.reliability(found) if found else None,
+        speed=sections.speed(run),
     )
 
 
-def _evaluation(run: RunFiles) -> list[str]:
-    found = run.evaluation
-    if not found:
-        return []
-    mark = badge(found["weights"])
-    return [part(found, mark) for part in (class_table, confusions, mistakes, reliability)]
+@cache
+def _environment() -> jinja2.Environment:
+    """Templates of this package alone. Whatever a class or a file is called, it is shown as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("t2t_vit.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for made in (formatting.number, formatting.percent, formatting.duration, formatting.setting, formatting.shortened):
+        environment.filters[made.__name__] = made
+    environment.filters["pixels"] = "{:.1f}".format
+    return environment
+
+
+def _shown(value: object) -> object:
+    """What a template shows in place of `value`, before it is escaped; HTML of the templates' own macros stays."""
+    return formatting.printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

@@ -29,6 +29,10 @@ class TrainBatches(Protocol):
         """The batches of epoch number `epoch`, from 0, without the first `start`."""
 
 
+def _itself(model: nn.Module) -> nn.Module:
+    return model
+
+
 @dataclass(frozen=True)
 class Validation:
     """What is evaluated after an epoch: each set of weights, by name, over the same batches."""
@@ -38,11 +42,14 @@ class Validation:
     every_epochs: int = 1
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     reduce: Callable[[Tensor], Tensor] | None = None
+    form: Callable[[nn.Module], nn.Module] = _itself  # what is evaluated in place of each network
 
     def __call__(self, stop: Stop, following: Callback) -> dict[str, Metrics]:
         """The metrics of each set of weights; `stop` may break it off, `following` sees it go on."""
         return {
-            name: evaluate(model, self._watched(name, stop, following), autocast=self.autocast, reduce=self.reduce)
+            name: evaluate(
+                self.form(model), self._watched(name, stop, following), autocast=self.autocast, reduce=self.reduce
+            )
             for name, model in self.weights.items()
         }
 

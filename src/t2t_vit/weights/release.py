@@ -2,25 +2,26 @@
 
 import hashlib
 import os
+import socket
+import sys
 import urllib.error
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from typing import IO
+from tempfile import TemporaryDirectory
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write
 from t2t_vit.variants import VARIANTS
 
 ADDRESS = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
-_CHUNK = 2**20
-_SECONDS = 30.0  # without a byte
-_MOST_BYTES = 2**30
+_TIMEOUT = 30.0  # seconds without a byte
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a released file; `sha384` is the beginning of its digest."""
+    """What is known of a released file: its size in bytes, and the beginning of its SHA-384 in hexadecimal digits."""
 
     size: int
     sha384: str
@@ -43,7 +44,8 @@ def released_file(arch: str) -> Path:
     gets its name.
 
     Raises:
-        UserError: nothing is released for `arch`, there is no network, or what came is not the file.
+        UserError: nothing is released for `arch`, there is no network, what came is not the file, or the cache cannot
+            be written.
     """
     name = VARIANTS[arch].weights_file
     if name is None:
@@ -56,45 +58,57 @@ def released_file(arch: str) -> Path:
 
 
 def _fetch(address: str, path: Path, arch: str) -> None:
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """Download into a folder beside `path`; the file moves to `path` when every check has passed."""
+    from torch.hub import download_url_to_file
+
     try:
-        with urllib.request.urlopen(address, timeout=_SECONDS) as answer, atomic_write(fresh) as file:
-            found = _copied(answer, file)
-        _check(path.name, found)
-        _check_content(fresh, arch)
-        fresh.replace(path)
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        reason = getattr(error, "reason", error)
-        if isinstance(error, urllib.error.HTTPError):
-            reason = error  # whose reason lacks the number
-            error.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix=".fetched-", dir=path.parent)
+    except OSError as error:
         raise UserError(
-            f"{arch}: {address} could not be fetched ({reason}); fetch it by other means and put it at {path}"
+            f"{path.parent}: cannot be written ({error.strerror}); name another folder in T2T_VIT_CACHE"
         ) from error
+    with folder:
+        fresh = Path(folder.name) / path.name
+        try:
+            with _timeout(_TIMEOUT):
+                download_url_to_file(address, str(fresh), progress=sys.stderr.isatty())
+            _check(fresh)
+            _check_content(fresh, arch)
+            fresh.replace(path)
+        except (OSError, ValueError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(error, urllib.error.HTTPError):
+                reason = error  # whose reason lacks the number
+                error.close()
+            raise UserError(
+                f"{arch}: {address} could not be fetched ({reason}); fetch it by other means and put it at {path}"
+            ) from error
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Connections that are opened in the block give up after so many seconds without a byte; torch's wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
     finally:
-        fresh.unlink(missing_ok=True)
+        socket.setdefaulttimeout(before)
 
 
-def _copied(answer: IO[bytes], file: IO[bytes]) -> Known:
-    """Size and digest of what was copied."""
-    digest, size = hashlib.sha384(), 0
-    while chunk := answer.read(_CHUNK):
-        digest.update(chunk)
-        size += len(chunk)
-        if size > _MOST_BYTES:
-            raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
-        file.write(chunk)
-    return Known(size, digest.hexdigest())
-
-
-def _check(name: str, found: Known) -> None:
-    known = KNOWN.get(name)
-    if known is None:
-        return
-    if found.size != known.size:
-        raise ValueError(f"what came has {found.size:,} bytes, the file {known.size:,}")
-    if not found.sha384.startswith(known.sha384):
-        raise ValueError("what came has another digest than the file")
+def _check(path: Path) -> None:
+    """Compare size and digest with what is known of the file; its bytes are on the disk afterwards."""
+    known = KNOWN.get(path.name)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        if known is None:
+            return
+        size = path.stat().st_size
+        if size != known.size:
+            raise ValueError(f"what came has {size:,} bytes, the file {known.size:,}")
+        if not hashlib.file_digest(file, "sha384").hexdigest().startswith(known.sha384):
+            raise ValueError("what came has another digest than the file")
 
 
 def _check_content(path: Path, arch: str) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from t2t_vit.errors import UserError
+from t2t_vit.tables import table_lines
 from t2t_vit.weights.describe import describe
 from t2t_vit.weights.read import Weights, Which, read_weights
 
 _NAMES = {"torch": "torch.save", "safetensors": "safetensors", "mindspore": "MindSpore"}
 _MOST_CLASSES = 8
+_LONGEST = 200  # letters of a tensor's name
 
 
 def shown(path: str | Path, which: Which = "auto") -> str:
@@ -61,7 +63,12 @@ def _about(weights: Weights) -> Iterable[str]:
 
 
 def _table(weights: Weights) -> Iterable[str]:
-    width = max((len(name) for name in weights.tensors), default=0)
-    for name, tensor in weights.tensors.items():
-        shape = " x ".join(map(str, tensor.shape)) or "single"
-        yield f"  {name:<{min(width, 80)}}  {shape:<20}  {str(tensor.dtype).removeprefix('torch.')}"
+    rows = [
+        [
+            name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…",
+            " x ".join(map(str, tensor.shape)) or "single",
+            str(tensor.dtype).removeprefix("torch."),
+        ]
+        for name, tensor in weights.tensors.items()
+    ]
+    return (f"  {line}" for line in table_lines((), rows, left=(0, 1, 2)))

@@ -1,0 +1,304 @@
+"""A configuration -> the objects that it describes: images, loaders, network, optimizer, schedule, training step."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from t2t_vit.cli.console import silent
+from t2t_vit.data.batch_transform import BatchTransform
+from t2t_vit.data.erasing import RandomErasing
+from t2t_vit.data.images import ImageSet, check_class_count
+from t2t_vit.data.loader import EvalLoader, TrainLoader
+from t2t_vit.data.mixing import Mixing
+from t2t_vit.data.opening import open_images, open_training_images
+from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.data.transforms import TrainTransform
+from t2t_vit.model import T2TViT, create_model
+from t2t_vit.precision import Precision
+from t2t_vit.settings.rules import image_size_of
+from t2t_vit.settings.schema import KEYS, Config
+from t2t_vit.training.checkpoint import Trained
+from t2t_vit.training.compilation import compile_for_training
+from t2t_vit.training.distributed import Processes, share_gradients
+from t2t_vit.training.ema import Ema
+from t2t_vit.training.loss import WeightedCrossEntropy
+from t2t_vit.training.masters import WorkingCopy
+from t2t_vit.training.optimizer import create_optimizer
+from t2t_vit.training.randomness import SampleNumbers
+from t2t_vit.training.scaler import LossScaler
+from t2t_vit.training.schedule import Schedule
+from t2t_vit.training.state import State
+from t2t_vit.training.step import Loss, TrainStep
+from t2t_vit.weights import Weights, fit
+
+Note = Callable[[str], None]
+HEAD = ("head.weight", "head.bias")
+OTHER_POOL = "its head was trained on another pool of the tokens ({}); here it sees the class token"
+
+
+def preprocessing_of(config: Config) -> Preprocessing:
+    """How one image becomes the network's input."""
+    return Preprocessing(image_size_of(config), config.crop_pct, config.mean, config.std, config.in_chans)
+
+
+def training_images(config: Config, note: Note) -> tuple[ImageSet, ImageSet]:
+    """The training and the validation images, whose classes agree with each other and with `num_classes`."""
+    train, val = open_training_images(
+        dataset=config.dataset,
+        data_url=config.data_url,
+        train_dir=_unless_default(config, "train_dir"),
+        val_dir=_unless_default(config, "val_dir"),
+        val_split=config.val_split,
+        in_chans=config.in_chans,
+        train_num_samples=config.train_num_samples,
+        val_num_samples=config.val_num_samples,
+        seed=config.seed,
+        note=note,
+    )
+    check_class_count(train, config.num_classes, _where(config))
+    return train, val
+
+
+def validation_images(config: Config, note: Note = silent) -> ImageSet:
+    """The validation images, of as many classes as `num_classes` says."""
+    images = open_images(
+        "val",
+        dataset=config.dataset,
+        data_url=config.data_url,
+        train_dir=_unless_default(config, "train_dir"),
+        val_dir=_unless_default(config, "val_dir"),
+        val_split=config.val_split,
+        in_chans=config.in_chans,
+        num_samples=config.val_num_samples,
+        seed=config.seed,
+        note=note,
+    )
+    check_class_count(images, config.num_classes, _where(config))
+    return images
+
+
+def train_transform(config: Config) -> TrainTransform:
+    """What happens to one training image, in a worker."""
+    return TrainTransform(
+        image_size_of(config),
+        in_chans=config.in_chans,
+        min_crop=config.min_crop,
+        hflip=config.hflip,
+        color_jitter=config.color_jitter,
+        auto_augment=config.auto_augment,
+        aa_interpolation=config.aa_interpolation,
+        train_interpolation=config.train_interpolation,
+        mean=config.mean,
+    )
+
+
+def batch_transform(config: Config, num_classes: int) -> BatchTransform:
+    """What happens to a whole training batch, on the device."""
+    return BatchTransform(
+        preprocessing_of(config),
+        num_classes,
+        RandomErasing(config.re_prob, config.re_mode, config.re_count),
+        Mixing(
+            mixup=config.mixup,
+            cutmix=config.cutmix,
+            prob=config.mixup_prob,
+            switch_prob=config.switch_prob,
+            mode=config.mixup_mode,
+            off_epoch=config.mixup_off_epoch,
+        ),
+        config.label_smoothing,
+        config.seed,
+    )
+
+
+def train_loader(
+    config: Config, images: ImageSet, num_classes: int, processes: Processes, device: torch.device, note: Note
+) -> TrainLoader:
+    """Augmented, mixed training batches on the device."""
+    return TrainLoader(
+        images,
+        train_transform(config),
+        batch_transform(config, num_classes),
+        batch_size=config.batch_size,
+        balanced=config.class_balance == "sampling",
+        workers=config.num_parallel_workers,
+        rank=processes.rank,
+        world=processes.count,
+        device=device,
+        ahead=config.dataset_sink_mode,
+        note=note,
+    )
+
+
+def eval_loader(
+    config: Config,
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    processes: Processes,
+    device: torch.device,
+    note: Note,
+) -> EvalLoader:
+    """Every image once over all processes, normalised, on the device."""
+    return EvalLoader(
+        images,
+        preprocessing,
+        batch_size=config.batch_size,
+        workers=config.num_parallel_workers,
+        rank=processes.rank,
+        world=processes.count,
+        device=device,
+        ahead=config.dataset_sink_mode,
+        note=note,
+    )
+
+
+def network(config: Config, num_classes: int) -> T2TViT:
+    """The network, initialised by `seed`, what `freeze` names not to be trained."""
+    torch.manual_seed(config.seed)
+    model = create_model(
+        config.arch,
+        num_classes=num_classes,
+        in_chans=config.in_chans,
+        image_size=image_size_of(config),
+        drop=config.drop,
+        drop_path=config.drop_path,
+        drop_block=config.drop_block,
+        performer_drop=config.performer_drop,
+        approximate_gelu=not config.disable_approximate_gelu,
+    )
+    model.freeze(config.freeze)
+    return model
+
+
+def start_from(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[str]:
+    """Fill `model`, whose logits are `classes`, with `weights`; what was done, a sentence each.
+
+    A head that knows its classes by name keeps those that are there again, wherever they stand now, and begins anew
+    for the others: equal counts say nothing. One without names is kept where the counts agree.
+    """
+    pool = (weights.config or {}).get("global_pool", model.global_pool)
+    notes = [] if pool == model.global_pool else [f"{weights.path}: {OTHER_POOL.format(pool or 'all tokens')}"]
+    return [*_filled(model, weights, classes), *notes]
+
+
+def _filled(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[str]:
+    known = weights.classes
+    if known is None or known == tuple(classes) or HEAD[0] not in weights.tensors:
+        return [f"{weights.path}: {fit(model, weights.tensors, path=weights.path, chosen=weights.chosen)}"]
+    body = {name: tensor for name, tensor in weights.tensors.items() if name not in HEAD}
+    report = fit(model, body, path=weights.path, chosen=weights.chosen)
+    shared = [name for name in classes if name in known]
+    with torch.no_grad():
+        for name in HEAD:
+            for label in shared:
+                model.get_parameter(name)[classes.index(label)] = weights.tensors[name][known.index(label)]
+    kept = f"keeps {len(shared)} of its {len(known)} classes and is new for" if shared else "is new:"
+    return [f"{weights.path}: {report}", f"the head {kept} {_some([name for name in classes if name not in known])}"]
+
+
+def optimizer_of(config: Config, model: T2TViT) -> torch.optim.Optimizer:
+    """The optimizer over the model's parameter groups; with `layer_decay`, two a layer."""
+    return create_optimizer(
+        model,
+        config.optimizer,
+        lr=config.base_lr,
+        weight_decay=config.weight_decay,
+        betas=config.beta,
+        eps=config.eps,
+        momentum=config.momentum,
+        lr_scales=layer_scales(model, config.layer_decay) if config.layer_decay < 1 else None,
+    )
+
+
+def layer_scales(model: T2TViT, decay: float) -> dict[str, float]:
+    """Parameter name -> factor of the learning rate: decay^(L - 1 - i) for layer i of L, 1 for the head.
+
+    Layers are those of `T2TViT.layer_groups`. Source: Clark et al. 2020 (ELECTRA), Bao et al. 2021 (BEiT).
+    """
+    layers = model.layer_groups()
+    return {name: decay ** (len(layers) - 1 - i) for i, names in enumerate(layers) for name in names}
+
+
+def loss_of(config: Config, images: ImageSet, device: torch.device) -> Loss:
+    """What is minimised: cross-entropy, of rare classes more where `class_balance` says so."""
+    if config.class_balance != "weights":
+        return cross_entropy
+    counts = torch.from_numpy(np.bincount(images.targets, minlength=len(images.classes)))
+    return WeightedCrossEntropy(counts.to(device), config.label_smoothing)
+
+
+def schedule_of(config: Config, state: State) -> Schedule:
+    """The learning rate of each optimizer step."""
+    return Schedule(
+        config.lr_scheduler,
+        base_lr=config.base_lr,
+        epochs=config.epochs,
+        updates_per_epoch=state.updates_per_epoch,
+        min_lr=config.min_lr,
+        warmup_lr=config.warmup_lr,
+        warmup_length=config.warmup_length,
+        lr_adjust=config.lr_adjust,
+        lr_gamma=config.lr_gamma,
+    )
+
+
+def some_images(images: ImageSet, count: int) -> Sequence[int]:
+    """Numbers of up to `count` images, evenly spread over the set."""
+    step = max(1, len(images) // count)
+    return range(0, len(images), step)[:count]
+
+
+def trained_of(config: Config, model: T2TViT, precision: Precision) -> Trained:
+    """The network, which is on its device, with all that a step changes."""
+    return Trained(
+        model,
+        optimizer_of(config, model),
+        LossScaler(precision.device, config.loss_scale, dynamic=config.is_dynamic_loss_scale)
+        if precision.scales_loss
+        else LossScaler(precision.device),
+        Ema(model, config.ema_decay) if config.with_ema else None,
+    )
+
+
+def step_of(
+    config: Config,
+    trained: Trained,
+    images: ImageSet,
+    precision: Precision,
+    processes: Processes,
+    note: Callable[[str], None],
+) -> TrainStep:
+    """The training step; `images` are those that classes are counted in, where the loss weights them."""
+    copy = WorkingCopy(trained.model, precision.working_copy(trained.model)) if precision.has_masters else None
+    working = trained.model if copy is None else copy.module
+    assert isinstance(working, T2TViT)
+    model = working if config.pynative_mode else compile_for_training(working, precision.device, note)
+    return TrainStep(
+        share_gradients(model, processes, precision.device),
+        trained.optimizer,
+        scaler=trained.scaler,
+        ema=trained.ema,
+        accumulation=config.accumulation_step,
+        clip_norm=config.clip_grad_norm if config.use_clip_grad_norm else None,
+        autocast=precision.autocast,
+        mean=processes.mean,
+        loss=loss_of(config, images, precision.device),
+        copy=copy,
+        numbers=SampleNumbers(working.sample_seeds.set, config.seed, processes.rank),
+    )
+
+
+def _where(config: Config) -> str:
+    return config.data_url if config.dataset == "ImageNet" else config.dataset
+
+
+def _unless_default(config: Config, name: str) -> str | None:
+    """The folder's name where somebody chose one; else None, for which the usual names are tried."""
+    value: str = getattr(config, name)
+    return None if value == KEYS[name].default else value
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,90 @@
+"""Linear layers in float32 by the compiled kernels, out of products in bfloat16: parts.h and linear.cpp say how."""
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from t2t_vit.fast.native.arguments import address, check, threads, whole
+from t2t_vit.fast.native.library import has_tiles, library
+from t2t_vit.fast.native.tail import ACTIVATIONS
+
+LINES, DEPTH, PARTS = 32, 32, 3  # lines and depth are filled up with zeros to multiples of these
+NARROW = 128  # below this length torch's own products are as fast
+
+
+def can_multiply_float32(weight: Tensor) -> bool:
+    """Whether products with this weight are for `native_linear`: in float32, of some width, with a matrix unit.
+
+    Elsewhere six products in bfloat16 take longer than one in float32.
+    """
+    return weight.dtype is torch.float32 and min(weight.shape) >= NARROW and has_tiles()
+
+
+class PartedLayer(NamedTuple):
+    """A linear layer in float32 as the kernel reads it.
+
+    weight  its three parts, which are bfloat16, as linear.cpp lays them out
+    bias    (out,) or None
+    width   out
+    depth   in
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    width: int
+    depth: int
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> "PartedLayer":
+        """From a weight (out, in) and a bias (out,) in float32."""
+        weight = weight.detach().contiguous()
+        parts = _room(*weight.shape)
+        library().lay_out_f32(address(weight), _side(weight, along=True), address(parts), threads())
+        return cls(parts, None if bias is None else bias.detach().contiguous(), *weight.shape)
+
+
+def native_linear(
+    inputs: Tensor, layer: PartedLayer, activation: str = "none", residual: Tensor | None = None
+) -> Tensor:
+    """activation(W x + b) + residual; no gradient.
+
+    Args:
+        inputs: (..., in) in float32.
+        residual: (..., out) in float32.
+
+    Returns:
+        (..., out).
+    """
+    check(inputs.dtype is torch.float32 and inputs.shape[-1] == layer.depth, "native_linear")
+    rows = inputs.reshape(-1, layer.depth).contiguous()
+    out = inputs.new_empty(*inputs.shape[:-1], layer.width)
+    added = None if residual is None else residual.contiguous()
+    check(added is None or (added.dtype is torch.float32 and added.shape == out.shape), "native_linear")
+    library().product_f32(
+        address(rows),
+        _side(rows, along=True),
+        address(layer.weight),
+        address(layer.bias),
+        address(added),
+        address(out),
+        whole(layer.width, layer.width, ACTIVATIONS.index(activation)),
+        threads(),
+    )
+    return out
+
+
+def _side(matrix: Tensor, *, along: bool) -> ctypes.Array[ctypes.c_int64]:
+    """A side of a product: the distance of its rows in memory, whether lines are rows, their number and depth."""
+    lines, depth = matrix.shape if along else matrix.shape[::-1]
+    return whole(matrix.shape[1], int(along), lines, depth)
+
+
+def _room(lines: int, depth: int) -> Tensor:
+    """Memory for a right side's parts."""
+    return torch.empty(_numbers(lines, depth), dtype=torch.bfloat16, device="cpu")
+
+
+def _numbers(lines: int, depth: int) -> int:
+    return -(-lines // LINES) * LINES * -(-depth // DEPTH) * DEPTH * PARTS

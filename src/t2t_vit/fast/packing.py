@@ -1,0 +1,121 @@
+"""`pack`: a frozen copy of a network for inference on a CPU, the same numbers to rounding in a fraction of the time."""
+
+import copy
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2t_vit.errors import UserError
+from t2t_vit.fast.fusing import unfuse
+from t2t_vit.fast.inspection import refuse_what_does_not_fit, refuse_what_is_not_ours
+from t2t_vit.fast.native import cpu_level, unavailable
+from t2t_vit.fast.packed_layers import PackedBlock, PackedLinear, Tail, swap
+from t2t_vit.fast.packed_tokens import PackedTokens, PerformerStage, TransformerStage, WindowsLinear
+from t2t_vit.model import T2TViT
+from t2t_vit.model.tokens_to_token import TokensToToken
+
+PACKED_DTYPES = (torch.float32, torch.bfloat16)
+# What a packed network is told to be made of, by the modules that do more than one layer's work.
+PARTS: dict[type[nn.Module], str] = {
+    PackedBlock: "attentions with what stands before them",
+    Tail: "MLPs with what stands before them",
+    PerformerStage: "performers",
+    TransformerStage: "token attentions",
+    WindowsLinear: "soft splits",
+}
+
+
+class PackedNetwork(nn.Module):
+    """What `pack` makes: float images (B, in_chans, height, width) on the CPU -> logits (B, num_classes) in `dtype`.
+
+    It has no gradient and takes no notice of the network that it was made of; its repr says what it is made of.
+    """
+
+    network: Any
+
+    def __init__(self, network: T2TViT, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype, self.made_of = network, dtype, _made_of(network, dtype)
+        # Windows are normalised from the pixels as they come; convolutions multiply them.
+        self.takes = torch.float32 if isinstance(network.tokens_to_token, PackedTokens) else dtype
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:  # (B, in_chans, height, width)
+        if images.device.type != "cpu" or not images.is_floating_point():
+            raise ValueError(f"a packed network takes float images on the CPU, got {images.dtype} on {images.device}")
+        # What it is made of was cast when it was packed; autocast would only look at each operation again.
+        with torch.autocast("cpu", enabled=False):
+            return self.network.forward_head(self.network.forward_features(images.to(self.takes)))  # (B, num_classes)
+
+    def train(self, mode: bool = True) -> "PackedNetwork":
+        """Only `eval()`: nothing of it can be trained.
+
+        Raises:
+            UserError: it is asked to train.
+        """
+        if mode:
+            raise UserError("a packed network is frozen; train the network that it was made of, and pack that again")
+        return super().train(mode)
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, (self.network.in_chans, *self.network.image_size)))
+        return f"PackedNetwork({self.network.name}, {size} -> {self.network.num_classes}; {self.made_of})"
+
+
+def pack(model: T2TViT, dtype: torch.dtype | None = None, *, native: bool | None = None) -> PackedNetwork:
+    """A frozen copy of a T2T-ViT for inference on a CPU.
+
+        fast = t2t_vit.pack(model.eval(), torch.bfloat16)
+        logits = fast(images)
+        print(fast)  # what it is made of
+
+    Weights are laid out once, norms, activations and residuals are computed within the products, and windows are made a
+    few images at a time. The copy is not changed by what happens to the model afterwards: pack it again.
+
+    Args:
+        model: in eval mode, every module exactly ours: no subclass, patch, hook, adapter or quantised tensor.
+        dtype: of weights and products, float32 or bfloat16; None: the weights' own.
+        native: True: the C++ kernels compiled on this machine, or an error; False: torch's operations alone; None: the
+            kernels where they run (Linux on x86-64 with AVX-512 and bfloat16, and a C++ compiler).
+
+    Raises:
+        UserError: a module is not ours, by its name; another dtype; `native`, and the kernels cannot run here.
+    """
+    refuse_what_is_not_ours(model, "pack", in_eval_mode=True)
+    dtype = model.cls_token.dtype if dtype is None else dtype
+    if dtype not in PACKED_DTYPES:
+        raise UserError(f"cannot pack the network in {_short(dtype)}: give float32 or bfloat16 as dtype")
+    reason = unavailable() if native is not False else "not asked for"
+    if native and reason is not None:
+        raise UserError(f"cannot pack the network for the native kernels: {reason}")
+    network = unfuse(copy.deepcopy(model))
+    refuse_what_does_not_fit(network, "pack")
+    network.to("cpu", dtype)
+    if isinstance(network.tokens_to_token, TokensToToken):
+        network.set_submodule("tokens_to_token", PackedTokens(network.tokens_to_token, reason is None))
+    swap(network, reason is None)
+    return PackedNetwork(network, dtype)
+
+
+def _made_of(network: nn.Module, dtype: torch.dtype) -> str:
+    """For instance "bfloat16; native (avx512_bf16): 2 performers, ...; oneDNN: 31 linear layers"."""
+    parts: dict[str, Counter[str]] = {"native": Counter(), "oneDNN": Counter(), "torch": Counter()}
+    for module in network.modules():
+        if isinstance(module, PackedLinear):
+            parts[module.maker]["linear layers"] += 1
+        elif type(module) in PARTS and getattr(module, "native", False):
+            parts["native"][PARTS[type(module)]] += 1
+    names = {"native": f"native ({cpu_level()})"}
+    lists = [
+        f"{names.get(maker, maker)}: {', '.join(f'{count} {name}' for name, count in found.items())}"
+        for maker, found in parts.items()
+        if found
+    ]
+    return "; ".join([_short(dtype), *lists])
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,280 @@
+"""The commands as data: which options each has beside the configuration keys, and which keys it uses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from t2t_vit.settings.schema import COUNT, KEYS, PATH, SECTIONS
+from t2t_vit.settings.values import Allowed, Key, OneOf, Range, Value, Written
+
+DATASET_KEYS = frozenset(SECTIONS["Dataset"])
+# What defines a model and its preprocessing: it travels with a checkpoint.
+TRAVELLING_KEYS = frozenset(
+    "arch num_classes image_size in_chans disable_approximate_gelu crop_pct mean std".split()  # noqa: SIM905
+)
+# Which images a checkpoint is measured on; train_dir, because a share of it may be kept for validation.
+VALIDATION_KEYS = DATASET_KEYS - {"train_num_samples", "class_balance"} | {"seed"}
+DEVICE_KEYS = frozenset({"device_id", "device_target", "amp_level", "pynative_mode", "kernels"})
+TRAIN_KEYS = frozenset(KEYS) - {"file_format", "runtime"}
+# When a run begins and ends, where its files go and what it is measured on: what a step costs does not depend on it.
+RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
+    "pretrained", "resume", "exclude_epoch_state", "epochs", "start_epoch", "max_steps", "eval_every_epochs",
+    "cooldown_epochs", "lr_scheduler", "lr_adjust", "lr_gamma", "min_lr", "warmup_length", "warmup_lr",
+    "skipped_steps_limit", "device_num", "val_num_samples", "mixup_off_epoch", "crop_pct",
+})  # fmt: skip
+BENCH_KEYS = TRAIN_KEYS - RUN_KEYS
+EVAL_KEYS = (
+    TRAVELLING_KEYS
+    | DEVICE_KEYS
+    | VALIDATION_KEYS
+    | {"pretrained", "batch_size", "num_parallel_workers", "device_num", "dataset_sink_mode"}
+)
+
+
+@dataclass(frozen=True)
+class Extra(Key):
+    """An option of one command that is no configuration key."""
+
+    metavar: str = ""  # empty: a flag, which takes no value
+    short: str = ""  # another spelling
+
+
+def flag(name: str, meaning: str, short: str = "") -> Extra:
+    """An option that is there or not."""
+    return Extra(name, bool, False, meaning, short=short)
+
+
+def option(name: str, metavar: str, meaning: str, default: Value = "", allowed: Allowed | None = None) -> Extra:
+    """An option with a value; in its `meaning`, {default} stands for the value that it has where it is left out."""
+    return Extra(name, type(default), default, meaning.format(default=default), allowed, metavar)
+
+
+UP_TO_100_000 = Range(1, 100_000)
+CONFIG = option("config", "FILE", "YAML file, or the name of a shipped one", allowed=PATH)
+CONFIG_PATH = option("config_path", "FILE", "the same as --config", allowed=PATH)
+PRINT_CONFIG = flag("print_config", "print the resolved configuration as YAML and end")
+COMMON = (CONFIG, CONFIG_PATH, PRINT_CONFIG)
+NATIVE = flag("allow_native_code", "run an exported file that holds compiled code: only one that you trust")
+RESULTS = option("output", "FILE", "write the results into this JSON file, too", allowed=PATH)
+INFER = (
+    option(
+        "output", "FILE", "file of the predictions (default: predictions.json, or of --format's ending)", allowed=PATH
+    ),
+    option("format", "NAME", "json, jsonl, csv or parquet (default: by the ending of the output, else json)"),
+    option(
+        "top_k",
+        "INT",
+        "write that many classes an image, with names and probabilities (default: the best's number)",
+        0,
+        COUNT,
+    ),
+    flag("recursive", "search the folders below DATA, too"),
+    option(
+        "list",
+        "FILE",
+        "read paths of images from this file, one a line; -, here or as DATA, is standard input",
+        allowed=PATH,
+    ),
+    flag("null", "NUL ends a path of a list, as find -print0 writes them (also: -0)", short="-0"),
+    option("errors", "FILE", "write bad images with their reasons there (default: OUTPUT.errors.jsonl)", allowed=PATH),
+    option(
+        "shard",
+        "I/N",
+        "predict the I-th of every N images only: I/N, I from 1",
+        "1/1",
+        Written(r"\d{1,18}/\d{1,18}", "I/N, as 1/4 for the first of every four images"),
+    ),
+    NATIVE,
+)
+EXPORT = (
+    option("output", "FOLDER", "folder of the file (default: here)", ".", PATH),
+    option(
+        "precision",
+        "NAME",
+        "fp32, fp16, or int8 by calibration on real images (default: {default})",
+        "fp32",
+        OneOf(("fp32", "fp16", "int8")),
+    ),
+    option("batch", "INT", "images that a call takes, exactly (default: any number)", 0, UP_TO_100_000),
+    flag("dynamic_size", "take images of any size; positions are stretched inside the graph"),
+    option(
+        "preprocessing",
+        "WHERE",
+        "normalisation of the pixels: outside the file, or inside (default: {default})",
+        "outside",
+        OneOf(("inside", "outside")),
+    ),
+    option("calibration", "INT", "images that int8 measures the ranges on (default: {default})", 200, UP_TO_100_000),
+)
+WEIGHTS = (
+    option(
+        "format",
+        "FORMAT",
+        "what to write: mindspore, safetensors or torch; without it the ending says: .ckpt MindSpore, .safetensors, "
+        ".pth .pt .tar .bin torch",
+    ),
+    option(
+        "which",
+        "COPY",
+        "ema or raw, where the file holds the moving average and the trained weights (default: the better)",
+        "auto",
+        OneOf(("auto", "ema", "raw")),
+    ),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Command:
+    """One command and its options.
+
+    uses         configuration keys that change what it does; it accepts the others, too, unless it uses none
+    positional   what a word without an option is: the `config`, the `data` that is worked on, or nothing
+    needs        what `data` is
+    several      whether there may be any number of such words
+    subjects     the only first words that there may be, with the words that have to follow each
+    trains       whether it is a training
+    extras       options that are no configuration keys
+    aliases      other names of configuration keys
+    implied      values of keys whose value may be left out, and which then have no other
+    details      paragraphs of the help, besides the summary
+    """
+
+    name: str
+    summary: str
+    usage: str
+    uses: frozenset[str] = frozenset()
+    positional: Literal["config", "data", ""] = "config"
+    needs: str = "an image file or a folder of them"
+    several: bool = False
+    subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    trains: bool = False
+    extras: tuple[Extra, ...] = COMMON
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    implied: Mapping[str, str] = field(default_factory=dict)
+    details: str = ""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The configuration keys that are options of this command."""
+        return tuple(KEYS) if self.uses else ()
+
+    @property
+    def options(self) -> dict[str, Key]:
+        """All options by name, configuration keys first."""
+        return (
+            {name: KEYS[name] for name in self.keys}
+            | {alias: KEYS[name] for alias, name in self.aliases.items()}
+            | {extra.name: extra for extra in self.extras}
+        )
+
+    def spelling(self, key: str) -> str:
+        """The option of this command that sets a configuration key."""
+        return next((alias for alias, set_key in self.aliases.items() if set_key == key), key)
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            "train",
+            "train a network",
+            "t2t-vit train [CONFIG] [--KEY VALUE ...]",
+            TRAIN_KEYS,
+            trains=True,
+        ),
+        Command(
+            "eval",
+            "measure a checkpoint on the validation images",
+            "t2t-vit eval [CONFIG] --pretrained CHECKPOINT [--KEY VALUE ...]",
+            EVAL_KEYS,
+            extras=(RESULTS, NATIVE, *COMMON),
+        ),
+        Command(
+            "infer",
+            "predict the classes of image files",
+            "t2t-vit infer DATA ... --checkpoint FILE [--arch ARCH] [--output FILE] [--KEY VALUE ...]",
+            TRAVELLING_KEYS
+            | DEVICE_KEYS - {"pynative_mode"}
+            | {"pretrained", "batch_size", "num_parallel_workers", "runtime"},
+            positional="data",
+            several=True,
+            extras=(*INFER, *COMMON),
+            aliases={"checkpoint": "pretrained", "workers": "num_parallel_workers"},
+            implied={"resume": "auto"},
+        ),
+        Command(
+            "export",
+            "write a checkpoint as a file for another runtime",
+            "t2t-vit export [CONFIG] --file_format FORMAT --pretrained CHECKPOINT [--arch ARCH] [--KEY VALUE ...]",
+            TRAVELLING_KEYS | VALIDATION_KEYS | {"pretrained", "file_format"},
+            extras=(*EXPORT, *COMMON),
+        ),
+        Command(
+            "show",
+            "draw what a network sees of an image",
+            "t2t-vit show IMAGE --checkpoint FILE [--output FILE] [--KEY VALUE ...]",
+            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained"},
+            positional="data",
+            extras=(
+                option("output", "FILE", "the picture (default: IMAGE_view.png, here)", allowed=PATH),
+                CONFIG,
+                CONFIG_PATH,
+            ),
+            aliases={"checkpoint": "pretrained"},
+        ),
+        Command(
+            "bench",
+            "measure the speed of the network, of a training step, or of reading the data",
+            "t2t-vit bench model|step|data [--config FILE] [--rounds INT] [--output FILE.json] [--KEY VALUE ...]",
+            BENCH_KEYS,
+            positional="data",
+            subjects={"model": (), "step": (), "data": ()},
+            extras=(
+                option("rounds", "INT", "how often everything is measured (default: {default})", 10, UP_TO_100_000),
+                option("output", "FILE", "write the numbers into this JSON file, too", allowed=PATH),
+                *COMMON,
+            ),
+        ),
+        Command(
+            "models",
+            "list the networks and what they cost",
+            "t2t-vit models [--image_size INT [INT]] [--num_classes INT]",
+            frozenset({"image_size", "num_classes"}),
+            positional="",
+            extras=(),
+        ),
+        Command(
+            "quickstart",
+            "train, evaluate, predict and export on embedded images, in minutes",
+            "t2t-vit quickstart [--KEY VALUE ...]",
+            TRAIN_KEYS,
+            positional="",
+            trains=True,
+        ),
+        Command(
+            "weights",
+            "show what a file of weights holds, or convert it",
+            "t2t-vit weights show FILE [--which ema|raw]\n"
+            "t2t-vit weights convert FILE NEW_FILE [--format mindspore|safetensors|torch] [--which ema|raw]",
+            positional="data",
+            subjects={"show": ("FILE",), "convert": ("FILE", "NEW_FILE")},
+            extras=WEIGHTS,
+            details="show lists what FILE holds; convert writes its weights, bit for bit, as NEW_FILE, which is "
+            "replaced if it is there.\n\n"
+            "FILE is told by its content: a checkpoint of t2t-vit, of the authors, mmpretrain or timm, any state dict "
+            "of a T2T-ViT, safetensors, a MindSpore .ckpt, a folder with model.safetensors, or the name of a network, "
+            "which stands for the authors' released weights (fetched once).",
+        ),
+        Command(
+            "report",
+            "make the report of a run again, from its logs",
+            "t2t-vit report RUN_FOLDER [--output FILE]",
+            positional="data",
+            needs="RUN_FOLDER, the logs folder of a run, such as runs/logs/t2t_vit_14",
+            extras=(option("output", "FILE", "the report (default: report.html in RUN_FOLDER)", allowed=PATH),),
+            details="The report is one HTML file that needs no network. Training writes it by itself at its end; this "
+            "makes it again, or for the first time for a run that was killed.\n\n"
+            "RUN_FOLDER is the logs folder of the run, such as runs/logs/t2t_vit_14.",
+        ),
+    )
+}

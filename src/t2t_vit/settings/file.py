@@ -1,0 +1,126 @@
+"""A configuration file, found by path or by the name of a shipped one, read strictly, and written.
+
+Scalars are taken as the text that stands in the file, never through YAML's own types, under which `5e-4` is a string
+and `1:30` ninety: the same rules read a file and a command line.
+"""
+
+import math
+from pathlib import Path
+
+import yaml
+
+from t2t_vit.errors import UserError
+from t2t_vit.settings.names import nearest, nearest_key
+from t2t_vit.settings.schema import KEYS, SECTIONS, Config
+from t2t_vit.settings.values import Value
+
+SHIPPED = Path(__file__).parents[1] / "configs"
+EMPTY = ("", "~", "null", "Null", "NULL")
+LARGEST = 1_000_000  # bytes of a file; a long one has some 5,000
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def find_config(name: str) -> Path:
+    """The file that `name` means: a path, or the bare name of a shipped configuration, with or without `.yaml`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not name:
+        raise UserError("the configuration has an empty name; give a YAML file or the name of a shipped one")
+    path = Path(name).expanduser()
+    if path.exists() and not path.is_dir():
+        return path
+    shipped = SHIPPED / (path.stem if path.suffix in (".yaml", ".yml") else path.name)
+    shipped = shipped.with_name(shipped.name + ".yaml")
+    if len(path.parts) == 1 and shipped.exists():
+        return shipped
+    if path.is_dir():
+        raise UserError(f"{name} is a folder; a configuration is a YAML file")
+    near = nearest(path.stem, shipped_configs())
+    raise UserError(f"configuration {name} does not exist; the nearest shipped one is called {near}")
+
+
+def read_config(path: Path) -> dict[str, Value]:
+    """Keys and values of a configuration file.
+
+    Raises:
+        UserError: the file cannot be read, is not a mapping of keys to values, names a key twice or one that does not
+            exist, or a value is of the wrong type or out of range; the sentence names the line.
+    """
+    values: dict[str, Value] = {}
+    for name_node, value_node in _mapping(path):
+        where, name = f"{path}:{name_node.start_mark.line + 1}", name_node.value
+        if not isinstance(name, str):
+            raise UserError(f"{where}: a key is one word; write lines such as 'epochs: 10'")
+        if name not in KEYS:
+            raise UserError(f"{where}: unknown key '{name}'; did you mean '{nearest_key(name, KEYS)}'?")
+        if name in values:
+            raise UserError(f"{where}: the key '{name}' stands there twice; keep one of them")
+        text = _text(value_node)
+        if text is None:
+            raise UserError(f"{where}: {name} takes one value or a flat list; not what is nested below it")
+        try:
+            values[name] = KEYS[name].read(text)
+        except ValueError as error:
+            raise UserError(f"{where}: {name} {error}") from None
+    return values
+
+
+def to_yaml(config: Config, heading: str = "") -> str:
+    """The whole configuration under the headings of its sections; reading it gives an equal configuration."""
+    blocks = ["".join(f"# {line}\n" for line in heading.splitlines())] if heading else []
+    values = config.to_dict()
+    for title, names in SECTIONS.items():
+        blocks.append(f"# ===== {title} ===== #\n" + "".join(_entry(name, values[name]) for name in names))
+    return "\n".join(blocks)
+
+
+def _entry(name: str, value: object) -> str:
+    """`name: value` or `name: [value, value]`."""
+    style = None if isinstance(value, list) else False
+    return yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=style, width=math.inf)
+
+
+def _mapping(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
+    try:
+        root = yaml.compose(_read_text(path), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError):
+        raise UserError(f"{path}: not valid YAML: it holds characters or nesting that YAML does not allow") from None
+    if root is None:
+        raise UserError(f"{path}: holds no key; write lines such as 'epochs: 10'")
+    if not isinstance(root, yaml.MappingNode):
+        raise UserError(f"{path}: is not a mapping of keys to values; write lines such as 'epochs: 10'")
+    pairs: list[tuple[yaml.Node, yaml.Node]] = root.value
+    return pairs
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise UserError(f"{path}: is no configuration: it has more than {LARGEST:,} bytes")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{path}: is not text in UTF-8; a configuration is a YAML file (a checkpoint is named by --pretrained)"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _text(node: yaml.Node) -> str | list[str] | None:
+    """A scalar's text, or the texts of a flat list; None for what is nested deeper."""
+    if isinstance(node, yaml.ScalarNode):
+        return "" if node.style is None and node.value in EMPTY else str(node.value)
+    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+        return [str(item.value) for item in node.value]
+    return None

@@ -1,0 +1,258 @@
+"""Who wins: the command line, then the checkpoint, then the configuration file, then the defaults.
+
+`resolve` is for a new run and for every command that is no training, `continued` for a run that goes on.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from t2t_vit.errors import UserError
+from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.commands import TRAVELLING_KEYS, VALIDATION_KEYS
+from t2t_vit.settings.rules import fit_channels, inactive_keys, remarks, validate, validate_training
+from t2t_vit.settings.schema import KEYS, Config, checked
+from t2t_vit.settings.values import Value
+
+# The network itself: training from a checkpoint keeps it, whatever the file says.
+NETWORK_KEYS = frozenset({"arch", "in_chans", "disable_approximate_gelu"})
+# Keys of the command line that may differ from the checkpoint, which is then fitted to them.
+REFIT_KEYS = frozenset({"num_classes", "image_size", "crop_pct"})
+_NETWORK = "its weights would be those of another network"
+_OPTIMIZER = "the optimizer's state belongs to the old one"
+_IMAGES = "its steps, epochs and best lists count the old images"
+# Keys whose change would give the state in a checkpoint another meaning, each with the reason.
+REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(("arch", "in_chans", "image_size", "num_classes", "disable_approximate_gelu"), _NETWORK),
+    **dict.fromkeys(("optimizer", "layer_decay", "freeze"), _OPTIMIZER),
+    **dict.fromkeys(("dataset", "train_num_samples", "val_num_samples", "val_split", "class_balance"), _IMAGES),
+    "seed": "every random number, and the order of the images, would be another",
+    "with_ema": "an average knows all weights since the first step",
+    "start_epoch": "a continued run knows its own epoch",
+}
+# Keys that change where and how a run is made, but no number of it. All others may change, and the run from there on is
+# another one.
+FREE = frozenset(
+    "data_url train_dir val_dir num_parallel_workers cache dataset_sink_mode max_steps skipped_steps_limit file_format "  # noqa: SIM905
+    "runtime device_id device_num summary_root_dir ckpt_root_dir best_ckpt_root_dir logs_root_dir ckpt_keep_num "
+    "best_ckpt_num ckpt_save_every_step ckpt_save_every_seconds print_loss_every summary_loss_collect_freq "
+    "model_postfix collect_input_data dump_graph tracker resume pretrained exclude_epoch_state".split()
+)
+# They say which run to continue, and are no part of it.
+CHOICE = frozenset({"resume", "pretrained", "exclude_epoch_state"})
+
+
+class Saved(Protocol):
+    """A run at the moment that a checkpoint was written, as `weights.SavedRun` reads it."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def content(self) -> Mapping[str, Any]: ...
+
+
+def resolve(
+    options: Options, checkpoint: Mapping[str, Any] | None = None, device_type: str | None = None
+) -> tuple[Config, list[str]]:
+    """Bring command line, checkpoint, file and defaults together.
+
+    What defines the model and its preprocessing travels with a checkpoint and beats the file. In training only the
+    network does (`arch`, `in_chans`, `disable_approximate_gelu`): the rest is the file's business, and the
+    checkpoint's where the file is silent. So are, in eval and export, the keys of the data set.
+
+    Args:
+        checkpoint: configuration that the checkpoint holds, whole or in part (of foreign weights what their tensors
+            tell); keys that do not travel are left aside.
+        device_type: `torch.device.type`, where it is known already; `cpu` makes the keys of accelerators inactive.
+
+    Returns:
+        The configuration, and notes for standard error, one line each.
+
+    Raises:
+        UserError: the command line contradicts the checkpoint, or keys contradict each other.
+    """
+    held = _held(options, checkpoint or {})
+    strong = {name: value for name, value in held.items() if name in _strong_keys(options)}
+    weak = {name: value for name, value in held.items() if name not in strong}
+    # Zero classes on the command line mean: as many as there are, which the checkpoint knows.
+    line = {name: value for name, value in options.line.items() if name != "num_classes" or value or name not in strong}
+    values: dict[str, Any] = {**weak, **options.file, **strong, **line}
+    config = fit_channels(Config(**values), values)
+    notes = [
+        *_against_line(line, strong, config, options.checkpoint),
+        *_against_file(options, line, strong, config),
+        *_inherited(options, held if options.command.trains else weak, values),
+        *_channels_note(config, values),
+    ]
+    validate(config)
+    if options.command.trains:
+        validate_training(config)
+        notes += remarks(config)
+    return config, notes + _without_effect(options, config, device_type)
+
+
+def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None = None) -> tuple[Config, list[str]]:
+    """The configuration that the run of `saved` goes on with, and what to say of it, one line each.
+
+    Args:
+        place: keys of the folder that the checkpoint was found in, which may have been moved since.
+
+    Raises:
+        UserError: a change that would give the state another meaning, or keys that contradict each other.
+    """
+    held = _config_of(saved)
+    line = {
+        name: value
+        for name, value in options.line.items()
+        # Zero classes are as many as there are, and epoch zero is no wish to begin anywhere else.
+        if name not in CHOICE and (value or name not in ("num_classes", "start_epoch"))
+    }
+    values: dict[str, Any] = {name: getattr(held, name) for name in KEYS} | line | dict(place or {})
+    config = replace(fit_channels(Config(**values), line), resume="")
+    changed = [name for name in line if not _same(name, line[name], getattr(held, name), config)]
+    _refuse([name for name in changed if name in REFUSED], line, held, saved)
+    notes = [*_changed(changed, line, held, saved), *_kept_against_file(options, line, place or {}, config, saved)]
+    validate(config)
+    validate_training(config)
+    return config, notes + _without_effect(replace(options, file={}), config, None)
+
+
+def _strong_keys(options: Options) -> frozenset[str]:
+    return NETWORK_KEYS if options.command.trains else TRAVELLING_KEYS
+
+
+def _held(options: Options, checkpoint: Mapping[str, Any]) -> dict[str, Value]:
+    """The keys of the checkpoint that matter to the command."""
+    names = set(TRAVELLING_KEYS)
+    if options.command.trains:
+        names -= {"num_classes"}
+    elif "val_dir" in options.command.uses and not _other_dataset(options, checkpoint):
+        names |= VALIDATION_KEYS
+    try:
+        return {name: checked(name, checkpoint[name]) for name in KEYS if name in names and name in checkpoint}
+    except UserError as error:
+        raise UserError(f"{options.checkpoint}: the configuration that it holds is damaged: {error}") from None
+
+
+def _other_dataset(options: Options, checkpoint: Mapping[str, Any]) -> bool:
+    """Whether command line or file name another data set than the checkpoint's, whose folders then mean nothing."""
+    named = options.line.get("dataset", options.file.get("dataset"))
+    return named is not None and named != checkpoint.get("dataset")
+
+
+def _against_line(line: Mapping[str, Value], strong: Mapping[str, Value], config: Config, source: str) -> Iterable[str]:
+    differing = [name for name in line if name in strong and not _same(name, line[name], strong[name], config)]
+    for name in differing:
+        if name not in REFIT_KEYS:
+            raise UserError(
+                f"--{name} {_shown(line[name])} contradicts {source}, which holds {_shown(strong[name])}; "
+                f"leave --{name} out"
+            )
+    if differing:
+        yield f"{source} is re-fitted: " + ", ".join(
+            f"{name} {_shown(line[name])} (it holds {_shown(strong[name])})" for name in differing
+        )
+
+
+def _against_file(
+    options: Options, line: Mapping[str, Value], strong: Mapping[str, Value], config: Config
+) -> Iterable[str]:
+    differing = [
+        name
+        for name, value in options.file.items()
+        if name in strong
+        and name not in line
+        and not _same(name, value, strong[name], config)
+        and not (name == "num_classes" and value == 0)
+    ]
+    if differing:
+        yield f"{options.checkpoint} wins over {options.path}: " + ", ".join(
+            f"{name} {_shown(strong[name])} (not {_shown(options.file[name])})" for name in differing
+        )
+
+
+def _inherited(options: Options, held: Mapping[str, Value], values: Mapping[str, Value]) -> Iterable[str]:
+    """What the checkpoint decided because nobody else did."""
+    names = [name for name in held if name not in options.file and name not in options.line]
+    listed = [f"{name} {_shown(values[name])}" for name in names if values[name] != KEYS[name].default]
+    if listed:
+        yield f"taken from {options.checkpoint}: {', '.join(listed)}"
+
+
+def _channels_note(config: Config, values: Mapping[str, Value]) -> Iterable[str]:
+    names = [name for name in ("mean", "std") if name not in values]
+    if names and config.in_chans != 3:
+        fitted = " and ".join(f"{name} {_shown(getattr(config, name))}" for name in names)
+        yield f"in_chans {config.in_chans}: {fitted}, from the defaults of three colours"
+
+
+def _without_effect(options: Options, config: Config, device_type: str | None) -> list[str]:
+    """One line on the keys that change nothing, or none."""
+    ruled = replace(config, device_target="CPU") if device_type == "cpu" else config
+    used, said = options.command.uses, {*options.line, *options.file}
+    listed = [text for text in inactive_keys(ruled, options.line) if text.partition(" ")[0] in used & said]
+    listed += [f"{name} ({options.command.name} does not use it)" for name in options.line if name not in used]
+    return [f"without effect: {', '.join(listed)}"] if listed else []
+
+
+def _same(name: str, one: Value, other: Value, config: Config) -> bool:
+    """Whether two values of a key mean the same in `config`: 224 and 224 x 224, 0.5 and 0.5 for each channel."""
+
+    def spread(value: Value) -> object:
+        if name == "image_size" and isinstance(value, int):
+            return (value, value)
+        if isinstance(value, tuple) and len(value) == 1:
+            return value * config.in_chans
+        return value
+
+    return spread(one) == spread(other)
+
+
+def _shown(value: Value) -> str:
+    """A value as it is written on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _config_of(saved: Saved) -> Config:
+    try:
+        return Config.from_dict(saved.content["config"])
+    except UserError as error:
+        raise UserError(f"{saved.path}: the configuration that it holds cannot be used: {error}") from None
+
+
+def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> None:
+    if names:
+        listed = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
+        raise UserError(
+            f"the run of {saved.path} cannot be continued with {listed}: {REFUSED[names[0]]}; leave it out, or begin a "
+            f"new run with --pretrained {saved.path}"
+        )
+
+
+def _changed(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> Iterable[str]:
+    if names:
+        listed = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
+        another = "" if FREE.issuperset(names) else "; what follows is not what the run as it was begun would have been"
+        yield f"changed from step {saved.step} on: {listed}{another}"
+
+
+def _kept_against_file(
+    options: Options, line: Mapping[str, Value], place: Mapping[str, Value], config: Config, saved: Saved
+) -> Iterable[str]:
+    differing = [
+        name
+        for name, value in options.file.items()
+        if name not in line
+        and name not in place
+        and name not in CHOICE
+        and not _same(name, value, getattr(config, name), config)
+        and (value or name not in ("num_classes", "start_epoch"))
+    ]
+    if differing:
+        listed = ", ".join(
+            f"{name} {_shown(getattr(config, name))} (not {_shown(options.file[name])})" for name in differing
+        )
+        yield f"{saved.path} wins over {options.path}: {listed}; what is on the command line would win over both"

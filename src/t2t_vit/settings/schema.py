@@ -1,0 +1,258 @@
+"""Every configuration key: its default, its meaning and what it may hold; one frozen dataclass a section.
+
+The keys are flat, `config.epochs`, and stand in a YAML file and on the command line under the same names. Names,
+meanings and defaults are those of the MindSpore model-zoo page of T2T-ViT, but for the folders, the data, the
+device, the kind of GELU and the class count. What keys mean beside each other is in `rules`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self, TypeVar, cast
+
+from t2t_vit.errors import UserError
+from t2t_vit.settings.names import nearest_key
+from t2t_vit.settings.values import Allowed, Key, Location, OneOf, Range, Value, Written
+from t2t_vit.variants import VARIANTS
+
+T = TypeVar("T")
+
+FRACTION = Range(0, 1)
+BELOW_ONE = Range(0, 1, open_high=True)
+SHARE = Range(0, 1, open_low=True)
+POSITIVE = Range(0, open_low=True)
+COUNT = Range(1)
+LOSS_SCALE = Range(0, 1e38, open_low=True)
+OR_OFF = Range(0)
+ALL_OR_COUNT = Range(1, also=(-1,))
+PATH = Location()
+RESAMPLING = OneOf(("random", "bilinear", "bicubic", "nearest"))
+FILE_FORMATS = ("MINDIR", "ONNX", "AIR", "PT2", "AOTI", "OPENVINO", "EXECUTORCH", "TENSORRT", "SAFETENSORS", "all")
+RUNTIMES = ("openvino", "onnxruntime")
+NUMERAL = r"\d+(\.\d+)?"
+CACHE = Written(r"auto|off|\d+(\.\d+)?[KMGTkmgt][Ii]?[Bb]", "auto, off, or a size such as 4GiB")
+AUTO_AUGMENT = Written(
+    rf"|(original|originalr|v0|v0r|3a)(-mstd{NUMERAL})?"
+    rf"|rand(-([mn]\d+|mmax\d+|inc\d|p{NUMERAL}|mstd{NUMERAL}|t(weights|3a|3aw)))*"
+    rf"|augmix(-([mwd]\d+|b\d|a(?!0*(\.0*)?(-|$)){NUMERAL}|mstd{NUMERAL}))*",
+    "a policy such as rand-m9-mstd0.5-inc1 (parts m n p mstd mmax inc t), augmix-m5-w4 (parts m w d a b mstd), "
+    "original, originalr, v0, v0r or 3a, or nothing for off",
+)
+
+
+def key(default: T, meaning: str, allowed: Allowed | None = None) -> T:
+    """A field that is a configuration key: its default, its meaning for `--help`, its allowed values."""
+    return field(default=default, metadata={"meaning": meaning, "allowed": allowed})
+
+
+@dataclass(frozen=True)
+class Dataset:
+    dataset: str = key(
+        "ImageNet",
+        "ImageNet: folders of images, a folder a class; FashionMNIST: the embedded subset, or the full set in "
+        "data_url; CIFAR10, CIFAR100: the binary layout",
+        OneOf(("ImageNet", "FashionMNIST", "CIFAR10", "CIFAR100")),
+    )
+    data_url: str = key("", "folder that holds the data", PATH)
+    train_dir: str = key("train", "folder of the training images, within data_url", PATH)
+    val_dir: str = key("validation_preprocess", "folder of the validation images, within data_url", PATH)
+    train_num_samples: int = key(-1, "training images: -1 all, else a class-balanced subset", ALL_OR_COUNT)
+    val_num_samples: int = key(-1, "validation images: -1 all, else a class-balanced subset", ALL_OR_COUNT)
+    val_split: float = key(0.0, "share of each class kept for validation where val_dir is missing", BELOW_ONE)
+    class_balance: str = key(
+        "none",
+        "against rare classes losing: weights in the loss, or sampling each class as often; none: as they come",
+        OneOf(("none", "weights", "sampling")),
+    )
+
+
+@dataclass(frozen=True)
+class Augmentations:
+    auto_augment: str = key("rand-m9-mstd0.5-inc1", "policy of timm's grammar; empty: off", AUTO_AUGMENT)
+    aa_interpolation: str = key("bilinear", "resampling within auto_augment", RESAMPLING)
+    re_mode: str = key("pixel", "filling of erased boxes", OneOf(("const", "rand", "pixel")))
+    re_prob: float = key(0.25, "probability of random erasing", FRACTION)
+    re_count: int = key(1, "largest number of erased boxes an image", Range(1, 1000))
+    cutmix: float = key(1.0, "alpha of CutMix; 0: off", OR_OFF)
+    mixup: float = key(0.8, "alpha of Mixup; 0: off", OR_OFF)
+    mixup_prob: float = key(1.0, "probability of mixing at all", FRACTION)
+    mixup_mode: str = key("batch", "what shares a mixing ratio", OneOf(("batch", "pair", "elem")))
+    mixup_off_epoch: float = key(0.0, "epoch from which nothing is mixed; 0: never off", OR_OFF)
+    switch_prob: float = key(0.5, "probability of CutMix where both are on", FRACTION)
+    label_smoothing: float = key(0.1, "share of the target spread over all classes", BELOW_ONE)
+    min_crop: float = key(0.08, "smallest area of a random crop, as a share", Range(0, 1, open_low=True))
+    crop_pct: float = key(0.9, "evaluation resizes to floor(size / crop_pct)", Range(0, 1, open_low=True))
+    train_interpolation: str = key("random", "resampling of the random crop", RESAMPLING)
+    hflip: float = key(0.5, "probability of a horizontal flip", FRACTION)
+    color_jitter: float = key(0.4, "strength of brightness, contrast and saturation jitter; 0: off", OR_OFF)
+    mean: tuple[float, ...] = key((0.485, 0.456, 0.406), "mean of each channel in 0..1, or one for all", FRACTION)
+    std: tuple[float, ...] = key((0.229, 0.224, 0.225), "deviation of each channel, or one for all", POSITIVE)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    optimizer: str = key(
+        "adamw",
+        "adamw; momentum: SGD with momentum; sgd: with Nesterov's; or any name that timm knows",
+        Written(r"[a-z][a-z0-9_]*", "adamw, momentum, sgd or a name that timm knows"),
+    )
+    beta: tuple[float, float] = key((0.9, 0.999), "decay rates of Adam's two moments", BELOW_ONE)
+    eps: float = key(1e-8, "added to the denominator of Adam", POSITIVE)
+    base_lr: float = key(0.001, "peak learning rate, not scaled by the batch size", POSITIVE)
+    min_lr: float = key(1e-5, "lowest learning rate after warm-up", OR_OFF)
+    lr_scheduler: str = key(
+        "cosine_lr",
+        "course of the learning rate after warm-up",
+        OneOf(("cosine_lr", "multistep_lr", "exp_lr", "constant_lr")),
+    )
+    lr_adjust: int = key(30, "epochs between the steps of multistep_lr", COUNT)
+    lr_gamma: float = key(0.97, "factor of multistep_lr a step, of exp_lr an epoch", Range(0, 1, open_low=True))
+    momentum: float = key(0.9, "momentum of momentum and sgd", BELOW_ONE)
+    weight_decay: float = key(0.05, "decay of weights; not of biases, norms and cls_token", OR_OFF)
+    layer_decay: float = key(1.0, "factor of the learning rate from each layer to the one below it", SHARE)
+
+
+@dataclass(frozen=True)
+class Training:
+    epochs: int = key(300, "epochs of the schedule, warm-up included", COUNT)
+    batch_size: int = key(100, "images a step and device", COUNT)
+    accumulation_step: int = key(1, "batches whose gradients make one step", COUNT)
+    is_dynamic_loss_scale: bool = key(True, "adapt the loss scale of fp16 while training")
+    loss_scale: float = key(1024.0, "loss scale of fp16: fixed, or the first one when dynamic", LOSS_SCALE)
+    num_parallel_workers: int = key(8, "processes that read images; 0: none beside the main one", OR_OFF)
+    cache: str = key("auto", "memory for decoded images of folders; auto: a quarter of what is free", CACHE)
+    start_epoch: int = key(0, "epoch of the schedule to begin at", OR_OFF)
+    warmup_length: float = key(2.0, "epochs of linear warm-up", OR_OFF)
+    warmup_lr: float = key(7e-6, "learning rate at the beginning of warm-up", OR_OFF)
+    use_clip_grad_norm: bool = key(True, "clip the norm of the gradient")
+    clip_grad_norm: float = key(1.0, "largest norm of the gradient", POSITIVE)
+    exclude_epoch_state: bool = key(True, "True: pretrained gives weights only; False: its run is continued")
+    seed: int = key(0, "seed of everything random", Range(0, 2**63 - 1))
+    with_ema: bool = key(False, "keep and evaluate a moving average of the weights")
+    ema_decay: float = key(0.9999, "decay of that average a step", BELOW_ONE)
+    pynative_mode: bool = key(False, "True: eager; False: compiled graph")
+    dataset_sink_mode: bool = key(True, "copy batches to the device ahead of use")
+    resume: str = key("", "run to continue: a checkpoint, or auto for the newest of ckpt_root_dir", PATH)
+    max_steps: int = key(0, "end after that many optimizer steps; 0: no limit", OR_OFF)
+    eval_every_epochs: int = key(1, "epochs between evaluations; 0: only at the end", OR_OFF)
+    cooldown_epochs: int = key(0, "epochs at min_lr after the schedule", OR_OFF)
+    skipped_steps_limit: int = key(20, "updates in a row without a finite gradient that end the run", COUNT)
+
+
+@dataclass(frozen=True)
+class Model:
+    arch: str = key("t2t_vit_19", "network", OneOf(tuple(VARIANTS)))
+    amp_level: str = key(
+        "O0",
+        "precision: O0 fp32; O1 fp16 autocast with loss scaling; O2 fp16 weights; O3 all fp16, not for training; "
+        "bf16 autocast; auto: the fastest safe one",
+        OneOf(("O0", "O1", "O2", "O3", "bf16", "auto")),
+    )
+    file_format: str = key("MINDIR", "format that export writes, or all", OneOf(FILE_FORMATS))
+    pretrained: str = key("", "checkpoint to start from, evaluate or export", PATH)
+    image_size: int | tuple[int, int] = key(224, "side, or height and width, of the network's input", Range(8, 8192))
+    num_classes: int = key(0, "classes; 0: as many as the data or the checkpoint has", OR_OFF)
+    drop: float = key(0.0, "dropout after embeddings, attention and MLPs", BELOW_ONE)
+    drop_block: float = key(0.0, "DropBlock on the two token grids between soft splits", BELOW_ONE)
+    drop_path: float = key(0.1, "stochastic depth of the last block, rising linearly", BELOW_ONE)
+    disable_approximate_gelu: bool = key(True, "True: GELU by erf; False: by tanh")
+    in_chans: int = key(3, "channels of an image: 1 grey, 3 RGB, 4 RGBA", OneOf((1, 3, 4)))
+    performer_drop: float = key(0.1, "dropout within the performers of the tokens-to-token module", BELOW_ONE)
+    freeze: str = key(
+        "",
+        "what is not trained: tokens (the T2T module), N (also its first N blocks), backbone (all but the head)",
+        Written(r"|tokens|backbone|[1-9]\d*", "tokens, backbone, a number of blocks, or nothing"),
+    )
+
+
+@dataclass(frozen=True)
+class Hardware:
+    device_id: int = key(0, "number of the accelerator", OR_OFF)
+    device_num: int = key(1, "processes, an accelerator each; the launcher's number wins", COUNT)
+    device_target: str = key(
+        "auto",
+        "auto: an accelerator where there is one, else the CPU; GPU; CPU; Ascend",
+        OneOf(("auto", "GPU", "CPU", "Ascend")),
+    )
+    runtime: str = key(
+        "auto", "what predicts on a CPU; auto: the fastest by measurement", OneOf(("auto", "torch", *RUNTIMES))
+    )
+    kernels: str = key(
+        "auto",
+        "how the T2T module computes: reference: plain PyTorch; cpu or triton: without the unfolded image; native: all "
+        "of the network, for inference, by kernels compiled here; auto: by the device",
+        OneOf(("auto", "reference", "cpu", "native", "triton")),
+    )
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    summary_root_dir: str = key("runs/summary", "folder of TensorBoard events", PATH)
+    ckpt_root_dir: str = key("runs/checkpoints", "folder of checkpoints", PATH)
+    best_ckpt_root_dir: str = key("runs/best_checkpoints", "folder of the best checkpoints", PATH)
+    logs_root_dir: str = key("runs/logs", "folder of the terminal's lines", PATH)
+    ckpt_keep_num: int = key(10, "newest checkpoints that are kept", COUNT)
+    best_ckpt_num: int = key(5, "best checkpoints that are kept", COUNT)
+    ckpt_save_every_step: int = key(0, "steps between checkpoints; 0: off", OR_OFF)
+    ckpt_save_every_seconds: int = key(1800, "seconds between checkpoints; 0: off", OR_OFF)
+    print_loss_every: int = key(100, "steps between lines of the log", COUNT)
+    summary_loss_collect_freq: int = key(20, "steps between losses in the summary", COUNT)
+    model_postfix: str = key(
+        "0",
+        "follows ARCH in the name of the run's folders; 0: nothing",
+        Written(r"[\w.+=-]*", "letters, digits and . _ + = -"),
+    )
+    collect_input_data: bool = key(False, "write grids of augmented images into the summary")
+    dump_graph: bool = key(False, "write the graph of the model into the summary")
+    tracker: str = key("none", "also log to wandb or mlflow", OneOf(("none", "wandb", "mlflow")))
+
+
+@dataclass(frozen=True)
+class Config(Callbacks, Hardware, Model, Training, Optimizer, Augmentations, Dataset):
+    """All sections in one: `Config(arch="t2t_vit_14", epochs=10)`. Immutable; change it with `dataclasses.replace`."""
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run's folders: ARCH, followed by `model_postfix` when that is not 0."""
+        return self.arch + ("" if self.model_postfix == "0" else self.model_postfix)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Key -> value in primitives (lists for tuples), in the order of the sections."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; keys that are missing get their defaults.
+
+        Raises:
+            UserError: an unknown key, or a value of the wrong type or out of range.
+        """
+        fitted: dict[str, Any] = {name: checked(name, value) for name, value in values.items()}
+        return cls(**fitted)
+
+
+KEYS = {
+    entry.name: Key(entry.name, entry.type, cast(Value, entry.default), **entry.metadata) for entry in fields(Config)
+}
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Dataset": tuple(Dataset.__dataclass_fields__),
+    "Augmentations": tuple(Augmentations.__dataclass_fields__),
+    "Optimizer": tuple(Optimizer.__dataclass_fields__),
+    "Network training config": tuple(Training.__dataclass_fields__),
+    "Model arguments": tuple(Model.__dataclass_fields__),
+    "Hardware setup": tuple(Hardware.__dataclass_fields__),
+    "Callbacks setup": tuple(Callbacks.__dataclass_fields__),
+}
+
+
+def checked(name: str, value: object) -> Value:
+    """The value when the key `name` exists and may hold it.
+
+    Raises:
+        UserError: it does not or may not.
+    """
+    if name not in KEYS:
+        raise UserError(f"unknown key '{name}'; did you mean '{nearest_key(name, KEYS)}'?")
+    try:
+        return KEYS[name].check(value)
+    except ValueError as error:
+        raise UserError(f"{name} {error}") from None

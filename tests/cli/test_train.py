@@ -1,0 +1,50 @@
+"""What the images decide of a configuration."""
+
+import numpy as np
+import pytest
+
+from t2t_vit.cli.train import fit_to_data
+from t2t_vit.data.images import ArrayImages
+from t2t_vit.settings.schema import Config
+
+
+def images(*counts: int) -> ArrayImages:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return ArrayImages(np.zeros((len(labels), 2, 2), np.uint8), labels, "abcdef"[: len(counts)], "L", "noise")
+
+
+def fitted(counts: tuple[int, ...], given: tuple[str, ...] = (), **keys: object) -> tuple[Config, list[str]]:
+    told: list[str] = []
+    return fit_to_data(Config(**keys), images(*counts), given, told.append), told
+
+
+def test_two_classes_are_not_smoothed_unless_somebody_says_so() -> None:
+    config, told = fitted((20, 20))
+    assert (config.num_classes, config.label_smoothing) == (2, 0.0)
+    assert told[-1].startswith("label_smoothing 0.1 is off, as there are 2 classes")
+    assert fitted((20, 20), ("label_smoothing",))[0].label_smoothing == 0.1
+    assert fitted((20, 20, 20))[0].label_smoothing == 0.1
+    assert fitted((20, 20), label_smoothing=0.0)[1] == ["20 training images a class"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "balance", "expected"),
+    [
+        ((20, 30, 25), "none", ["training images a class: 20 (a) to 30 (b)"]),
+        (
+            (20, 300, 25),
+            "none",
+            [
+                "training images a class: 20 (a) to 300 (b); rare classes may lose: class_balance weights or sampling "
+                "makes up for it"
+            ],
+        ),
+        ((20, 300, 25), "weights", ["training images a class: 20 (a) to 300 (b)"]),
+    ],
+)
+def test_class_counts_are_said(counts: tuple[int, ...], balance: str, expected: list[str]) -> None:
+    assert fitted(counts, class_balance=balance)[1] == expected
+
+
+def test_few_images_are_remarked_upon() -> None:
+    assert "2 of 3 classes have fewer than 10 training images" in fitted((9, 3, 12))[1][-1]

@@ -1,0 +1,158 @@
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2t_vit import create_model, pack
+from t2t_vit.errors import UserError
+from t2t_vit.fast import native
+from t2t_vit.fast.kernels import check_kernels
+from t2t_vit.fast.native import library, processor
+from t2t_vit.fast.native.processor import SWITCH, cpu_level
+
+
+@pytest.fixture(autouse=True)
+def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test looks for the processor and the kernels again, and what it found is forgotten."""
+    monkeypatch.delenv(SWITCH, raising=False)
+    cpu_level.cache_clear()
+    library._found.cache_clear()
+    yield
+    monkeypatch.undo()
+    cpu_level.cache_clear()
+    library._found.cache_clear()
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    """This processor is one of `level`."""
+    below = processor.LEVELS[: processor.LEVELS.index(level) + 1]
+    has = frozenset(name for below_it in below for name in processor.INSTRUCTIONS[below_it])
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(processor, "instructions", lambda: has)
+    monkeypatch.setattr(processor, "_may_use_tiles", lambda: level == "amx")
+    cpu_level.cache_clear()
+    library._found.cache_clear()
+
+
+@pytest.mark.parametrize("level", processor.LEVELS)
+def test_the_processors_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, level)
+    assert cpu_level() == level
+
+
+def test_tiles_that_linux_does_not_lend_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "amx")
+    monkeypatch.setattr(processor, "_may_use_tiles", lambda: False)
+    assert cpu_level() == "avx512_bf16"
+
+
+def test_a_level_needs_those_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "instructions", lambda: frozenset({"avx2", "fma", "avx512_bf16"}))
+    assert cpu_level() == "avx2"
+
+
+def test_the_switch_lowers_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "avx512_bf16")
+    for level in ("none", "avx2", "avx512", "avx512_bf16"):
+        monkeypatch.setenv(SWITCH, level)
+        cpu_level.cache_clear()
+        assert cpu_level() == level
+    monkeypatch.setenv(SWITCH, "none")
+    assert cpu_level() == "avx512_bf16"  # read once
+
+
+def test_the_switch_does_not_raise_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "avx512")
+    monkeypatch.setenv(SWITCH, "amx")
+    message = "T2T_VIT_CPU: this processor does not have amx; the highest level that it has is avx512"
+    with pytest.raises(UserError, match=f"^{message}$"):
+        library.unavailable()
+
+
+def test_a_level_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "sse")
+    with pytest.raises(UserError, match=r"^T2T_VIT_CPU: 'sse' is none of none, avx2, avx512, avx512_bf16, amx$"):
+        library.unavailable()
+
+
+@pytest.mark.parametrize("level", ["none", "avx2", "avx512"])
+def test_levels_without_kernels(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, level)
+    assert library.unavailable() == "this processor has no avx512_bf16"
+    with pytest.raises(RuntimeError, match="avx512_bf16"):
+        library.library()
+    pretend(monkeypatch, "amx")
+    monkeypatch.setenv(SWITCH, level)
+    assert library.unavailable() == f"there are none for T2T_VIT_CPU={level}"
+    assert not library.has_tiles()
+    assert not native.can_attend(64, torch.bfloat16)
+    assert not native.can_run_tail(64, 64, torch.bfloat16)
+    assert not native.can_run_performer(64, 32, torch.float32)
+    assert not native.can_multiply_float32(torch.empty(384, 384))
+
+
+def test_another_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert cpu_level() == "none"
+    assert library.unavailable() == "they are for Linux on x86-64, and this is Darwin on arm64"
+
+
+def test_a_machine_without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "avx512_bf16")
+    monkeypatch.setattr(library, "which", lambda _: None)
+    assert library.unavailable() == "there is no C++ compiler (g++, clang++, c++)"
+
+
+@pytest.mark.parametrize(("level", "asked"), [("avx512_bf16", False), ("amx", True)])
+def test_the_matrix_unit_is_compiled_for_where_it_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, level: str, asked: bool
+) -> None:
+    """Told by a compiler that writes down what it is asked for."""
+    compiler = tmp_path / "g++"
+    compiler.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pretend(monkeypatch, level)
+    monkeypatch.setattr(library, "which", lambda _: str(compiler))
+    assert library.unavailable() is not None
+    assert ("-DT2T_VIT_AMX" in (tmp_path / "asked").read_text().split()) == asked
+
+
+def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\necho 'fatal: no headers' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pretend(monkeypatch, "avx512_bf16")
+    monkeypatch.setattr(library, "which", lambda _: str(compiler))
+    assert library.unavailable() == f"compiling them with {compiler} fails (fatal: no headers)"
+    assert not list((tmp_path / "cache" / "t2t_vit" / "native").glob("*.so"))
+
+
+def test_a_folder_that_others_may_write_is_not_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own = library._folder()
+    assert own == tmp_path / "t2t_vit" / "native"
+    assert stat.S_IMODE(own.stat().st_mode) & 0o077 == 0
+    own.chmod(0o777)
+    other = library._folder()
+    assert other != own
+    other.rmdir()
+
+
+def test_a_network_is_packed_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("t2t_vit_quickstart", image_size=28, in_chans=1).eval()
+    images = torch.randn(2, 1, 28, 28)
+    exact = model(images).detach()
+    pretend(monkeypatch, "none")
+    with pytest.raises(UserError, match="kernels 'native' cannot run: this processor has no avx512_bf16"):
+        check_kernels("native", torch.device("cpu"))
+    with pytest.raises(UserError, match="cannot pack the network for the native kernels: this processor has no"):
+        pack(model, native=True)
+    packed = pack(model)
+    assert "native" not in packed.made_of
+    torch.testing.assert_close(packed(images), exact, atol=5e-6, rtol=0)

@@ -1,0 +1,167 @@
+"""Who wins: the line, the checkpoint, the file, the defaults."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_vit.errors import UserError
+from t2t_vit.settings.command_line import Options, parse
+from t2t_vit.settings.resolution import resolve
+from t2t_vit.settings.schema import Config
+
+CHECKPOINT = Config(
+    arch="t2t_vit_7",
+    num_classes=10,
+    image_size=28,
+    in_chans=1,
+    mean=(0.3,),
+    std=(0.4,),
+    crop_pct=1.0,
+    dataset="FashionMNIST",
+    val_dir="held_out",
+    epochs=5,
+    batch_size=7,
+).to_dict()
+
+
+def said(command: str, words: Sequence[str], tmp_path: Path, file: str = "") -> Options:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(file or "seed: 1\n")
+    data = ["x.png"] if command == "infer" else []
+    return parse(command, [*data, *words, "--config", str(path)])
+
+
+@pytest.mark.parametrize("command", ["eval", "infer", "export"])
+def test_a_model_and_its_preprocessing_come_from_the_checkpoint(command: str, tmp_path: Path) -> None:
+    options = said(command, ["--pretrained", "a.ckpt"], tmp_path)
+    config, notes = resolve(options, CHECKPOINT)
+    assert (config.arch, config.num_classes, config.image_size, config.in_chans) == ("t2t_vit_7", 10, 28, 1)
+    assert (config.mean, config.std, config.crop_pct) == ((0.3,), (0.4,), 1.0)
+    assert (config.epochs, config.batch_size, config.seed) == (300, 100, 1)  # the rest of that run stays there
+    assert config.val_dir == ("validation_preprocess" if command == "infer" else "held_out")
+    assert [note for note in notes if "taken from" not in note] == []
+
+
+def test_the_line_wins_wherever_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("epochs: 3\nseed: 4\n")
+    for words in (["--epochs", "9", "--config", str(path)], [str(path), "--epochs", "9"]):
+        config, _ = resolve(parse("train", words))
+        assert (config.epochs, config.seed, config.batch_size) == (9, 4, 100)
+
+
+def test_a_files_key_that_differs_is_named_in_one_line(tmp_path: Path) -> None:
+    file = "arch: t2t_vit_19\nnum_classes: 1000\nmean: [0.3]\n"
+    config, notes = resolve(said("eval", ["--pretrained", "a.ckpt"], tmp_path, file), CHECKPOINT)
+    assert (config.arch, config.num_classes) == ("t2t_vit_7", 10)
+    told = [note for note in notes if "wins over" in note]
+    assert told == [
+        f"a.ckpt wins over {tmp_path}/recipe.yaml: arch t2t_vit_7 (not t2t_vit_19), num_classes 10 (not 1000)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--arch", "t2t_vit_14"], ["--in_chans", "3"], ["--disable_approximate_gelu", "no"], ["--mean", "0.5"]],
+)
+def test_a_line_that_contradicts_the_checkpoint_is_refused(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{words[0]} .* contradicts a.ckpt, which holds .*; leave {words[0]} out"):
+        resolve(said("eval", ["--pretrained", "a.ckpt", *words], tmp_path), CHECKPOINT)
+
+
+def test_a_line_that_agrees_is_not(tmp_path: Path) -> None:
+    words = [
+        "--pretrained=a.ckpt",
+        "--arch=t2t_vit_7",
+        "--image_size=28,28",
+        "--num_classes=0",
+        "--mean=0.3",
+        "--in_chans=1",
+    ]
+    config, notes = resolve(said("infer", words, tmp_path), CHECKPOINT)
+    assert (config.num_classes, notes) == (10, [])
+
+
+def test_some_keys_re_fit_the_checkpoint(tmp_path: Path) -> None:
+    words = ["--pretrained", "a.ckpt", "--image_size", "32", "48", "--num_classes", "5", "--crop_pct", "0.9"]
+    config, notes = resolve(said("export", words, tmp_path), CHECKPOINT)
+    assert (config.image_size, config.num_classes, config.crop_pct) == ((32, 48), 5, 0.9)
+    assert notes[0] == (
+        "a.ckpt is re-fitted: image_size 32 48 (it holds 28), num_classes 5 (it holds 10), crop_pct 0.9 (it holds 1.0)"
+    )
+
+
+def test_fine_tuning_keeps_the_network_and_takes_the_rest_from_the_file(tmp_path: Path) -> None:
+    file = "arch: t2t_vit_19\nimage_size: 64\nnum_classes: 3\nepochs: 4\n"
+    config, notes = resolve(said("train", ["--pretrained", "a.ckpt"], tmp_path, file), CHECKPOINT)
+    assert (config.arch, config.in_chans, config.image_size, config.num_classes) == ("t2t_vit_7", 1, 64, 3)
+    assert (config.mean, config.dataset, config.epochs) == ((0.3,), "ImageNet", 4)
+    assert notes[0].startswith("a.ckpt wins over") and notes[0].endswith(": arch t2t_vit_7 (not t2t_vit_19)")
+    assert notes[1] == "taken from a.ckpt: crop_pct 1.0, mean 0.3, std 0.4, in_chans 1"
+    with pytest.raises(UserError, match="--arch t2t_vit_19 contradicts"):
+        resolve(said("train", ["--pretrained", "a.ckpt", "--arch", "t2t_vit_19"], tmp_path), CHECKPOINT)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("seed: 1\n", ("FashionMNIST", "held_out")),
+        ("val_dir: test\n", ("FashionMNIST", "test")),
+        ("dataset: CIFAR10\n", ("CIFAR10", "validation_preprocess")),
+    ],
+)
+def test_the_data_of_an_evaluation(file: str, expected: tuple[str, str], tmp_path: Path) -> None:
+    config, _ = resolve(said("eval", ["--pretrained", "a.ckpt"], tmp_path, file), CHECKPOINT)
+    assert (config.dataset, config.val_dir) == expected
+
+
+def test_what_tensors_tell_of_foreign_weights_is_a_part_of_a_configuration(tmp_path: Path) -> None:
+    options = said("eval", ["--pretrained", "w.pth.tar"], tmp_path, "disable_approximate_gelu: False\n")
+    config, notes = resolve(options, {"arch": "t2t_vit_14", "num_classes": 1000})
+    assert (config.arch, config.num_classes, config.disable_approximate_gelu) == ("t2t_vit_14", 1000, False)
+    assert notes == []
+
+
+def test_a_damaged_configuration_within_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the configuration that it holds is damaged: arch takes"):
+        resolve(said("eval", ["--pretrained", "a.ckpt"], tmp_path), {"arch": 3})
+
+
+def notes_of(*words: str, command: str = "train", **known: Any) -> list[str]:
+    return resolve(parse(command, words), **known)[1]
+
+
+def test_keys_without_effect_stand_in_one_line() -> None:
+    line = "without effect: re_count (re_prob is 0), lr_gamma (lr_scheduler is cosine_lr)"
+    assert notes_of("--re_prob", "0", "--re_count", "1", "--lr_gamma", "0.5") == [line]
+
+
+def test_a_known_device_counts() -> None:
+    assert notes_of("--device_id", "0", device_type="cuda") == []
+    assert notes_of("--device_id", "0", device_type="cpu") == ["without effect: device_id (the device is the CPU)"]
+
+
+def test_a_commands_line_may_hold_keys_that_it_does_not_use() -> None:
+    assert notes_of("--epochs", "3", "--switch_prob", "1", command="eval") == [
+        "without effect: epochs (eval does not use it), switch_prob (eval does not use it)"
+    ]
+
+
+def test_grey_images_average_the_means_of_colours() -> None:
+    note = "in_chans 1: mean 0.449 and std 0.226, from the defaults of three colours"
+    assert notes_of("--in_chans", "1") == [note]
+    assert notes_of("--in_chans", "1", "--mean", "0.5", "--std", "0.5") == []
+    with pytest.raises(UserError, match="fits no image of in_chans 1"):
+        notes_of("--in_chans", "1", "--mean", ".485", ".456", ".406")
+
+
+def test_only_training_refuses_what_training_cannot() -> None:
+    assert notes_of("--amp_level", "O3", "--pretrained", "a", command="eval") == []
+    with pytest.raises(UserError, match="amp_level O3 is for inference only"):
+        notes_of("--amp_level", "O3")
+
+
+def test_remarks_are_for_training() -> None:
+    assert any("min_lr 0.1 is above base_lr" in note for note in notes_of("--min_lr", "0.1"))

@@ -1,0 +1,140 @@
+"""Keys beside each other: what cannot be, what has no effect, what is rarely meant."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from t2t_vit.errors import UserError
+from t2t_vit.settings.rules import INACTIVE, fit_channels, inactive_keys, remarks, validate, validate_training
+from t2t_vit.settings.schema import KEYS, Config
+
+
+def test_the_defaults_are_valid_and_nothing_of_them_is_told() -> None:
+    validate(Config())
+    validate_training(Config())
+    assert inactive_keys(Config()) == []
+    assert remarks(Config()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"epochs": 0}, "epochs takes"),
+        ({"mean": (0.1, 0.2)}, r"mean \[0.1, 0.2\] fits no image of in_chans 3"),
+        ({"in_chans": 1, "std": (0.1, 0.2, 0.3)}, "mean .* fits no image of in_chans 1"),
+    ],
+)
+def test_what_cannot_be(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        validate(Config(**values))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"amp_level": "O3"}, "O3 is for inference only"),
+        ({"start_epoch": 5, "epochs": 5}, "start_epoch 5 leaves nothing to train: epochs is 5"),
+        ({"start_epoch": 5, "resume": "b.ckpt"}, "start_epoch 5 contradicts a continued run"),
+        ({"start_epoch": 5, "pretrained": "a.ckpt", "exclude_epoch_state": False}, "start_epoch 5 contradicts"),
+        ({"resume": "b.ckpt", "pretrained": "a.ckpt", "exclude_epoch_state": False}, "both name a run to continue"),
+    ],
+)
+def test_what_training_refuses(values: dict[str, Any], sentence: str) -> None:
+    validate(Config(**values))
+    with pytest.raises(UserError, match=sentence):
+        validate_training(Config(**values))
+
+
+def test_a_run_that_may_be_continued_may_begin_later() -> None:
+    validate_training(Config(start_epoch=5, resume="auto"))  # told apart when it is known whether there is one
+    validate_training(Config(pretrained="a.ckpt", exclude_epoch_state=False))
+
+
+def test_a_start_within_the_cooldown_is_allowed() -> None:
+    validate_training(Config(start_epoch=5, epochs=5, cooldown_epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"re_prob": 0.0, "re_count": 3}, "re_count (re_prob is 0)"),
+        ({"re_prob": 0.0, "re_mode": "const"}, "re_mode (re_prob is 0)"),
+        ({"auto_augment": "", "aa_interpolation": "bicubic"}, "aa_interpolation (auto_augment is off)"),
+        ({"color_jitter": 0.3}, "color_jitter (auto_augment takes its place)"),
+        ({"cutmix": 0.0, "mixup": 0.0, "switch_prob": 0.3}, "switch_prob (cutmix and mixup are 0)"),
+        ({"cutmix": 0.0, "mixup": 0.0, "mixup_mode": "elem"}, "mixup_mode (cutmix and mixup are 0)"),
+        ({"mixup_prob": 0.0, "cutmix": 0.5}, "cutmix (mixup_prob is 0)"),
+        ({"cutmix": 0.0, "switch_prob": 0.3}, "switch_prob (only one of cutmix and mixup is on)"),
+        ({"mixup_off_epoch": 300.0}, "mixup_off_epoch (the run ends before it)"),
+        ({"optimizer": "sgd", "beta": (0.8, 0.9)}, "beta (optimizer is sgd)"),
+        ({"optimizer": "momentum", "eps": 1e-6}, "eps (optimizer is momentum)"),
+        ({"momentum": 0.8}, "momentum (optimizer is adamw)"),
+        ({"lr_gamma": 0.5}, "lr_gamma (lr_scheduler is cosine_lr)"),
+        ({"lr_adjust": 3, "lr_scheduler": "exp_lr"}, "lr_adjust (lr_scheduler is exp_lr)"),
+        ({"min_lr": 1e-6, "lr_scheduler": "constant_lr"}, "min_lr (lr_scheduler is constant_lr)"),
+        ({"warmup_length": 0.0, "warmup_lr": 1e-6}, "warmup_lr (warmup_length is 0)"),
+        ({"use_clip_grad_norm": False, "clip_grad_norm": 2.0}, "clip_grad_norm (use_clip_grad_norm is False)"),
+        ({"ema_decay": 0.99}, "ema_decay (with_ema is False)"),
+        ({"loss_scale": 2.0}, "loss_scale (amp_level is O0)"),
+        ({"is_dynamic_loss_scale": False, "amp_level": "bf16"}, "is_dynamic_loss_scale (amp_level is bf16)"),
+        ({"exclude_epoch_state": False}, "exclude_epoch_state (pretrained is empty)"),
+        ({"dataset": "FashionMNIST", "val_dir": "v"}, "val_dir (dataset is FashionMNIST)"),
+        ({"arch": "t2t_vit_t_14", "performer_drop": 0.2}, "performer_drop (t2t_vit_t_14 has no performer)"),
+        ({"dataset": "CIFAR10", "val_split": 0.1}, "val_split (dataset is CIFAR10)"),
+        ({"freeze": "backbone", "layer_decay": 0.7}, "layer_decay (freeze is backbone: the head alone learns)"),
+        ({"freeze": "backbone", "drop_path": 0.2}, "drop_path (freeze is backbone: the head alone learns)"),
+        ({"freeze": "tokens", "performer_drop": 0.2}, "performer_drop (freeze is tokens)"),
+        ({"freeze": "3", "drop_block": 0.2}, "drop_block (freeze is 3)"),
+        ({"device_target": "CPU", "device_id": 1}, "device_id (the device is the CPU)"),
+        ({"device_target": "CPU", "dataset_sink_mode": False}, "dataset_sink_mode (the device is the CPU)"),
+        ({"device_num": 2, "device_id": 1}, "device_id (each of the device_num 2 processes takes its own device)"),
+    ],
+)
+def test_keys_without_effect_are_named(values: dict[str, Any], line: str) -> None:
+    assert inactive_keys(Config(**values)) == [line]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"re_count": 3},
+        {"color_jitter": 0.3, "auto_augment": "3a"},
+        {"color_jitter": 0.3, "auto_augment": ""},
+        {"lr_gamma": 0.5, "lr_scheduler": "exp_lr"},
+        {"lr_gamma": 0.5, "lr_adjust": 3, "lr_scheduler": "multistep_lr"},
+        {"momentum": 0.8, "optimizer": "sgd"},
+        {"ema_decay": 0.99, "with_ema": True},
+        {"loss_scale": 2.0, "amp_level": "O1"},
+        {"performer_drop": 0.2},
+        {"freeze": "2", "layer_decay": 0.7, "drop_path": 0.2},
+        {"val_split": 0.1},
+        {"min_lr": 0.1, "base_lr": 0.01, "lr_scheduler": "constant_lr"},
+        {"exclude_epoch_state": False, "pretrained": "a.ckpt"},
+    ],
+)
+def test_keys_with_effect_are_not(values: dict[str, Any]) -> None:
+    assert inactive_keys(Config(**values), given=set(values)) == []
+
+
+def test_a_default_is_named_only_when_it_was_given() -> None:
+    config = Config(re_prob=0.0)
+    assert inactive_keys(config) == []
+    assert inactive_keys(config, given={"re_count"}) == ["re_count (re_prob is 0)"]
+
+
+def test_every_rule_names_existing_keys() -> None:
+    assert {name for rule in INACTIVE for name in rule.keys} <= KEYS.keys()
+
+
+def test_remarks() -> None:
+    assert "min_lr 0.1 is above base_lr 0.001" in remarks(Config(min_lr=0.1))[0]
+    assert "warmup_length 9.0 is longer than the run" in remarks(Config(epochs=3, warmup_length=9.0))[0]
+
+
+def test_means_fit_the_channels() -> None:
+    assert fit_channels(Config(in_chans=1), ()).mean == (0.449,)
+    assert fit_channels(Config(in_chans=4), ()).std == (0.229, 0.224, 0.225, 0.5)
+    assert fit_channels(Config(mean=(0.5,)), {"mean"}).mean == (0.5, 0.5, 0.5)
+    assert fit_channels(Config(in_chans=1), {"mean"}).mean == Config().mean  # given so: for `validate` to refuse
+    assert fit_channels(Config(), ()) == dataclasses.replace(Config())

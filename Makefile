@@ -3,14 +3,15 @@ BIN := .venv/bin
 SETUP := bash scripts/setup.sh
 RESULTS = benchmarks/results/$(shell date -u +%F)-bench
 
-.PHONY: help quickstart test test-mindspore test-peers test-all check bench setup clean
+.PHONY: help quickstart test test-mindspore test-peers test-switches test-all check bench setup clean
 
 help:
 	@echo "make quickstart   train, evaluate, predict and export on the embedded images (about 5 minutes on 2 cores)"
 	@echo "make test         the tests"
 	@echo "make test-mindspore  the exports held against the real MindSpore, in .venv-mindspore (770 MB to download)"
 	@echo "make test-peers   timm's own tests, peft, torchao and Grad-CAM on a few networks, in .venv-peers (100 MB to download)"
-	@echo "make test-all     all of these tests, and timm's on every network"
+	@echo "make test-switches  what depends on the processor, at each level that this one can be lowered to"
+	@echo "make test-all     all of these tests, what make test leaves out, and timm's on every network"
 	@echo "make check        lint, format, types, import rules, commands of the README"
 	@echo "make bench        the speed of this machine, into benchmarks/results/"
 	@echo "make setup        only the .venv, with everything for development"
@@ -24,8 +25,9 @@ setup:
 	@$(SETUP) dev
 
 # Passive: two workers with two threads each on two cores would spin instead of compute.
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 test: setup
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-mindspore: setup
 	@bash scripts/setup_mindspore.sh
@@ -36,8 +38,19 @@ test-peers: setup
 	@bash scripts/setup_peers.sh
 	@OMP_WAIT_POLICY=passive T2T_VIT_ALL=$(ALL) .venv-peers/bin/python -m pytest -c tests/peers/pytest.ini -n 2 tests/peers $(ARGS)
 
+# The rooms whose arithmetic depends on the processor, at each level that this one has: of our kernels, and of torch's.
+SWITCHED = tests/fast tests/model tests/ops
+LEVELS = $(BIN)/python -c "from t2t_vit.fast.native.processor import *; print(*LEVELS[:LEVELS.index(processor_level())])"
+test-switches: setup
+	@for level in $$($(LEVELS)); do \
+	  echo "T2T_VIT_CPU=$$level" && T2T_VIT_CPU=$$level $(PYTEST) -q $(SWITCHED) $(ARGS) || exit 1; \
+	done
+	@echo "torch as on AVX2" && ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -q $(SWITCHED) $(ARGS)
+	@echo "one thread" && OMP_NUM_THREADS=1 $(PYTEST) -q $(SWITCHED) $(ARGS)
+
 test-all:
-	@$(MAKE) test
+	@$(MAKE) test ARGS="-m ''"
+	@$(MAKE) test-switches
 	@$(MAKE) test-mindspore
 	@$(MAKE) test-peers ALL=1
 
@@ -45,6 +58,7 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --quiet
 	@$(BIN)/python -m pytest -q tests/house
 
 bench: setup

@@ -5,30 +5,31 @@ from typing import Any
 
 import torch
 
+import t2t_vit
 from t2t_vit.data.embedded import fashion_mnist
-from t2t_vit.inference.rebuild import rebuild
-from t2t_vit.inference.torch_predictor import TorchPredictor
-from t2t_vit.precision import choose_precision
-from t2t_vit.weights import read_weights
+from t2t_vit.inference.predictor import Predictor
 
 
 def top1_kept(checkpoint: Path, device: torch.device, count: int = 200) -> dict[str, Any]:
     """How often amp_level auto answers as float32 does, and how often both are right, on embedded validation images."""
-    answers = {}
-    for level in ("O0", "auto"):
-        weights = read_weights(checkpoint)
-        rebuilt = rebuild(weights, weights.config or {}, print)
-        precision = choose_precision(level, device, training=False)
-        predictor = TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision)
-        images = fashion_mnist("val", rebuilt.preprocessing.mode)
-        step = len(images) // count
-        chosen = range(0, step * count, step)
-        pixels = torch.stack([rebuilt.preprocessing(images.read(number)) for number in chosen])
-        answers[level] = torch.cat([predictor.logits(batch).argmax(dim=1) for batch in pixels.split(8)])
-        targets = torch.from_numpy(images.targets[list(chosen)])
+    exact, chosen = (
+        t2t_vit.load(checkpoint, device=device, amp_level=level, kernels="auto") for level in ("O0", "auto")
+    )
+    return answers_kept(exact, chosen, count)
+
+
+def answers_kept(exact: Predictor, other: Predictor, count: int = 200) -> dict[str, Any]:
+    """How often two predictors agree, and how often each is right, on embedded validation images."""
+    images = fashion_mnist("val", exact.preprocessing.mode)
+    numbers = range(0, len(images) // count * count, len(images) // count)
+    pixels = torch.stack([exact.preprocessing(images.read(number)) for number in numbers])
+    targets = torch.from_numpy(images.targets[list(numbers)])
+    ours, theirs = (
+        torch.cat([predictor.logits(batch).argmax(dim=1) for batch in pixels.split(8)]) for predictor in (exact, other)
+    )
     return {
         "images": count,
-        "same_top1": float((answers["O0"] == answers["auto"]).float().mean()),
-        "top1_float32": float((answers["O0"] == targets).float().mean()),
-        "top1_auto": float((answers["auto"] == targets).float().mean()),
+        "same_top1": float((ours == theirs).float().mean()),
+        "top1_of_the_first": float((ours == targets).float().mean()),
+        "top1_of_the_other": float((theirs == targets).float().mean()),
     }

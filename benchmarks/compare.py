@@ -1,7 +1,7 @@
 """This package beside the authors' code and timm's ViT-S/16, in one process and in turn: speed, memory, latency.
 
-    python benchmarks/compare.py --reference CHECKOUT [--only forward,shipped,train,latency,memory] [--arch ARCH,...]
-                                 [--batch N] [--repeats N] [--checkpoint CKPT] [--output FILE.json]
+    python benchmarks/compare.py --reference CHECKOUT [--only forward,shipped,train,int8,latency,memory]
+                                 [--arch ARCH,...] [--batch N] [--repeats N] [--checkpoint CKPT] [--output FILE.json]
 
 CHECKOUT is one of github.com/yitu-opensource/T2T-ViT; it is imported as it is. Ratios are taken round by round and
 given as the median with the least and the greatest. With a GPU everything runs there, else on the CPU.
@@ -10,20 +10,23 @@ given as the median with the least and the greatest. With a GPU everything runs 
 import argparse
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from agreement import top1_kept
+from agreement import answers_kept, top1_kept
 from reference import authors_model
 from rivals import by_openvino
 from torch import Tensor, nn
 from turns import ROOT, circumstances, in_turn, rates, ratio, write
 
 import t2t_vit
+from t2t_vit import fuse, pack
 from t2t_vit.bench.rates import rates_of
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.inference.plan import Workload, plan_for
@@ -36,6 +39,7 @@ from training import as_shipped, authors_amp, plain
 DEVICE = choose_device("auto")
 ON_GPU = DEVICE.type == "cuda"
 THEIRS, OURS, VIT = "authors' code", "t2t_vit", "timm vit_small_patch16_224"
+FAST = f"{OURS}, fused" if ON_GPU else f"{OURS}, packed"
 # On a GPU: runs that follow each other without waiting, as in real work, and rounds until clocks and allocator settled.
 AT_A_TIME, WARM_UP = (10, 5) if ON_GPU else (1, 2)
 MANY = 10_000_000  # images of a job that is worth compiling
@@ -44,16 +48,9 @@ Section = dict[str, Any]
 
 def main() -> None:
     options = parsed()
-    sections: dict[str, Callable[[argparse.Namespace], Iterable[Section]]] = {
-        "forward": forward,
-        "shipped": shipped,
-        "train": train,
-        "latency": latency,
-        "memory": memory,
-    }
-    unknown = set(options.only) - set(sections)
+    unknown = set(options.only) - set(SECTIONS)
     if unknown:
-        raise SystemExit(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(sections)}")
+        raise SystemExit(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(SECTIONS)}")
     report: dict[str, Any] = {
         **circumstances(),
         "command": " ".join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
@@ -64,7 +61,7 @@ def main() -> None:
     report["timm"], report["sections"] = timm.__version__, []
     for arch in options.arch.split(","):
         for name in options.only:
-            for section in sections[name](argparse.Namespace(**{**vars(options), "arch": arch})):
+            for section in SECTIONS[name](argparse.Namespace(**{**vars(options), "arch": arch})):
                 report["sections"].append(section)
                 print(table(section), flush=True)
             torch.accelerator.empty_cache() if ON_GPU else None
@@ -75,7 +72,9 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument(
-        "--only", type=lambda text: text.split(","), default=["forward", "shipped", "train", "latency", "memory"]
+        "--only",
+        type=lambda text: text.split(","),
+        default=["forward", "shipped", "train", "int8", "latency", "memory"],
     )
     parser.add_argument("--arch", default="t2t_vit_14,t2t_vit_19,t2t_vit_t_14" if ON_GPU else "t2t_vit_14")
     parser.add_argument("--batch", type=int, default=256 if ON_GPU else 8)
@@ -94,7 +93,7 @@ def networks(options: argparse.Namespace) -> dict[str, nn.Module]:
 
 
 def forward(options: argparse.Namespace) -> Iterable[Section]:
-    """Eager inference in the same precision."""
+    """Eager inference in the same precision: the plain networks, and ours packed (on a GPU fused)."""
     models = {name: model.eval() for name, model in networks(options).items()}
     images = torch.randn(options.batch, 3, 224, 224, device=DEVICE)
     for level in ("O0", "bf16"):
@@ -107,8 +106,10 @@ def forward(options: argparse.Namespace) -> Iterable[Section]:
                 return model(images)
 
         contestants: dict[str, Callable[[], object]] = {name: partial(run, model) for name, model in models.items()}
+        fast = fuse(deepcopy(models[OURS])) if ON_GPU else pack(models[OURS], precision.product_dtype)
+        contestants[FAST] = partial(run, fast)
         rivals = {} if ON_GPU or level != "O0" else by_openvino(models[OURS], images, "f32")
-        pairs = [(OURS, name) for name in (THEIRS, *rivals)]
+        pairs = [(OURS, THEIRS), *((FAST, name) for name in (THEIRS, *rivals))]
         seconds = timed({**contestants, **rivals}, options)
         yield section(f"inference, eager, {level}, batch {options.batch}", seconds, options, pairs)
 
@@ -124,7 +125,7 @@ def shipped(options: argparse.Namespace) -> Iterable[Section]:
     choose_products(precision)
     work = Workload(MANY if options.batch > 1 else 0, options.batch)
     plan = plan_for(DEVICE.type, work, lambda: why_not(DEVICE))
-    predictor = TorchPredictor(models[OURS], preprocessing, None, precision, plan)
+    predictor = TorchPredictor(models[OURS].eval(), preprocessing, None, precision, plan, kernels="auto")
     ours = f"{OURS} as shipped ({precision.name}{f', {plan}' if ON_GPU else ''})"
 
     @torch.inference_mode()
@@ -182,8 +183,8 @@ def train(options: argparse.Namespace) -> Iterable[Section]:
         steps = {name: plain(model, images, targets, precision.autocast) for name, model in models.items()}
         pairs = [(OURS, THEIRS)]
         if ON_GPU:
-            shipped = f"{OURS} as shipped, compiled"
-            steps[shipped] = as_shipped(models[OURS], images, targets, precision.autocast)
+            shipped = f"{OURS} as shipped, fused and compiled"
+            steps[shipped] = as_shipped(fuse(deepcopy(models[OURS])), images, targets, precision.autocast)
             pairs.append((shipped, THEIRS))
         if ON_GPU and level == "bf16":
             amp = f"{THEIRS}, its own AMP (fp16)"
@@ -220,6 +221,31 @@ def timed(contestants: dict[str, Callable[[], object]], options: argparse.Namesp
         {name: partial(several, run) for name, run in contestants.items()}, repeats=options.repeats, warm_up=WARM_UP
     )
     return {name: [value / AT_A_TIME for value in values] for name, values in seconds.items()}
+
+
+def int8(options: argparse.Namespace) -> Iterable[Section]:
+    """What `export --precision int8` writes and `infer` runs, beside our own bfloat16; a checkpoint calibrates it."""
+    if ON_GPU or options.checkpoint is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        export = Path(sys.executable).with_name("t2t-vit")
+        words = [str(export), "export", "--file_format", "OPENVINO", "--precision", "int8"]
+        words += ["--pretrained", str(options.checkpoint.resolve())]
+        subprocess.run(words, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        quantised = t2t_vit.load(next(Path(folder).glob("*.xml")))
+        bf16 = t2t_vit.load(options.checkpoint, amp_level="bf16", kernels="auto")
+        size = bf16.preprocessing.image_size
+        pixels = torch.randint(0, 256, (options.batch, bf16.preprocessing.in_chans, *size), dtype=torch.uint8)
+        ours, low = f"{OURS}, exported to OpenVINO in int8", f"{OURS} as shipped (bf16)"
+        contestants: dict[str, Callable[[], object]] = {
+            low: partial(bf16.logits, pixels),
+            ours: partial(quantised.logits, pixels),
+        }
+        seconds = timed(contestants, options)
+        yield {
+            **section(f"int8, batch {options.batch}", seconds, options, [(ours, low)]),
+            "kept": answers_kept(bf16, quantised),
+        }
 
 
 def latency(options: argparse.Namespace) -> Iterable[Section]:
@@ -273,6 +299,15 @@ def table(found: Section) -> str:
         lines.append(f"  {found['kept']}")
     return "\n".join(lines)
 
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], Iterable[Section]]] = {
+    "forward": forward,
+    "shipped": shipped,
+    "train": train,
+    "int8": int8,
+    "latency": latency,
+    "memory": memory,
+}
 
 if __name__ == "__main__":
     main()

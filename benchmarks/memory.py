@@ -27,7 +27,7 @@ def main() -> None:
     device = choose_device("auto")
     if device.type == "cuda":
         theirs = who == "theirs"
-        model = authors_model(checkout, arch) if theirs else t2t_vit.create_model(arch)
+        model = authors_model(checkout, arch) if theirs else t2t_vit.fuse(t2t_vit.create_model(arch).cuda())
         print(training_peak(model, batch, theirs=theirs))
     elif who == "theirs":
         print(growth_of_theirs(authors_model(checkout, arch, SIZE), batch))
@@ -46,7 +46,7 @@ def growth_of_theirs(model: nn.Module, batch: int) -> int:
 def growth_of_ours(arch: str, batch: int) -> int:
     precision = choose_precision("auto", torch.device("cpu"), training=False)
     model = t2t_vit.create_model(arch, image_size=SIZE)
-    predictor = TorchPredictor(model, Preprocessing((SIZE, SIZE)), None, precision)
+    predictor = TorchPredictor(model, Preprocessing((SIZE, SIZE)), None, precision, kernels="auto")
     pixels = torch.randint(0, 256, (batch, 3, SIZE, SIZE), dtype=torch.uint8)
     predictor.logits(pixels[:1])
     return growth(lambda: predictor.logits(pixels))

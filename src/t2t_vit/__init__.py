@@ -6,6 +6,8 @@ Names load what they need when they are first used, so that `import t2t_vit` cos
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from t2t_vit.version import __version__
+
 if TYPE_CHECKING:
     from t2t_vit.errors import UserError
     from t2t_vit.fast import PackedNetwork, fuse, pack, unfuse
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     )
     from t2t_vit.weights import load_weights
 
-__version__ = "0.1.0"
 __all__ = [
     "FeaturesOnly",
     "PackedNetwork",

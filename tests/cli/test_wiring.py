@@ -460,7 +460,7 @@ class _Answer:
     """A result of infer, as far as quickstart looks at it."""
 
     def __init__(self, item: Item, index: int) -> None:
-        from t2t_vit.inference.predictor import Prediction
+        from t2t_vit.inference.item import Prediction
 
         self.path, self.predictions = item.path, [Prediction(index, CLASSES[index], 0.5)]
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.inference.item import Stamp
+from t2t_vit.inference.item import Prediction, Result, Stamp
 from t2t_vit.inference.journal import Journal
-from t2t_vit.inference.predictor import Prediction
-from t2t_vit.inference.run import Answered, Result
+from t2t_vit.inference.run import Answered
 
 ASKED = {"checkpoint": "abc", "top_k": 2, "mean": (0.5, 0.1 + 0.2)}
 

@@ -13,11 +13,10 @@ from PIL import Image
 
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
-from t2t_vit.inference.item import Item
-from t2t_vit.inference.predictor import BATCH_SIZE, Prediction
+from t2t_vit.inference.item import BATCH_SIZE, Item, Prediction, Result
 from t2t_vit.inference.quiet import quiet
 from t2t_vit.inference.readers import Readers
-from t2t_vit.inference.run import Result, answer_batches
+from t2t_vit.inference.run import answer_batches
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.precision import choose_precision
 

@@ -9,9 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.inference.predictor import Prediction
+from t2t_vit.inference.item import Prediction, Result
 from t2t_vit.inference.rejects import open_rejects
-from t2t_vit.inference.run import Result
 from t2t_vit.inference.writers import FORMATS, check_output, format_of, open_writer
 
 LATIN = os.fsdecode(b"b/\xff\xe9.png")

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-import t2t_vit
 from t2t_vit.data.workers import usable_workers
+from t2t_vit.version import __version__
 
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "bf16", "i8mm", "sve")  # that decide speed
@@ -38,7 +38,7 @@ def circumstances(command: Sequence[str]) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """The versions that a number may depend on."""
     return {
-        "t2t_vit": t2t_vit.__version__,
+        "t2t_vit": __version__,
         "torch": torch.__version__,
         "timm": version("timm"),
         "python": platform.python_version(),

@@ -14,11 +14,11 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from t2t_vit import __version__
 from t2t_vit.errors import UserError
 from t2t_vit.settings.commands import COMMANDS
 from t2t_vit.settings.names import nearest
 from t2t_vit.training.signals import Stopped, heard, stop_at_once
+from t2t_vit.version import __version__
 
 USAGE = """\
 Usage: t2t-vit COMMAND ...

@@ -14,10 +14,8 @@ from t2t_vit.cli.train import train_job, where
 from t2t_vit.data.images import ImageSet
 from t2t_vit.export.table import find_format
 from t2t_vit.files import atomic_write
-from t2t_vit.inference.item import Item
+from t2t_vit.inference.item import Item, Prediction, Result
 from t2t_vit.inference.load import load
-from t2t_vit.inference.predictor import Prediction
-from t2t_vit.inference.run import Result
 from t2t_vit.report.pictures import Answer, draw_pictures, new_figure
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import find_config, read_config, to_yaml

@@ -10,13 +10,13 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-import t2t_vit
 from t2t_vit.export.form import graph_form
 from t2t_vit.export.job import Job
 from t2t_vit.export.mindir_call import DATA_TYPES, Call, UnmappedError, Value
 from t2t_vit.export.mindir_operators import OPERATORS
 from t2t_vit.formats.mindir import DYNAMIC, GraphWriter
 from t2t_vit.inference.metadata import INPUT
+from t2t_vit.version import __version__
 from t2t_vit.weights.mindspore_names import to_mindspore
 
 # Operators that check and give nothing.
@@ -35,7 +35,7 @@ def write_mindir(job: Job, path: Path) -> None:
         UnmappedError: the network holds an operator that has no counterpart in MINDIR here.
     """
     graph = mindir_graph(graph_form(job, by_slices=False), job)
-    path.write_bytes(graph.to_bytes(job.metadata.to_strings(), "t2t_vit", t2t_vit.__version__))
+    path.write_bytes(graph.to_bytes(job.metadata.to_strings(), "t2t_vit", __version__))
 
 
 def mindir_graph(module: nn.Module, job: Job) -> GraphWriter:

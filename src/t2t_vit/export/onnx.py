@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-import t2t_vit
 from t2t_vit.export.form import graph_form
 from t2t_vit.export.job import Job
 from t2t_vit.inference.metadata import INPUT, OUTPUT
 from t2t_vit.inference.quiet import quiet
+from t2t_vit.version import __version__
 
 # What torch 2.11 to 2.15 write by default, and the first one with GELU as one operator.
 OPSET = 20
@@ -51,5 +51,5 @@ def onnx_model(job: Job, *, by_slices: bool = True) -> Any:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
-    program.model.producer_name, program.model.producer_version = "t2t_vit", t2t_vit.__version__
+    program.model.producer_name, program.model.producer_version = "t2t_vit", __version__
     return program.model_proto

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from t2t_vit.export.table import find_format
 from t2t_vit.export.write import Exported
-from t2t_vit.inference.predictor import BATCH_SIZE
+from t2t_vit.inference.item import BATCH_SIZE
 
 _SECONDS = 1.0
 

@@ -8,8 +8,9 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from t2t_vit.inference.item import BATCH_SIZE
 from t2t_vit.inference.metadata import Precision
-from t2t_vit.inference.predictor import BATCH_SIZE, Predictor
+from t2t_vit.inference.predictor import Predictor
 
 # A file whose batch is not dynamic, or whose state leaks between calls, fails on one of these in this order.
 BATCHES = (1, 3, 2)

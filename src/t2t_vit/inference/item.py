@@ -1,4 +1,4 @@
-"""One image to answer for, wherever it lies."""
+"""One image to answer for, wherever it lies, and what becomes of it."""
 
 import os
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from pathlib import Path
 from t2t_vit.data.decode import EXTENSIONS
 
 Stamp = tuple[int, int]
+BATCH_SIZE = 32  # images of a forward pass, where nobody says
 
 
 class UnreadableError(Exception):
@@ -34,6 +35,36 @@ class Item:
     def stamp(self) -> Stamp | None:
         """What changes when the image does; None where it cannot be had."""
         return self.archive if self.content is not None else stamp_of(self.path)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class of one image.
+
+    Attributes:
+        index: its place in the logits.
+        name: its name, or None where the weights carry no names.
+        probability: its softmax probability, 0..1.
+    """
+
+    index: int
+    name: str | None
+    probability: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one image.
+
+    Attributes:
+        path: its name, as `Item.path`.
+        predictions: the most probable classes, best first; empty where there is a `reason`.
+        reason: a sentence that says why there is no prediction; empty where there is one.
+    """
+
+    path: str
+    predictions: tuple[Prediction, ...] = ()
+    reason: str = ""
 
 
 def stamp_of(path: str) -> Stamp | None:

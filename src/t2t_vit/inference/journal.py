@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from t2t_vit.errors import UserError
-from t2t_vit.inference.item import Stamp
-from t2t_vit.inference.predictor import Prediction
-from t2t_vit.inference.run import Answered, Result
+from t2t_vit.inference.item import Prediction, Result, Stamp
+from t2t_vit.inference.run import Answered
 
 Fingerprint = Mapping[str, Any]
 _BLOCK = 2**16

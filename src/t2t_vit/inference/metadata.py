@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast, get_args
 
-import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.version import __version__
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -56,7 +56,7 @@ class Metadata:
     def to_strings(self) -> dict[str, str]:
         """Keys and values as they stand in the file."""
         return {
-            "producer": f"t2t_vit {t2t_vit.__version__}",
+            "producer": f"t2t_vit {__version__}",
             "arch": self.arch,
             "num_classes": str(self.num_classes),
             "preprocessing": json.dumps(self.preprocessing.to_dict()),

@@ -2,9 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import torch
 from PIL import Image
@@ -13,28 +12,10 @@ from torch import Tensor
 from t2t_vit.data.decode import DecodeError, convert, decode
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
-
-if TYPE_CHECKING:
-    from t2t_vit.inference.run import Result
+from t2t_vit.inference.item import BATCH_SIZE, Item, Prediction, Result
+from t2t_vit.inference.run import stream
 
 ImageLike = str | Path | Image.Image
-
-BATCH_SIZE = 32
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable class of one image.
-
-    Attributes:
-        index: its place in the logits.
-        name: its name, or None where the weights carry no names.
-        probability: its softmax probability, 0..1.
-    """
-
-    index: int
-    name: str | None
-    probability: float
 
 
 class Predictor(ABC):
@@ -110,7 +91,7 @@ class Predictor(ABC):
 
     def stream(
         self, images: Iterable[str | Path], *, top_k: int = 1, batch_size: int = BATCH_SIZE, workers: int = 0
-    ) -> "Iterator[Result]":
+    ) -> Iterator[Result]:
         """Classify any number of image files, one after the other and in their order, in little memory.
 
             for result in predictor.stream(glob.iglob("photos/*.jpg"), top_k=5):
@@ -124,9 +105,6 @@ class Predictor(ABC):
             workers: processes that decode; 0 decodes in threads of this one. Programs that start processes need
                 their `if __name__ == "__main__":`.
         """
-        from t2t_vit.inference.item import Item  # these import this file
-        from t2t_vit.inference.run import stream
-
         items = (Item(str(path)) for path in images)
         return stream(self, items, top_k=top_k, batch_size=batch_size, workers=workers)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from t2t_vit.files import atomic_write
-from t2t_vit.inference.run import Result
+from t2t_vit.inference.item import Result
 
 
 @contextmanager

@@ -6,30 +6,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.inference.ahead import Ahead
-from t2t_vit.inference.item import Item, Stamp, UnreadableError
-from t2t_vit.inference.predictor import BATCH_SIZE, Prediction, Predictor
+from t2t_vit.inference.item import BATCH_SIZE, Item, Prediction, Result, Stamp, UnreadableError
 from t2t_vit.inference.readers import Readers
 
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one image.
-
-    Attributes:
-        path: its name, as `Item.path`.
-        predictions: the most probable classes, best first; empty where there is a `reason`.
-        reason: a sentence that says why there is no prediction; empty where there is one.
-    """
-
-    path: str
-    predictions: tuple[Prediction, ...] = ()
-    reason: str = ""
+if TYPE_CHECKING:
+    from t2t_vit.inference.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ Recall = Callable[[str, Stamp | None], Result | None]
 
 
 def stream(
-    predictor: Predictor, items: Iterable[Item], *, top_k: int = 1, batch_size: int = BATCH_SIZE, workers: int = 0
+    predictor: "Predictor", items: Iterable[Item], *, top_k: int = 1, batch_size: int = BATCH_SIZE, workers: int = 0
 ) -> Iterator[Result]:
     """The result of each item, in order; see `Predictor.stream`."""
     with closing(Readers(predictor.preprocessing, workers)) as readers:
@@ -54,7 +42,7 @@ def stream(
 
 
 def answer_batches(
-    predictor: Predictor,
+    predictor: "Predictor",
     items: Iterable[Item],
     readers: Readers,
     *,
@@ -123,7 +111,7 @@ def _failed(error: Exception) -> Future[Tensor]:
 Batch = Sequence[_Pending]
 
 
-def _in_turn(predictor: Predictor, batches: Ahead[list[_Pending]], top_k: int) -> Iterator[list[Answered]]:
+def _in_turn(predictor: "Predictor", batches: Ahead[list[_Pending]], top_k: int) -> Iterator[list[Answered]]:
     """Where the device works by itself it is given the next batch before the answers to this one are taken and written,
     unless the next one is still to come: nobody who types a path at a time waits for the path after it."""
     begun: _Begun | None = None
@@ -142,7 +130,7 @@ def _in_turn(predictor: Predictor, batches: Ahead[list[_Pending]], top_k: int) -
 class _Begun:
     """A batch that is being computed."""
 
-    def __init__(self, predictor: Predictor, batch: Batch) -> None:
+    def __init__(self, predictor: "Predictor", batch: Batch) -> None:
         images: dict[int, Tensor] = {}
         self._reasons: dict[int, str] = {}
         for place, pending in enumerate(batch):

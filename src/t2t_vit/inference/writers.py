@@ -5,17 +5,17 @@ import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write, check_folder
-from t2t_vit.inference.predictor import Prediction
-from t2t_vit.inference.run import Result
+from t2t_vit.inference.item import Prediction, Result
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
+_ROWS = 10_000  # of a row group in Parquet: what is held in memory
 
 
 class Writer(ABC):
@@ -103,6 +103,62 @@ def as_dict(prediction: Prediction) -> dict[str, Any]:
     return {"class": prediction.index, "name": prediction.name, "probability": prediction.probability}
 
 
+def require_pyarrow() -> None:
+    """Raise UserError where pyarrow is not installed."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise UserError('--format parquet needs pyarrow; install it with: pip install "t2t_vit[parquet]"') from error
+
+
+class Parquet(Writer):
+    """path, path_bytes, rank (with a top k), class, name, probability; a row for each prediction.
+
+    `path` is text, in which bytes that are no UTF-8 stand as \\xff; `path_bytes` is the path as the file system has it.
+    """
+
+    def __init__(self, file: IO[bytes], top_k: int) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        super().__init__(file, top_k)
+        ranks = {"rank": pyarrow.int32()} if top_k else {}
+        columns = {
+            "path": pyarrow.string(),
+            "path_bytes": pyarrow.binary(),
+            **ranks,
+            "class": pyarrow.int32(),
+            "name": pyarrow.string(),
+            "probability": pyarrow.float64(),
+        }
+        self._schema = pyarrow.schema(columns.items())
+        self._parquet = pyarrow.parquet.ParquetWriter(file, self._schema)
+        self._table_of = pyarrow.Table.from_pylist
+        self._rows: list[dict[str, Any]] = []
+
+    def write(self, result: Result) -> None:
+        exact = result.path.encode("utf-8", "surrogateescape")
+        text = exact.decode("utf-8", "backslashreplace")
+        for rank, each in enumerate(result.predictions, start=1):
+            row = {"path": text, "path_bytes": exact, "rank": rank}
+            self._rows.append(row | {"class": each.index, "name": each.name, "probability": each.probability})
+        if len(self._rows) >= _ROWS:
+            self._flush()
+
+    def finish(self) -> None:
+        self._flush()
+        self._parquet.close()
+
+    def give_up(self) -> None:
+        with suppress(Exception):  # left open, it would complain when it is collected
+            self._parquet.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._parquet.write_table(self._table_of(self._rows, schema=self._schema))
+            self._rows.clear()
+
+
 def format_of(output: str, asked: str | None) -> str:
     """The format that was asked for, or else the one that the output's ending names, or else "json".
 
@@ -114,8 +170,6 @@ def format_of(output: str, asked: str | None) -> str:
     ending = Path(output).suffix[1:].lower()
     chosen = asked or (ending if ending in FORMATS else "json")
     if chosen == "parquet":
-        from t2t_vit.inference.parquet import require_pyarrow
-
         require_pyarrow()
     return chosen
 
@@ -145,8 +199,6 @@ def _writer(file: IO[bytes], chosen: str, top_k: int, unique: bool) -> Writer:
     if chosen == "json":
         return JsonObject(file, top_k, unique=unique)
     if chosen == "parquet":
-        from t2t_vit.inference.parquet import Parquet  # needs a package of an extra
-
         return Parquet(file, top_k)
     return JsonLines(file, top_k) if chosen == "jsonl" else Csv(file, top_k)
 

@@ -4,14 +4,16 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.variants import VARIANTS, Variant, find_variant
 from t2t_vit.weights.blueprint import HEAD, POSITIONS, channel_layers, shapes
-from t2t_vit.weights.read import Weights
+
+if TYPE_CHECKING:
+    from t2t_vit.weights.read import Weights
 
 # Where names have to be a variant's own; others may lie beside the network (an auxiliary head).
 _BODY = ("tokens_to_token.", "blocks.", "norm.", "cls_token")
@@ -64,7 +66,7 @@ def describe(tensors: Mapping[str, Tensor], path: str | Path, arch: str | None =
     )
 
 
-def checkpoint_config(weights: Weights, arch: str | None = None) -> dict[str, Any]:
+def checkpoint_config(weights: "Weights", arch: str | None = None) -> dict[str, Any]:
     """The flat configuration that travels with `weights`.
 
     Our own checkpoint's or the folder's, with the class count of its head in place of `num_classes: 0`. Foreign weights

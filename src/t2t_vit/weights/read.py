@@ -9,7 +9,6 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.formats.torch_archive import TorchFile, read_torch_archive
-from t2t_vit.formats.torch_globals import StoredTensor
 from t2t_vit.weights.folder import WEIGHTS_FILES, folder_config
 from t2t_vit.weights.kind import Kind, file_kind
 from t2t_vit.weights.locate import find_file
@@ -17,22 +16,11 @@ from t2t_vit.weights.mindspore_file import read_mindspore_file
 from t2t_vit.weights.names import authors_names
 from t2t_vit.weights.plain import plain_classes, plain_config
 from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata
-from t2t_vit.weights.torch_file import tensors_of
+from t2t_vit.weights.torch_file import Copy, foreign_copies, reader_of, state_dict_in
 
-Copy = Literal["ema", "raw"]
 Which = Literal["auto", "ema", "raw"]
 
-# Where training programs put the weights, and which of the two kinds they are; the first that is there is taken.
-_FOREIGN_HOMES: tuple[tuple[str, Copy], ...] = (
-    ("state_dict_ema", "ema"),
-    ("ema_state_dict", "ema"),
-    ("model_ema", "ema"),
-    ("state_dict", "raw"),
-    ("net", "raw"),
-    ("model", "raw"),
-)
 _NEWEST_VERSION = 1
-_LONGEST_NAME = 512
 
 _REFUSALS: dict[Kind, str] = {
     "encrypted mindspore": "is an encrypted MindSpore checkpoint; decrypt it with MindSpore (dec_key) first",
@@ -136,18 +124,7 @@ def _torch(path: Path) -> _Content:
     content = file.content
     if type(content) is dict and content.get("format") == "t2t_vit":
         return _ours(file, content)
-    homes = content if type(content) is dict else {}
-    found = {key: stored for key, _ in _FOREIGN_HOMES if (stored := _state_dict(homes.get(key)))}
-    copies: dict[Copy, Callable[[], Mapping[str, Tensor]]] = {}
-    for key, kind in _FOREIGN_HOMES:
-        if key in found and kind not in copies:
-            copies[kind] = _reader(file, found[key])
-    if not copies and (bare := _state_dict(content)):
-        copies["raw"] = _reader(file, bare)
-    if not copies:
-        homes_named = ", ".join(f"'{key}'" for key, _ in _FOREIGN_HOMES)
-        raise UserError(f"{path}: holds no weights: neither {homes_named} nor a bare state dict of tensors")
-    return _Content(copies)
+    return _Content(foreign_copies(file))
 
 
 def _ours(file: TorchFile, content: Mapping[str, Any]) -> _Content:
@@ -155,21 +132,17 @@ def _ours(file: TorchFile, content: Mapping[str, Any]) -> _Content:
     if type(version) is not int or version > _NEWEST_VERSION:
         raise UserError(f"{file.path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
     kinds: tuple[tuple[Copy, str], ...] = (("ema", "ema"), ("raw", "model"))
-    found = {kind: stored for kind, key in kinds if (stored := _state_dict(content.get(key)))}
+    found = {kind: stored for kind, key in kinds if (stored := state_dict_in(content.get(key)))}
     if _score(content, "raw") > _score(content, "ema"):
         found = dict(reversed(found.items()))
     if not found:
         raise UserError(f"{file.path}: holds no weights: neither 'model' nor 'ema'")
     return _Content(
-        {kind: _reader(file, stored) for kind, stored in found.items()},
+        {kind: reader_of(file, stored) for kind, stored in found.items()},
         plain_config(content.get("config")),
         plain_classes(content.get("classes")),
         lacking_ema="it was trained with with_ema: False",
     )
-
-
-def _reader(file: TorchFile, stored: Mapping[str, StoredTensor]) -> Callable[[], Mapping[str, Tensor]]:
-    return lambda: tensors_of(file, stored)
 
 
 def _score(content: Mapping[str, Any], copy: Copy) -> float:
@@ -177,17 +150,6 @@ def _score(content: Mapping[str, Any], copy: Copy) -> float:
     of_copy = metrics.get(copy) if type(metrics) is dict else None
     top1 = of_copy.get("top1") if type(of_copy) is dict else None
     return float(top1) if isinstance(top1, int | float) and abs(top1) <= 1 else 0.0
-
-
-def _state_dict(content: Any) -> dict[str, StoredTensor] | None:
-    """`content` if it is names and tensors."""
-    if type(content) is not dict or not content:
-        return None
-    is_one = all(
-        type(name) is str and 0 < len(name) <= _LONGEST_NAME and name.isprintable() and type(tensor) is StoredTensor
-        for name, tensor in content.items()
-    )
-    return content if is_one else None
 
 
 def _safetensors(path: Path) -> _Content:

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from t2t_vit.errors import UserError
 from t2t_vit.variants import VARIANTS
+from t2t_vit.weights.names import authors_names
 
 ADDRESS = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
 _TIMEOUT = 30.0  # seconds without a byte
@@ -112,10 +113,12 @@ def _check(path: Path) -> None:
 
 
 def _check_content(path: Path, arch: str) -> None:
+    from t2t_vit.formats.torch_archive import read_torch_archive
     from t2t_vit.weights.describe import describe
-    from t2t_vit.weights.read import read_weights
+    from t2t_vit.weights.torch_file import foreign_copies
 
     try:
-        describe(read_weights(path).tensors, path, arch)
+        read, *_ = foreign_copies(read_torch_archive(path)).values()
+        describe(authors_names(read()), path, arch)
     except UserError as error:
         raise ValueError(f"what came is not that file: {str(error).removeprefix(f'{path}: ')}") from error

@@ -1,7 +1,7 @@
 """Tensors of a file of torch.save, mapped into memory where they lie."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,17 @@ from t2t_vit.formats.plain_pickle import Global
 from t2t_vit.formats.torch_archive import TorchFile
 from t2t_vit.formats.torch_globals import ITEM_BYTES, StoredTensor
 
+Copy = Literal["ema", "raw"]
+# Where training programs put the weights, and which of the two kinds they are; the first that is there is taken.
+FOREIGN_HOMES: tuple[tuple[str, Copy], ...] = (
+    ("state_dict_ema", "ema"),
+    ("ema_state_dict", "ema"),
+    ("model_ema", "ema"),
+    ("state_dict", "raw"),
+    ("net", "raw"),
+    ("model", "raw"),
+)
+_LONGEST_NAME = 512
 # Lists and dictionaries may hold each other many times over: what is followed has to have an end.
 _MOST_VALUES, _DEEPEST = 1_000_000, 32
 
@@ -33,6 +44,43 @@ def content_of(file: TorchFile) -> Any:
     """
     _check(file, _stored(file))
     return _with_tensors(file, file.content)
+
+
+def foreign_copies(file: TorchFile) -> dict[Copy, Callable[[], Mapping[str, Tensor]]]:
+    """The weights that another program's file holds, to be read when they are asked for, the preferred copy first.
+
+    Raises:
+        UserError: it holds none.
+    """
+    content = file.content
+    homes = content if type(content) is dict else {}
+    found = {key: stored for key, _ in FOREIGN_HOMES if (stored := state_dict_in(homes.get(key)))}
+    copies: dict[Copy, Callable[[], Mapping[str, Tensor]]] = {}
+    for key, kind in FOREIGN_HOMES:
+        if key in found and kind not in copies:
+            copies[kind] = reader_of(file, found[key])
+    if not copies and (bare := state_dict_in(content)):
+        copies["raw"] = reader_of(file, bare)
+    if not copies:
+        homes_named = ", ".join(f"'{key}'" for key, _ in FOREIGN_HOMES)
+        raise UserError(f"{file.path}: holds no weights: neither {homes_named} nor a bare state dict of tensors")
+    return copies
+
+
+def reader_of(file: TorchFile, stored: Mapping[str, StoredTensor]) -> Callable[[], Mapping[str, Tensor]]:
+    """`tensors_of`, for later."""
+    return lambda: tensors_of(file, stored)
+
+
+def state_dict_in(content: Any) -> dict[str, StoredTensor] | None:
+    """`content` if it is names and tensors, else None."""
+    if type(content) is not dict or not content:
+        return None
+    is_one = all(
+        type(name) is str and 0 < len(name) <= _LONGEST_NAME and name.isprintable() and type(tensor) is StoredTensor
+        for name, tensor in content.items()
+    )
+    return content if is_one else None
 
 
 def _check(file: TorchFile, stored: list[StoredTensor]) -> None:

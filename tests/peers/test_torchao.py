@@ -10,16 +10,19 @@ from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8Weig
 
 from t2t_vit import T2TViT, UserError
 
-CONFIGS = [Int8WeightOnlyConfig(), Int8DynamicActivationInt8WeightConfig()]
+# The largest error, in deviations of the logits, is twice the largest of four seeds of the 22 blocks of t2t_vit_dense,
+# through which rounding adds up most: 0.11 where weights are rounded, 0.20 where activations are, too. A wrong scale
+# gives 1, weights that were not used 0.
+CONFIGS = [(Int8WeightOnlyConfig(), 0.22), (Int8DynamicActivationInt8WeightConfig(), 0.4)]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["weights", "dynamic"])
-def test_int8_is_near_and_the_same_in_every_mode(model: T2TViT, config: object, images: Tensor) -> None:
+@pytest.mark.parametrize(("config", "largest"), CONFIGS, ids=["weights", "dynamic"])
+def test_int8_is_near_and_the_same_in_every_mode(model: T2TViT, config: object, largest: float, images: Tensor) -> None:
     exact, quantised = model(images).detach(), copy.deepcopy(model)
     quantize_(quantised, config)
     rounded = quantised(images).detach()
     spread = exact.std()
-    assert 1e-5 * spread < (rounded - exact).abs().max() < 0.2 * spread
+    assert 1e-5 * spread < (rounded - exact).abs().max() < largest * spread
     with torch.no_grad():
         torch.testing.assert_close(quantised(images), rounded, atol=1e-5, rtol=1e-5)
     with torch.inference_mode():

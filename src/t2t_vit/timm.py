@@ -21,7 +21,7 @@ from t2t_vit.model.position import PositionPolicy, positions_for, size_of
 from t2t_vit.ops.performer import performer_attention
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights import fit, load_weights
-from t2t_vit.weights.release import ADDRESS
+from t2t_vit.weights.location import ADDRESS
 
 __all__: list[str] = []  # timm appends each name that it registers
 default_cfgs: dict[str, dict[str, Any]] = {

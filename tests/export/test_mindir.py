@@ -23,7 +23,7 @@ from t2t_vit.inference.mindir_predictor import mindir_metadata
 from t2t_vit.model import T2TViT
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights import file_kind
-from t2t_vit.weights.mindspore_names import to_mindspore
+from t2t_vit.weights.names import to_mindspore
 
 SIZE = (28, 36)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT
-from t2t_vit.model.position import PositionPolicy, resized_table
+from t2t_vit.model.inputs import PositionPolicy, resized_table
 from t2t_vit.weights.description import HEAD, POSITIONS, Channels, channel_layers
 from t2t_vit.weights.reading import Which, read_weights
 

@@ -87,7 +87,7 @@ def to_torch(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_mindspore(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of PyTorch's names under the names of MindSpore; a norm is recognised by its weight's single dimension."""
+    """Tensors of PyTorch's names under the names of MindSpore; a norm is known by its one-dimensional weight."""
     norms = {
         name.rpartition(".")[0] for name, tensor in tensors.items() if name.endswith(".weight") and tensor.ndim == 1
     }

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 import t2t_vit
-from t2t_vit.data.embedded import fashion_mnist
+from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.inference.predictor import Predictor
 
 

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from t2t_vit.model import T2TViT
-from t2t_vit.model.default_cfg import default_cfg
 from t2t_vit.model.drop import DropBlock, Dropout, DropPath
 from t2t_vit.model.head import GlobalPool
-from t2t_vit.model.position import PositionPolicy, positions_for, size_of
+from t2t_vit.model.inputs import PositionPolicy, default_cfg, positions_for, size_of
 from t2t_vit.ops.performer import performer_attention
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights import fit, load_weights
-from t2t_vit.weights.release import ADDRESS
+from t2t_vit.weights.location import ADDRESS
 
 __all__: list[str] = []  # timm appends each name that it registers
 default_cfgs: dict[str, dict[str, Any]] = {

@@ -8,12 +8,12 @@ from PIL import Image
 from t2t_vit.bench.clock import Laps
 from t2t_vit.bench.samples import _Watched, _WatchedTransform, measure_batch_transform, measure_loader, measure_reading
 from t2t_vit.data.batch_transform import BatchTransform
-from t2t_vit.data.embedded import fashion_mnist
+from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.folder import FolderImages
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Request, TrainSamples
-from t2t_vit.data.transforms import TrainTransform
 
 CPU = torch.device("cpu")
 TRANSFORM = TrainTransform((28, 28), in_chans=1, auto_augment="rand-m9")

@@ -12,12 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from t2t_vit import create_model
 from t2t_vit.cli import build
-from t2t_vit.data.batch_transform import BatchTransform
-from t2t_vit.data.erasing import RandomErasing
+from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ArrayImages, ImageSet
-from t2t_vit.data.mixing import Mixing
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT
 from t2t_vit.precision import Precision, choose_precision

@@ -15,7 +15,7 @@ from t2t_vit.cli import build, export, infer, predictors, quickstart, train, wei
 from t2t_vit.cli import eval as evaluation
 from t2t_vit.cli.main import main
 from t2t_vit.cli.run import Folders, Result
-from t2t_vit.data.embedded import fashion_mnist
+from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.evaluation.metrics import Metrics

@@ -15,7 +15,7 @@ from t2t_vit.model import T2TViT
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights import read_weights
 from t2t_vit.weights.mindspore_file import write_mindspore_file
-from t2t_vit.weights.mindspore_names import to_mindspore
+from t2t_vit.weights.names import to_mindspore
 
 Size = tuple[int, int]
 HELD = Path(__file__).with_name("held_against.py")

@@ -3,12 +3,11 @@
 import numpy as np
 import torch
 
-from t2t_vit.data.balance import balanced_order
 from t2t_vit.data.batch_transform import BatchTransform
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ArrayImages
-from t2t_vit.data.loader import TrainLoader
+from t2t_vit.data.loader import TrainLoader, balanced_order
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.data.transforms import TrainTransform
 
 COUNTS = (80, 3, 0, 17)
 

@@ -2,12 +2,18 @@ import numpy as np
 import pytest
 import torch
 
-from t2t_vit.data.batch_transform import BatchTransform
-from t2t_vit.data.erasing import RandomErasing, inside, pixel_noise
-from t2t_vit.data.mixing import Mixing, _boxes, soft_targets
+from t2t_vit.data.batch_transform import (
+    BatchTransform,
+    Mixing,
+    RandomErasing,
+    Share,
+    _boxes,
+    inside,
+    pixel_noise,
+    soft_targets,
+)
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.seeds import Purpose, keys
-from t2t_vit.data.share import Share
 
 INDICES = np.arange(400)
 

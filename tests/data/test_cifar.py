@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2t_vit.data.opening import open_images, open_training_images
+from t2t_vit.data.datasets import open_images, open_training_images
 from t2t_vit.errors import UserError
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from t2t_vit.data.datasets import open_images, open_training_images
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.images import check_class_count, check_same_classes
-from t2t_vit.data.opening import open_images, open_training_images
 from t2t_vit.errors import UserError
 
 

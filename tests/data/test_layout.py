@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from t2t_vit.data.layout import Tree
-from t2t_vit.data.opening import open_images, open_training_images
+from t2t_vit.data.datasets import open_images, open_training_images
+from t2t_vit.data.folder import Tree
 from t2t_vit.errors import UserError
 
 

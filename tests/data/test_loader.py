@@ -9,16 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from t2t_vit.data.batch_transform import BatchTransform
+from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
+from t2t_vit.data.datasets import open_images
 from t2t_vit.data.decode import DecodeError
-from t2t_vit.data.erasing import RandomErasing
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ArrayImages, ImageSet
 from t2t_vit.data.loader import EvalLoader, TrainLoader
-from t2t_vit.data.mixing import Mixing
-from t2t_vit.data.opening import open_images
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Request, TrainSamples
-from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.data.workers import dead_worker
 from t2t_vit.errors import UserError
 

@@ -2,11 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from t2t_vit.data.batch_transform import BatchTransform
-from t2t_vit.data.erasing import RandomErasing
-from t2t_vit.data.mixing import MODES, Mixing
+from t2t_vit.data.batch_transform import MIXING_MODES, BatchTransform, Mixing, RandomErasing, Share, partners
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.data.share import Share, partners
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
@@ -23,7 +20,7 @@ def test_even_shares_have_no_strangers_and_odd_ones_at_most_two() -> None:
     assert Share(0, 1, 2, 4).strangers.tolist() == [0, 3]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MIXING_MODES)
 @pytest.mark.parametrize(("count", "world"), [(4, 2), (3, 2), (3, 4), (1, 6), (5, 3)])
 def test_every_split_of_a_batch_makes_the_same_samples(mode: str, count: int, world: int) -> None:
     size = count * world

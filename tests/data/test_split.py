@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_vit.data.folder import FolderImages
-from t2t_vit.data.split import split
+from t2t_vit.data.folder import FolderImages, split
 from t2t_vit.errors import UserError
 
 

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from t2t_vit.data.images import ArrayImages, ImageSet, Subset
-from t2t_vit.data.opening import PARTS, open_images, open_training_images
-from t2t_vit.data.subset import subset
+from t2t_vit.data.datasets import SPLITS, open_images, open_training_images
+from t2t_vit.data.images import ArrayImages, ImageSet, Subset, subset
 from t2t_vit.errors import UserError
 
 
@@ -18,11 +17,11 @@ def names(images: ImageSet) -> list[str]:
 
 def test_training_and_evaluation_draw_the_same_images() -> None:
     """By the seed alone, whichever door they come through."""
-    whole = {part: open_images(part, dataset="FashionMNIST") for part in PARTS}
+    whole = {part: open_images(part, dataset="FashionMNIST") for part in SPLITS}
     seen = []
     for seed in (0, 3):
         both = open_training_images(dataset="FashionMNIST", train_num_samples=40, val_num_samples=30, seed=seed)
-        for part, count, images in zip(PARTS, (40, 30), both, strict=True):
+        for part, count, images in zip(SPLITS, (40, 30), both, strict=True):
             one = open_images(part, dataset="FashionMNIST", num_samples=count, seed=seed)
             assert names(images) == names(one) == names(subset(whole[part], count, seed))
             assert np.array_equal(images.targets, one.targets)

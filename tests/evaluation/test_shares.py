@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from t2t_vit.data.datasets import open_images
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader
-from t2t_vit.data.opening import open_images
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.evaluation.metrics import Metrics, evaluate
 

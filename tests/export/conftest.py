@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import t2t_vit
-from t2t_vit.data.embedded import fashion_mnist
+from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.export.write import Evidence
 from t2t_vit.inference.torch_predictor import TorchPredictor

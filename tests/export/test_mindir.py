@@ -17,13 +17,13 @@ from t2t_vit.export.form import graph_form
 from t2t_vit.export.mindir import mindir_graph, write_mindir
 from t2t_vit.export.mindir_call import UnmappedError
 from t2t_vit.export.table import find_format
-from t2t_vit.formats.mindir_read import Mindir, read_mindir
+from t2t_vit.formats.mindir import Mindir, read_mindir
 from t2t_vit.inference.metadata import Metadata
 from t2t_vit.inference.mindir_predictor import mindir_metadata
 from t2t_vit.model import T2TViT
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights import file_kind
-from t2t_vit.weights.mindspore_names import to_mindspore
+from t2t_vit.weights.names import to_mindspore
 
 SIZE = (28, 36)
 

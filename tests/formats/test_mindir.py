@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from mindir_reference import array, parsed, settings_of, value_of
-from t2t_vit.formats.mindir import DYNAMIC, GraphWriter, attribute
-from t2t_vit.formats.mindir_read import Mindir, read_mindir
+from t2t_vit.formats.mindir import DYNAMIC, GraphWriter, Mindir, attribute, read_mindir
 
 
 def content() -> bytes:

@@ -18,8 +18,7 @@ import torch
 
 from t2t_vit.errors import UserError
 from t2t_vit.formats.plain_pickle import MOST_OPERATIONS, Namespace
-from t2t_vit.formats.torch_archive import read_torch_archive
-from t2t_vit.formats.torch_globals import StoredTensor
+from t2t_vit.formats.torch_archive import StoredTensor, read_torch_archive
 from t2t_vit.formats.zip_directory import read_directory
 from t2t_vit.weights.torch_file import tensors_of
 

@@ -18,7 +18,7 @@ from t2t_vit.model.backbone import (
     Transition,
 )
 from t2t_vit.model.drop import DropBlock, DropPath
-from t2t_vit.model.position import sinusoid_table
+from t2t_vit.model.inputs import sinusoid_table
 from t2t_vit.model.tokens_to_token import (
     ConvolutionTokens,
     TokenPerformer,

@@ -23,7 +23,7 @@ from t2t_vit.training.schedule import Schedule
 from t2t_vit.training.shelf import Shelf
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics, TrainStep
-from t2t_vit.weights import read_run
+from t2t_vit.weights import read_saved_run
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from kill import differences
@@ -80,7 +80,7 @@ def run(trained, loader, state):
 
 def saved(trained, state, path):
     write_checkpoint([path], checkpoint_content(IDENTITY, trained, state), "")
-    return read_run(path)
+    return read_saved_run(path)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -198,7 +198,7 @@ def make(make_model, tmp_path):
 
 
 def go_on(checkpoints, path, step, damaged=()):
-    checkpoints.go_on(read_run(path).content, path, at(step), damaged)
+    checkpoints.go_on(read_saved_run(path).content, path, at(step), damaged)
 
 
 def names(folder):

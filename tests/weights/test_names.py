@@ -11,8 +11,7 @@ import t2t_vit
 from t2t_vit.model import create_model
 from t2t_vit.weights import read_weights
 from t2t_vit.weights.mindspore_file import write_mindspore_file
-from t2t_vit.weights.mindspore_names import to_mindspore, to_torch
-from t2t_vit.weights.names import authors_names
+from t2t_vit.weights.names import authors_names, to_mindspore, to_torch
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mindspore"
 

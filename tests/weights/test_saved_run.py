@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from t2t_vit.errors import UserError
-from t2t_vit.weights import read_run
-from t2t_vit.weights.saved_run import NEEDED
+from t2t_vit.weights import read_saved_run
+from t2t_vit.weights.reading import RUN_ENTRIES
 
 
 def content() -> dict[str, Any]:
@@ -66,26 +66,26 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_every_value_and_every_bit_comes_back(path: Path) -> None:
-    run = read_run(path)
+    run = read_saved_run(path)
     assert run.step == 7
     assert same(run.content, content())
 
 
 def test_tensors_are_in_memory_of_their_own(path: Path) -> None:
     """The file may be replaced, as by the next checkpoint of the run, while what was read is used."""
-    found = read_run(path).content
+    found = read_saved_run(path).content
     for tensor in (*found["model"].values(), *found["optimizer"]["state"][0].values()):
         assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("name", RUN_ENTRIES)
 def test_whatever_a_run_needs_is_asked_for(path: Path, name: str) -> None:
     without = content()
     without.pop(name)
     for damaged in (without, {**content(), name: None}):
         torch.save(damaged, path)
         with pytest.raises(UserError, match=rf"lacks {name}, so its run cannot be continued"):
-            read_run(path)
+            read_saved_run(path)
 
 
 def test_a_damaged_file_is_told_or_reads_the_same(path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_damaged_file_is_told_or_reads_the_same(path: Path) -> None:
             del data[rng.randrange(len(data)) :]
         path.write_bytes(data)
         try:
-            assert same(read_run(path).content, expected)
+            assert same(read_saved_run(path).content, expected)
         except UserError:
             told += 1
     assert told >= 100
@@ -112,7 +112,7 @@ def test_values_nested_without_end_are_refused(path: Path) -> None:
         nested = [nested, nested]
     torch.save({**content(), "best": {"raw": nested}}, path)
     with pytest.raises(UserError, match="nested without end"):
-        read_run(path)
+        read_saved_run(path)
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,4 @@ def test_values_nested_without_end_are_refused(path: Path) -> None:
 def test_what_holds_no_run_is_one_sentence(path: Path, change: dict[str, Any], sentence: str) -> None:
     torch.save({**content(), **change}, path)
     with pytest.raises(UserError, match=sentence):
-        read_run(path)
+        read_saved_run(path)

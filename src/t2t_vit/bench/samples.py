@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from t2t_vit.bench.clock import Laps, Spread, rounds
-from t2t_vit.data.batch_transform import BatchTransform
+from t2t_vit.data.batch_transform import BatchTransform, Share
 from t2t_vit.data.decode import Mode, decode
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import Batch, TrainLoader
 from t2t_vit.data.samples import Request, TrainSamples
 from t2t_vit.data.seeds import Keys
-from t2t_vit.data.share import Share
-from t2t_vit.data.transforms import TrainTransform
 
 READING = ("reading", "decoding", "transforming", "collating")
 CPU = torch.device("cpu")

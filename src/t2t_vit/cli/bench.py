@@ -18,12 +18,12 @@ from t2t_vit.bench.step import measure_step
 from t2t_vit.bench.tables import print_data, print_network, print_step
 from t2t_vit.cli import build
 from t2t_vit.cli.console import tell
+from t2t_vit.data.batch_transform import Share
+from t2t_vit.data.cache import keep_decoded
 from t2t_vit.data.decode import MODES
 from t2t_vit.data.images import ArrayImages, ImageSet
-from t2t_vit.data.kept import keep_decoded
 from t2t_vit.data.loader import Batch
-from t2t_vit.data.memory_budget import budget_of
-from t2t_vit.data.share import Share
+from t2t_vit.data.memory import budget_of
 from t2t_vit.data.workers import usable_workers
 from t2t_vit.fast.kernels import check_kernels, fused_or_plain
 from t2t_vit.files import atomic_write

@@ -7,14 +7,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from t2t_vit.cli.console import silent
-from t2t_vit.data.batch_transform import BatchTransform
-from t2t_vit.data.erasing import RandomErasing
+from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
+from t2t_vit.data.datasets import open_images, open_training_images
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet, check_class_count
 from t2t_vit.data.loader import EvalLoader, TrainLoader
-from t2t_vit.data.mixing import Mixing
-from t2t_vit.data.opening import open_images, open_training_images
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.precision import Precision
 from t2t_vit.settings.rules import image_size_of

@@ -11,7 +11,7 @@ from torch import Tensor
 from t2t_vit.cli import build
 from t2t_vit.cli.console import tell
 from t2t_vit.data.decode import DecodeError
-from t2t_vit.data.embedded import fashion_mnist
+from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError

@@ -29,7 +29,7 @@ from t2t_vit.training.console import Console
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.shelf import Shelf, step_of
 from t2t_vit.training.state import State
-from t2t_vit.weights import SavedRun, Weights, checkpoint_config, read_run, read_weights
+from t2t_vit.weights import SavedRun, Weights, checkpoint_config, read_saved_run, read_weights
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def start_of(options: Options) -> Start:
     continues = not options.said("exclude_epoch_state", True) and bool(options.checkpoint)
     if chosen not in ("", "auto") or (continues and not chosen):
         validate_training(Config(**{**options.file, **options.line}))  # type: ignore[arg-type]
-        return _from(options, read_run(chosen or options.checkpoint))
+        return _from(options, read_saved_run(chosen or options.checkpoint))
     weights = read_weights(options.checkpoint) if options.checkpoint else None
     config, notes = resolve(options, checkpoint_config(weights) if weights else None)
     fresh = Start(replace(config, resume=""), notes, options.line, weights)
@@ -174,7 +174,7 @@ def _from(
 
 def _readable(path: Path, search: Search) -> SavedRun | None:
     try:
-        return read_run(path)
+        return read_saved_run(path)
     except UserError as error:
         search.damaged.append(path)
         search.notes.append(f"skipped for another one: {error}")

@@ -25,11 +25,11 @@ from t2t_vit.cli.run import (
     record_run,
     start_of,
 )
+from t2t_vit.data.cache import Place, keep_decoded
 from t2t_vit.data.decode import MODES
 from t2t_vit.data.images import ImageSet
-from t2t_vit.data.kept import Place, keep_decoded
 from t2t_vit.data.loader import TrainLoader
-from t2t_vit.data.memory_budget import budget_of
+from t2t_vit.data.memory import budget_of
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.findings import details, write_evaluation
 from t2t_vit.evaluation.outcomes import collect
@@ -343,7 +343,7 @@ def keep_images(job: Job, train: ImageSet, val: ImageSet) -> tuple[ImageSet, Ima
             budget,
             what=what,
             first=processes.local == 0,
-            told=told,
+            share=told,
             note=job.note,
         )
         kept.append(reading)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2t_vit.data.decode import Mode
-from t2t_vit.data.images import ArrayImages
+from t2t_vit.data.images import ArrayImages, Split
 from t2t_vit.errors import UserError
 
 _SIDE = 32
@@ -55,9 +55,7 @@ _LAYOUTS = {
 }
 
 
-def cifar(
-    dataset: Literal["CIFAR10", "CIFAR100"], split: Literal["train", "val"], mode: Mode, data_url: str
-) -> ArrayImages:
+def cifar(dataset: Literal["CIFAR10", "CIFAR100"], split: Split, mode: Mode, data_url: str) -> ArrayImages:
     """The training or test images; `data_url` is the folder of the `.bin` files or the one that holds it.
 
     Raises:

@@ -1,16 +1,19 @@
-"""What every image set offers, the one that lives in memory, and the checks on class lists."""
+"""What every image set offers, the one that lives in memory, parts of a set, and the checks on class lists."""
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from t2t_vit.data.decode import Mode, to_mode
-from t2t_vit.data.memory_file import SharedArray
+from t2t_vit.data.memory import SharedArray
+from t2t_vit.data.seeds import Purpose, generator
 from t2t_vit.errors import UserError
+
+Split = Literal["train", "val"]
 
 
 class ImageSet(Protocol):
@@ -125,3 +128,39 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 def _plural(count: int, one: str, many: str) -> str:
     return one if count == 1 else many
+
+
+def subset(images: ImageSet, count: int, seed: int, key_name: str = "the number of samples") -> ImageSet:
+    """`count` images, class-balanced, the same ones for the same seed; -1 is the whole set.
+
+    A class with fewer images than its share gives all it has, and the others share what is left over.
+
+    Raises:
+        UserError: `count` is neither -1 nor between 1 and the number of images; `key_name` is named.
+    """
+    if count == -1:
+        return images
+    if not 1 <= count <= len(images):
+        raise UserError(
+            f"{key_name} is {count} but there are {len(images)} images; choose 1 to {len(images)}, or -1 for all"
+        )
+    rng = generator(seed, 0, 0, Purpose.SUBSET)
+    available = np.bincount(images.targets, minlength=len(images.classes))
+    shares = _equal_shares(available, count, rng.permutation(len(available)))
+    shuffled = rng.permutation(len(images))
+    by_class = shuffled[np.argsort(images.targets[shuffled], kind="stable")]
+    starts = np.cumsum(available) - available
+    chosen = [by_class[start : start + share] for start, share in zip(starts, shares, strict=True)]
+    return Subset(images, np.sort(np.concatenate(chosen)))
+
+
+def _equal_shares(available: NDArray[np.int64], count: int, turn: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of each class: the largest equal level that `count` pays for, the rest one each in the order `turn`."""
+    low, high = 0, int(available.max())
+    while low < high:
+        level = (low + high + 1) // 2
+        low, high = (level, high) if np.minimum(available, level).sum() <= count else (low, level - 1)
+    shares = np.minimum(available, low)
+    unfilled = turn[available[turn] > low]
+    shares[unfilled[: count - int(shares.sum())]] += 1
+    return shares

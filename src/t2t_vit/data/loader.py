@@ -1,31 +1,30 @@
 """Batches on the device: which images, in which order, on which process, how far ahead."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2t_vit.data.balance import balanced_order
-from t2t_vit.data.batch_transform import BatchTransform
+from t2t_vit.data.batch_transform import BatchTransform, Share
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSamples
 from t2t_vit.data.seeds import Purpose, generator
-from t2t_vit.data.share import Share
-from t2t_vit.data.side_stream import on_device
-from t2t_vit.data.transforms import TrainTransform
 from t2t_vit.data.workers import answers, reader, usable_workers
 from t2t_vit.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
 Note = Callable[[str], None]
+T = TypeVar("T")
 
 _CPU = torch.device("cpu")
-_BROKEN_AT_LEAST = 100  # broken training images that are passed over: this many, or 1 %, but never half of them
+_BROKEN_AT_LEAST = 100  # broken training images that are skipped: this many, or 1 %, but never half of them
 _BROKEN_SHARE = 0.01
 
 
@@ -86,7 +85,7 @@ class TrainLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; those before it are not read."""
-        mixes = self._batch_transform.mixing.active(epoch)
+        mixes = self._batch_transform.mixing.is_active(epoch)
         self._requests.epoch, self._requests.start, self._requests.strangers = epoch, start, mixes
         batches, device = count(start), self._device
         return on_device(
@@ -110,7 +109,7 @@ class EvalLoader:
     """Evaluation batches of normalised float32 images (B, C, H, W) and int64 targets (B,) on the device.
 
     Every image comes exactly once over all ranks, in order; the last batch may be smaller, and a rank may have a batch
-    less than another. A broken image ends the evaluation with UserError: an exact one cannot pass it over.
+    less than another. A broken image ends the evaluation with UserError: an exact one cannot skip it.
     """
 
     def __init__(
@@ -216,3 +215,46 @@ def _limited(workers: int, batches: int, note: Note) -> int:
     if usable < workers:
         note(f"num_parallel_workers {workers} is cut to {usable}, the number of cores")
     return min(usable, batches)
+
+
+def balanced_order(targets: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """As many numbers of images as there are, each class as often as the others (or once more), in random order.
+
+    The images of a class come in turns, each turn all of them in a new order: a rare class is repeated evenly, of a
+    large one every epoch sees another part. Image i in turn t has the number i + t N, for N images: image and turn are
+    known from it, and what is drawn for a number, such as the crop, is another in every turn.
+    """
+    total = len(targets)
+    counts = np.bincount(targets)
+    present = np.flatnonzero(counts)
+    shares = np.full(len(present), total // len(present))
+    shares[rng.permutation(len(present))[: total % len(present)]] += 1
+    members = np.argsort(targets, kind="stable")
+    starts = np.cumsum(counts) - counts
+    chosen = []
+    for label, share in zip(present, shares, strict=True):
+        images = members[starts[label] : starts[label] + counts[label]]
+        turns = -(-share // len(images))
+        chosen.append(np.concatenate([rng.permutation(images) + turn * total for turn in range(turns)])[:share])
+    return rng.permutation(np.concatenate(chosen))
+
+
+def on_device(samples: Iterable[T], finish: Callable[[T], Batch], device: torch.device, ahead: bool) -> Iterator[Batch]:
+    """Finished batches; on CUDA with `ahead`, each is made on a side stream while the one before it is in use."""
+    if device.type != "cuda" or not ahead:
+        yield from map(finish, samples)
+        return
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ready: Batch | None = None
+    for following in samples:
+        with torch.cuda.stream(side):
+            made = finish(following)
+        if ready is not None:
+            yield ready
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        for tensor in made:
+            tensor.record_stream(current)  # else its memory could be given to the side stream while still in use
+        ready = made
+    if ready is not None:
+        yield ready

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch is imported where it computes: decoding processes do 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Longer side over shorter side, beyond which only the middle of a picture is looked at.
+# Longer side over shorter side, beyond which only the middle of an image is looked at.
 MOST_ELONGATED = 64
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -130,7 +130,7 @@ _FIELDS = frozenset(Preprocessing.__dataclass_fields__)
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
-    """The middle of a sliver: a picture of 1 x 60,000 pixels, resized whole, would take gigabytes to be cropped."""
+    """The middle of a sliver: an image of 1 x 60,000 pixels, resized whole, would take gigabytes to be cropped."""
     width, height = image.size
     keep = MOST_ELONGATED * min(width, height)
     if max(width, height) <= keep:

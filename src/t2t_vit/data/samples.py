@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from t2t_vit.data.decode import DecodeError
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.seeds import Purpose, keys, uniforms
-from t2t_vit.data.transforms import TrainTransform
 
 _REPLACEMENTS = 10
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from t2t_vit.export.job import Job
 from t2t_vit.inference.metadata import Metadata
 from t2t_vit.model import T2TViT
-from t2t_vit.model.position import grid_of, stretched_table
+from t2t_vit.model.inputs import grid_of, stretched_table
 from t2t_vit.model.tokens_to_token import TokenPerformer, TokensToToken, TokenTransformer
 from t2t_vit.ops.soft_split import slices_order, soft_split_by_slices
 from t2t_vit.variants import SoftSplit

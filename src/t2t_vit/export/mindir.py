@@ -17,7 +17,7 @@ from t2t_vit.export.mindir_operators import OPERATORS
 from t2t_vit.formats.mindir import DYNAMIC, GraphWriter
 from t2t_vit.inference.metadata import INPUT
 from t2t_vit.version import __version__
-from t2t_vit.weights.mindspore_names import to_mindspore
+from t2t_vit.weights.names import to_mindspore
 
 # Operators that check and give nothing.
 _CHECKS = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scalar.default"})

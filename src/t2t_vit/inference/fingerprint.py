@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_vit.inference.predictor import Predictor
-from t2t_vit.weights.locate import find_file
+from t2t_vit.weights.location import find_file
 
 _VERSION = 1
 

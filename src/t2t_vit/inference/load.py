@@ -21,7 +21,7 @@ from t2t_vit.inference.tensorrt_predictor import TensorRtPredictor
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.precision import choose_precision
 from t2t_vit.weights import checkpoint_config, file_kind, read_weights
-from t2t_vit.weights.read import Which
+from t2t_vit.weights.reading import Which
 
 Opener = Callable[[str | Path], ExportedPredictor]
 

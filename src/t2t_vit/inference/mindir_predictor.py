@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from t2t_vit.errors import UserError
-from t2t_vit.formats.mindir_read import read_mindir
+from t2t_vit.formats.mindir import read_mindir
 from t2t_vit.inference.exported_predictor import ExportedPredictor
 from t2t_vit.inference.metadata import Metadata
 from t2t_vit.inference.mindspore_process import MINDSPORE_MISSING, MindsporeProcess, mindspore_python

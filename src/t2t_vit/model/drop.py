@@ -17,8 +17,8 @@ _LEVELS = 2**16  # rates are rounded to multiples of 1 / 65536, so that one rand
 _PER_PLACE = 2**32  # words that one place in the network may use for one sample
 
 
-def draws_words(like: Tensor) -> bool:
-    """Whether torch's generator is asked for words: a CPU draws one, for four numbers, in the time of a number."""
+def is_drawn_in_words(like: Tensor) -> bool:
+    """Whether numbers like these come from random words: a CPU draws one, for four numbers, in the time of a number."""
     return like.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -53,7 +53,7 @@ class _Dropping(nn.Module):
         keys, count = self.keys, math.prod(shape)
         if keys is not None:
             numbers = sixteenths(words(keys, 1 + self.place * _PER_PLACE, -(-count // 4)))  # (B, count and up to 3)
-        elif draws_words(like):
+        elif is_drawn_in_words(like):
             drawn = torch.empty(like.shape[0], -(-count // 4), dtype=torch.int64).random_(-(2**63), None)
             numbers = drawn.view(torch.int16)  # (B, count and up to 3)
         else:
@@ -69,7 +69,7 @@ class Dropout(_Dropping, nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:  # (B, ...)
         if not self.training or self.p == 0:
             return input
-        if self.keys is None and not draws_words(input):
+        if self.keys is None and not is_drawn_in_words(input):
             return F.dropout(input, self.p)
         return input * self.kept(input, tuple(input.shape[1:]), self.p).mul_(1 / (1 - self.p))
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from t2t_vit.errors import UserError
 from t2t_vit.model.head import GlobalPool
-from t2t_vit.model.position import PositionPolicy
+from t2t_vit.model.inputs import PositionPolicy
 
 CONFIG = "config.json"
 _LONGEST = 1 << 24

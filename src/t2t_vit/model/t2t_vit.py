@@ -11,20 +11,19 @@ from torch.utils.checkpoint import checkpoint
 
 from t2t_vit.errors import UserError
 from t2t_vit.model.backbone import build_blocks
-from t2t_vit.model.default_cfg import default_cfg
 from t2t_vit.model.drop import Dropout, share_seeds
-from t2t_vit.model.freezing import Freezable
 from t2t_vit.model.head import GlobalPool, check_pool, pool
-from t2t_vit.model.intermediates import feature_info, forward_intermediates, prune
-from t2t_vit.model.layers import group_matcher, layer_groups
-from t2t_vit.model.position import (
+from t2t_vit.model.inputs import (
     Expected,
     PositionPolicy,
+    default_cfg,
     positions_for,
     sinusoid_table,
     size_of,
     table_for_grid,
 )
+from t2t_vit.model.intermediates import feature_info, forward_intermediates, prune
+from t2t_vit.model.parameters import Freezable, group_matcher, layer_groups
 from t2t_vit.model.tokens_to_token import ConvolutionTokens, TokensToToken
 from t2t_vit.variants import VARIANTS, Variant, find_variant
 
@@ -238,7 +237,7 @@ class T2TViT(Freezable):
         return group_matcher(coarse)
 
     def layer_groups(self) -> list[list[str]]:
-        """Names of the parameters by layer, from the image to the head; see `t2t_vit.model.layers`."""
+        """Names of the parameters by layer, from the image to the head; see `t2t_vit.model.parameters`."""
         return layer_groups(self)
 
     def save_pretrained(

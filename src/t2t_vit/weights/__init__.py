@@ -1,12 +1,10 @@
 """Any checkpoint -> names and tensors -> fitted to a model, with a report."""
 
-from t2t_vit.weights.describe import Description, checkpoint_config, describe
-from t2t_vit.weights.fit import fit, load_weights
+from t2t_vit.weights.description import Description, checkpoint_config, describe
+from t2t_vit.weights.fitting import Change, Report, fit, load_weights
 from t2t_vit.weights.kind import file_kind
-from t2t_vit.weights.read import Weights, read_weights
-from t2t_vit.weights.report import Change, Report
-from t2t_vit.weights.saved_run import SavedRun, read_run
-from t2t_vit.weights.write import FORMATS, convert_weights
+from t2t_vit.weights.reading import SavedRun, Weights, read_saved_run, read_weights
+from t2t_vit.weights.writing import FORMATS, convert_weights
 
 __all__ = [
     "FORMATS",
@@ -21,6 +19,6 @@ __all__ = [
     "file_kind",
     "fit",
     "load_weights",
-    "read_run",
+    "read_saved_run",
     "read_weights",
 ]

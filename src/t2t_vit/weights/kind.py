@@ -10,7 +10,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.formats.mindspore_ckpt import ENCRYPTION
 from t2t_vit.formats.protobuf import read_varint
 from t2t_vit.formats.zip_directory import read_directory
-from t2t_vit.weights.locate import find_file
+from t2t_vit.weights.location import find_file
 
 Kind = Literal[
     "torch",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.formats.mindspore_ckpt import Value, read_checkpoint, write_checkpoint
-from t2t_vit.weights.mindspore_names import to_mindspore
+from t2t_vit.weights.names import to_mindspore
 
 # The only names of a T2T-ViT without a dot: what else has none (epoch_num, learning_rate, beta1_power) is state.
 _TOP_NAMES = ("cls_token", "pos_embed")

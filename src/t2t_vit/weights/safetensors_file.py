@@ -33,20 +33,20 @@ def read_safetensors_file(path: str | Path) -> dict[str, Tensor]:
             raise ValueError("a name is no text")
         return found
     except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
-        told = "".join(letter if letter.isprintable() else " " for letter in str(error)[:120])
-        raise UserError(f"{path}: is a damaged safetensors file, cut short perhaps ({told})") from error
+        reason = "".join(letter if letter.isprintable() else " " for letter in str(error)[:120])
+        raise UserError(f"{path}: is a damaged safetensors file, cut short perhaps ({reason})") from error
 
 
 def read_safetensors_metadata(path: str | Path) -> dict[str, Any]:
-    """What `write_safetensors_file` was told to write beside the tensors; empty where that is nothing we know."""
+    """The metadata that `write_safetensors_file` wrote; empty where there are none that we know."""
     with Path(path).open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(min(length, _LONGEST_HEADER))
     try:
-        told = json.loads(json.loads(header)["__metadata__"][_KEY])
+        metadata = json.loads(json.loads(header)["__metadata__"][_KEY])
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
-    return told if type(told) is dict else {}
+    return metadata if type(metadata) is dict else {}
 
 
 def write_safetensors_file(
@@ -61,7 +61,7 @@ def write_safetensors_file(
 
     from t2t_vit.files import atomic_write
 
-    told = {_KEY: json.dumps(metadata)} if metadata else {}
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt", **told})
+    ours = {_KEY: json.dumps(metadata)} if metadata else {}
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt", **ours})
     with atomic_write(Path(path)) as file:
         file.write(content)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from t2t_vit.errors import UserError
 from t2t_vit.tables import table_lines
-from t2t_vit.weights.describe import describe
-from t2t_vit.weights.read import Weights, Which, read_weights
+from t2t_vit.weights.description import describe
+from t2t_vit.weights.reading import Weights, Which, read_weights
 
 _NAMES = {"torch": "torch.save", "safetensors": "safetensors", "mindspore": "MindSpore"}
 _MOST_CLASSES = 8

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.formats.plain_pickle import Global
-from t2t_vit.formats.torch_archive import TorchFile
-from t2t_vit.formats.torch_globals import ITEM_BYTES, StoredTensor
+from t2t_vit.formats.torch_archive import ITEM_BYTES, StoredTensor, TorchFile
 
 Copy = Literal["ema", "raw"]
 # Where training programs put the weights, and which of the two kinds they are; the first that is there is taken.

@@ -1,20 +1,26 @@
-"""Which images a network takes, and the fixed positions of their tokens."""
+"""Which images a network takes, the preprocessing it expects, and the fixed positions of their tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index as as_integer
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from t2t_vit.errors import UserError
-from t2t_vit.variants import SoftSplit
+from t2t_vit.variants import SoftSplit, Variant
 
 Grid = tuple[int, int]
 # What another input size does to positions: the formula again, or the table that is there, stretched.
 PositionPolicy = Literal["rebuild", "resize"]
+
+_FIRST_LAYER = {
+    "performer": "tokens_to_token.attention1.kqv",
+    "transformer": "tokens_to_token.attention1.attn.qkv",
+    "convolution": "tokens_to_token.soft_split0",
+}
 
 
 def sinusoid_table(length: int, dim: int) -> Tensor:
@@ -129,3 +135,20 @@ def _grid(size: Grid, splits: tuple[SoftSplit, ...]) -> Grid:
     for split in splits:
         size = split.grid(*size)
     return size
+
+
+def default_cfg(variant: Variant, num_classes: int, in_chans: int, image_size: tuple[int, int]) -> dict[str, Any]:
+    """The authors' preprocessing for a network of that row: ImageNet's statistics, bicubic, crop of 0.9."""
+    return {
+        "input_size": (in_chans, *image_size),
+        "fixed_input_size": True,
+        "pool_size": variant.grids(image_size)[-1],
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "num_classes": num_classes,
+        "classifier": "head",
+        "first_conv": _FIRST_LAYER[variant.tokens],
+    }

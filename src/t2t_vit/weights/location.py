@@ -1,4 +1,7 @@
-"""The authors' released weights by the name of their network, fetched once into a cache."""
+"""From what a user names to the file of weights: a file, a folder of the hub's layout, or the name of a network.
+
+The authors' released weights of a network are fetched once into a cache.
+"""
 
 import hashlib
 import os
@@ -13,11 +16,59 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from t2t_vit.errors import UserError
+from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights.names import authors_names
 
+# In the order of preference.
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+
 ADDRESS = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
 _TIMEOUT = 30.0  # seconds without a byte
+
+
+def find_file(path: str | Path) -> Path:
+    """The file that `path` means; a file or folder of that name goes before a network of that name.
+
+    Raises:
+        UserError: the folder holds no weights, or a network's released weights cannot be had.
+    """
+    named = Path(path)
+    if str(path) in VARIANTS and not named.exists():
+        return released_file(str(path))
+    if _is_folder(named):
+        return weights_file_in(named)
+    return named
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except ValueError:  # a NUL in the name
+        return False
+
+
+def weights_file_in(folder: Path) -> Path:
+    """The file of weights in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in WEIGHTS_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    if (folder / f"{WEIGHTS_FILES[0]}.index.json").exists():
+        raise UserError(f"{folder}: its weights are split into several files; save them as one model.safetensors")
+    raise UserError(f"{folder}: is a folder without {' or '.join(WEIGHTS_FILES)}; name the weights file in it")
+
+
+def folder_config(folder: Path) -> FolderConfig:
+    """What `config.json` says, or nothing where there is none.
+
+    Raises:
+        UserError: it cannot be read; see `read_folder_config`.
+    """
+    return read_folder_config(folder / CONFIG) if (folder / CONFIG).is_file() else FolderConfig()
 
 
 @dataclass(frozen=True)
@@ -114,7 +165,7 @@ def _check(path: Path) -> None:
 
 def _check_content(path: Path, arch: str) -> None:
     from t2t_vit.formats.torch_archive import read_torch_archive
-    from t2t_vit.weights.describe import describe
+    from t2t_vit.weights.description import describe
     from t2t_vit.weights.torch_file import foreign_copies
 
     try:

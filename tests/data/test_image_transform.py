@@ -6,9 +6,16 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from t2t_vit.data.policy import Policy, _operations, build_policy, check_policy
+from t2t_vit.data.image_transform import (
+    Policy,
+    TrainTransform,
+    _operations,
+    build_policy,
+    check_policy,
+    crop_box,
+    jitter,
+)
 from t2t_vit.data.seeds import Purpose, keys
-from t2t_vit.data.transforms import TrainTransform, crop_box, jitter
 from t2t_vit.errors import UserError
 
 KEYS = keys(0, 0, np.arange(200), Purpose.TRANSFORM)
@@ -131,7 +138,7 @@ def test_a_policy_is_built_of_the_transforms_own_settings(monkeypatch: pytest.Mo
         built.append(settings)
         return lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
-    monkeypatch.setattr("t2t_vit.data.transforms.build_policy", build)
+    monkeypatch.setattr("t2t_vit.data.image_transform.build_policy", build)
     settings = {"mean": (0.1, 0.2, 0.3), "aa_interpolation": "nearest", "color_jitter": 0.4}
     augmented = TrainTransform((40, 60), auto_augment="3a", train_interpolation="bicubic", **settings)(photo(), 5)
     assert built == [("3a", 40, (0.1, 0.2, 0.3), "nearest")]

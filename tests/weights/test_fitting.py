@@ -9,10 +9,10 @@ import torch
 import t2t_vit
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT, create_model
-from t2t_vit.model.position import sinusoid_table
+from t2t_vit.model.inputs import sinusoid_table
 from t2t_vit.weights import fit
-from t2t_vit.weights.blueprint import Channels, channel_layers
-from t2t_vit.weights.channels import adapt_channels
+from t2t_vit.weights.description import Channels, channel_layers
+from t2t_vit.weights.fitting import adapt_channels
 
 
 def model(arch: str = "t2t_vit_7", num_classes: int = 10, image_size: int = 32, in_chans: int = 3) -> T2TViT:

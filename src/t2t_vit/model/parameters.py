@@ -1,10 +1,13 @@
-"""Parts of a network that are not trained."""
+"""The parts of a network: which of them are trained, and their parameters by layer, for layer-wise learning rates."""
 
+import re
 from typing import Any, Self
 
 from torch import nn
 
 from t2t_vit.errors import UserError
+
+_NUMBER = re.compile(r"blocks\.(\d+)\.")
 
 
 class Freezable(nn.Module):
@@ -60,3 +63,30 @@ class Freezable(nn.Module):
             case _ if not what.isdecimal() or int(what) < 1:
                 raise UserError(f"freeze {what!r} is not known; take tokens, backbone or a number of blocks")
         return [*stem, *blocks[: int(what)]]
+
+
+def layer_groups(model: nn.Module) -> list[list[str]]:
+    """Names of the parameters: the T2T module and class token, each entry of `blocks`, the head.
+
+    The final norm goes with the last block, as in timm. For layer-wise decay give group i of L the learning rate
+    lr * decay^(L - 1 - i).
+    """
+    blocks: Any = model.get_submodule("blocks")
+    groups: list[list[str]] = [[] for _ in range(len(blocks) + 2)]
+    for name, _ in model.named_parameters():
+        if number := _NUMBER.match(name):
+            groups[int(number[1]) + 1].append(name)
+        elif name.startswith("norm."):
+            groups[-2].append(name)
+        else:
+            groups[-1 if name.startswith("head.") else 0].append(name)
+    return groups
+
+
+def group_matcher(coarse: bool) -> dict[str, Any]:
+    """The same in timm's form: regular expressions of names; `coarse` makes the blocks one group."""
+    blocks = r"^blocks" if coarse else r"^blocks\.(\d+)"
+    return {
+        "stem": r"^cls_token|^pos_embed|^tokens_to_token",
+        "blocks": [(blocks, None), (r"^norm", (99999,))],
+    }

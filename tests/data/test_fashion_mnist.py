@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_vit.data import embedded
-from t2t_vit.data.opening import open_images, open_training_images
+from t2t_vit.data import fashion_mnist
+from t2t_vit.data.datasets import open_images, open_training_images
 from t2t_vit.errors import UserError
 
 
@@ -21,14 +21,14 @@ def test_embedded_fashion_mnist() -> None:
     assert 60 < train.pixels.mean() < 85  # the data set's mean is 72.9
     assert open_images("val", dataset="FashionMNIST").read(3).mode == "RGB"
     assert "2000" not in val.name(3)
-    assert (Path(embedded.__file__).parent / "fashion_mnist" / "LICENSE").read_text().count("Zalando") == 1
+    assert (Path(fashion_mnist.__file__).parent / "fashion_mnist" / "LICENSE").read_text().count("Zalando") == 1
 
 
 def test_a_sheet_is_cut_row_by_row(tmp_path: Path) -> None:
     tiles = np.random.default_rng(0).integers(0, 256, (6, 28, 28), np.uint8)
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles.reshape(2, 3, 28, 28)])
     Image.fromarray(sheet).save(tmp_path / "x.png")
-    np.testing.assert_array_equal(embedded._sheet(tmp_path / "x.png"), tiles)
+    np.testing.assert_array_equal(fashion_mnist._sheet(tmp_path / "x.png"), tiles)
 
 
 def test_every_class_has_its_own_sheet_and_the_parts_are_apart() -> None:
@@ -48,9 +48,9 @@ def idx(folder: Path, monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
         "_LABELS": bytes(8) + labels.astype(np.uint8).tobytes(),
     }
     for table, content in contents.items():
-        name = getattr(embedded, table)["train"][0]
+        name = getattr(fashion_mnist, table)["train"][0]
         (folder / (name + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
-        monkeypatch.setitem(getattr(embedded, table), "train", (name, hashlib.sha256(content).hexdigest()[:16]))
+        monkeypatch.setitem(getattr(fashion_mnist, table), "train", (name, hashlib.sha256(content).hexdigest()[:16]))
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -1,15 +1,24 @@
-"""The training transform of one image: crop, flip, augment, in the order of the T2T-ViT authors' recipe."""
+"""The training transform of one image: crop, flip, augment, in the order of the T2T-ViT authors' recipe.
+
+The augmentation policies are timm's: `rand-m9-mstd0.5-inc1` (RandAugment, arXiv 1909.13719), `original` and `v0`
+(AutoAugment, arXiv 1805.09501), `augmix-m5-w4` (AugMix, arXiv 1912.02781), `3a` (3-Augment, arXiv 2204.07118). The
+first one that is built imports timm; a call leaves the global generators as they were.
+"""
 
 import math
-from collections.abc import Sequence
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from t2t_vit.data.policy import INTERPOLATIONS, apply_policy, build_policy, check_policy
 from t2t_vit.data.preprocessing import IMAGENET_MEAN, fit_channels, to_tensor
 from t2t_vit.data.seeds import Keys, uniforms
 from t2t_vit.errors import UserError
@@ -24,6 +33,25 @@ _FLIP, _INTERPOLATION, _POLICY, _TOP, _LEFT = range(5)
 _JITTER = 5  # three factors, then three that sort the order
 _CROP = 11  # area and ratio of each attempt
 _COLUMNS = _CROP + 2 * _ATTEMPTS
+
+Policy = Callable[[Image.Image], Image.Image]
+
+TRAIN_INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
+_INTEGER, _NUMBER = r"\d+", r"\d+(\.\d+)?"
+_POLICY_SECTION = rf"mstd{_NUMBER}"
+_SECTIONS = {
+    "rand": rf"m{_INTEGER}|n{_INTEGER}|p{_NUMBER}|mstd{_NUMBER}|mmax{_INTEGER}|inc[01]|t(weights|3a|3aw)",
+    "augmix": rf"m{_INTEGER}|w{_INTEGER}|d{_INTEGER}|a{_NUMBER}|b[01]|mstd{_NUMBER}",
+    "original": _POLICY_SECTION,
+    "originalr": _POLICY_SECTION,
+    "v0": _POLICY_SECTION,
+    "v0r": _POLICY_SECTION,
+    "3a": _POLICY_SECTION,
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +88,8 @@ class TrainTransform:
             ("aa_interpolation", self.aa_interpolation),
             ("train_interpolation", self.train_interpolation),
         ):
-            if value not in INTERPOLATIONS and value != "random":
-                raise UserError(f"{key} is {value!r}; choose from {', '.join(INTERPOLATIONS)}, random")
+            if value not in TRAIN_INTERPOLATIONS and value != "random":
+                raise UserError(f"{key} is {value!r}; choose from {', '.join(TRAIN_INTERPOLATIONS)}, random")
         if not 0.0 < self.min_crop <= 1.0:
             raise UserError(f"min_crop is {self.min_crop}; it must lie in (0, 1]")
         if self.auto_augment:
@@ -95,7 +123,7 @@ class TrainTransform:
     def _interpolation(self, number: float) -> Image.Resampling:
         if self.train_interpolation == "random":
             return Image.Resampling.BILINEAR if number < 0.5 else Image.Resampling.BICUBIC
-        return INTERPOLATIONS[self.train_interpolation]
+        return TRAIN_INTERPOLATIONS[self.train_interpolation]
 
 
 def crop_box(size: Size, shape: float, min_area: float, numbers: Sequence[float]) -> Box:
@@ -127,3 +155,74 @@ def jitter(image: Image.Image, strength: float, numbers: Sequence[float]) -> Ima
         factor = max(0.0, 1.0 + strength * (2.0 * numbers[i] - 1.0))
         image = enhancers[i](image).enhance(factor)
     return image
+
+
+def check_policy(text: str) -> None:
+    """Raise UserError where `text` is not of timm's grammar: timm itself skips sections that it does not know."""
+    name, *sections = text.split("-")
+    if name not in _SECTIONS:
+        raise UserError(
+            f"auto_augment {text!r} starts with none of {', '.join(_SECTIONS)}; an example: rand-m9-mstd0.5-inc1"
+        )
+    for section in sections:
+        if not re.fullmatch(_SECTIONS[name], section):
+            raise UserError(f"auto_augment {text!r} has a section {section!r} that {name} does not know")
+
+
+def apply_policy(policy: Policy, image: Image.Image, seed: int) -> Image.Image:
+    """The policy's image for `seed`; the global generators, which timm draws from, are as before afterwards."""
+    with _seeded_globals(seed):
+        return policy(image)
+
+
+@lru_cache(maxsize=8)
+def build_policy(text: str, side: int, mean: tuple[float, ...], interpolation: str) -> Policy:
+    """timm's transform, as its own recipe builds it.
+
+    Args:
+        side: the shorter side of the network's input; fixed translations are 0.45 of it.
+        mean: fills what a geometric operation uncovers; one value a channel, of the range 0..1.
+        interpolation: of the geometric operations; `random` draws bilinear or bicubic.
+    """
+    from timm.data import auto_augment as timm_policies
+
+    fill = tuple(min(255, round(255 * value)) for value in mean)
+    options: dict[str, Any] = {"translate_const": int(side * 0.45), "img_mean": fill if len(fill) > 1 else fill[0]}
+    if interpolation != "random":
+        options["interpolation"] = TRAIN_INTERPOLATIONS[interpolation]
+    if text.startswith("rand"):
+        policy: Policy = timm_policies.rand_augment_transform(text, options)
+    elif text.startswith("augmix"):
+        policy = timm_policies.augment_and_mix_transform(text, options | {"translate_pct": 0.3})
+    else:
+        policy = timm_policies.auto_augment_transform(text, options)
+    for operation in _operations(policy):
+        if operation.aug_fn is timm_policies.posterize:
+            operation.aug_fn = _posterize
+    return policy
+
+
+def _operations(policy: Any) -> Iterator[Any]:
+    """timm's operations within one of its policies."""
+    yield from getattr(policy, "ops", ())
+    for sequence in getattr(policy, "policy", ()):
+        yield from sequence
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """timm's strongest level keeps 0 bits, a black image, which recent versions of Pillow refuse."""
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+
+
+@contextmanager
+def _seeded_globals(seed: int) -> Iterator[None]:
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -9,17 +9,14 @@ import gzip
 import hashlib
 import zlib
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from t2t_vit.data.decode import Mode
-from t2t_vit.data.images import ArrayImages
+from t2t_vit.data.images import ArrayImages, Split
 from t2t_vit.errors import UserError
-
-Split = Literal["train", "val"]
 
 CLASSES = (
     "t-shirt_top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot",

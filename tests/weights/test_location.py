@@ -15,7 +15,7 @@ import torch
 from t2t_vit.errors import UserError
 from t2t_vit.model import create_model
 from t2t_vit.variants import VARIANTS
-from t2t_vit.weights import file_kind, read_weights, release
+from t2t_vit.weights import file_kind, location, read_weights
 
 FILE = VARIANTS["t2t_vit_7"].weights_file or ""
 
@@ -33,7 +33,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    monkeypatch.setattr(release, "ADDRESS", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(location, "ADDRESS", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path / "cache"))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -64,12 +64,12 @@ def test_without_the_file_one_sentence_says_where_from_and_where_to(served: Path
     with pytest.raises(UserError) as error:
         read_weights("t2t_vit_7")
     text = str(error.value)
-    assert text.startswith(f"t2t_vit_7: {release.ADDRESS}{FILE} could not be fetched (") and "404" in text
+    assert text.startswith(f"t2t_vit_7: {location.ADDRESS}{FILE} could not be fetched (") and "404" in text
     assert text.endswith(f"fetch it by other means and put it at {tmp_path / 'cache' / FILE}")
 
 
 def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(release, "ADDRESS", "http://127.0.0.1:9/")
+    monkeypatch.setattr(location, "ADDRESS", "http://127.0.0.1:9/")
     monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(UserError, match=r"could not be fetched \(.*refused.*\); fetch it by other means and put it at"):
@@ -96,20 +96,20 @@ def test_a_known_file_is_checked(
     served: Path, monkeypatch: pytest.MonkeyPatch, size: int, digest: str, told: str
 ) -> None:
     content = publish(served).read_bytes()
-    known = release.Known(size or len(content), digest or hashlib.sha384(content).hexdigest()[:32])
-    monkeypatch.setitem(release.KNOWN, FILE, known)
+    known = location.Known(size or len(content), digest or hashlib.sha384(content).hexdigest()[:32])
+    monkeypatch.setitem(location.KNOWN, FILE, known)
     with pytest.raises(UserError, match=told):
         read_weights("t2t_vit_7")
-    monkeypatch.setitem(release.KNOWN, FILE, release.Known(len(content), hashlib.sha384(content).hexdigest()[:32]))
+    monkeypatch.setitem(location.KNOWN, FILE, location.Known(len(content), hashlib.sha384(content).hexdigest()[:32]))
     assert read_weights("t2t_vit_7").chosen == "ema"
 
 
 def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(release, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(location, "_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(release, "ADDRESS", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        monkeypatch.setattr(location, "ADDRESS", f"http://127.0.0.1:{silent.getsockname()[1]}/")
         with pytest.raises(UserError, match=r"could not be fetched \(.*timed out\)"):
             read_weights("t2t_vit_7")
     assert socket.getdefaulttimeout() is None
@@ -129,13 +129,13 @@ def test_the_file_has_its_name_only_after_the_checks(
 ) -> None:
     publish(served)
     seen: list[bool] = []
-    check = release._check_content
+    check = location._check_content
 
     def checked(path: Path, arch: str) -> None:
         seen.append((tmp_path / "cache" / FILE).exists())
         check(path, arch)
 
-    monkeypatch.setattr(release, "_check_content", checked)
+    monkeypatch.setattr(location, "_check_content", checked)
     read_weights("t2t_vit_7")
     assert seen == [False]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [FILE]
@@ -159,7 +159,7 @@ def test_networks_without_a_release_and_files_of_the_same_name(tmp_path: Path, m
 def test_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("T2T_VIT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert release.cache_folder() == Path("/x/t2t_vit")
+    assert location.cache_folder() == Path("/x/t2t_vit")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/h")
-    assert release.cache_folder() == Path("/h/.cache/t2t_vit")
+    assert location.cache_folder() == Path("/h/.cache/t2t_vit")

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from t2t_vit.data import memory_budget
-from t2t_vit.data.memory_budget import budget_of, free_memory, shown
+from t2t_vit.data import memory
+from t2t_vit.data.memory import budget_of, free_memory, shown_bytes
 
 
 def write(path: Path, text: str) -> None:
@@ -12,14 +12,19 @@ def write(path: Path, text: str) -> None:
 
 
 def test_sizes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_budget, "free_memory", lambda: 4000)
+    monkeypatch.setattr(memory, "free_memory", lambda: 4000)
     known = {"off": 0, "auto": 1000, "1.5GiB": 3 * 2**29, "500MB": 500_000_000, "2kb": 2000, "0TB": 0}
     units = {"3GB": 3 * 10**9, "2tb": 2 * 10**12, "5KiB": 5 * 2**10, "7MiB": 7 * 2**20, "1TiB": 2**40}
     assert {text: budget_of(text) for text in known | units} == known | units
 
 
 def test_sizes_are_shown() -> None:
-    assert [shown(size) for size in (12, 5000, 3 * 2**29, 2**50)] == ["12 bytes", "4.88 KiB", "1.5 GiB", "1.02e+03 TiB"]
+    assert [shown_bytes(size) for size in (12, 5000, 3 * 2**29, 2**50)] == [
+        "12 bytes",
+        "4.88 KiB",
+        "1.5 GiB",
+        "1.02e+03 TiB",
+    ]
 
 
 def test_this_machine_has_free_memory() -> None:

@@ -1,6 +1,7 @@
 """Tensors into a model whose head, grid or channels may differ, with a report of what was done."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,70 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT
-from t2t_vit.model.position import PositionPolicy
-from t2t_vit.weights.blueprint import HEAD, POSITIONS, channel_layers
-from t2t_vit.weights.channels import adapt_channels
-from t2t_vit.weights.positions import resize_positions
-from t2t_vit.weights.read import Which, read_weights
-from t2t_vit.weights.report import Change, Report, some
+from t2t_vit.model.inputs import PositionPolicy, resized_table
+from t2t_vit.weights.description import HEAD, POSITIONS, Channels, channel_layers
+from t2t_vit.weights.reading import Which, read_weights
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """A tensor that was not taken as it is: its shape in the file, its shape in the model, and what was done."""
+
+    name: str
+    there: tuple[int, ...]
+    here: tuple[int, ...]
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {_sides(self.there)} -> {_sides(self.here)}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of each tensor, by name.
+
+    Attributes:
+        chosen: "ema" or "raw", the copy that was loaded.
+        loaded: taken as they are.
+        resized: the position table, computed anew or resized for another grid.
+        adapted: folded or spread over another number of input channels.
+        new: not in the file, or of another shape: left as they were initialised.
+        unused: in the file, but not in the model.
+        state: in the file, of its training: an optimizer's slots, counters.
+        changes: from what to what those were changed that are resized or adapted.
+    """
+
+    chosen: str
+    loaded: tuple[str, ...]
+    resized: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    def __str__(self) -> str:
+        """One line: how many tensors were loaded, and what happened to the others."""
+        parts = [f"{len(self.loaded)} tensors loaded ({self.chosen} weights)"]
+        for how in dict.fromkeys(change.how for change in self.changes):
+            parts.append(f"{some([str(change) for change in self.changes if change.how == how])} {how}")
+        for word, names in (("newly initialised", self.new), ("unused", self.unused)):
+            if names:
+                parts.append(f"{some(names)} {word}")
+        if self.state:
+            parts.append(f"{len(self.state)} entries of the training's state left aside")
+        return "; ".join(parts)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, in full up to a length that fits a line."""
+    return ", ".join(name[:80] for name in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "single"
 
 
 @dataclass(frozen=True)
@@ -170,3 +229,43 @@ def _check_missing(job: _Fitting, new: Iterable[str]) -> None:
         )
     if job.partial and not any(name in job.tensors for name in job.state):
         raise UserError(f"{job.path}: holds no tensor of {job.model.name}")
+
+
+def adapt_channels(tensor: Tensor, in_chans: int, layer: Channels) -> Tensor:
+    """Spread or fold the axis that is channels times window, channels first, to `in_chans` channels.
+
+    Channel c of the result is channel c modulo the old count of the old ones; a single channel is their mean. The
+    columns of a linear layer or convolution are scaled by old / new, so that its outputs keep their size: a grey
+    image gives the outputs that it gave when repeated in every channel, as far as the norm treated the channels
+    alike.
+
+    Args:
+        tensor: a norm's vector, a linear layer's matrix or a convolution's kernel with old * window entries on the
+            axis.
+
+    Returns:
+        The same with in_chans * window entries.
+    """
+    last = tensor.movedim(layer.axis, -1)
+    old = last.reshape(*last.shape[:-1], -1, layer.window)  # (..., old, window)
+    count = old.shape[-2]
+    repeated = old.index_select(-2, torch.arange(in_chans) % count)  # (..., in_chans, window)
+    spread = old.mean(dim=-2, keepdim=True) if in_chans == 1 else repeated
+    scale = count / in_chans if tensor.ndim > 1 else 1.0
+    return (spread * scale).flatten(-2).movedim(-1, layer.axis)
+
+
+def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor | None:
+    """The stored table, its class row kept and its square of patch rows resized (bicubic) to `grid`.
+
+    Args:
+        table: (1, 1 + side * side, dim).
+        grid: (height, width) in tokens.
+
+    Returns:
+        (1, 1 + height * width, dim), or None where the stored rows form no square.
+    """
+    side = math.isqrt(max(0, table.shape[1] - 1))
+    if side == 0 or side * side != table.shape[1] - 1:
+        return None
+    return resized_table(table, (side, side), grid)

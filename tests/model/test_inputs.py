@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from t2t_vit import UserError, create_model
-from t2t_vit.model.position import resized_table, sinusoid_table
+from t2t_vit.model.inputs import resized_table, sinusoid_table
 
 
 def test_rebuilt_is_what_a_new_model_has() -> None:

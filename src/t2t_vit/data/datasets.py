@@ -1,22 +1,17 @@
-"""The door to every image set: a data set's name and its folders in, images out."""
+"""Every data set by its name: its name and its folders in, images out."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from t2t_vit.data.cifar import cifar
 from t2t_vit.data.decode import MODES, Mode
-from t2t_vit.data.embedded import fashion_mnist
-from t2t_vit.data.folder import FolderImages
-from t2t_vit.data.images import ImageSet, check_same_classes
-from t2t_vit.data.layout import Tree
-from t2t_vit.data.split import split
-from t2t_vit.data.subset import subset
+from t2t_vit.data.fashion_mnist import fashion_mnist
+from t2t_vit.data.folder import FolderImages, Tree, split
+from t2t_vit.data.images import ImageSet, Split, check_same_classes, subset
 from t2t_vit.errors import UserError
 
-Split = Literal["train", "val"]
 Note = Callable[[str], None]
-PARTS: tuple[Split, Split] = ("train", "val")
+SPLITS: tuple[Split, Split] = ("train", "val")
 DATASETS = ("ImageNet", "FashionMNIST", "CIFAR10", "CIFAR100")
 
 
@@ -41,11 +36,11 @@ def open_images(
 
     Args:
         dataset: `ImageNet` is any tree `data_url/train_dir/CLASS/...` and `data_url/val_dir/CLASS/...`.
-        train_dir, val_dir: None looks for the usual names (`layout.TRAIN_NAMES`, `layout.VAL_NAMES`).
+        train_dir, val_dir: None looks for the usual names (`TRAIN_NAMES` and `VAL_NAMES` of `folder`).
         val_split: share of each class of the training images that is the validation part where there is no `val_dir`;
             where there is no `train_dir` either, the folders of `data_url` are the classes.
         num_samples: a class-balanced part of so many images, drawn by `seed`; -1 for all.
-        note: told where the validation images come from, if that is not `val_dir` itself.
+        note: called with where the validation images come from, if that is not `val_dir` itself.
 
     Raises:
         UserError: an unknown data set, or files that are missing, damaged or laid out otherwise.
@@ -77,7 +72,7 @@ def open_training_images(
     train: ImageSet
     val: ImageSet
     if dataset != "ImageNet":
-        train, val = (_in_memory(part, dataset, data_url, mode) for part in PARTS)
+        train, val = (_in_memory(part, dataset, data_url, mode) for part in SPLITS)
     else:
         tree = _tree(data_url, train_dir, val_dir, val_split)
         train, val = _both(tree, mode, seed, note)
@@ -92,7 +87,7 @@ def _one(part: Split, tree: Tree, mode: Mode, seed: int, note: Note) -> ImageSet
         return FolderImages(tree.train(), mode)
     folder = tree.val()
     if folder is None:
-        return _divided(tree, mode, seed, note)[PARTS.index(part)]
+        return _divided(tree, mode, seed, note)[SPLITS.index(part)]
     return FolderImages(tree.train() if part == "train" else folder, mode)
 
 

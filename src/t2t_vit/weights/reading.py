@@ -1,4 +1,4 @@
-"""Any file of weights -> names and tensors."""
+"""Any file of weights -> names and tensors; a checkpoint of ours -> all that its run needs to continue."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,19 +9,16 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.formats.torch_archive import TorchFile, read_torch_archive
-from t2t_vit.weights.folder import WEIGHTS_FILES, folder_config
 from t2t_vit.weights.kind import Kind, file_kind
-from t2t_vit.weights.locate import find_file
+from t2t_vit.weights.location import WEIGHTS_FILES, find_file, folder_config
 from t2t_vit.weights.mindspore_file import read_mindspore_file
 from t2t_vit.weights.names import authors_names
-from t2t_vit.weights.plain import plain_classes, plain_config
 from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata
-from t2t_vit.weights.torch_file import Copy, foreign_copies, reader_of, state_dict_in
+from t2t_vit.weights.torch_file import Copy, content_of, foreign_copies, reader_of, state_dict_in
 
 Which = Literal["auto", "ema", "raw"]
 
-_NEWEST_VERSION = 1
-
+_NEWEST_VERSION = 1  # of our own checkpoints
 _REFUSALS: dict[Kind, str] = {
     "encrypted mindspore": "is an encrypted MindSpore checkpoint; decrypt it with MindSpore (dec_key) first",
     "mindir": "is a MINDIR model, a program without names to load; name the checkpoint it was made of",
@@ -36,6 +33,25 @@ _REFUSALS: dict[Kind, str] = {
     "gzip": "is compressed with gzip; unpack it first",
     "unknown": "is not a checkpoint: neither of torch.save nor safetensors nor MindSpore's",
 }
+
+# What `training.checkpoint` writes so that a run can continue; a file of weights alone lacks them.
+RUN_ENTRIES = {
+    "arch": str,
+    "config": dict,
+    "classes": list,
+    "step": int,
+    "model": dict,
+    "optimizer": dict,
+    "data": dict,
+    "progress": dict,
+    "metrics": dict,
+    "best": dict,
+    "followers": dict,
+}
+
+# A configuration of unknown origin is taken only where it is flat: nesting could make a message endless.
+_LONGEST_TEXT = 1000
+_LONGEST_LIST = 16
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,7 @@ class _Content:
 
 
 def read_weights(path: str | Path, which: Which = "auto") -> Weights:
-    """Weights from a file of any origin, told by its content, under the authors' names.
+    """Weights from a file of any origin, recognised by its content, under the authors' names.
 
     Of a foreign file the moving average (`state_dict_ema`) is preferred to `state_dict`, `net`, `model` and a bare
     state dict. Of ours, "auto" takes the moving average unless the trained weights scored higher when the checkpoint
@@ -97,10 +113,10 @@ def read_weights(path: str | Path, which: Which = "auto") -> Weights:
         raise UserError(f"{path}: {_REFUSALS[kind]}")
     content = _READERS[kind](file)
     if file.name in WEIGHTS_FILES:  # named itself, or found in its folder
-        told = folder_config(file.parent)
-        if told.arch is not None:
-            content = replace(content, config=told.flat())
-        content = replace(content, classes=told.classes or content.classes, unread=told.unread)
+        stated = folder_config(file.parent)
+        if stated.arch is not None:
+            content = replace(content, config=stated.flat())
+        content = replace(content, classes=stated.classes or content.classes, unread=stated.unread)
     chosen: Copy = next(iter(content.copies)) if which == "auto" else which
     if chosen not in content.copies:
         lacking = f" ({content.lacking_ema})" if chosen == "ema" else ""
@@ -153,8 +169,8 @@ def _score(content: Mapping[str, Any], copy: Copy) -> float:
 
 
 def _safetensors(path: Path) -> _Content:
-    told = read_safetensors_metadata(path)
-    config, classes = plain_config(told.get("config")), plain_classes(told.get("classes"))
+    metadata = read_safetensors_metadata(path)
+    config, classes = plain_config(metadata.get("config")), plain_classes(metadata.get("classes"))
     return _Content({"raw": lambda: read_safetensors_file(path)}, config, classes)
 
 
@@ -169,3 +185,72 @@ _READERS: dict[Kind, Callable[[Path], _Content]] = {
     "safetensors": _safetensors,
     "mindspore": _mindspore,
 }
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run at the moment that a checkpoint of ours was written.
+
+    path      the file
+    content   all of it, as `training.checkpoint.checkpoint_content` describes; tensors on the CPU
+    """
+
+    path: Path
+    content: dict[str, Any] = field(repr=False)
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        step: int = self.content["step"]
+        return step
+
+
+def read_saved_run(path: str | Path) -> SavedRun:
+    """The run that the checkpoint holds. Nothing in the file is run, every checksum in it is verified.
+
+    Raises:
+        UserError: no such file, damaged, foreign, or of a version that kept too little.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: there is no such file; name the checkpoint whose run is to be continued")
+    kind = file_kind(path)
+    instead = f"--pretrained {path} with exclude_epoch_state True starts from its weights"
+    if kind != "torch":
+        raise UserError(f"{path}: is no checkpoint of a run of t2t_vit, so there is nothing to continue; {instead}")
+    file = read_torch_archive(path)
+    if type(file.content) is not dict or file.content.get("format") != "t2t_vit":
+        raise UserError(f"{path}: holds weights but no run of t2t_vit to continue; {instead}")
+    if type(version := file.content.get("version")) is not int or version > _NEWEST_VERSION:
+        raise UserError(f"{path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
+    lacking = [name for name, form in RUN_ENTRIES.items() if type(file.content.get(name)) is not form]
+    if lacking:
+        raise UserError(f"{path}: lacks {', '.join(lacking)}, so its run cannot be continued; {instead}")
+    return SavedRun(Path(path), content_of(file))
+
+
+def plain_config(found: Any) -> dict[str, Any] | None:
+    """The entries of a configuration whose values are single values or short lists of them; None if it is none."""
+    if type(found) is not dict:
+        return None
+    return {
+        key: list(value) if type(value) is tuple else value
+        for key, value in found.items()
+        if type(key) is str and (_is_single(value) or _is_short_list(value))
+    }
+
+
+def plain_classes(found: Any) -> tuple[str, ...] | None:
+    """Names of classes, or None where these are none."""
+    if type(found) not in (list, tuple) or not found or not all(_is_single(name) for name in found):
+        return None
+    return tuple(str(name) for name in found)
+
+
+def _is_single(value: Any) -> bool:
+    if type(value) is str:
+        return len(value) <= _LONGEST_TEXT
+    return value is None or type(value) in (bool, int, float)
+
+
+def _is_short_list(value: Any) -> bool:
+    return type(value) in (list, tuple) and len(value) <= _LONGEST_LIST and all(_is_single(item) for item in value)

@@ -10,16 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from t2t_vit.data.batch_transform import BatchTransform
+from t2t_vit.data.batch_transform import BatchTransform, RandomErasing
+from t2t_vit.data.cache import ByteStore, KeptImages, keep_decoded
 from t2t_vit.data.decode import DecodeError
-from t2t_vit.data.erasing import RandomErasing
 from t2t_vit.data.folder import FolderImages
-from t2t_vit.data.kept import KeptImages, keep_decoded
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.loader import EvalLoader, TrainLoader
-from t2t_vit.data.memory_file import MemoryFile, SharedArray
+from t2t_vit.data.memory import MemoryFile, SharedArray
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.data.shelf import Shelf
-from t2t_vit.data.transforms import TrainTransform
 
 LARGE = 2**30
 NOTES: list[str] = []
@@ -122,7 +120,7 @@ def test_what_does_not_fit_is_said_and_left_alone(folder: Path) -> None:
 
 def test_the_budget_holds_where_the_estimate_was_wrong(folder: Path) -> None:
     counting, file = Counting(folder), MemoryFile()
-    kept = KeptImages(counting, "RGB", Shelf(file, 12, budget=4000))
+    kept = KeptImages(counting, "RGB", ByteStore(file, 12, budget=4000))
     for _ in range(2):
         for index in range(11):
             kept.read(index)
@@ -133,18 +131,18 @@ def test_the_budget_holds_where_the_estimate_was_wrong(folder: Path) -> None:
 def test_processes_of_a_machine_share_one_memory(folder: Path) -> None:
     first = Counting(folder)
     places: list[tuple[int, int] | None] = []
-    kept, _ = keep_decoded(first, "RGB", LARGE, what="images", told=lambda p: places.append(p) or p, note=NOTES.append)
+    kept, _ = keep_decoded(first, "RGB", LARGE, what="images", share=lambda p: places.append(p) or p, note=NOTES.append)
     second = Counting(folder)
-    same, _ = keep_decoded(second, "RGB", LARGE, what="", first=False, told=lambda _: places[0], note=NOTES.append)
+    same, _ = keep_decoded(second, "RGB", LARGE, what="", first=False, share=lambda _: places[0], note=NOTES.append)
     assert same.read(0).tobytes() == kept.read(0).tobytes()
     assert second.decoded == []
-    third, _ = keep_decoded(second, "RGB", LARGE, what="", first=False, told=lambda _: None, note=NOTES.append)
+    third, _ = keep_decoded(second, "RGB", LARGE, what="", first=False, share=lambda _: None, note=NOTES.append)
     assert third is second
 
 
 def test_another_process_reads_and_adds(folder: Path) -> None:
     counting, file = Counting(folder), MemoryFile()
-    kept = KeptImages(counting, "RGB", Shelf(file, 12, LARGE))
+    kept = KeptImages(counting, "RGB", ByteStore(file, 12, LARGE))
     kept.read(0)
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=read_all, args=(kept, 10))
@@ -165,7 +163,7 @@ def read_all(kept: KeptImages, count: int) -> None:
 def test_pieces_of_several_writers_do_not_mix() -> None:
     """Two descriptors of the same file, in turn and overlapping: what is read is what was put."""
     file = MemoryFile()
-    ours = Shelf(file, 100, LARGE)
+    ours = ByteStore(file, 100, LARGE)
     theirs = pickle.loads(pickle.dumps(ours))
     for number in range(0, 100, 2):
         assert ours.put(number, bytes([number]) * (number + 1), number, 0)
@@ -175,22 +173,22 @@ def test_pieces_of_several_writers_do_not_mix() -> None:
 
 
 def test_a_full_memory_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf = Shelf(MemoryFile(), 2, LARGE)
+    store = ByteStore(MemoryFile(), 2, LARGE)
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "writev", full)
-    assert not shelf.put(0, b"abc", 1, 3)
-    assert shelf.get(0) is None
+    assert not store.put(0, b"abc", 1, 3)
+    assert store.get(0) is None
 
 
 def test_memory_is_given_back() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    shelf = Shelf(MemoryFile(), 2, LARGE)
-    shelf.put(0, b"abc", 1, 3)
+    store = ByteStore(MemoryFile(), 2, LARGE)
+    store.put(0, b"abc", 1, 3)
     view = SharedArray(np.zeros((4, 4), np.uint8)).view()
-    del shelf, view
+    del store, view
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 

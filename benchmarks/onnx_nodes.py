@@ -22,7 +22,7 @@ from t2t_vit import create_model
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.export.job import Job
 from t2t_vit.export.onnx import onnx_model
-from t2t_vit.inference.metadata import INPUT, Metadata
+from t2t_vit.inference.exported import INPUT, Metadata
 
 ARCHS = ("t2t_vit_14", "t2t_vit_t_14", "t2t_vit_7")
 BATCH, SIZE, TURNS = 8, 224, 11

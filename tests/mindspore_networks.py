@@ -5,7 +5,7 @@ import torch
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.export.job import Job
-from t2t_vit.inference.metadata import Metadata
+from t2t_vit.inference.exported import Metadata
 from t2t_vit.model import T2TViT
 
 SPREAD = 14.0

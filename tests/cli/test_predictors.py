@@ -13,8 +13,8 @@ import t2t_vit
 from t2t_vit.cli import predictors
 from t2t_vit.cli.main import main
 from t2t_vit.inference import runtime
-from t2t_vit.inference.onnx_predictor import OnnxPredictor
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.inference.runtime_predictors import OnnxPredictor
 from t2t_vit.settings.schema import Config
 
 Run = Callable[..., tuple[int, str]]

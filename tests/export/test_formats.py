@@ -24,8 +24,7 @@ from t2t_vit.export.safetensors import write_safetensors
 from t2t_vit.export.survey import Speed, speed_of
 from t2t_vit.export.table import FORMATS, find_format
 from t2t_vit.export.write import Evidence, Exported, export_model
-from t2t_vit.inference.exported_predictor import ExportedPredictor
-from t2t_vit.inference.metadata import Metadata
+from t2t_vit.inference.exported import ExportedPredictor, Metadata
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT
 from t2t_vit.weights import file_kind

@@ -18,7 +18,7 @@ from t2t_vit.export.mindir import mindir_graph, write_mindir
 from t2t_vit.export.mindir_call import UnmappedError
 from t2t_vit.export.table import find_format
 from t2t_vit.formats.mindir_read import Mindir, read_mindir
-from t2t_vit.inference.metadata import Metadata
+from t2t_vit.inference.exported import Metadata
 from t2t_vit.inference.mindir_predictor import mindir_metadata
 from t2t_vit.model import T2TViT
 from t2t_vit.variants import VARIANTS

@@ -19,9 +19,9 @@ from t2t_vit.export.job import Job, Kind
 from t2t_vit.export.table import FORMATS, find_format
 from t2t_vit.export.verify import Agreement, verify, worst
 from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model
-from t2t_vit.inference.metadata import Metadata
-from t2t_vit.inference.onnx_predictor import OnnxPredictor
+from t2t_vit.inference.exported import Metadata
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.inference.runtime_predictors import OnnxPredictor
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.precision import choose_precision
 

@@ -121,8 +121,7 @@ def test_nobody_who_lists_one_at_a_time_waits_for_the_next() -> None:
 
 @pytest.mark.gpu
 def test_cuda_gives_the_cpus_answers_ahead() -> None:
-    from t2t_vit.inference.plan import Workload, plan_for
-    from t2t_vit.inference.torch_predictor import TorchPredictor
+    from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
     from t2t_vit.model import create_model
     from t2t_vit.precision import choose_precision
 
@@ -150,8 +149,7 @@ def test_cuda_gives_the_cpus_answers_ahead() -> None:
 def test_a_compiled_network_never_compiles_again() -> None:
     from torch._dynamo.utils import counters
 
-    from t2t_vit.inference.plan import Plan
-    from t2t_vit.inference.torch_predictor import TorchPredictor
+    from t2t_vit.inference.torch_predictor import Plan, TorchPredictor
     from t2t_vit.model import create_model
     from t2t_vit.precision import choose_precision
 

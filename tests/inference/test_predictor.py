@@ -13,8 +13,8 @@ from PIL import Image
 
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
+from t2t_vit.inference.exported import quiet
 from t2t_vit.inference.item import BATCH_SIZE, Item, Prediction, Result
-from t2t_vit.inference.quiet import quiet
 from t2t_vit.inference.readers import Readers
 from t2t_vit.inference.run import answer_batches
 from t2t_vit.inference.torch_predictor import TorchPredictor

@@ -22,12 +22,12 @@ from t2t_vit.inference.item import BATCH_SIZE, Item, Result, UnreadableError
 from t2t_vit.inference.journal import Journal, remembered
 from t2t_vit.inference.lists import STANDARD_INPUT, listed_images
 from t2t_vit.inference.load import is_exported
-from t2t_vit.inference.plan import REPAYS_COMPILING
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.readers import Readers, usable_workers
 from t2t_vit.inference.rejects import open_rejects
 from t2t_vit.inference.run import answer_batches
 from t2t_vit.inference.sources import find_images
+from t2t_vit.inference.torch_predictor import REPAYS_COMPILING
 from t2t_vit.inference.writers import check_output, format_of, open_writer
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml

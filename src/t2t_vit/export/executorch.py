@@ -7,8 +7,8 @@ from pathlib import Path
 
 from t2t_vit.export.job import Job
 from t2t_vit.export.torch_program import traced
-from t2t_vit.inference.executorch_predictor import METHOD
-from t2t_vit.inference.quiet import quiet
+from t2t_vit.inference.exported import quiet
+from t2t_vit.inference.runtime_predictors import EXECUTORCH_METHOD
 
 
 def write_executorch(job: Job, path: Path) -> None:
@@ -20,6 +20,6 @@ def write_executorch(job: Job, path: Path) -> None:
         lowered = to_edge_transform_and_lower(
             traced(job, centred_norms=True),  # ExecuTorch's own loses flat windows: 6e-4 of the largest logit
             partitioner=[XnnpackPartitioner()],
-            constant_methods={METHOD: json.dumps(job.metadata.to_strings())},
+            constant_methods={EXECUTORCH_METHOD: json.dumps(job.metadata.to_strings())},
         )
         path.write_bytes(lowered.to_executorch().buffer)

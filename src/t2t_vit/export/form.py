@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2t_vit.export.job import Job
-from t2t_vit.inference.metadata import Metadata
+from t2t_vit.inference.exported import Metadata
 from t2t_vit.model import T2TViT
 from t2t_vit.model.position import grid_of, stretched_table
 from t2t_vit.model.tokens_to_token import TokenPerformer, TokensToToken, TokenTransformer

@@ -15,7 +15,7 @@ from t2t_vit.export.job import Job
 from t2t_vit.export.mindir_call import DATA_TYPES, Call, UnmappedError, Value
 from t2t_vit.export.mindir_operators import OPERATORS
 from t2t_vit.formats.mindir import DYNAMIC, GraphWriter
-from t2t_vit.inference.metadata import INPUT
+from t2t_vit.inference.exported import INPUT
 from t2t_vit.version import __version__
 from t2t_vit.weights.mindspore_names import to_mindspore
 

@@ -7,8 +7,7 @@ import torch
 
 from t2t_vit.export.form import graph_form
 from t2t_vit.export.job import Job
-from t2t_vit.inference.metadata import INPUT, OUTPUT
-from t2t_vit.inference.quiet import quiet
+from t2t_vit.inference.exported import INPUT, OUTPUT, quiet
 from t2t_vit.version import __version__
 
 # What torch 2.11 to 2.15 write by default, and the first one with GELU as one operator.

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_vit.export.job import Job
-from t2t_vit.inference.metadata import INPUT
-from t2t_vit.inference.quiet import quiet
+from t2t_vit.inference.exported import INPUT, quiet
 
 # Only products with a constant, whose weights have a range a channel. What is between two activations stays float:
 # attention's two products cost few operations, and their errors go through the softmax.

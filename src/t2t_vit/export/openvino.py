@@ -10,9 +10,8 @@ from typing import Any
 from t2t_vit.export.job import Job
 from t2t_vit.export.onnx import onnx_model
 from t2t_vit.export.onnx_int8 import is_delicate
-from t2t_vit.inference.metadata import INPUT
-from t2t_vit.inference.openvino_predictor import SECTION
-from t2t_vit.inference.quiet import quiet
+from t2t_vit.inference.exported import INPUT, quiet
+from t2t_vit.inference.runtime_predictors import OPENVINO_SECTION
 
 # OpenVINO takes some nodes of ONNX apart, into this product and the bias: convolutions, and the head.
 _PRODUCT = "/WithoutBiases"
@@ -37,7 +36,7 @@ def write_openvino(job: Job, path: Path) -> None:
             kept = [node for node in graph.graph.node if is_delicate(node)]
             delicate = [name for node in kept for name in (node.name, f"{node.name}{_PRODUCT}", *node.output)]
             model = _quantised(model, job, delicate)
-        model.set_rt_info(json.dumps(job.metadata.to_strings()), [SECTION])
+        model.set_rt_info(json.dumps(job.metadata.to_strings()), [OPENVINO_SECTION])
         openvino.save_model(model, str(path), compress_to_fp16=halved)
 
 

@@ -18,11 +18,11 @@ from t2t_vit.export.openvino import write_openvino
 from t2t_vit.export.safetensors import write_safetensors
 from t2t_vit.export.tensorrt import write_tensorrt
 from t2t_vit.export.torch_program import write_aoti, write_pt2
-from t2t_vit.inference import executorch_predictor, onnx_predictor, openvino_predictor, tensorrt_predictor
+from t2t_vit.inference.exported import ExportPrecision
 from t2t_vit.inference.load import load
-from t2t_vit.inference.metadata import Precision
-from t2t_vit.inference.mindspore_process import MINDSPORE_MISSING, mindspore_python
+from t2t_vit.inference.mindir_predictor import MINDSPORE_MISSING, mindspore_python
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.inference.runtime_predictors import EXECUTORCH_MISSING, ONNX_MISSING, OPENVINO_MISSING, TENSORRT_MISSING
 
 
 def _nothing() -> str | None:
@@ -60,7 +60,7 @@ class Format:
     packages: tuple[str, ...] = ()
     runtime: Callable[[], str | None] = _nothing
     open: Callable[[Path], Predictor] = _open
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    precisions: tuple[ExportPrecision, ...] = ("fp32", "fp16")
     dynamic_batch: bool = True
     dynamic_size: bool = False
     program: bool = True
@@ -142,7 +142,7 @@ FORMATS = {
             write_onnx,
             "export",
             ("onnx", "onnxscript"),
-            partial(_without, "onnxruntime", onnx_predictor.RUNTIME_MISSING),
+            partial(_without, "onnxruntime", ONNX_MISSING),
             precisions=("fp32", "fp16", "int8"),
             dynamic_size=True,
         ),
@@ -156,7 +156,7 @@ FORMATS = {
             write_openvino,
             "openvino",
             ("openvino", "onnx", "onnxscript", "nncf"),
-            partial(_without, "openvino", openvino_predictor.RUNTIME_MISSING),
+            partial(_without, "openvino", OPENVINO_MISSING),
             precisions=("fp32", "fp16", "int8"),
             dynamic_size=True,
         ),
@@ -166,7 +166,7 @@ FORMATS = {
             write_executorch,
             "executorch",
             ("executorch",),
-            partial(_without, "executorch", executorch_predictor.RUNTIME_MISSING),
+            partial(_without, "executorch", EXECUTORCH_MISSING),
             precisions=("fp32",),
             dynamic_batch=False,
         ),
@@ -176,7 +176,7 @@ FORMATS = {
             write_tensorrt,
             "tensorrt",
             ("tensorrt", "onnx", "onnxscript"),
-            partial(_without, "tensorrt", tensorrt_predictor.RUNTIME_MISSING),
+            partial(_without, "tensorrt", TENSORRT_MISSING),
             refusal=_without_nvidia,
         ),
         Format("SAFETENSORS", ".safetensors", write_safetensors, program=False),

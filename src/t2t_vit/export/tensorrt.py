@@ -5,8 +5,8 @@ from pathlib import Path
 from t2t_vit.errors import UserError
 from t2t_vit.export.job import Job
 from t2t_vit.export.onnx import onnx_model
-from t2t_vit.inference.metadata import INPUT
-from t2t_vit.inference.tensorrt_predictor import engine_head
+from t2t_vit.inference.exported import INPUT
+from t2t_vit.inference.runtime_predictors import tensorrt_head
 
 # The batches that the engine is built for, where the batch is dynamic; TensorRT optimises for the middle one.
 BATCHES = (1, 32, 256)
@@ -38,4 +38,4 @@ def write_tensorrt(job: Job, path: Path) -> None:
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise UserError("TensorRT could not build an engine of the network on this GPU")
-    path.write_bytes(engine_head(job.metadata) + bytes(engine))
+    path.write_bytes(tensorrt_head(job.metadata) + bytes(engine))

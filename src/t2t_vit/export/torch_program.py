@@ -11,9 +11,9 @@ from torch.export import ExportedProgram
 from t2t_vit.errors import UserError
 from t2t_vit.export.form import graph_form
 from t2t_vit.export.job import Job
-from t2t_vit.inference.aoti_predictor import ENTRY
-from t2t_vit.inference.pt2_program import EXTRA
-from t2t_vit.inference.quiet import quiet
+from t2t_vit.inference.exported import quiet
+from t2t_vit.inference.pt2_predictor import EXTRA
+from t2t_vit.inference.runtime_predictors import AOTI_ENTRY
 
 
 def write_pt2(job: Job, path: Path) -> None:
@@ -40,7 +40,7 @@ def write_aoti(job: Job, path: Path) -> None:
         raise UserError("file_format AOTI needs a C++ compiler that works, as g++; there is none here") from error
     with zipfile.ZipFile(path, "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
-        archive.writestr(f"{root}/{ENTRY}", json.dumps(job.metadata.to_strings()))
+        archive.writestr(f"{root}/{AOTI_ENTRY}", json.dumps(job.metadata.to_strings()))
 
 
 def traced(job: Job, *, by_slices: bool = True, centred_norms: bool = False) -> ExportedProgram:

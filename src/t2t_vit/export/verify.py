@@ -8,14 +8,14 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from t2t_vit.inference.exported import ExportPrecision
 from t2t_vit.inference.item import BATCH_SIZE
-from t2t_vit.inference.metadata import Precision
 from t2t_vit.inference.predictor import Predictor
 
 # A file whose batch is not dynamic, or whose state leaks between calls, fails on one of these in this order.
 BATCHES = (1, 3, 2)
 # Of the largest logit. An int8 file has no such bound: it is judged by its answers.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
+TOLERANCES: dict[ExportPrecision, float] = {"fp32": 1e-4, "fp16": 2e-2}
 SAME_ANSWERS = 0.99
 # What an int8 file may lose of the accuracy, where so many images with known classes were compared.
 LOST_ACCURACY, ENOUGH_IMAGES = 0.01, 500
@@ -38,7 +38,7 @@ class Agreement:
     largest_difference: float
     largest_logit: float
     top1_agreement: float
-    precision: Precision = "fp32"
+    precision: ExportPrecision = "fp32"
     accuracies: tuple[float, float] | None = None
 
     @property
@@ -76,7 +76,7 @@ def verify(
     reference: Predictor,
     images: Tensor,
     *,
-    precision: Precision = "fp32",
+    precision: ExportPrecision = "fp32",
     targets: Tensor | None = None,
 ) -> Agreement:
     """Run both on `images`, in batches of 1, 3, 2 and then more; fewer than six images are used again.

@@ -16,8 +16,8 @@ from t2t_vit.export.job import PLAIN, Job, Kind
 from t2t_vit.export.table import Format, find_format
 from t2t_vit.export.verify import Agreement, verify, worst
 from t2t_vit.files import atomic_write
-from t2t_vit.inference.metadata import Metadata
-from t2t_vit.inference.mindspore_process import MindsporeError
+from t2t_vit.inference.exported import Metadata
+from t2t_vit.inference.mindir_predictor import MindsporeError
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT
 

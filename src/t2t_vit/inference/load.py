@@ -8,16 +8,18 @@ from typing import Any
 import torch
 
 from t2t_vit.errors import UserError
-from t2t_vit.inference.aoti_predictor import AotiPredictor
-from t2t_vit.inference.executorch_predictor import ExecuTorchPredictor
-from t2t_vit.inference.exported_predictor import ExportedPredictor
+from t2t_vit.inference.exported import ExportedPredictor
 from t2t_vit.inference.mindir_predictor import MindirPredictor
-from t2t_vit.inference.onnx_predictor import OnnxPredictor
-from t2t_vit.inference.openvino_predictor import OpenVinoPredictor
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.pt2_predictor import Pt2Predictor
 from t2t_vit.inference.rebuild import rebuild
-from t2t_vit.inference.tensorrt_predictor import TensorRtPredictor
+from t2t_vit.inference.runtime_predictors import (
+    AotiPredictor,
+    ExecuTorchPredictor,
+    OnnxPredictor,
+    OpenVinoPredictor,
+    TensorRtPredictor,
+)
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.precision import choose_precision
 from t2t_vit.weights import checkpoint_config, file_kind, read_weights

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.inference.fingerprint import fingerprint
 from t2t_vit.inference.item import Item, stamp_of
+from t2t_vit.inference.journal import fingerprint
 from t2t_vit.inference.predictor import Predictor
 
 PREPROCESSING = Preprocessing((4, 6), 0.8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

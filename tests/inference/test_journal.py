@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.inference.item import Prediction, Result, Stamp
-from t2t_vit.inference.journal import Journal
-from t2t_vit.inference.run import Answered
+from t2t_vit.inference.item import ImageResult, Prediction, Stamp
+from t2t_vit.inference.journal import PredictionJournal
+from t2t_vit.inference.pipeline import Answered
 
 ASKED = {"checkpoint": "abc", "top_k": 2, "mean": (0.5, 0.1 + 0.2)}
 
 
-def journal(output: Path, *, resume: bool = False, asked: object = None, notes: list[str] | None = None) -> Journal:
-    return Journal(
+def journal(
+    output: Path, *, resume: bool = False, asked: object = None, notes: list[str] | None = None
+) -> PredictionJournal:
+    return PredictionJournal(
         str(output),
         lambda: {**ASKED, **(asked or {})},  # type: ignore[dict-item]
         lambda index, probability: Prediction(index, f"name {index}", probability),
@@ -28,9 +30,9 @@ def journal(output: Path, *, resume: bool = False, asked: object = None, notes: 
 def answered(number: int) -> Answered:
     path = f"ü \n\udcff{number}.png"
     if number % 5 == 4:
-        return Answered(Result(path, reason="it is bad"), (number, 0))
+        return Answered(ImageResult(path, reason="it is bad"), (number, 0))
     best = (Prediction(number, f"name {number}", 1 / 3), Prediction(0, "name 0", 0.1 + 0.2))
-    return Answered(Result(path, best), (number, 10**18))
+    return Answered(ImageResult(path, best), (number, 10**18))
 
 
 def batches(first: int, last: int, size: int = 4) -> list[list[Answered]]:
@@ -45,7 +47,7 @@ def interrupted(output: Path, made: Sequence[Sequence[Answered]]) -> Path:
     return kept.path
 
 
-def recalled(kept: Journal, numbers: Sequence[int]) -> list[bool]:
+def recalled(kept: PredictionJournal, numbers: Sequence[int]) -> list[bool]:
     found = [kept.recall(answered(number).result.path, answered(number).stamp) for number in numbers]
     assert all(result in (None, answered(number).result) for result, number in zip(found, numbers, strict=True))
     return [result is not None for result in found]

@@ -21,7 +21,7 @@ from t2t_vit.export.table import FORMATS, find_format
 from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model
 from t2t_vit.files import check_folder
 from t2t_vit.inference.exported import ExportPrecision
-from t2t_vit.inference.rebuild import rebuild
+from t2t_vit.inference.load import rebuild
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml

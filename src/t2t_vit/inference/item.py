@@ -53,7 +53,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Result:
+class ImageResult:
     """What became of one image.
 
     Attributes:

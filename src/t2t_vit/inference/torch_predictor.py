@@ -110,14 +110,14 @@ class TorchPredictor(Predictor):
         self.precision = precision or Precision("O0", torch.device("cpu"))
         self.model, self.made_of = prepared(model.eval(), kernels, self.precision)
         self.plan = plan or plan_for(self.precision.device.type, Workload())
-        self.computes_ahead = self.precision.device.type == "cuda"
+        self.is_asynchronous = self.precision.device.type == "cuda"
 
     def logits(self, images: Tensor) -> Tensor:
         return self.begin(images)()
 
     def begin(self, images: Tensor) -> Callable[[], Tensor]:
         with torch.inference_mode():
-            if self.computes_ahead:
+            if self.is_asynchronous:
                 return self._begin_on_cuda(images)
             normalised = self.preprocessing.normalize(images.to(self.precision.device))  # (B, in_chans, height, width)
             logits = self._network(normalised).float().cpu()  # (B, num_classes)

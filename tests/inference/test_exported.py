@@ -20,8 +20,8 @@ from torch._export.serde.schema import ScalarType
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
-from t2t_vit.export.job import Job
-from t2t_vit.export.torch_program import write_pt2
+from t2t_vit.export.job import ExportJob
+from t2t_vit.export.torch_formats import write_pt2
 from t2t_vit.inference import pt2_predictor, runtime_predictors
 from t2t_vit.inference.exported import INPUT, OUTPUT, ExportedPredictor, Metadata
 from t2t_vit.inference.load import check_fixed, is_exported
@@ -42,7 +42,7 @@ def network() -> T2TViT:
 def pt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pt2") / "net.pt2"
     metadata = Metadata("t2t_vit_quickstart", Preprocessing((28, 28)), ("a", "b", "c"), 3)
-    write_pt2(Job(network(), metadata, torch.empty(0)), path)
+    write_pt2(ExportJob(network(), metadata, torch.empty(0)), path)
     return path
 
 

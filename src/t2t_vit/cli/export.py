@@ -15,10 +15,9 @@ from t2t_vit.data.embedded import fashion_mnist
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
+from t2t_vit.export.file_formats import FORMATS, find_format
 from t2t_vit.export.job import Kind
-from t2t_vit.export.survey import speed_of
-from t2t_vit.export.table import FORMATS, find_format
-from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model
+from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model, speed_of
 from t2t_vit.files import check_folder
 from t2t_vit.inference.exported import ExportPrecision
 from t2t_vit.inference.load import rebuild

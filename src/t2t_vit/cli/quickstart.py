@@ -12,7 +12,7 @@ from t2t_vit.cli.infer import InferenceJob, predict
 from t2t_vit.cli.run import start_of
 from t2t_vit.cli.train import train_job, where
 from t2t_vit.data.images import ImageSet
-from t2t_vit.export.table import find_format
+from t2t_vit.export.file_formats import find_format
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.item import ImageResult, Item, Prediction
 from t2t_vit.inference.load import load

@@ -1,4 +1,4 @@
-"""What a writer of files is given."""
+"""What a writer of files is given: a network, and the kind of file that is wanted of it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ PLAIN = Kind()
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """A network and the kind of file that is wanted of it.
 
     Attributes:

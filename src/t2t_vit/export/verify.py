@@ -42,7 +42,7 @@ class Agreement:
     accuracies: tuple[float, float] | None = None
 
     @property
-    def agrees(self) -> bool:
+    def is_acceptable(self) -> bool:
         """Whether the file may be kept; values that are not finite never agree.
 
         fp32: no logit differs by more than 1e-4 of the largest. fp16: 2e-2, and 99 % have the same class. int8: 99 %
@@ -52,10 +52,10 @@ class Agreement:
             return False
         if self.precision in TOLERANCES and self.largest_difference > TOLERANCES[self.precision] * self.largest_logit:
             return False
-        return self.precision == "fp32" or self.top1_agreement >= SAME_ANSWERS or self._as_accurate
+        return self.precision == "fp32" or self.top1_agreement >= SAME_ANSWERS or self._is_as_accurate
 
     @property
-    def _as_accurate(self) -> bool:
+    def _is_as_accurate(self) -> bool:
         if self.precision != "int8" or self.accuracies is None or self.images < ENOUGH_IMAGES:
             return False
         network, file = self.accuracies

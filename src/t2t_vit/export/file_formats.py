@@ -1,4 +1,4 @@
-"""The formats, a row each."""
+"""The table of file formats, a row each: its ending, its writer, and what it needs here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,18 @@ from pathlib import Path
 import torch
 
 from t2t_vit.errors import UserError
-from t2t_vit.export.air import UNTESTED, air_refusal, write_air
-from t2t_vit.export.executorch import write_executorch
-from t2t_vit.export.job import Job, Kind
+from t2t_vit.export.job import ExportJob, Kind
 from t2t_vit.export.mindir import write_mindir
-from t2t_vit.export.onnx import write_onnx
-from t2t_vit.export.openvino import write_openvino
-from t2t_vit.export.safetensors import write_safetensors
-from t2t_vit.export.tensorrt import write_tensorrt
-from t2t_vit.export.torch_program import write_aoti, write_pt2
+from t2t_vit.export.onnx import write_onnx, write_openvino, write_tensorrt
+from t2t_vit.export.torch_formats import (
+    AIR_UNTESTED,
+    air_refusal,
+    write_air,
+    write_aoti,
+    write_executorch,
+    write_pt2,
+    write_safetensors,
+)
 from t2t_vit.inference.exported import ExportPrecision
 from t2t_vit.inference.load import load
 from t2t_vit.inference.mindir_predictor import MINDSPORE_MISSING, mindspore_python
@@ -55,7 +58,7 @@ class Format:
 
     name: str
     ending: str
-    write: Callable[[Job, Path], None]
+    write: Callable[[ExportJob, Path], None]
     extra: str = ""
     packages: tuple[str, ...] = ()
     runtime: Callable[[], str | None] = _nothing
@@ -130,7 +133,7 @@ def _without_mindspore() -> str | None:
 
 
 def _untested() -> str | None:
-    return UNTESTED
+    return AIR_UNTESTED
 
 
 FORMATS = {

@@ -33,7 +33,7 @@ def _nothing() -> str | None:
 
 
 def _open(path: Path) -> Predictor:
-    """What `load` makes of the file: it is verified by the very door that users take."""
+    """What `load` makes of the file: it is verified the way that users open it."""
     return load(path, allow_native_code=True)  # written a moment ago, by us
 
 

@@ -36,10 +36,10 @@ def graph_form(job: ExportJob, *, by_slices: bool = True, centred_norms: bool = 
         model = AnySize(model)
     if job.metadata.precision == "fp16":
         model = model.half()
-    return Door(model, job.metadata).eval()
+    return FileInterface(model, job.metadata).eval()
 
 
-class Door(nn.Module):
+class FileInterface(nn.Module):
     """From the file's input, pixels or normalised images, to float32 logits, whatever is inside."""
 
     mean: Tensor

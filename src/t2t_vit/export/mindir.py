@@ -21,7 +21,7 @@ from t2t_vit.weights.mindspore_names import to_mindspore
 
 # Operators that check and give nothing.
 _CHECKS = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scalar.default"})
-# Where `Door` keeps the network; what else it holds is no weight of the network's.
+# Where `FileInterface` keeps the network; what else it holds is no weight of the network's.
 _NETWORK = "model."
 
 

@@ -62,13 +62,13 @@ class Agreement:
         return file >= network - LOST_ACCURACY
 
     def __str__(self) -> str:
-        said = (
+        text = (
             f"largest logit difference {self.largest_difference:.2e} (largest logit {self.largest_logit:.3g}), "
             f"same top-1 on {self.top1_agreement:.1%} of {self.images:,} images"
         )
         if self.precision == "fp32" or self.accuracies is None:
-            return said
-        return f"{said}, accuracy {self.accuracies[0]:.2%} -> {self.accuracies[1]:.2%}"
+            return text
+        return f"{text}, accuracy {self.accuracies[0]:.2%} -> {self.accuracies[1]:.2%}"
 
 
 def verify(

@@ -8,7 +8,7 @@ from pathlib import Path
 from t2t_vit.data.decode import EXTENSIONS
 
 Stamp = tuple[int, int]
-BATCH_SIZE = 32  # images of a forward pass, where nobody says
+BATCH_SIZE = 32  # images of a forward pass, by default
 
 
 class UnreadableError(Exception):

@@ -104,8 +104,8 @@ class MindsporeProcess:
         self._process = subprocess.Popen(
             [python, str(RUNNER), str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        self._said: list[bytes] = []
-        reader = threading.Thread(target=_collect, args=(self._pipe("stderr"), self._said), daemon=True)
+        self._printed: list[bytes] = []
+        reader = threading.Thread(target=_collect, args=(self._pipe("stderr"), self._printed), daemon=True)
         reader.start()
         self._end = weakref.finalize(self, _stop, self._process, reader)
         self.version = str(self._receive()[0]["mindspore"])
@@ -155,7 +155,7 @@ class MindsporeProcess:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             return MindsporeError("MindSpore answered in a way that is not understood")
-        last = b"".join(self._said).decode(errors="replace").strip().splitlines()[-1:]
+        last = b"".join(self._printed).decode(errors="replace").strip().splitlines()[-1:]
         reason = f"crashed (signal {-code})" if code < 0 else f"ended with code {code}"
         return MindsporeError(f"MindSpore {reason}{': ' + last[0][:300] if last else ''}")
 
@@ -164,12 +164,12 @@ class MindsporeProcess:
         return pipe
 
 
-def _collect(pipe: IO[bytes], said: list[bytes]) -> None:
+def _collect(pipe: IO[bytes], printed: list[bytes]) -> None:
     """Keep the last of what the process prints, so that it never waits for a reader."""
     with pipe:
         for line in pipe:
-            said.append(line)
-            del said[:-50]
+            printed.append(line)
+            del printed[:-50]
 
 
 def _stop(process: "subprocess.Popen[bytes]", reader: threading.Thread) -> None:

@@ -131,10 +131,10 @@ def _weights(archive: _Archive, specs: list[Any]) -> dict[str, Tensor]:
     }
     found = {}
     for spec in specs:
-        ((kind, said),) = spec.items()
+        ((kind, field),) = spec.items()
         if kind != "user_input":
-            folder, entry = stored[said[f"{kind}_name"]]
-            found[said["arg"]["name"]] = _tensor(archive.bytes(folder + entry["path_name"]), entry)
+            folder, entry = stored[field[f"{kind}_name"]]
+            found[field["arg"]["name"]] = _tensor(archive.bytes(folder + entry["path_name"]), entry)
     return found
 
 
@@ -186,11 +186,11 @@ def _step(node: Mapping[str, Any], drops: list[str]) -> Step:
 
     def run(values: dict[str, Any]) -> None:
         result = operator(**{key: _argument(argument, values) for key, argument in arguments.items()})
-        ((kind, said),) = answer.items()
+        ((kind, field),) = answer.items()
         if kind == "as_tensors":
-            values.update({one["name"]: part for one, part in zip(said, result, strict=True)})
+            values.update({one["name"]: part for one, part in zip(field, result, strict=True)})
         else:
-            values[said["as_name"] if kind == "as_sym_int" else said["name"]] = result
+            values[field["as_name"] if kind == "as_sym_int" else field["name"]] = result
         for spent in drops:
             values.pop(spent, None)
 
@@ -202,21 +202,21 @@ def _operator_name(node: Mapping[str, Any]) -> str:
 
 
 def _argument(argument: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
-    ((kind, said),) = argument.items()
+    ((kind, field),) = argument.items()
     if kind == "as_tensor":
-        return values[said["name"]]
+        return values[field["name"]]
     if kind == "as_tensors":
-        return [values[one["name"]] for one in said]
+        return [values[one["name"]] for one in field]
     if kind == "as_sym_int":
-        return values[said["as_name"]] if "as_name" in said else int(said["as_int"])
+        return values[field["as_name"]] if "as_name" in field else int(field["as_int"])
     if kind == "as_sym_ints":
-        return [_argument({"as_sym_int": one}, values) for one in said]
+        return [_argument({"as_sym_int": one}, values) for one in field]
     if kind == "as_scalar_type":
-        return _TYPES[said]
+        return _TYPES[field]
     if kind in ("as_none", "as_device", "as_layout", "as_memory_format"):
         return None  # the device is the CPU, the others what tensors have anyway
     if kind in ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"):
-        return said
+        return field
     raise ValueError(f"an argument {kind}")
 
 
@@ -224,8 +224,8 @@ def _names(inputs: list[Any]) -> list[str]:
     """Names that a node needs."""
     found = []
     for given in inputs:
-        ((kind, said),) = given["arg"].items()
-        listed = said if kind in ("as_tensors", "as_sym_ints") else [said]
+        ((kind, field),) = given["arg"].items()
+        listed = field if kind in ("as_tensors", "as_sym_ints") else [field]
         if kind in ("as_tensor", "as_tensors", "as_sym_int", "as_sym_ints"):
             found += [str(one.get("name", one.get("as_name"))) for one in listed]
     return found

@@ -58,7 +58,7 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --quiet
+	@$(BIN)/lint-imports --no-logo 2>&1
 	@$(BIN)/python -m pytest -q tests/house
 
 bench: setup

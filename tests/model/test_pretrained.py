@@ -17,6 +17,7 @@ import t2t_vit
 import t2t_vit.timm
 from t2t_vit import T2TViT, UserError, create_model, from_pretrained, push_to_hub
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.fast.fused_layers import FusedTokensToToken, RecomputingMlp
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model.backbone import Transition
 from t2t_vit.model.pretrained import class_names, preprocessing_of
@@ -340,6 +341,15 @@ def test_what_would_not_open_again_is_refused(change: Callable[[T2TViT], Any], m
     with pytest.raises(UserError, match=message):
         model.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_fused_network_is_saved_as_the_plain_one(model: T2TViT, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "plain")
+    model.tokens_to_token.__class__ = FusedTokensToToken  # what `fuse` does on a GPU
+    model.blocks[0].mlp.__class__ = RecomputingMlp
+    model.save_pretrained(tmp_path / "fused")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "fused" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
 class Doubled(T2TViT):

@@ -59,7 +59,7 @@ def test_the_keys_of_others_and_which_of_two_files(tmp_path: Path) -> None:
     assert weights.path.name == "model.safetensors" and weights.config is not None
     kept = {key: trained[key] for key in ("mean", "std")}
     # The folder's own keys win over those of pretrained_cfg.
-    expected = {"arch": "t2t_vit_7", "in_chans": 1, "image_size": 64, "num_classes": 3, **kept}
+    expected = {"arch": "t2t_vit_7", "in_chans": 1, "image_size": [64, 64], "num_classes": 3, **kept}
     assert {key: weights.config[key] for key in expected} == expected
     own = read_weights(folder(tmp_path, {"architecture": "t2t_vit_7", "num_classes": 3, "pretrained_cfg": trained}))
     assert own.config is not None

@@ -29,8 +29,7 @@ import t2t_vit
 from t2t_vit import fuse, pack
 from t2t_vit.bench.rates import rates_of
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.inference.plan import Workload, plan_for
-from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 from t2t_vit.training.compilation import why_not
 from t2t_vit.training.utilisation import training_flops

@@ -20,9 +20,9 @@ import torch
 
 from t2t_vit import create_model
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.export.job import Job
+from t2t_vit.export.job import ExportJob
 from t2t_vit.export.onnx import onnx_model
-from t2t_vit.inference.metadata import INPUT, Metadata
+from t2t_vit.inference.exported import INPUT, Metadata
 
 ARCHS = ("t2t_vit_14", "t2t_vit_t_14", "t2t_vit_7")
 BATCH, SIZE, TURNS = 8, 224, 11
@@ -35,7 +35,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = create_model(arch, image_size=SIZE).eval()
         preprocessing = Preprocessing((SIZE, SIZE))
-        job = Job(model, Metadata(arch, preprocessing, None, model.num_classes), torch.empty(0))
+        job = ExportJob(model, Metadata(arch, preprocessing, None, model.num_classes), torch.empty(0))
         forms = {name: onnx_model(job, by_slices=by_slices) for name, by_slices in (("plain", False), ("ours", True))}
         speeds = measured({name: session(graph) for name, graph in forms.items()})
         for name, graph in forms.items():

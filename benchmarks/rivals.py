@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from t2t_vit.export.form import SlicedTokens
+from t2t_vit.export.graph_form import SlicedTokens
 from t2t_vit.model import T2TViT
 from t2t_vit.model.tokens_to_token import TokensToToken
 

@@ -4,8 +4,8 @@ import torch
 
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.export.job import Job
-from t2t_vit.inference.metadata import Metadata
+from t2t_vit.export.job import ExportJob
+from t2t_vit.inference.exported import Metadata
 from t2t_vit.model import T2TViT
 
 SPREAD = 14.0
@@ -38,9 +38,9 @@ def spread(model: T2TViT) -> T2TViT:
     return model
 
 
-def job(model: T2TViT, **kind: object) -> Job:
+def job(model: T2TViT, **kind: object) -> ExportJob:
     """What `write_mindir` is given; `kind` is attributes of `Metadata`."""
     preprocessing = Preprocessing(model.image_size, in_chans=model.in_chans)
     classes = tuple(f"Klasse {index} ü" for index in range(model.num_classes))
     metadata = Metadata(model.name, preprocessing, classes, model.num_classes, **kind)
-    return Job(model, metadata, pictures(model.image_size, model.in_chans))
+    return ExportJob(model, metadata, pictures(model.image_size, model.in_chans))

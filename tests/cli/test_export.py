@@ -10,7 +10,7 @@ import torch
 import t2t_vit
 from t2t_vit.cli.main import main
 from t2t_vit.data.fashion_mnist import fashion_mnist
-from t2t_vit.export.table import FORMATS
+from t2t_vit.export.file_formats import FORMATS
 
 DATA = ["--dataset", "FashionMNIST", "--val_num_samples", "40"]
 

@@ -202,7 +202,7 @@ def test_mindir_without_mindspore_is_kept_and_not_verified(
     run: Run, place: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("T2T_VIT_MINDSPORE_PYTHON", raising=False)
-    monkeypatch.setattr("t2t_vit.export.table.mindspore_python", lambda: None)
+    monkeypatch.setattr("t2t_vit.export.file_formats.mindspore_python", lambda: None)
     monkeypatch.setattr("t2t_vit.inference.mindir_predictor.mindspore_python", lambda: None)
     code, out, _ = run("export", "--file_format", "MINDIR", "--pretrained", checkpoint)
     path, said = out.splitlines()

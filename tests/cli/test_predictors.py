@@ -12,9 +12,9 @@ from PIL import Image
 import t2t_vit
 from t2t_vit.cli import predictors
 from t2t_vit.cli.main import main
-from t2t_vit.inference import runtime
-from t2t_vit.inference.onnx_predictor import OnnxPredictor
+from t2t_vit.inference import runtime_choice
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.inference.runtime_predictors import OnnxPredictor
 from t2t_vit.settings.schema import Config
 
 Run = Callable[..., tuple[int, str]]
@@ -79,7 +79,7 @@ def test_another_runtime_gives_the_same_answers(run: Run, tmp_path: Path, name: 
 
 
 def test_auto_measures_where_the_work_is_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "LONG_ENOUGH", 0.0)
+    monkeypatch.setattr(runtime_choice, "LONG_ENOUGH", 0.0)
     monkeypatch.setattr(predictors, "_missing", lambda name: ["it"] if name == "openvino" else [])
     code, err = run(output="a.json")
     assert code == 0, err

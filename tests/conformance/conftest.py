@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from t2t_vit.inference.mindspore_process import VARIABLE
+from t2t_vit.inference.mindir_predictor import VARIABLE
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.export.write import DisagreementError, Evidence, Exported, Kind, export_model
 from t2t_vit.formats.mindir import GraphWriter
 from t2t_vit.inference.load import load
-from t2t_vit.inference.mindspore_process import MindsporeError, MindsporeProcess
+from t2t_vit.inference.mindir_predictor import MindsporeError, MindsporeProcess
 from t2t_vit.inference.torch_predictor import TorchPredictor
 
 SIZE = (28, 28)

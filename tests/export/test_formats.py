@@ -17,15 +17,13 @@ import t2t_vit
 from mindspore_networks import spread
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
-from t2t_vit.export.form import CentredNorm, graph_form
-from t2t_vit.export.job import Job, Kind
+from t2t_vit.export.file_formats import FORMATS, find_format
+from t2t_vit.export.graph_form import CentredNorm, graph_form
+from t2t_vit.export.job import ExportJob, Kind
 from t2t_vit.export.onnx import onnx_model
-from t2t_vit.export.safetensors import write_safetensors
-from t2t_vit.export.survey import Speed, speed_of
-from t2t_vit.export.table import FORMATS, find_format
-from t2t_vit.export.write import Evidence, Exported, export_model
-from t2t_vit.inference.exported_predictor import ExportedPredictor
-from t2t_vit.inference.metadata import Metadata
+from t2t_vit.export.torch_formats import write_safetensors
+from t2t_vit.export.write import Evidence, Exported, Speed, export_model, speed_of
+from t2t_vit.inference.exported import ExportedPredictor, Metadata
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT
 from t2t_vit.weights import file_kind
@@ -57,7 +55,7 @@ def test_it_is_written_proven_and_opened(
     file_format: str, trained: TorchPredictor, few: Evidence, tmp_path: Path
 ) -> None:
     done = written(trained, few, tmp_path, file_format)
-    assert done.unverified is None and done.agreement is not None and done.agreement.agrees
+    assert done.unverified is None and done.agreement is not None and done.agreement.is_acceptable
     assert done.agreement.top1_agreement == 1.0
     assert set(done.files) == set(tmp_path.iterdir()) and done.size > 1e6
     renamed = done.path if file_format == "OPENVINO" else done.path.rename(tmp_path / "told.by_content.pt2")
@@ -213,7 +211,7 @@ def test_every_kind_of_network_on_flat_and_noisy_images(
 
 
 def test_the_graph_is_smaller_than_the_plain_one(shallow: Callable[[str], T2TViT]) -> None:
-    job = Job(shallow("t2t_vit_7"), Metadata("t2t_vit_7", Preprocessing((32, 48)), None, 5), torch.empty(0))
+    job = ExportJob(shallow("t2t_vit_7"), Metadata("t2t_vit_7", Preprocessing((32, 48)), None, 5), torch.empty(0))
     plain, ours = (Counter(node.op_type for node in onnx_model(job, by_slices=by).graph.node) for by in (False, True))
     assert plain["Gather"] > ours["Gather"] <= 1  # that of the class token
     assert ours.total() < plain.total()
@@ -227,7 +225,7 @@ PIXELS = torch.randint(256, (3, 3, 32, 48), dtype=torch.uint8, generator=torch.G
 
 
 def form_of(model: T2TViT, *, by_slices: bool = True, centred_norms: bool = False, **kind: object) -> nn.Module:
-    job = Job(model, Metadata(model.name, COLOURS, None, 5, **kind), torch.empty(0))  # type: ignore[arg-type]
+    job = ExportJob(model, Metadata(model.name, COLOURS, None, 5, **kind), torch.empty(0))  # type: ignore[arg-type]
     return graph_form(job, by_slices=by_slices, centred_norms=centred_norms)
 
 
@@ -283,7 +281,7 @@ def test_calibration_images_are_as_the_file_takes_them(
 ) -> None:
     images = torch.cat([PIXELS, PIXELS[:2].flip(3)])
     kind = {"precision": "int8", "batch": batch, "normalised_inside": inside}
-    job = Job(shallow("t2t_vit_7"), Metadata("t2t_vit_7", COLOURS, None, 5, **kind), images)  # type: ignore[arg-type]
+    job = ExportJob(shallow("t2t_vit_7"), Metadata("t2t_vit_7", COLOURS, None, 5, **kind), images)  # type: ignore[arg-type]
     given = list(job.calibration_inputs())
     assert [len(each) for each in given] == sizes
     expected = images if inside else COLOURS.normalize(images)
@@ -314,7 +312,7 @@ def test_a_file_in_figures(trained: TorchPredictor, few: Evidence, monkeypatch: 
         now[0] += 2.0
         return Slow(trained.model, trained.preprocessing, None)
 
-    monkeypatch.setattr("t2t_vit.export.survey.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("t2t_vit.export.write.time.perf_counter", lambda: now[0])
     monkeypatch.setitem(FORMATS, "ONNX", replace(FORMATS["ONNX"], open=opened))
     exported = Exported(Path("x.onnx"), None)
     assert speed_of(exported, few.images) == Speed(load_seconds=2.0, images_per_second=8 / 0.25)
@@ -331,7 +329,9 @@ def test_the_size_of_a_file_is_that_of_all_its_files(tmp_path: Path) -> None:
 def test_safetensors_say_which_gelu_it_is(approximate: bool, tmp_path: Path) -> None:
     model = t2t_vit.create_model(ARCH, image_size=28, num_classes=3, approximate_gelu=approximate)
     preprocessing = Preprocessing((28, 28), 0.8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    write_safetensors(Job(model, Metadata(ARCH, preprocessing, ("a", "b", "c"), 3), torch.empty(0)), tmp_path / "x")
+    write_safetensors(
+        ExportJob(model, Metadata(ARCH, preprocessing, ("a", "b", "c"), 3), torch.empty(0)), tmp_path / "x"
+    )
     loaded = t2t_vit.load(tmp_path / "x")
     assert isinstance(loaded, TorchPredictor) and isinstance(loaded.model, T2TViT)
     assert loaded.model.approximate_gelu is approximate
@@ -348,7 +348,7 @@ def test_the_table_is_the_configuration_s() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tensorrt(precision: str, trained: TorchPredictor, few: Evidence, tmp_path: Path) -> None:
     done = written(trained, few, tmp_path, "TENSORRT", Kind(precision))  # type: ignore[arg-type]
-    assert done.agreement is not None and done.agreement.agrees
+    assert done.agreement is not None and done.agreement.is_acceptable
     with pytest.raises(UserError, match="native code"):
         t2t_vit.load(done.path)
     loaded = t2t_vit.load(done.path, allow_native_code=True)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from mindir_reference import computed
 from mindspore_networks import job, network, pictures, spread
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.export.air import air_refusal
-from t2t_vit.export.form import graph_form
+from t2t_vit.export.file_formats import find_format
+from t2t_vit.export.graph_form import graph_form
 from t2t_vit.export.mindir import mindir_graph, write_mindir
 from t2t_vit.export.mindir_call import UnmappedError
-from t2t_vit.export.table import find_format
+from t2t_vit.export.torch_formats import air_refusal
 from t2t_vit.formats.mindir import Mindir, read_mindir
-from t2t_vit.inference.metadata import Metadata
+from t2t_vit.inference.exported import Metadata
 from t2t_vit.inference.mindir_predictor import mindir_metadata
 from t2t_vit.model import T2TViT
 from t2t_vit.variants import VARIANTS

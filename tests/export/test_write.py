@@ -15,13 +15,13 @@ from PIL import Image
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
-from t2t_vit.export.job import Job, Kind
-from t2t_vit.export.table import FORMATS, find_format
+from t2t_vit.export.file_formats import FORMATS, find_format
+from t2t_vit.export.job import ExportJob, Kind
 from t2t_vit.export.verify import Agreement, verify, worst
 from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model
-from t2t_vit.inference.metadata import Metadata
-from t2t_vit.inference.onnx_predictor import OnnxPredictor
+from t2t_vit.inference.exported import Metadata
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.inference.runtime_predictors import OnnxPredictor
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.precision import choose_precision
 
@@ -51,7 +51,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
 
 def test_the_file_agrees_with_the_network(exported: Exported) -> None:
     assert exported.unverified is None and exported.agreement is not None
-    assert exported.agreement.agrees and exported.agreement.images == 7
+    assert exported.agreement.is_acceptable and exported.agreement.images == 7
     assert exported.agreement.largest_difference < 1e-5 < exported.agreement.largest_logit
     assert exported.agreement.top1_agreement == 1.0
     assert "same top-1 on 100.0% of 7 images" in str(exported.agreement)
@@ -213,11 +213,11 @@ def test_two_proofs_together_are_as_bad_as_the_worse() -> None:
     assert worst(other, one) == Agreement(32, 2.0, 10.0, 0.375, "int8")
 
 
-def written_job(monkeypatch: pytest.MonkeyPatch, source: TorchPredictor, path: Path, **asked: object) -> Job:
+def written_job(monkeypatch: pytest.MonkeyPatch, source: TorchPredictor, path: Path, **asked: object) -> ExportJob:
     """What the writer of a format is given."""
-    jobs: list[Job] = []
+    jobs: list[ExportJob] = []
 
-    def write(job: Job, path: Path) -> None:
+    def write(job: ExportJob, path: Path) -> None:
         jobs.append(job)
         path.write_bytes(b"content")
 
@@ -288,21 +288,21 @@ def test_a_file_of_any_size_is_proven_at_three(tmp_path: Path, monkeypatch: pyte
 
 def test_agreement_is_measured_against_the_largest_logit() -> None:
     images = torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
-    assert verify(Constant(100.0), Constant(100.005), images).agrees
-    assert not verify(Constant(1.0), Constant(1.005), images).agrees
-    assert not verify(Constant(float("nan")), Constant(1.0), images).agrees
-    assert Agreement(6, 0.0, 0.0, 1.0).agrees
+    assert verify(Constant(100.0), Constant(100.005), images).is_acceptable
+    assert not verify(Constant(1.0), Constant(1.005), images).is_acceptable
+    assert not verify(Constant(float("nan")), Constant(1.0), images).is_acceptable
+    assert Agreement(6, 0.0, 0.0, 1.0).is_acceptable
 
 
 def test_what_is_asked_of_fp16_and_int8() -> None:
-    assert Agreement(100, 0.1, 10.0, 0.99, "fp16").agrees
-    assert not Agreement(100, 0.1, 10.0, 0.98, "fp16").agrees
-    assert not Agreement(100, 0.3, 10.0, 1.0, "fp16").agrees
-    assert Agreement(100, 3.0, 10.0, 0.99, "int8").agrees
-    assert not Agreement(100, 3.0, 10.0, 0.97, "int8", (0.8, 0.8)).agrees  # too few images to speak of accuracy
-    assert Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.791)).agrees
-    assert not Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.78)).agrees
-    assert Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.9)).agrees  # it may be better
-    assert not Agreement(499, 3.0, 10.0, 0.97, "int8", (0.8, 0.8)).agrees
-    assert not Agreement(500, 0.1, 10.0, 0.97, "fp16", (0.8, 0.8)).agrees
-    assert not Agreement(500, float("nan"), 10.0, 1.0, "int8", (0.8, 0.8)).agrees
+    assert Agreement(100, 0.1, 10.0, 0.99, "fp16").is_acceptable
+    assert not Agreement(100, 0.1, 10.0, 0.98, "fp16").is_acceptable
+    assert not Agreement(100, 0.3, 10.0, 1.0, "fp16").is_acceptable
+    assert Agreement(100, 3.0, 10.0, 0.99, "int8").is_acceptable
+    assert not Agreement(100, 3.0, 10.0, 0.97, "int8", (0.8, 0.8)).is_acceptable  # too few images to speak of accuracy
+    assert Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.791)).is_acceptable
+    assert not Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.78)).is_acceptable
+    assert Agreement(500, 3.0, 10.0, 0.97, "int8", (0.8, 0.9)).is_acceptable  # it may be better
+    assert not Agreement(499, 3.0, 10.0, 0.97, "int8", (0.8, 0.8)).is_acceptable
+    assert not Agreement(500, 0.1, 10.0, 0.97, "fp16", (0.8, 0.8)).is_acceptable
+    assert not Agreement(500, float("nan"), 10.0, 1.0, "int8", (0.8, 0.8)).is_acceptable

@@ -20,15 +20,13 @@ from torch._export.serde.schema import ScalarType
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
-from t2t_vit.export.job import Job
-from t2t_vit.export.torch_program import write_pt2
-from t2t_vit.inference import executorch_predictor, pt2_program, tensorrt_predictor
-from t2t_vit.inference.exported_predictor import ExportedPredictor
+from t2t_vit.export.job import ExportJob
+from t2t_vit.export.torch_formats import write_pt2
+from t2t_vit.inference import pt2_predictor, runtime_predictors
+from t2t_vit.inference.exported import INPUT, OUTPUT, ExportedPredictor, Metadata
 from t2t_vit.inference.load import check_fixed, is_exported
-from t2t_vit.inference.metadata import INPUT, OUTPUT, Metadata
-from t2t_vit.inference.onnx_predictor import OnnxPredictor
-from t2t_vit.inference.openvino_predictor import SECTION, OpenVinoPredictor
 from t2t_vit.inference.pt2_predictor import Pt2Predictor
+from t2t_vit.inference.runtime_predictors import OPENVINO_SECTION, OnnxPredictor, OpenVinoPredictor
 from t2t_vit.model import T2TViT
 from t2t_vit.weights import file_kind, read_weights
 
@@ -44,7 +42,7 @@ def network() -> T2TViT:
 def pt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pt2") / "net.pt2"
     metadata = Metadata("t2t_vit_quickstart", Preprocessing((28, 28)), ("a", "b", "c"), 3)
-    write_pt2(Job(network(), metadata, torch.empty(0)), path)
+    write_pt2(ExportJob(network(), metadata, torch.empty(0)), path)
     return path
 
 
@@ -248,7 +246,7 @@ def test_what_a_file_is_fixed_at_and_what_is_free() -> None:
 def test_the_types_of_weights_are_torchs() -> None:
     names = {"BYTE": "uint8", "LONG": "int64", "HALF": "float16", "FLOAT": "float32", "BOOL": "bool"}
     names["BFLOAT16"] = "bfloat16"
-    assert {names[ScalarType(number).name]: str(dtype) for number, dtype in pt2_program._TYPES.items()} == {
+    assert {names[ScalarType(number).name]: str(dtype) for number, dtype in pt2_predictor._TYPES.items()} == {
         name: f"torch.{name}" for name in names.values()
     }
 
@@ -258,12 +256,12 @@ def test_a_weight_lies_where_its_strides_say() -> None:
     meta = {key: [{"as_int": value} for value in values] for key, values in sides.items()}
     entry = {"use_pickle": False, "tensor_meta": {"dtype": 7, "storage_offset": {"as_int": 3}, **meta}}
     content = torch.arange(13.0).numpy().tobytes()
-    assert pt2_program._tensor(memoryview(content), entry).tolist() == [[3, 7, 11], [4, 8, 12]]
+    assert pt2_predictor._tensor(memoryview(content), entry).tolist() == [[3, 7, 11], [4, 8, 12]]
     with pytest.raises(ValueError, match="past its bytes"):
-        pt2_program._tensor(memoryview(content[:-4]), entry)
+        pt2_predictor._tensor(memoryview(content[:-4]), entry)
     meta["strides"][1]["as_int"] = -1
     with pytest.raises(ValueError, match="negative size"):
-        pt2_program._tensor(memoryview(content), entry)
+        pt2_predictor._tensor(memoryview(content), entry)
 
 
 def openvino_file(path: Path) -> Path:
@@ -273,7 +271,7 @@ def openvino_file(path: Path) -> Path:
     model = openvino.Model([means], [images])
     images.output(0).set_names({INPUT})
     metadata = replace(FULL, num_classes=3, classes=None, precision="fp32", batch=0, normalised_inside=False)
-    model.set_rt_info(json.dumps(metadata.to_strings()), [SECTION])
+    model.set_rt_info(json.dumps(metadata.to_strings()), [OPENVINO_SECTION])
     openvino.save_model(model, str(path), compress_to_fp16=False)
     return path
 
@@ -316,14 +314,14 @@ def test_an_executorch_program_is_as_long_as_its_header_says(length: int, needed
     """Program, where the segments begin, and, in a header that is long enough for it, how many bytes they have."""
     numbers = b"".join(number.to_bytes(8, "little") for number in (120, 100, 150))
     head = b"\x1c\0\0\0ET12eh00" + length.to_bytes(4, "little") + numbers
-    assert executorch_predictor._is_whole(head + bytes(needed - len(head)))
-    assert not executorch_predictor._is_whole(head + bytes(needed - len(head) - 1))
-    assert not executorch_predictor._is_whole(bytes(31)) and executorch_predictor._is_whole(bytes(32))
+    assert runtime_predictors._is_whole_executorch(head + bytes(needed - len(head)))
+    assert not runtime_predictors._is_whole_executorch(head + bytes(needed - len(head) - 1))
+    assert not runtime_predictors._is_whole_executorch(bytes(31)) and runtime_predictors._is_whole_executorch(bytes(32))
 
 
 def test_the_parts_of_a_tensorrt_file(tmp_path: Path) -> None:
-    (tmp_path / "x.engine").write_bytes(tensorrt_predictor.engine_head(FULL) + b"engine\0\xff")
-    assert tensorrt_predictor._parts(tmp_path / "x.engine") == (FULL, b"engine\0\xff")
+    (tmp_path / "x.engine").write_bytes(runtime_predictors.tensorrt_head(FULL) + b"engine\0\xff")
+    assert runtime_predictors._tensorrt_parts(tmp_path / "x.engine") == (FULL, b"engine\0\xff")
     assert file_kind(tmp_path / "x.engine") == "tensorrt"
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
-from t2t_vit.inference.item import BATCH_SIZE, Item, Prediction, Result
-from t2t_vit.inference.quiet import quiet
+from t2t_vit.inference.exported import quiet
+from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, Prediction
+from t2t_vit.inference.pipeline import answer_batches
 from t2t_vit.inference.readers import Readers
-from t2t_vit.inference.run import answer_batches
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.precision import choose_precision
 
@@ -105,10 +105,10 @@ def test_what_is_known_is_neither_read_nor_computed_again(tmp_path: Path) -> Non
     for name in ("red", "blue", "lime"):
         picture(name).save(tmp_path / f"{name}.png")
     items = [Item(str(tmp_path / f"{name}.png")) for name in ("red", "blue", "lime")]
-    known = Result(items[1].path, (Prediction(1, "green", 0.25),))
+    known = ImageResult(items[1].path, (Prediction(1, "green", 0.25),))
     asked: list[tuple[str, object]] = []
 
-    def recall(path: str, stamp: object) -> Result | None:
+    def recall(path: str, stamp: object) -> ImageResult | None:
         asked.append((path, stamp))
         return known if path == known.path else None
 

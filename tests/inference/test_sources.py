@@ -8,8 +8,7 @@ import pytest
 
 from t2t_vit.errors import UserError
 from t2t_vit.inference.item import Item
-from t2t_vit.inference.lists import listed_images
-from t2t_vit.inference.sources import find_images
+from t2t_vit.inference.sources import find_images, listed_images
 
 
 def paths(*words: str, recursive: bool = False) -> list[str]:

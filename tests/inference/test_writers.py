@@ -9,20 +9,21 @@ import pyarrow.parquet
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.inference.item import Prediction, Result
-from t2t_vit.inference.rejects import open_rejects
-from t2t_vit.inference.writers import FORMATS, check_output, format_of, open_writer
+from t2t_vit.inference.item import ImageResult, Prediction
+from t2t_vit.inference.writers import FORMATS, check_output, format_of, open_rejects, open_writer
 
 LATIN = os.fsdecode(b"b/\xff\xe9.png")
 PATHS = ["a/ü 写.png", LATIN, 'c/"quo,te".png', "d/new\nline\r.png", "e/ back\\n.png", "f;'.png"]
 BEST = (Prediction(7, "se,ven\n", 0.625), Prediction(0, None, 0.1 + 0.2))
-RESULTS = [Result(path, BEST) for path in PATHS]
+RESULTS = [ImageResult(path, BEST) for path in PATHS]
 
 
-def written(path: Path, chosen: str, results: list[Result] = RESULTS, *, top_k: int = 0, unique: bool = True) -> Path:
+def written(
+    path: Path, chosen: str, results: list[ImageResult] = RESULTS, *, top_k: int = 0, unique: bool = True
+) -> Path:
     with open_writer(path, chosen, top_k=top_k, unique=unique) as writer:
         for result in results:
-            writer.write(Result(result.path, result.predictions[: max(1, top_k)]))
+            writer.write(ImageResult(result.path, result.predictions[: max(1, top_k)]))
     return path
 
 
@@ -116,7 +117,7 @@ def test_rejects_appear_only_where_there_are_any(tmp_path: Path) -> None:
     path.write_text("old")
     with open_rejects(path) as reject:
         for name in PATHS:
-            reject(Result(name, reason="why\nnot"))
+            reject(ImageResult(name, reason="why\nnot"))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [{"path": name, "reason": "why\nnot"} for name in PATHS]
     with open_rejects(path):

@@ -27,8 +27,7 @@ from t2t_vit.data.memory import budget_of
 from t2t_vit.data.workers import usable_workers
 from t2t_vit.fast.kernels import check_kernels, fused_or_plain
 from t2t_vit.files import atomic_write
-from t2t_vit.inference.plan import Workload, plan_for
-from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
 from t2t_vit.inference.writers import check_output
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 from t2t_vit.settings.command_line import Options

@@ -14,9 +14,8 @@ from t2t_vit.data.images import ImageSet, check_same_classes
 from t2t_vit.evaluation.metrics import Metrics, evaluate
 from t2t_vit.fast.kernels import check_kernels, prepared
 from t2t_vit.files import atomic_write
-from t2t_vit.inference.exported_predictor import ExportedPredictor
-from t2t_vit.inference.load import is_exported
-from t2t_vit.inference.rebuild import rebuild
+from t2t_vit.inference.exported import ExportedPredictor
+from t2t_vit.inference.load import is_exported, rebuild
 from t2t_vit.inference.writers import check_output
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.settings.command_line import Options

@@ -15,13 +15,12 @@ from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
+from t2t_vit.export.file_formats import FORMATS, find_format
 from t2t_vit.export.job import Kind
-from t2t_vit.export.survey import speed_of
-from t2t_vit.export.table import FORMATS, find_format
-from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model
+from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model, speed_of
 from t2t_vit.files import check_folder
-from t2t_vit.inference.metadata import Precision
-from t2t_vit.inference.rebuild import rebuild
+from t2t_vit.inference.exported import ExportPrecision
+from t2t_vit.inference.load import rebuild
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
@@ -32,7 +31,7 @@ from t2t_vit.weights import Weights, checkpoint_config, read_weights
 CALIBRATION = 200
 ALL = "all"
 COLUMNS = "{:<12} {:>10} {:>8} {:>9} {:>11} {:>7}  {}"
-COMPARED: dict[Precision, int] = {"fp32": 12, "fp16": 100}
+COMPARED: dict[ExportPrecision, int] = {"fp32": 12, "fp16": 100}
 # int8 is judged by its answers, of which it takes many: 2,000 small pictures, at least 200 large ones.
 INT8_PIXELS, INT8_MOST, INT8_LEAST = 2000 * 64 * 64, 2000, 200
 Note = Callable[[str], None]
@@ -159,7 +158,7 @@ def _wish(options: Options) -> Wish:
     Raises:
         UserError: options that mean nothing together.
     """
-    precision = cast(Precision, options.extra("precision"))
+    precision = cast(ExportPrecision, options.extra("precision"))
     if "calibration" in options.extras and precision != "int8":
         raise UserError(f"--calibration has no effect with --precision {precision}; leave it out")
     kind = Kind(
@@ -173,7 +172,7 @@ def gather(
     preprocessing: Preprocessing,
     classes: tuple[str, ...] | None,
     *,
-    precision: Precision,
+    precision: ExportPrecision,
     calibration: int,
     data_is_named: bool,
     note: Note,
@@ -216,7 +215,7 @@ def real_images(images: ImageSet, preprocessing: Preprocessing, count: int) -> t
     return torch.stack(read), torch.tensor(targets)
 
 
-def _compared(precision: Precision, preprocessing: Preprocessing) -> int:
+def _compared(precision: ExportPrecision, preprocessing: Preprocessing) -> int:
     if precision in COMPARED:
         return COMPARED[precision]
     height, width = preprocessing.image_size

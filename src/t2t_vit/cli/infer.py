@@ -17,18 +17,15 @@ from t2t_vit.cli.predictors import Work, open_predictor
 from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.errors import UserError
 from t2t_vit.inference.archives import GZIPPED, TAR, is_archive
-from t2t_vit.inference.fingerprint import fingerprint
-from t2t_vit.inference.item import BATCH_SIZE, Item, Result, UnreadableError
-from t2t_vit.inference.journal import Journal, remembered
-from t2t_vit.inference.lists import STANDARD_INPUT, listed_images
+from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, UnreadableError
+from t2t_vit.inference.journal import PredictionJournal, fingerprint, recorded_fingerprint
 from t2t_vit.inference.load import is_exported
-from t2t_vit.inference.plan import REPAYS_COMPILING
+from t2t_vit.inference.pipeline import answer_batches
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.readers import Readers, usable_workers
-from t2t_vit.inference.rejects import open_rejects
-from t2t_vit.inference.run import answer_batches
-from t2t_vit.inference.sources import find_images
-from t2t_vit.inference.writers import check_output, format_of, open_writer
+from t2t_vit.inference.sources import STANDARD_INPUT, find_images, listed_images
+from t2t_vit.inference.torch_predictor import REPAYS_COMPILING
+from t2t_vit.inference.writers import check_output, format_of, open_rejects, open_writer
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import resolve
@@ -148,7 +145,7 @@ def _images(options: Options) -> Iterator[Item]:
 
 def _as_before(options: Options, job: InferenceJob) -> Options:
     """A run that goes on does so in the runtime that it was begun in, and does not measure again."""
-    before = remembered(job.output) if job.resume else {}
+    before = recorded_fingerprint(job.output) if job.resume else {}
     if not before or options.said("runtime", "auto") != "auto":
         return options
     return replace(options, line={**options.line, "runtime": before.get("runtime", "torch")})
@@ -215,7 +212,7 @@ def _some(images: Iterator[Item], predictor: Predictor, count: int) -> Tensor:
 
 
 def predict(
-    predictor: Predictor, items: Iterable[Item], job: InferenceJob, seen: Callable[[Result], None] = lambda _: None
+    predictor: Predictor, items: Iterable[Item], job: InferenceJob, seen: Callable[[ImageResult], None] = lambda _: None
 ) -> Tally:
     """Print a line for each image, name the bad ones, write the output; `seen` gets every result.
 
@@ -224,7 +221,7 @@ def predict(
     """
     first, count = job.shard
     chosen = islice(items, first - 1, None, count)
-    journal = Journal(
+    journal = PredictionJournal(
         job.output, job.fingerprint, predictor.prediction, beside=[job.rejects], resume=job.resume, note=tell
     )
     tally = Tally()
@@ -238,7 +235,7 @@ def predict(
     return tally
 
 
-def line_of(result: Result, top_k: int) -> str:
+def line_of(result: ImageResult, top_k: int) -> str:
     """`PATH (class: N) NAME`, with a top k of each its name and probability; one line, whatever the names hold."""
     best = result.predictions[0]
     line = f"{result.path} (class: {best.index})"
@@ -253,9 +250,9 @@ def _answer(
     predictor: Predictor,
     items: Iterable[Item],
     job: InferenceJob,
-    journal: Journal,
+    journal: PredictionJournal,
     tally: Tally,
-    seen: Callable[[Result], None],
+    seen: Callable[[ImageResult], None],
 ) -> None:
     with ExitStack() as stack:
         readers = stack.enter_context(closing(Readers(predictor.preprocessing, job.workers)))
@@ -280,7 +277,7 @@ def _answer(
             advance()
 
 
-def _name(result: Result, number: int, job: InferenceJob) -> None:
+def _name(result: ImageResult, number: int, job: InferenceJob) -> None:
     if number <= MOST_NAMED:
         tell(f"{printable(result.path)}: {result.reason}")
     elif number == MOST_NAMED + 1:
@@ -298,7 +295,7 @@ def _summary(tally: Tally, job: InferenceJob) -> str:
 
 
 @contextmanager
-def _told_how_to_continue(journal: Journal, tally: Tally) -> Iterator[None]:
+def _told_how_to_continue(journal: PredictionJournal, tally: Tally) -> Iterator[None]:
     try:
         yield
     except BaseException as error:

@@ -14,13 +14,11 @@ from t2t_vit.cli.console import tell
 from t2t_vit.errors import UserError
 from t2t_vit.export.write import Evidence, export_model
 from t2t_vit.fast.kernels import check_kernels
-from t2t_vit.inference.exported_predictor import ExportedPredictor
-from t2t_vit.inference.load import check_fixed, is_exported, open_exported
-from t2t_vit.inference.plan import Workload, plan_for
+from t2t_vit.inference.exported import ExportedPredictor
+from t2t_vit.inference.load import check_fixed, is_exported, open_exported, rebuild
 from t2t_vit.inference.predictor import Predictor
-from t2t_vit.inference.rebuild import rebuild
-from t2t_vit.inference.runtime import Candidate, fastest
-from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.inference.runtime_choice import Candidate, fastest
+from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.resolution import resolve

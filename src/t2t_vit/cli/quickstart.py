@@ -12,9 +12,9 @@ from t2t_vit.cli.infer import InferenceJob, predict
 from t2t_vit.cli.run import start_of
 from t2t_vit.cli.train import train_job, where
 from t2t_vit.data.images import ImageSet
-from t2t_vit.export.table import find_format
+from t2t_vit.export.file_formats import find_format
 from t2t_vit.files import atomic_write
-from t2t_vit.inference.item import Item, Prediction, Result
+from t2t_vit.inference.item import ImageResult, Item, Prediction
 from t2t_vit.inference.load import load
 from t2t_vit.report.pictures import Answer, draw_pictures, new_figure
 from t2t_vit.settings.command_line import Options
@@ -83,7 +83,7 @@ def write_images(images: ImageSet, folder: Path) -> dict[str, int]:
     return written
 
 
-def _best(result: Result) -> dict[str, Prediction]:
+def _best(result: ImageResult) -> dict[str, Prediction]:
     return {result.path: result.predictions[0]}
 
 

@@ -1,4 +1,4 @@
-"""What a writer of files is given."""
+"""What a writer of files is given: a network, and the kind of file that is wanted of it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from t2t_vit.inference.metadata import Metadata, Precision
+from t2t_vit.inference.exported import ExportPrecision, Metadata
 from t2t_vit.model import T2TViT
 
 # torch.export takes a size of 0 or 1 in the example for a constant.
@@ -18,7 +18,7 @@ _EXAMPLE_BATCH = 2
 class Kind:
     """What kind of file is wanted; the attributes are those of `Metadata`."""
 
-    precision: Precision = "fp32"
+    precision: ExportPrecision = "fp32"
     batch: int = 0
     dynamic_size: bool = False
     normalised_inside: bool = False
@@ -28,7 +28,7 @@ PLAIN = Kind()
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """A network and the kind of file that is wanted of it.
 
     Attributes:

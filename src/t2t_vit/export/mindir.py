@@ -10,22 +10,22 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from t2t_vit.export.form import graph_form
-from t2t_vit.export.job import Job
+from t2t_vit.export.graph_form import graph_form
+from t2t_vit.export.job import ExportJob
 from t2t_vit.export.mindir_call import DATA_TYPES, Call, UnmappedError, Value
 from t2t_vit.export.mindir_operators import OPERATORS
 from t2t_vit.formats.mindir import DYNAMIC, GraphWriter
-from t2t_vit.inference.metadata import INPUT
+from t2t_vit.inference.exported import INPUT
 from t2t_vit.version import __version__
 from t2t_vit.weights.names import to_mindspore
 
 # Operators that check and give nothing.
 _CHECKS = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scalar.default"})
-# Where `Door` keeps the network; what else it holds is no weight of the network's.
+# Where `FileInterface` keeps the network; what else it holds is no weight of the network's.
 _NETWORK = "model."
 
 
-def write_mindir(job: Job, path: Path) -> None:
+def write_mindir(job: ExportJob, path: Path) -> None:
     """One self-contained file: `images` (batch, C, H, W) -> float32 `logits` (batch, num_classes).
 
     Weights are parameters of the names that MindSpore gives them, `blocks.0.norm1.gamma`; the metadata are in the
@@ -38,7 +38,7 @@ def write_mindir(job: Job, path: Path) -> None:
     path.write_bytes(graph.to_bytes(job.metadata.to_strings(), "t2t_vit", __version__))
 
 
-def mindir_graph(module: nn.Module, job: Job) -> GraphWriter:
+def mindir_graph(module: nn.Module, job: ExportJob) -> GraphWriter:
     """The graph of `module`, traced with the job's example and dynamic sides.
 
     Raises:
@@ -56,7 +56,7 @@ def mindir_graph(module: nn.Module, job: Job) -> GraphWriter:
             values[node] = graph.input(INPUT, _sides(node), _type(node))
         elif node.op == "placeholder":
             values[node] = _weight(graph, *weights[node.name])
-        elif node.op == "call_function" and _gives_tensors(node):
+        elif node.op == "call_function" and _has_tensor_result(node):
             values[node] = _called(node, graph, values, images)
     (answer,) = program.graph_signature.user_outputs
     last = next(node for node in values if node.name == answer)
@@ -105,7 +105,7 @@ def _called(node: fx.Node, graph: GraphWriter, values: Mapping[fx.Node, Value], 
     return value
 
 
-def _gives_tensors(node: fx.Node) -> bool:
+def _has_tensor_result(node: fx.Node) -> bool:
     """Not a number worked out from the batch, which shapes say again, and not a check."""
     return not isinstance(node.meta.get("val"), torch.SymInt) and str(node.target) not in _CHECKS
 

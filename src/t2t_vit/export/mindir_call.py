@@ -23,7 +23,7 @@ class UnmappedError(Exception):
 class Call:
     """A node of the traced graph, its arguments by the names that the operator's schema gives them.
 
-    Nothing of an operator is passed over in silence: an argument that nobody took must have its default value.
+    No argument of an operator is skipped in silence: an argument that nobody took must have its default value.
 
     Args:
         node: calls an operator of torch.ops.

@@ -4,6 +4,7 @@ All of them run on the CPU in MindSpore 2.7 to 2.10 with a batch of any length. 
 MindSpore keeps the first batch's length and goes on with it in silence.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2t_vit.export.mindir_call import Call, Value
-from t2t_vit.export.mindir_layers import attention, convolution, gelu, layer_norm, linear, windows
+from t2t_vit.formats.mindir import Setting
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,86 @@ def _slice(call: Call) -> str:
     return _gather(call, value, seen, dim, np.arange(seen.shape[dim], dtype="int64")[bounds])
 
 
+def _linear(call: Call) -> str:
+    inputs = [call.take_tensor(name)[0] for name in ("input", "weight")]
+    bias = call.take_optional("bias")
+    return call.graph.node("Dense", [*inputs, call.graph.constant(None) if bias is None else bias])
+
+
+def _layer_norm(call: Call) -> str:
+    inputs = [call.take_tensor(name)[0] for name in ("input", "weight", "bias")]
+    if len(call.take("normalized_shape")) != 1:
+        raise call.unmapped("over several dimensions")
+    call.take("cudnn_enable")
+    last, epsilon = call.graph.constant(-1), call.graph.constant(float(call.take("eps")))
+    normed = call.graph.node("LayerNorm", [*inputs, last, last, epsilon])
+    return call.graph.node("TupleGetItem", [normed, call.graph.constant(0)])
+
+
+def _attention(call: Call) -> str:
+    """softmax(scale q k^T) v, plainly: MindSpore has no fused form on the CPU."""
+    (queries, seen), (keys, _), (values, _) = (call.take_tensor(name) for name in ("query", "key", "value"))
+    scale = call.take("scale")
+    scaled = call.graph.node("Mul", [queries, call.number(seen.shape[-1] ** -0.5 if scale is None else scale)])
+    straight, turned = call.graph.constant(False), call.graph.constant(True)
+    products = call.graph.node("BatchMatMul", [scaled, keys, straight, turned])
+    weights = call.graph.node("Softmax", [products, call.graph.constant((-1,))])
+    return call.graph.node("BatchMatMul", [weights, values, straight, straight])
+
+
+def _gelu(call: Call) -> str:
+    """x / 2 (1 + erf(x / sqrt 2)), or with tanh(sqrt(2 / pi) (x + 0.044715 x^3)) in place of erf."""
+    x, _ = call.take_tensor("self")
+    node, number = call.graph.node, call.number
+    kind = call.take("approximate")
+    if kind == "none":
+        inner = node("Erf", [node("Mul", [x, number(math.sqrt(0.5))])])
+    elif kind == "tanh":
+        cube = node("Mul", [node("Mul", [x, x]), node("Mul", [x, number(0.044715)])])
+        inner = node("Tanh", [node("Mul", [node("Add", [x, cube]), number(math.sqrt(2 / math.pi))])])
+    else:
+        raise call.unmapped(f"with approximate={kind}")
+    return node("Mul", [node("Mul", [x, number(0.5)]), node("Add", [inner, number(1.0)])])
+
+
+def _windows(call: Call) -> str:
+    settings: dict[str, Setting] = {
+        "ksizes": _pair(call.take("kernel_size")),
+        "strides": _pair(call.take("stride")),
+        "dilations": _pair(call.take("dilation")),
+        "padding_mode": "CALCULATED",
+        "pads": _pair(call.take("padding")),
+    }
+    return call.reshaped(call.graph.node("Im2Col", [call.take_tensor("self")[0]], settings))
+
+
+def _convolution(call: Call) -> str:
+    value, (weight, seen) = call.take_tensor("input")[0], call.take_tensor("weight")
+    (top, left), stride, dilation = (_pair(call.take(name)) for name in ("padding", "stride", "dilation"))
+    padding, groups = (top, top, left, left), int(call.take("groups"))
+    settings: dict[str, Setting] = {
+        "out_channel": int(seen.shape[0]),
+        "kernel_size": tuple(int(side) for side in seen.shape[2:]),
+        "mode": 1,
+        "pad_mode": "pad",
+        "pad": padding,
+        "pad_list": padding,
+        "stride": (1, 1, *stride),
+        "dilation": (1, 1, *dilation),
+        "group": groups,
+        "groups": groups,
+        "format": "NCHW",
+    }
+    convolved = call.graph.node("Conv2D", [value, weight], settings)
+    bias = call.take_optional("bias")
+    return convolved if bias is None else call.graph.node("BiasAdd", [convolved, bias, call.graph.constant(0)])
+
+
+def _pair(values: list[int]) -> tuple[int, int]:
+    first, second = values if len(values) == 2 else (values[0], values[0])
+    return first, second
+
+
 OPERATORS: Mapping[str, Operator] = {
     "aten.add.Tensor": _binary("Add"),
     "aten.sub.Tensor": _binary("Sub"),
@@ -148,7 +229,7 @@ OPERATORS: Mapping[str, Operator] = {
     "aten.relu.default": _unary("ReLU"),
     "aten.sigmoid.default": _unary("Sigmoid"),
     "aten.tanh.default": _unary("Tanh"),
-    "aten.gelu.default": Operator(gelu),
+    "aten.gelu.default": Operator(_gelu),
     "aten.clamp.default": Operator(_clamp),
     "aten._to_copy.default": Operator(_cast),
     "aten.alias.default": _same(),
@@ -169,15 +250,15 @@ OPERATORS: Mapping[str, Operator] = {
     "aten.split_with_sizes.default": Operator(_split, ("split_sizes",)),
     "aten.select.int": Operator(_select),
     "aten.slice.Tensor": Operator(_slice),
-    "aten.linear.default": Operator(linear),
+    "aten.linear.default": Operator(_linear),
     "aten.matmul.default": _product("other"),
     "aten.bmm.default": _product("mat2"),
-    "aten.layer_norm.default": Operator(layer_norm),
+    "aten.layer_norm.default": Operator(_layer_norm),
     "aten.sum.dim_IntList": _reduce("SumExt", None),
     "aten.mean.dim": _reduce("ReduceMean"),
     "aten.amax.default": _reduce("ReduceMax"),
     "aten.softmax.int": Operator(_softmax),
-    "aten.scaled_dot_product_attention.default": Operator(attention),
-    "aten.im2col.default": Operator(windows),
-    "aten.conv2d.default": Operator(convolution),
+    "aten.scaled_dot_product_attention.default": Operator(_attention),
+    "aten.im2col.default": Operator(_windows),
+    "aten.conv2d.default": Operator(_convolution),
 }

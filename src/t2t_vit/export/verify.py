@@ -8,14 +8,14 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from t2t_vit.inference.exported import ExportPrecision
 from t2t_vit.inference.item import BATCH_SIZE
-from t2t_vit.inference.metadata import Precision
 from t2t_vit.inference.predictor import Predictor
 
 # A file whose batch is not dynamic, or whose state leaks between calls, fails on one of these in this order.
 BATCHES = (1, 3, 2)
 # Of the largest logit. An int8 file has no such bound: it is judged by its answers.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
+TOLERANCES: dict[ExportPrecision, float] = {"fp32": 1e-4, "fp16": 2e-2}
 SAME_ANSWERS = 0.99
 # What an int8 file may lose of the accuracy, where so many images with known classes were compared.
 LOST_ACCURACY, ENOUGH_IMAGES = 0.01, 500
@@ -38,11 +38,11 @@ class Agreement:
     largest_difference: float
     largest_logit: float
     top1_agreement: float
-    precision: Precision = "fp32"
+    precision: ExportPrecision = "fp32"
     accuracies: tuple[float, float] | None = None
 
     @property
-    def agrees(self) -> bool:
+    def is_acceptable(self) -> bool:
         """Whether the file may be kept; values that are not finite never agree.
 
         fp32: no logit differs by more than 1e-4 of the largest. fp16: 2e-2, and 99 % have the same class. int8: 99 %
@@ -52,23 +52,23 @@ class Agreement:
             return False
         if self.precision in TOLERANCES and self.largest_difference > TOLERANCES[self.precision] * self.largest_logit:
             return False
-        return self.precision == "fp32" or self.top1_agreement >= SAME_ANSWERS or self._as_accurate
+        return self.precision == "fp32" or self.top1_agreement >= SAME_ANSWERS or self._is_as_accurate
 
     @property
-    def _as_accurate(self) -> bool:
+    def _is_as_accurate(self) -> bool:
         if self.precision != "int8" or self.accuracies is None or self.images < ENOUGH_IMAGES:
             return False
         network, file = self.accuracies
         return file >= network - LOST_ACCURACY
 
     def __str__(self) -> str:
-        said = (
+        text = (
             f"largest logit difference {self.largest_difference:.2e} (largest logit {self.largest_logit:.3g}), "
             f"same top-1 on {self.top1_agreement:.1%} of {self.images:,} images"
         )
         if self.precision == "fp32" or self.accuracies is None:
-            return said
-        return f"{said}, accuracy {self.accuracies[0]:.2%} -> {self.accuracies[1]:.2%}"
+            return text
+        return f"{text}, accuracy {self.accuracies[0]:.2%} -> {self.accuracies[1]:.2%}"
 
 
 def verify(
@@ -76,7 +76,7 @@ def verify(
     reference: Predictor,
     images: Tensor,
     *,
-    precision: Precision = "fp32",
+    precision: ExportPrecision = "fp32",
     targets: Tensor | None = None,
 ) -> Agreement:
     """Run both on `images`, in batches of 1, 3, 2 and then more; fewer than six images are used again.

@@ -3,6 +3,7 @@
 import copy
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +13,17 @@ import torch
 from torch import Tensor
 
 from t2t_vit.errors import UserError
-from t2t_vit.export.job import PLAIN, Job, Kind
-from t2t_vit.export.table import Format, find_format
+from t2t_vit.export.file_formats import Format, find_format
+from t2t_vit.export.job import PLAIN, ExportJob, Kind
 from t2t_vit.export.verify import Agreement, verify, worst
 from t2t_vit.files import atomic_write
-from t2t_vit.inference.metadata import Metadata
-from t2t_vit.inference.mindspore_process import MindsporeError
+from t2t_vit.inference.exported import Metadata
+from t2t_vit.inference.item import BATCH_SIZE
+from t2t_vit.inference.mindir_predictor import MindsporeError
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT
+
+_SPEED_SECONDS = 1.0
 
 
 class DisagreementError(Exception):
@@ -71,7 +75,7 @@ def export_model(
     Args:
         predictor: brings network, preprocessing and class names; left as it is.
         arch: the network's name, for the metadata.
-        file_format: a row of `export.table`.
+        file_format: a row of `export.file_formats`.
 
     Raises:
         UserError: the format cannot be written here, or the path cannot be written.
@@ -93,7 +97,7 @@ def export_model(
         kind.dynamic_size,
         kind.normalised_inside,
     )
-    job = Job(network, metadata, evidence.images if evidence.calibration is None else evidence.calibration)
+    job = ExportJob(network, metadata, evidence.images if evidence.calibration is None else evidence.calibration)
     unverified = row.unverified()
     with _folder_beside(path) as folder:
         written = folder / path.name
@@ -102,7 +106,7 @@ def export_model(
             agreement = None if unverified else _proof(row, written, reference, evidence, kind)
         except MindsporeError as error:
             raise DisagreementError(path, error) from error
-        if agreement is not None and not agreement.agrees:
+        if agreement is not None and not agreement.is_acceptable:
             raise DisagreementError(path, agreement)
         parts = sorted(folder.iterdir(), key=lambda part: part == written)  # the one that is named comes last
         for part in parts:
@@ -134,3 +138,29 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
     with beside as folder:
         yield Path(folder)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds until the first answer can be asked for, and images a second in batches of up to 32."""
+
+    load_seconds: float
+    images_per_second: float
+
+
+def speed_of(exported: Exported, images: Tensor) -> Speed:
+    """Load the file and run it for a second or so.
+
+    Args:
+        images: uint8 (N, in_chans, height, width).
+    """
+    start = time.perf_counter()
+    predictor = find_format(exported.file_format).open(exported.path)
+    load_seconds = time.perf_counter() - start
+    batch = images[:BATCH_SIZE]
+    predictor.logits(batch)
+    start, done, elapsed = time.perf_counter(), 0, 0.0
+    while elapsed < _SPEED_SECONDS:
+        predictor.logits(batch)
+        done, elapsed = done + len(batch), time.perf_counter() - start
+    return Speed(load_seconds, done / elapsed)

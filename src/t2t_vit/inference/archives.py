@@ -38,7 +38,7 @@ def members(path: str) -> Iterator[Item]:
 def _zip_members(path: str) -> Iterator[Item]:
     stamp = stamp_of(path)
     with zipfile.ZipFile(path) as archive:
-        found = [entry for entry in archive.infolist() if not entry.is_dir() and _counts(entry.filename)]
+        found = [entry for entry in archive.infolist() if not entry.is_dir() and _is_image_member(entry.filename)]
         for entry in sorted(found, key=lambda entry: entry.filename):
             yield Item(os.path.join(path, "") + entry.filename, partial(_from_zip, archive, entry), stamp)  # noqa: PTH118
 
@@ -60,7 +60,7 @@ def _tar_members(path: str) -> Iterator[Item]:
         with tarfile.open(fileobj=forward, mode="r:") as archive:  # type: ignore[call-overload]  # all it needs
             while (entry := archive.next()) is not None:
                 archive.members.clear()  # of a million, too
-                if not entry.isdir() and _counts(entry.name):
+                if not entry.isdir() and _is_image_member(entry.name):
                     name = os.path.join(path, "") + entry.name  # noqa: PTH118
                     if entry.isreg() and not entry.issparse():
                         yield Item(name, partial(_from_tar, forward, entry), stamp)
@@ -82,7 +82,7 @@ def _check_size(size: int) -> None:
         raise UnreadableError(f"it claims {size:,} bytes; images in archives may have {MOST_BYTES:,}")
 
 
-def _counts(name: str) -> bool:
+def _is_image_member(name: str) -> bool:
     """As in folders; `__MACOSX/._x.png` and its like are hidden."""
     return is_image_name(name) and not any(part.startswith(".") and part.strip(".") for part in name.split("/"))
 

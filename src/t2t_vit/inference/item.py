@@ -8,7 +8,7 @@ from pathlib import Path
 from t2t_vit.data.decode import EXTENSIONS
 
 Stamp = tuple[int, int]
-BATCH_SIZE = 32  # images of a forward pass, where nobody says
+BATCH_SIZE = 32  # images of a forward pass, by default
 
 
 class UnreadableError(Exception):
@@ -53,7 +53,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Result:
+class ImageResult:
     """What became of one image.
 
     Attributes:

@@ -5,18 +5,22 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from t2t_vit.errors import UserError
-from t2t_vit.inference.item import Prediction, Result, Stamp
-from t2t_vit.inference.run import Answered
+from t2t_vit.inference.item import ImageResult, Prediction, Stamp
+from t2t_vit.inference.pipeline import Answered
+from t2t_vit.inference.predictor import Predictor
+from t2t_vit.weights.locate import find_file
 
 Fingerprint = Mapping[str, Any]
 _BLOCK = 2**16
+_VERSION = 1
 
 
-class Journal:
+class PredictionJournal:
     """`OUTPUT.journal`: a line that says what was asked, then one a batch.
 
     Each line is JSON and written whole; the torn end that a killed run leaves is cut off. The first batch is held back
@@ -24,11 +28,11 @@ class Journal:
 
     Args:
         output: the file that the run is to write.
-        fingerprint: makes what the answers depend on beside the images; called when it is needed.
+        fingerprint: makes what the answers depend on besides the images; called when it is needed.
         prediction: (index, probability) -> a prediction with its name.
         beside: other files that the run writes.
         resume: go on from what is there; otherwise what is there goes.
-        note: told what was found.
+        note: called with a sentence about what was found.
 
     Raises:
         UserError: another run writes this output, or the run to be continued was asked for something else.
@@ -67,7 +71,7 @@ class Journal:
         elif resume:
             note(f"{self.path}: is not there, so there is nothing to continue; beginning at the beginning")
 
-    def recall(self, path: str, stamp: Stamp | None) -> Result | None:
+    def recall(self, path: str, stamp: Stamp | None) -> ImageResult | None:
         """The result of an image that has not changed since; None of an unknown one, or of one that was not there."""
         return self._known.find(path, stamp) if self._known is not None else None
 
@@ -146,7 +150,7 @@ class Journal:
         return file
 
 
-def remembered(output: str) -> Fingerprint:
+def recorded_fingerprint(output: str) -> Fingerprint:
     """The fingerprint in the journal of `output`, empty where there is none."""
     try:
         with Path(f"{output}.journal").open("rb") as file:
@@ -166,7 +170,7 @@ class _Known:
         self._next = next(self._entries, None)
         self._rest: dict[str, Any] | None = None
 
-    def find(self, path: str, stamp: Stamp | None) -> Result | None:
+    def find(self, path: str, stamp: Stamp | None) -> ImageResult | None:
         if self._rest is None and self._next is not None and self._next[0] != path:
             self._rest = {self._next[0]: self._next} | {entry[0]: entry for entry in self._entries}
         if self._rest is not None:
@@ -176,8 +180,8 @@ class _Known:
         if entry is None or stamp is None or entry[1] != list(stamp):
             return None
         if isinstance(entry[2], str):
-            return Result(path, reason=entry[2])
-        return Result(path, tuple(self._prediction(index, probability) for index, probability in entry[2]))
+            return ImageResult(path, reason=entry[2])
+        return ImageResult(path, tuple(self._prediction(index, probability) for index, probability in entry[2]))
 
 
 def _entries(path: Path) -> Iterator[Any]:
@@ -230,3 +234,38 @@ def _drop_remains(output: Path) -> None:
     for entry in os.scandir(output.parent) if output.parent.is_dir() else ():
         if remains.fullmatch(entry.name):
             Path(entry.path).unlink(missing_ok=True)
+
+
+def fingerprint(path: str, predictor: Predictor, top_k: int, asked: Mapping[str, object]) -> dict[str, Any]:
+    """What the answers depend on besides the images: runs with the same one may share their results.
+
+    Primitives, by the word that names them in a message.
+
+    Args:
+        path: what the predictor was loaded from; its content counts, not its name.
+        asked: what else the user asked for that changes the answers.
+    """
+    return {
+        "journal version": _VERSION,
+        "checkpoint": _content_hash(path),
+        "preprocessing": predictor.preprocessing.to_dict(),
+        "list of classes": predictor.classes,
+        "top_k": top_k,
+        **asked,
+    }
+
+
+def _content_hash(path: str) -> str:
+    whole = sha256()
+    for file in _files(Path(path)):
+        with file.open("rb") as content:
+            whole.update(file_digest(content, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if path.suffix == ".xml":  # OpenVINO's weights lie beside their graph
+        return [file for file in (path, path.with_suffix(".bin")) if file.is_file()]
+    return [find_file(path)]

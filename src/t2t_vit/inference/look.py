@@ -86,7 +86,7 @@ def rollout(weights: Iterable[Tensor], global_pool: GlobalPool = "token") -> Ten
 
 
 def as_colours(features: Tensor) -> Tensor:
-    """A feature map (C, h, w) as a picture (3, h, w) in 0..1: red, green and blue are its directions of most variance.
+    """A feature map (C, h, w) as an image (3, h, w) in 0..1: red, green and blue are its directions of most variance.
 
     Each is stretched between its 1st and 99th percentile, and turned so that its largest deviation is bright.
     """

@@ -24,7 +24,7 @@ def main() -> int:
     """Load, then answer until there are no more images."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # MindSpore prints; what it prints must not get into the answers
-    # Beside this file lie modules whose names must not hide others'.
+    # The names of the modules in this file's folder must not hide others'.
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
     try:
         serve(sys.argv[1], answers)

@@ -12,8 +12,8 @@ from torch import Tensor
 from t2t_vit.data.decode import DecodeError, convert, decode
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
-from t2t_vit.inference.item import BATCH_SIZE, Item, Prediction, Result
-from t2t_vit.inference.run import stream
+from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, Prediction
+from t2t_vit.inference.pipeline import stream
 
 ImageLike = str | Path | Image.Image
 
@@ -22,10 +22,10 @@ class Predictor(ABC):
     """A network with its preprocessing and class names; a runtime provides `logits`.
 
     Attributes:
-        computes_ahead: whether `begin` returns before the work is done.
+        is_asynchronous: whether `begin` returns before the work is done.
     """
 
-    computes_ahead = False
+    is_asynchronous = False
 
     def __init__(self, preprocessing: Preprocessing, classes: Sequence[str] | None) -> None:
         self.preprocessing = preprocessing
@@ -91,7 +91,7 @@ class Predictor(ABC):
 
     def stream(
         self, images: Iterable[str | Path], *, top_k: int = 1, batch_size: int = BATCH_SIZE, workers: int = 0
-    ) -> Iterator[Result]:
+    ) -> Iterator[ImageResult]:
         """Classify any number of image files, one after the other and in their order, in little memory.
 
             for result in predictor.stream(glob.iglob("photos/*.jpg"), top_k=5):

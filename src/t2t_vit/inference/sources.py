@@ -1,12 +1,17 @@
-"""What the user points at -> the images in it, one after the other, without holding them."""
+"""What the user points at (files, folders, archives, lists of paths) -> its images, one by one, never all in memory."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from t2t_vit.errors import UserError
 from t2t_vit.inference.archives import is_archive, members
 from t2t_vit.inference.item import Item, is_image_name
+
+STANDARD_INPUT = "-"
+_BLOCK = 2**16
+_LONGEST = 2**20  # bytes of an entry of a list
 
 
 def find_images(words: Sequence[str], *, recursive: bool = False) -> Iterator[Item]:
@@ -26,7 +31,7 @@ def find_images(words: Sequence[str], *, recursive: bool = False) -> Iterator[It
 
 
 def _check(word: str) -> None:
-    """Mistakes that had better be told before the work."""
+    """Report before the work begins what cannot be read."""
     try:
         if not word or not os.path.lexists(word):  # a Path would rewrite what the user gave
             raise UserError(f"DATA '{word}': there is no such file or folder; name an image or a folder of images")
@@ -91,7 +96,7 @@ def _walk(top: str) -> Iterator[Item]:
             try:
                 here = _identity(path)
                 if here not in above:
-                    pending.append(iter([(name, is_dir, above | {here}) for name, is_dir in _entries(path)]))
+                    pending.append(iter([(name, is_dir, above | {here}) for name, is_dir in _folder_entries(path)]))
             except OSError as error:
                 found = True
                 yield Item(path, reason=f"the folder cannot be read ({error.strerror})")
@@ -99,7 +104,7 @@ def _walk(top: str) -> Iterator[Item]:
         raise _NothingFoundError("no file in the folder or below has .png, .jpg, .jpeg or another image ending")
 
 
-def _entries(folder: str) -> list[tuple[str, bool]]:
+def _folder_entries(folder: str) -> list[tuple[str, bool]]:
     """Paths of images and folders in `folder`, and which are folders, sorted as their contents would be: `a.png`
     stands before `a/b.png`."""
     with os.scandir(folder) as entries:
@@ -134,3 +139,54 @@ def _why_empty(folder: Path) -> str:
 
 class _NothingFoundError(Exception):
     """Why a word gives no image."""
+
+
+def listed_images(source: str, *, null: bool = False) -> Iterator[Item]:
+    """An item for each path in a list, in its order, read as it comes; empty entries do not count.
+
+    Args:
+        source: a file, or "-" for standard input.
+        null: NUL ends a path, so that one may hold a line break; otherwise LF or CRLF does.
+
+    Raises:
+        UserError: the file cannot be opened, at once; it is empty, or no list, when it is read.
+    """
+    try:
+        # Unbuffered: what a slow writer has written is answered, and a reader that waits can be left behind.
+        file = os.dup(sys.stdin.fileno()) if source == STANDARD_INPUT else os.open(source, os.O_RDONLY)
+        if source != STANDARD_INPUT and Path(source).is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no file"
+        raise UserError(f"list '{source}': cannot be read ({reason}); name a file of paths, or - for input") from error
+    return _listed_items(file, "standard input" if source == STANDARD_INPUT else f"list '{source}'", null)
+
+
+def _listed_items(file: int, where: str, null: bool) -> Iterator[Item]:
+    found = False
+    for entry in _list_entries(file, where, b"\0" if null else b"\n"):
+        path = entry if null else entry.removesuffix(b"\r")
+        if b"\0" in path:
+            raise UserError(f"{where}: holds NUL characters; if they separate its paths, add --null")
+        if path:
+            found = True
+            yield Item(os.fsdecode(path))
+    if not found:
+        raise UserError(f"{where}: names no images; it must hold a path a line")
+
+
+def _list_entries(file: int, where: str, separator: bytes) -> Iterator[bytes]:
+    rest, first = b"", True
+    try:
+        while block := os.read(file, _BLOCK):
+            block = rest + (block.removeprefix(b"\xef\xbb\xbf") if first else block)
+            *whole, rest = block.split(separator)
+            first = False
+            yield from whole
+            if len(rest) > _LONGEST:
+                raise UserError(f"{where}: holds an entry of more than {_LONGEST:,} bytes; it must hold a path a line")
+        yield rest
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error.strerror})") from error
+    finally:
+        os.close(file)

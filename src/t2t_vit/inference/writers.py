@@ -1,18 +1,18 @@
-"""Predictions -> a file, one by one; it appears whole or not at all."""
+"""Results -> a file of predictions and one of the images that could not be read; each appears whole or not at all."""
 
 import csv
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write, check_folder
-from t2t_vit.inference.item import Prediction, Result
+from t2t_vit.inference.item import ImageResult, Prediction
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 _ROWS = 10_000  # of a row group in Parquet: what is held in memory
@@ -26,7 +26,7 @@ class Writer(ABC):
         self._top_k = top_k
 
     @abstractmethod
-    def write(self, result: Result) -> None:
+    def write(self, result: ImageResult) -> None:
         """One image more."""
 
     @abstractmethod
@@ -49,7 +49,7 @@ class JsonObject(Writer):
         self._seen: set[bytes] | None = None if unique else set()
         self._empty = True
 
-    def write(self, result: Result) -> None:
+    def write(self, result: ImageResult) -> None:
         if self._seen is not None:
             digest = blake2b(result.path.encode("utf-8", "surrogatepass"), digest_size=16).digest()
             if digest in self._seen:
@@ -66,7 +66,7 @@ class JsonObject(Writer):
 class JsonLines(Writer):
     """An object a line: path, class, name and probability of the best, with a top k all of them as `top`."""
 
-    def write(self, result: Result) -> None:
+    def write(self, result: ImageResult) -> None:
         row: dict[str, Any] = {"path": result.path, **as_dict(result.predictions[0])}
         if self._top_k:
             row["top"] = [as_dict(each) for each in result.predictions]
@@ -85,7 +85,7 @@ class Csv(Writer):
         super().__init__(file, top_k)
         self._row("path", *(["rank"] if top_k else []), "class", "name", "probability")
 
-    def write(self, result: Result) -> None:
+    def write(self, result: ImageResult) -> None:
         for rank, each in enumerate(result.predictions, start=1):
             ranks = [rank] if self._top_k else []
             self._row(result.path, *ranks, each.index, each.name or "", each.probability)
@@ -136,7 +136,7 @@ class Parquet(Writer):
         self._table_of = pyarrow.Table.from_pylist
         self._rows: list[dict[str, Any]] = []
 
-    def write(self, result: Result) -> None:
+    def write(self, result: ImageResult) -> None:
         exact = result.path.encode("utf-8", "surrogateescape")
         text = exact.decode("utf-8", "backslashreplace")
         for rank, each in enumerate(result.predictions, start=1):
@@ -216,3 +216,25 @@ def check_output(path: str | Path) -> None:
     if Path(path).exists() and not Path(path).is_file():
         raise UserError(f"output '{path}': is no regular file; it would be replaced by one, so name another")
     check_folder(Path(path).parent, f"output '{path}':")
+
+
+@contextmanager
+def open_rejects(path: str | Path) -> Iterator[Callable[[ImageResult], None]]:
+    """What takes the results without predictions: an object a line, `{"path": ..., "reason": ...}`.
+
+    The file appears when the block ends well; where nothing was bad there is none, not even one of an earlier run.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    files: list[IO[str]] = []
+    with ExitStack() as stack:
+
+        def add(result: ImageResult) -> None:
+            if not files:
+                files.append(stack.enter_context(atomic_write(Path(path), "w")))
+            files[0].write(json.dumps({"path": result.path, "reason": result.reason}) + "\n")
+
+        yield add
+    if not files:
+        Path(path).unlink(missing_ok=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.inference.item import Item
+from t2t_vit.inference.pipeline import answer_batches
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.readers import Readers
-from t2t_vit.inference.run import answer_batches
 
 PREPROCESSING = Preprocessing((8, 8), mean=(0.5,), std=(0.5,))
 LONG = 300.0  # seconds that nobody waits unless things come one after the other
@@ -59,7 +59,7 @@ class Slow(Predictor):
 class Device(Slow):
     """Computes by itself: work is begun, and its answer taken later. Remembers in which order."""
 
-    computes_ahead = True
+    is_asynchronous = True
     farther = 2  # when that one is being decoded, the next one is there
 
     def __init__(self, decoded: list[Event], batch: int) -> None:
@@ -121,8 +121,7 @@ def test_nobody_who_lists_one_at_a_time_waits_for_the_next() -> None:
 
 @pytest.mark.gpu
 def test_cuda_gives_the_cpus_answers_ahead() -> None:
-    from t2t_vit.inference.plan import Workload, plan_for
-    from t2t_vit.inference.torch_predictor import TorchPredictor
+    from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
     from t2t_vit.model import create_model
     from t2t_vit.precision import choose_precision
 
@@ -150,8 +149,7 @@ def test_cuda_gives_the_cpus_answers_ahead() -> None:
 def test_a_compiled_network_never_compiles_again() -> None:
     from torch._dynamo.utils import counters
 
-    from t2t_vit.inference.plan import Plan
-    from t2t_vit.inference.torch_predictor import TorchPredictor
+    from t2t_vit.inference.torch_predictor import Plan, TorchPredictor
     from t2t_vit.model import create_model
     from t2t_vit.precision import choose_precision
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2t_vit.export.job import Job
-from t2t_vit.inference.metadata import Metadata
+from t2t_vit.export.job import ExportJob
+from t2t_vit.inference.exported import Metadata
 from t2t_vit.model import T2TViT
 from t2t_vit.model.inputs import grid_of, stretched_table
 from t2t_vit.model.tokens_to_token import TokenPerformer, TokensToToken, TokenTransformer
@@ -15,7 +15,7 @@ from t2t_vit.ops.soft_split import slices_order, soft_split_by_slices
 from t2t_vit.variants import SoftSplit
 
 
-def graph_form(job: Job, *, by_slices: bool = True, centred_norms: bool = False) -> nn.Module:
+def graph_form(job: ExportJob, *, by_slices: bool = True, centred_norms: bool = False) -> nn.Module:
     """A module of the file's own input and output, in the file's precision but for int8, which starts from float32.
 
     Args:
@@ -36,10 +36,10 @@ def graph_form(job: Job, *, by_slices: bool = True, centred_norms: bool = False)
         model = AnySize(model)
     if job.metadata.precision == "fp16":
         model = model.half()
-    return Door(model, job.metadata).eval()
+    return FileInterface(model, job.metadata).eval()
 
 
-class Door(nn.Module):
+class FileInterface(nn.Module):
     """From the file's input, pixels or normalised images, to float32 logits, whatever is inside."""
 
     mean: Tensor

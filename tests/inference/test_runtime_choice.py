@@ -10,7 +10,7 @@ from torch import Tensor
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.inference.predictor import Predictor
-from t2t_vit.inference.runtime import LONG_ENOUGH, Candidate, fastest
+from t2t_vit.inference.runtime_choice import LONG_ENOUGH, Candidate, fastest
 
 IMAGES = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
 LOGITS = torch.tensor([[1.0, -2.0, 4.0]]).repeat(10, 1)

@@ -2,39 +2,42 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
-from typing import TYPE_CHECKING
+from queue import Empty, Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from t2t_vit.data.decode import DecodeError
-from t2t_vit.inference.ahead import Ahead
-from t2t_vit.inference.item import BATCH_SIZE, Item, Prediction, Result, Stamp, UnreadableError
+from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, Prediction, Stamp, UnreadableError
 from t2t_vit.inference.readers import Readers
 
 if TYPE_CHECKING:
     from t2t_vit.inference.predictor import Predictor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Answered:
     """A result, with the stamp that its image had before it was read, and whether it was known before this run."""
 
-    result: Result
+    result: ImageResult
     stamp: Stamp | None = None
     recalled: bool = False
 
 
-Recall = Callable[[str, Stamp | None], Result | None]
+Recall = Callable[[str, Stamp | None], ImageResult | None]
 
 
 def stream(
     predictor: "Predictor", items: Iterable[Item], *, top_k: int = 1, batch_size: int = BATCH_SIZE, workers: int = 0
-) -> Iterator[Result]:
+) -> Iterator[ImageResult]:
     """The result of each item, in order; see `Predictor.stream`."""
     with closing(Readers(predictor.preprocessing, workers)) as readers:
         for batch in answer_batches(predictor, items, readers, top_k=top_k, batch_size=batch_size):
@@ -59,7 +62,7 @@ def answer_batches(
         recall: the result that is known already of a path and its stamp, or None. Called in order, by that thread.
     """
     taken = _Batches(items, readers, batch_size, recall)
-    with closing(Ahead(taken, 1 + -(-readers.ahead // batch_size))) as ahead:
+    with closing(Prefetched(taken, 1 + -(-readers.ahead // batch_size))) as ahead:
         yield from _in_turn(predictor, ahead, top_k)
 
 
@@ -67,7 +70,7 @@ def answer_batches(
 class _Pending:
     item: Item
     stamp: Stamp | None
-    known: Result | None = None
+    known: ImageResult | None = None
     image: Future[Tensor] | None = None
 
 
@@ -94,7 +97,7 @@ class _Batches:
         if known is not None:
             return _Pending(item, stamp, known)
         if item.reason:
-            return _Pending(item, None, Result(item.path, reason=item.reason))
+            return _Pending(item, None, ImageResult(item.path, reason=item.reason))
         try:
             source = item.path if item.content is None else item.content()
         except UnreadableError as error:
@@ -111,7 +114,7 @@ def _failed(error: Exception) -> Future[Tensor]:
 Batch = Sequence[_Pending]
 
 
-def _in_turn(predictor: "Predictor", batches: Ahead[list[_Pending]], top_k: int) -> Iterator[list[Answered]]:
+def _in_turn(predictor: "Predictor", batches: "Prefetched[list[_Pending]]", top_k: int) -> Iterator[list[Answered]]:
     """Where the device works by itself it is given the next batch before the answers to this one are taken and written,
     unless the next one is still to come: nobody who types a path at a time waits for the path after it."""
     begun: _Begun | None = None
@@ -120,7 +123,7 @@ def _in_turn(predictor: "Predictor", batches: Ahead[list[_Pending]], top_k: int)
         if begun is not None:
             yield begun.answers(top_k)
         begun = following
-        if not (predictor.computes_ahead and batches.has_one):
+        if not (predictor.is_asynchronous and batches.has_one):
             yield begun.answers(top_k)
             begun = None
     if begun is not None:
@@ -156,7 +159,48 @@ class _Begun:
         return answers
 
 
-def _result(path: str, predictions: tuple[Prediction, ...], reason: str) -> Result:
+def _result(path: str, predictions: tuple[Prediction, ...], reason: str) -> ImageResult:
     if predictions and not all(isfinite(prediction.probability) for prediction in predictions):
-        return Result(path, reason="the network's answer is not a finite number; try another --amp_level")
-    return Result(path, predictions, reason)
+        return ImageResult(path, reason="the network's answer is not a finite number; try another --amp_level")
+    return ImageResult(path, predictions, reason)
+
+
+class Prefetched(Generic[T]):
+    """Iterates over `things`, of which a thread makes up to `count` before they are asked for.
+
+    Where making a thing fails, its exception is raised in its place. After `close` the thread ends once it has the
+    next thing; nobody waits for that, since it may be the next line that somebody types.
+    """
+
+    def __init__(self, things: Iterable[T], count: int) -> None:
+        self._made: Queue[tuple[T] | BaseException | None] = Queue(count)
+        self._closed = Event()
+        Thread(target=self._make, args=(things,), daemon=True).start()
+
+    def __iter__(self) -> Iterator[T]:
+        while (made := self._made.get()) is not None:
+            if isinstance(made, BaseException):
+                raise made
+            yield made[0]
+
+    @property
+    def has_one(self) -> bool:
+        """Whether the next thing, or the end, is there already."""
+        return not self._made.empty()
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._closed.set()
+        with suppress(Empty):  # it may wait for room
+            while True:
+                self._made.get_nowait()
+
+    def _make(self, things: Iterable[T]) -> None:
+        try:
+            for thing in things:
+                self._made.put((thing,))
+                if self._closed.is_set():
+                    return
+            self._made.put(None)
+        except BaseException as error:  # for the one who waits
+            self._made.put(error)

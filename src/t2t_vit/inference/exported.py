@@ -1,17 +1,26 @@
-"""What an exported file says about itself, so that it can be run with nothing beside it."""
+"""What all exported files have in common, whatever runs them: their metadata and their predictor."""
 
 import json
-from collections.abc import Mapping
+import logging
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
+import torch
+from torch import Tensor
+
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.inference.predictor import Predictor
 from t2t_vit.version import __version__
 
-INPUT = "images"
-OUTPUT = "logits"
-
-Precision = Literal["fp32", "fp16", "int8"]
+INPUT, OUTPUT = "images", "logits"
+ExportPrecision = Literal["fp32", "fp16", "int8"]
+# Keys whose JSON is the value itself, and its type.
+_PLAIN = {"num_classes": int, "batch": int, "dynamic_size": bool, "normalised_inside": bool}
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Metadata:
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
     num_classes: int = 0
-    precision: Precision = "fp32"
+    precision: ExportPrecision = "fp32"
     batch: int = 0
     dynamic_size: bool = False
     normalised_inside: bool = False
@@ -79,7 +88,9 @@ class Metadata:
             classes, precision = read.pop("classes"), strings["precision"]
             if classes is not None and not (type(classes) is list and all(type(name) is str for name in classes)):
                 raise ValueError("metadata whose classes are no names")
-            if precision not in get_args(Precision) or any(type(read[key]) is not kind for key, kind in _PLAIN.items()):
+            if precision not in get_args(ExportPrecision) or any(
+                type(read[key]) is not kind for key, kind in _PLAIN.items()
+            ):
                 raise ValueError("metadata of another version")
             preprocessing = Preprocessing.from_dict(read.pop("preprocessing"))
             named = tuple(classes) if classes and len(classes) == read["num_classes"] else None
@@ -87,11 +98,62 @@ class Metadata:
                 arch=strings["arch"],
                 preprocessing=preprocessing,
                 classes=named,
-                precision=cast(Precision, precision),
+                precision=cast(ExportPrecision, precision),
                 **read,
             )
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"metadata without {error}") from error
 
 
-_PLAIN = {"num_classes": int, "batch": int, "dynamic_size": bool, "normalised_inside": bool}
+class ExportedPredictor(Predictor):
+    """A file that `export` wrote: its metadata carry the preprocessing and the class names; a runtime provides `run`.
+
+    Where the file is fixed at a number of images, batches are cut and filled up to it.
+    """
+
+    def __init__(self, path: str | Path, metadata: Metadata) -> None:
+        super().__init__(metadata.preprocessing, metadata.classes)
+        self.path, self.metadata = path, metadata
+
+    @abstractmethod
+    def run(self, inputs: Tensor) -> Tensor:
+        """The file's own input, contiguous (B, in_chans, height, width), uint8 or float32 -> float32 logits."""
+
+    @property
+    def arch(self) -> str:
+        """The network's name."""
+        return self.metadata.arch
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits."""
+        return self.metadata.num_classes
+
+    def logits(self, images: Tensor) -> Tensor:
+        inside = self.metadata.normalised_inside
+        return self._batched(images if inside else self.preprocessing.normalize(images))
+
+    def logits_of_normalised(self, images: Tensor) -> Tensor:
+        """float32 images, normalised (B, in_chans, height, width) -> logits (B, num_classes)."""
+        return self._batched(self.preprocessing.denormalize(images) if self.metadata.normalised_inside else images)
+
+    def _batched(self, inputs: Tensor) -> Tensor:
+        count = self.metadata.batch or len(inputs)
+        answers = []
+        for part in torch.split(inputs.contiguous(), count):
+            filled = torch.cat([part, part[:1].expand(count - len(part), -1, -1, -1)]) if len(part) < count else part
+            answers.append(self.run(filled)[: len(part)])
+        return torch.cat(answers)  # (B, num_classes)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence other packages: no warnings and no log lines up to warnings inside the block; errors are raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

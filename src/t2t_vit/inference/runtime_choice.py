@@ -43,7 +43,7 @@ def fastest(
         images: uint8 (B, in_chans, height, width), of the batch that will be used.
         total: images ahead.
         tolerance: the largest difference of two logits, as a share of the largest one, with which another is taken.
-        note: told what was measured, in one line, and why a candidate was left out.
+        note: called with what was measured, in one line, and with why a candidate was left out.
         clock: seconds.
     """
     built = {own.name: own.build()}

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from t2t_vit.inference.plan import REPAYS_COMPILING, Plan, Workload, plan_for
-from t2t_vit.inference.torch_predictor import filled
+from t2t_vit.inference.torch_predictor import REPAYS_COMPILING, Plan, Workload, filled, plan_for
 
 LONG = Workload(REPAYS_COMPILING, 256)
 

@@ -1,4 +1,4 @@
-"""The formats, a row each."""
+"""The table of file formats, a row each: its ending, its writer, and what it needs here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +9,23 @@ from pathlib import Path
 import torch
 
 from t2t_vit.errors import UserError
-from t2t_vit.export.air import UNTESTED, air_refusal, write_air
-from t2t_vit.export.executorch import write_executorch
-from t2t_vit.export.job import Job, Kind
+from t2t_vit.export.job import ExportJob, Kind
 from t2t_vit.export.mindir import write_mindir
-from t2t_vit.export.onnx import write_onnx
-from t2t_vit.export.openvino import write_openvino
-from t2t_vit.export.safetensors import write_safetensors
-from t2t_vit.export.tensorrt import write_tensorrt
-from t2t_vit.export.torch_program import write_aoti, write_pt2
-from t2t_vit.inference import executorch_predictor, onnx_predictor, openvino_predictor, tensorrt_predictor
+from t2t_vit.export.onnx import write_onnx, write_openvino, write_tensorrt
+from t2t_vit.export.torch_formats import (
+    AIR_UNTESTED,
+    air_refusal,
+    write_air,
+    write_aoti,
+    write_executorch,
+    write_pt2,
+    write_safetensors,
+)
+from t2t_vit.inference.exported import ExportPrecision
 from t2t_vit.inference.load import load
-from t2t_vit.inference.metadata import Precision
-from t2t_vit.inference.mindspore_process import MINDSPORE_MISSING, mindspore_python
+from t2t_vit.inference.mindir_predictor import MINDSPORE_MISSING, mindspore_python
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.inference.runtime_predictors import EXECUTORCH_MISSING, ONNX_MISSING, OPENVINO_MISSING, TENSORRT_MISSING
 
 
 def _nothing() -> str | None:
@@ -30,7 +33,7 @@ def _nothing() -> str | None:
 
 
 def _open(path: Path) -> Predictor:
-    """What `load` makes of the file: it is verified by the very door that users take."""
+    """What `load` makes of the file: it is verified the way that users open it."""
     return load(path, allow_native_code=True)  # written a moment ago, by us
 
 
@@ -55,12 +58,12 @@ class Format:
 
     name: str
     ending: str
-    write: Callable[[Job, Path], None]
+    write: Callable[[ExportJob, Path], None]
     extra: str = ""
     packages: tuple[str, ...] = ()
     runtime: Callable[[], str | None] = _nothing
     open: Callable[[Path], Predictor] = _open
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    precisions: tuple[ExportPrecision, ...] = ("fp32", "fp16")
     dynamic_batch: bool = True
     dynamic_size: bool = False
     program: bool = True
@@ -130,7 +133,7 @@ def _without_mindspore() -> str | None:
 
 
 def _untested() -> str | None:
-    return UNTESTED
+    return AIR_UNTESTED
 
 
 FORMATS = {
@@ -142,7 +145,7 @@ FORMATS = {
             write_onnx,
             "export",
             ("onnx", "onnxscript"),
-            partial(_without, "onnxruntime", onnx_predictor.RUNTIME_MISSING),
+            partial(_without, "onnxruntime", ONNX_MISSING),
             precisions=("fp32", "fp16", "int8"),
             dynamic_size=True,
         ),
@@ -156,7 +159,7 @@ FORMATS = {
             write_openvino,
             "openvino",
             ("openvino", "onnx", "onnxscript", "nncf"),
-            partial(_without, "openvino", openvino_predictor.RUNTIME_MISSING),
+            partial(_without, "openvino", OPENVINO_MISSING),
             precisions=("fp32", "fp16", "int8"),
             dynamic_size=True,
         ),
@@ -166,7 +169,7 @@ FORMATS = {
             write_executorch,
             "executorch",
             ("executorch",),
-            partial(_without, "executorch", executorch_predictor.RUNTIME_MISSING),
+            partial(_without, "executorch", EXECUTORCH_MISSING),
             precisions=("fp32",),
             dynamic_batch=False,
         ),
@@ -176,7 +179,7 @@ FORMATS = {
             write_tensorrt,
             "tensorrt",
             ("tensorrt", "onnx", "onnxscript"),
-            partial(_without, "tensorrt", tensorrt_predictor.RUNTIME_MISSING),
+            partial(_without, "tensorrt", TENSORRT_MISSING),
             refusal=_without_nvidia,
         ),
         Format("SAFETENSORS", ".safetensors", write_safetensors, program=False),

@@ -14,10 +14,9 @@ import torch
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.formats.mindir import GraphWriter
-from t2t_vit.inference.exported_predictor import ExportedPredictor
+from t2t_vit.inference.exported import ExportedPredictor, Metadata
 from t2t_vit.inference.load import load
-from t2t_vit.inference.metadata import Metadata
-from t2t_vit.inference.mindspore_process import VARIABLE, MindsporeError, MindsporeProcess, mindspore_python
+from t2t_vit.inference.mindir_predictor import VARIABLE, MindsporeError, MindsporeProcess, mindspore_python
 
 STAND_IN = """
 import os, sys, time
@@ -137,7 +136,7 @@ def test_without_mindspore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match=f"{VARIABLE} '.*no python': is no program"):
         load(path)
     monkeypatch.delenv(VARIABLE)
-    monkeypatch.setattr("t2t_vit.inference.mindspore_process.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("t2t_vit.inference.mindir_predictor.importlib.util.find_spec", lambda _: None)
     assert mindspore_python() is None
     with pytest.raises(UserError, match=r'pip install "t2t_vit\[mindspore\]", or name the Python'):
         load(path)

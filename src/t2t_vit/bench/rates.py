@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from t2t_vit.bench.clock import Spread, in_turn
+from t2t_vit.bench.profiling import Spread, in_turn
 from t2t_vit.training.utilisation import peak_of
 
 GPU_SIDE = 8192

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from t2t_vit.bench.circumstances import circumstances
+from t2t_vit.bench.data import measure_batch_transform, measure_loader, measure_reading
 from t2t_vit.bench.network import measure_network
 from t2t_vit.bench.rates import Rates, rates_of
-from t2t_vit.bench.samples import measure_batch_transform, measure_loader, measure_reading
 from t2t_vit.bench.step import measure_step
 from t2t_vit.bench.tables import print_data, print_network, print_step
 from t2t_vit.cli import build

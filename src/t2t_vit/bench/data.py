@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2t_vit.bench.clock import Laps, Spread, rounds
+from t2t_vit.bench.profiling import Laps, Spread, rounds
 from t2t_vit.data.batch_transform import BatchTransform
 from t2t_vit.data.decode import Mode, decode
 from t2t_vit.data.images import ImageSet

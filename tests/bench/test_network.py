@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from t2t_vit import create_model
-from t2t_vit.bench.stages import flops_of, mapped, stages_of, tensors_in
+from t2t_vit.bench.network import flops_of, mapped, stages_of, tensors_in
 from t2t_vit.model import T2TViT
 from t2t_vit.model.cost import count_cost
 from t2t_vit.training.utilisation import training_flops

@@ -8,9 +8,9 @@ from t2t_vit import create_model
 from t2t_vit.bench.network import flops_of, mapped, stages_of, tensors_in
 from t2t_vit.model import T2TViT
 from t2t_vit.model.cost import count_cost
-from t2t_vit.training.utilisation import training_flops
+from t2t_vit.training.measurements import training_flops
 
-STAGES = ["attention1", "split0", "attention2", "split1", "project", "blocks", "head"]
+STAGES = ["split0", "attention1", "split1", "attention2", "split2", "project", "blocks", "head"]
 ARCHS = ("t2t_vit_quickstart", "t2t_vit_t_14", "t2t_vit_14_resnext", "t2t_vit_dense")
 
 
@@ -22,10 +22,6 @@ def quickstart() -> T2TViT:
 def test_names_are_the_modules_own():
     stages = stages_of(quickstart(), torch.randn(2, 1, 28, 28))
     assert [stage.name for stage in stages] == STAGES
-    assert {stage.name: stage.within for stage in stages if stage.within} == {
-        "split0": "attention1",
-        "split1": "attention2",
-    }
 
 
 @pytest.mark.parametrize("name", ARCHS)
@@ -33,10 +29,9 @@ def test_flops_add_up_to_those_of_the_table_of_costs(name: str):
     size = 28 if name == "t2t_vit_quickstart" else 64
     model = create_model(name, image_size=size, num_classes=5)
     found = flops_of(model)
-    whole = [each for each in found.values() if not each.within]
-    forward = sum(each.forward for each in whole)
+    forward = sum(each.forward for each in found.values())
     assert forward == 2 * count_cost(name, size, 5).macs
-    assert forward + sum(each.backward for each in whole) == training_flops(model, (3, size, size))
+    assert forward + sum(each.backward for each in found.values()) == training_flops(model, (3, size, size))
 
 
 def test_what_is_frozen_has_no_backward_pass():
@@ -66,14 +61,12 @@ def test_a_stage_alone_makes_the_gradients_of_the_whole():
         torch.testing.assert_close(alone[id(parameter)], parameter.grad)
 
 
-def test_a_split_is_the_first_product_of_its_attention():
+def test_a_split_gives_the_tokens_that_its_attention_takes():
     model = create_model("t2t_vit_t_14", image_size=64, num_classes=5).eval()
     stages = {stage.name: stage for stage in stages_of(model, torch.randn(2, 3, 64, 64))}
-    tokens, (attention,) = stages["split0"].run(*stages["split0"].inputs), stages["attention1"].inputs
-    part = model.tokens_to_token.attention1
-    torch.testing.assert_close(tokens, part.attn.qkv(part.norm1(attention.tokens())), rtol=1e-4, atol=1e-5)
-    found = flops_of(model)
-    assert 0 < found["split0"].forward < found["attention1"].forward
+    for split, taker in (("split0", "attention1"), ("split1", "attention2"), ("split2", "project")):
+        (taken,) = stages[taker].inputs
+        torch.testing.assert_close(stages[split].run(*stages[split].inputs), taken, rtol=0, atol=0)
 
 
 def test_hooks_are_gone_afterwards():

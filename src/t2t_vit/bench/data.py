@@ -132,7 +132,7 @@ def _endless(loader: TrainLoader) -> Iterator[Batch]:
 
 
 class _Watched:
-    """An image set whose readings say how long they took."""
+    """An image set whose readings are timed."""
 
     def __init__(self, images: ImageSet, mode: Mode, laps: Laps, kept: bool) -> None:
         self._images, self._mode, self._laps, self._kept = images, mode, laps, kept
@@ -158,7 +158,7 @@ class _Watched:
 
 
 class _WatchedTransform(TrainTransform):
-    """A transform that says how long it took."""
+    """A transform that is timed."""
 
     def __init__(self, transform: TrainTransform, laps: Laps) -> None:
         vars(self).update(vars(transform), laps=laps)

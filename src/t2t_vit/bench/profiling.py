@@ -120,8 +120,8 @@ _STATM = Path("/proc/self/statm")
 def peak(run: Callable[[], object], device: torch.device) -> int | None:
     """Bytes that `run()` takes at most: of the CUDA allocator, or by which resident memory grows on a CPU.
 
-    None where neither can be told. Resident memory grows least where the process had freed much before, although what
-    the C library holds of that is given back first: measure early.
+    None where neither can be measured. Resident memory grows least where the process had freed much before, although
+    what the C library holds of that is given back first: measure early.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -99,7 +99,7 @@ def measure_parts(update: Update, device: torch.device, repeats: int) -> list[di
 
 @contextmanager
 def watched(update: Update, laps: Laps) -> Iterator[None]:
-    """Meanwhile the step's own parts say when they end."""
+    """Meanwhile the end of each part of the step is a lap."""
     step = update.step
     batch, autocast, loss, ema = update.batch, step.autocast, step.loss, step.ema
 
@@ -130,7 +130,7 @@ def _watched_context(
 
 
 def _watched_loss(loss: Loss, laps: Laps) -> Loss:
-    """The loss's gradient is the first of the backward pass, and there the engine is told what to do at its end."""
+    """The loss's gradient is the first of the backward pass; its hook asks the engine for a lap at the end."""
 
     def computed(logits: Tensor, targets: Tensor) -> Tensor:
         value = loss(logits, targets)

@@ -38,7 +38,7 @@ from t2t_vit.settings.rules import image_size_of
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes
-from t2t_vit.training.utilisation import training_flops
+from t2t_vit.training.measurements import training_flops
 
 CPU_BATCH = 8  # of which a network's rate on a few cores depends little
 Results = dict[str, Any]

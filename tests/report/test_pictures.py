@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from t2t_vit.report.pictures import WRONG, Answer, draw_pictures, draw_view
+from t2t_vit.report import pictures
+from t2t_vit.report.pictures import QUIET, RIGHT, WRONG, Answer, draw_pictures, draw_view, new_figure
 
 RED = tuple(int(WRONG[place : place + 2], 16) for place in (1, 3, 5))
 
@@ -20,6 +22,18 @@ def drawn(tmp_path: Path, answers: list[Answer], **options: int) -> Image.Image:
     return Image.open(tmp_path / "pictures.png").convert("RGB")
 
 
+def caught(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are drawn from now on."""
+    figures: list[Figure] = []
+
+    def keep(width: float, height: float) -> Figure:
+        figures.append(new_figure(width, height))
+        return figures[-1]
+
+    monkeypatch.setattr(pictures, "new_figure", keep)
+    return figures
+
+
 def red_pixels(image: Image.Image) -> int:
     return sum(count for count, colour in image.getcolors(1 << 20) or [] if colour == RED)
 
@@ -30,6 +44,41 @@ def test_only_wrong_predictions_are_red(tmp_path: Path) -> None:
     one = red_pixels(drawn(tmp_path, [answer(), answer(true="boot")]))
     assert one > 400
     assert red_pixels(drawn(tmp_path, [answer(true="boot")] * 2)) > 1.8 * one
+
+
+def test_what_stands_above_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = caught(monkeypatch)
+    draw_pictures([answer("bag", "boot"), answer("a_coat", "a_coat"), answer("hat", None)], tmp_path / "x.png")
+    (figure,) = drawn
+    told = [[(text.get_text(), text.get_color(), text.get_weight()) for text in axes.texts] for axes in figure.axes]
+    assert told == [
+        [("bag  88%", WRONG, "bold"), ("true: boot", QUIET, "normal")],
+        [("a coat  88%", RIGHT, "normal"), ("true: a coat", QUIET, "normal")],
+        [("hat  88%", RIGHT, "normal"), ("", QUIET, "normal")],
+    ]
+    assert [all(spine.get_visible() for spine in axes.spines.values()) for axes in figure.axes] == [True, False, False]
+
+
+def test_the_panels_of_the_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = caught(monkeypatch)
+    stages = [np.full((side, side, 3), side / 10, dtype=np.float32) for side in (8, 4, 2)]
+    rollout = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 3]], dtype=np.float32)
+    draw_view(Image.new("RGB", (30, 30), "white"), stages, rollout, tmp_path / "x.png", title="a cat")
+    (figure,) = drawn
+    assert [axes.get_title() for axes in figure.axes] == [
+        "the image, 30 x 30",
+        "after attention 1, 8 x 8",
+        "after attention 2, 4 x 4",
+        "tokens, 2 x 2",
+        "where the answer looks",
+    ]
+    shown = [np.asarray(axes.images[-1].get_array()) for axes in figure.axes]
+    assert [picture.flat[0] for picture in shown[1:4]] == pytest.approx([0.8, 0.4, 0.2])
+    heat = shown[4]
+    assert heat.shape == (30, 30)
+    assert heat[:10, :10].max() < 0.1
+    assert heat[28:, 28:].min() > 0.9
+    assert figure.get_suptitle() == "a cat"
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(3, 8, 1), (8, 4, 2), (9, 4, 3)])

@@ -32,7 +32,7 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 from t2t_vit.training.compilation import why_not
-from t2t_vit.training.utilisation import training_flops
+from t2t_vit.training.measurements import training_flops
 from training import as_shipped, authors_amp, plain
 
 DEVICE = choose_device("auto")

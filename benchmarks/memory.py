@@ -13,7 +13,7 @@ from reference import authors_model
 from torch import nn
 
 import t2t_vit
-from t2t_vit.bench.memory import growth, peak
+from t2t_vit.bench.profiling import growth, peak
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.precision import choose_device, choose_precision

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from t2t_vit.training.compilation import compile_for_training
-from t2t_vit.training.scaler import LossScaler
+from t2t_vit.training.mixed_precision import LossScaler
 from t2t_vit.training.step import TrainStep
 
 Step = Callable[[], object]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from t2t_vit.bench import circumstances as here
-from t2t_vit.bench import clock
-from t2t_vit.bench.clock import Spread
+from t2t_vit.bench import profiling
+from t2t_vit.bench.profiling import Spread
 from t2t_vit.files import atomic_write
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +21,7 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """Seconds of each run of each contestant, each once a round; on the GPU where there is one."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    return clock.in_turn(contestants, device, repeats=repeats, warm_up=warm_up)
+    return profiling.in_turn(contestants, device, repeats=repeats, warm_up=warm_up)
 
 
 def ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> dict[str, float]:

@@ -2,13 +2,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from t2t_vit.bench.clock import Laps
-from t2t_vit.bench.graphs import Graphs
+from t2t_vit.bench.profiling import Laps, synchronisations
 from t2t_vit.bench.rates import Rates
-from t2t_vit.bench.step import PARTS, Update, in_a_row, measure_parts, measure_step, watched
-from t2t_vit.bench.waits import synchronisations
+from t2t_vit.bench.step import PARTS, Graphs, Update, in_a_row, measure_parts, measure_step, watched
 from t2t_vit.training.ema import Ema
-from t2t_vit.training.scaler import LossScaler
+from t2t_vit.training.mixed_precision import LossScaler
 from t2t_vit.training.step import TrainStep
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from t2t_vit.precision import Precision, choose_precision
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.loss import WeightedCrossEntropy
-from t2t_vit.training.schedule import Schedule
+from t2t_vit.training.optimizer import Schedule
 from t2t_vit.training.state import State
 from t2t_vit.weights import Weights
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from t2t_vit import create_model
-from t2t_vit.cli import build, export, infer, predictors, quickstart, train, weights
+from t2t_vit.cli import build, callbacks, export, infer, predictors, quickstart, train, weights
 from t2t_vit.cli import eval as evaluation
 from t2t_vit.cli.main import main
 from t2t_vit.cli.run import Folders, Result
@@ -28,7 +28,7 @@ from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.journal import Journal
 from t2t_vit.training.retention import Checkpoints
 from t2t_vit.training.state import State
-from t2t_vit.training.summary import Summary
+from t2t_vit.training.trackers import Summary
 from t2t_vit.weights import read_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -406,9 +406,7 @@ def test_the_report_is_of_the_weights_that_it_names(monkeypatch: pytest.MonkeyPa
 
 
 def test_trackers_get_the_run_and_its_settings(monkeypatch: pytest.MonkeyPatch, trained: Callable[..., Kept]) -> None:
-    from t2t_vit.training import wandb_tracker
-
-    given = keep(monkeypatch, wandb_tracker, "WandbTracker")
+    given = keep(monkeypatch, callbacks, "WandbTracker")
     monkeypatch.setattr(train, "check_installed", lambda _: None)
     trained(tracker="wandb")
     assert (given["0"], given["1"]) == (Path("l/t2t_vit_quickstart_x"), "t2t_vit_quickstart_x")

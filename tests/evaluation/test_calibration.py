@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from t2t_vit.evaluation.calibration import calibration
-from t2t_vit.evaluation.outcomes import Outcomes
+from t2t_vit.evaluation.outcomes import Outcomes, calibration
 
 
 def answers(confidence: list[float], right: list[bool]) -> Outcomes:

@@ -1,8 +1,14 @@
 import pytest
 import torch
 
-from t2t_vit.evaluation.classes import class_scores, confident_mistakes, confusion_matrix, top_confusions
-from t2t_vit.evaluation.outcomes import NO_ANSWER, Outcomes
+from t2t_vit.evaluation.outcomes import (
+    NO_ANSWER,
+    Outcomes,
+    class_scores,
+    confident_mistakes,
+    confusion_matrix,
+    top_confusions,
+)
 
 
 def answers(target: list[int], predicted: list[int], confidence: list[float] | None = None) -> Outcomes:

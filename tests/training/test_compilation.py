@@ -51,9 +51,9 @@ def test_a_run_is_one_graph_that_is_compiled_once(monkeypatch):
     from torch._dynamo.utils import counters
 
     from t2t_vit import create_model
+    from t2t_vit.training.mixed_precision import LossScaler
     from t2t_vit.training.optimizer import create_optimizer
     from t2t_vit.training.randomness import SampleNumbers
-    from t2t_vit.training.scaler import LossScaler
     from t2t_vit.training.step import TrainStep
 
     real = torch.compile

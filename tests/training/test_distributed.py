@@ -1,21 +1,27 @@
-"""Two processes over gloo on the CPU against one, on the same batches."""
+"""Two processes against one on the same batches; how processes find each other, and end with their launcher."""
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import HashStore, PrefixStore
 
 from t2t_vit.evaluation.metrics import evaluate
+from t2t_vit.training import distributed
 from t2t_vit.training.callbacks import Callback
-from t2t_vit.training.distributed import Processes, connected, from_environment, leave, share_gradients
+from t2t_vit.training.distributed import Processes, connected, from_environment, leave, of_this_attempt, share_gradients
 from t2t_vit.training.loop import train
-from t2t_vit.training.optimizer import create_optimizer
-from t2t_vit.training.scaler import LossScaler
-from t2t_vit.training.schedule import Schedule
+from t2t_vit.training.mixed_precision import LossScaler
+from t2t_vit.training.optimizer import Schedule, create_optimizer
 from t2t_vit.training.state import State
 from t2t_vit.training.step import TrainStep
 
@@ -111,3 +117,71 @@ def test_one_process_needs_no_group(make_model, monkeypatch):
 
 if __name__ == "__main__":
     main(sys.argv[1])
+
+
+LONG = timedelta(minutes=10)  # on a busy machine; nobody waits for it
+
+
+def test_each_attempt_has_a_store_of_its_own() -> None:
+    store = HashStore()
+    for attempt in ("one", "two", "three"):
+        with ThreadPoolExecutor(3) as pool:
+            parts = list(pool.map(lambda rank: of_this_attempt(store, rank, 3, LONG), range(3)))
+        assert all(isinstance(part, PrefixStore) for part in parts)
+        assert not parts[1].check(["address"])
+        parts[0].set("address", attempt)
+        assert {part.get("address").decode() for part in parts} == {attempt}
+
+
+def test_one_that_never_comes_is_an_error() -> None:
+    store = HashStore()
+    store.set("hello/1", "of a dead one")
+    with pytest.raises(TimeoutError, match="of 2 processes, 1 did not come"):
+        of_this_attempt(store, 0, 2, timedelta(seconds=0.2))
+
+
+END = "from t2t_vit.training.distributed import end_with_launcher; end_with_launcher()"
+CHILD = f"{END}; print('on', flush=True); input()"
+LAUNCHER = f"""
+import subprocess, sys, time
+line = [sys.executable, "-c", {CHILD!r}]
+child = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise is Linux's")
+def test_a_process_dies_with_its_launcher() -> None:
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        child = Path(f"/proc/{launcher.stdout.readline().strip()}/stat")
+        assert child.exists()
+        launcher.send_signal(signal.SIGKILL)
+    until = time.monotonic() + 300
+    while child.exists() and child.read_text().split()[2] != "Z" and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise is Linux's")
+@pytest.mark.parametrize(("by_torchrun", "code"), [(True, 128 + signal.SIGKILL), (False, 0)])
+def test_a_process_that_another_took_in_ends_at_once(by_torchrun: bool, code: int) -> None:
+    """Its launcher died while it started; here the shell is who takes in orphans, or who launches without torchrun."""
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHELASTIC_RUN_ID"}
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.quote(sys.executable)} -c {shlex.quote(END)}; exit $?"],
+        env={**environment, "TORCHELASTIC_RUN_ID": "none"} if by_torchrun else environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith("the launcher of this process is gone") == by_torchrun
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise is Linux's")
+def test_a_python_may_be_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert distributed._may_have_launched(os.getpid())

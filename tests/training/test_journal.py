@@ -9,14 +9,10 @@ from rich.console import Console as RichConsole
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.training.console import Console
-from t2t_vit.training.history import COLUMNS, History
-from t2t_vit.training.journal import Journal, duration
-from t2t_vit.training.progress import LiveBar
+from t2t_vit.training.journal import COLUMNS, Console, History, Journal, LiveBar, duration
+from t2t_vit.training.measurements import Instruments, StepWindow, Utilisation, peak_memory
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
-from t2t_vit.training.utilisation import Utilisation
-from t2t_vit.training.window import Instruments, Window, peak_memory
 
 
 def metrics(loss, norm=1.0, scale=1.0):
@@ -90,7 +86,7 @@ class FakeClock:
 
 def test_every_column_holds_its_own_number(tmp_path, capsys, monkeypatch):
     """Two updates in 4 seconds of training, of which 1 was waiting, and an evaluation of 6 seconds."""
-    monkeypatch.setattr("t2t_vit.training.window.peak_memory", lambda _: 2.5e9)
+    monkeypatch.setattr("t2t_vit.training.measurements.peak_memory", lambda _: 2.5e9)
     state = State(2, 3, 6, step=2)
     state.clock = FakeClock()
     instruments = Instruments(processes=3, norms=Norms({4: (11.0, 0.125)}), utilisation=Utilisation(10, 1000.0))
@@ -155,10 +151,10 @@ def test_a_continued_run_goes_on_with_the_numbers_of_the_stopped_one():
     """Its updates count, but took no time of this run."""
     state = State(10, 1, 10, step=3)
     state.clock = FakeClock()
-    first, norms = Window(state), Norms({3: (1.0, 2.0)})
+    first, norms = StepWindow(state), Norms({3: (1.0, 2.0)})
     for loss in (2.0, 4.0, 6.0):
         first.add(metrics(loss, norm=loss, scale=loss))
-    second = Window(state)
+    second = StepWindow(state)
     second.load_state_dict(first.state_dict())
     second.add(metrics(8.0, norm=1.0, scale=16.0))
     state.clock.training = 2.0
@@ -177,7 +173,7 @@ def test_memory_is_in_bytes():
 
 
 def test_the_bar_shows_its_own_numbers(monkeypatch):
-    monkeypatch.setattr("t2t_vit.training.window.peak_memory", lambda _: 2.5e9)
+    monkeypatch.setattr("t2t_vit.training.measurements.peak_memory", lambda _: 2.5e9)
     state = State(2, 3, 6, step=2)
     state.clock = FakeClock()
     screen = io.StringIO()
@@ -215,7 +211,7 @@ def test_what_was_skipped_is_said_and_left_out_of_the_mean(capsys):
 
 def test_a_window_reads_once_and_starts_anew():
     state = State(10, 1, 10)
-    window = Window(state)
+    window = StepWindow(state)
     window.add(metrics(math.nan, math.nan))
     reading = window.read()
     assert math.isnan(reading.loss)

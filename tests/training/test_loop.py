@@ -8,18 +8,15 @@ from t2t_vit.errors import UserError
 from t2t_vit.model.drop import SampleSeeds
 from t2t_vit.precision import choose_precision
 from t2t_vit.training.callbacks import Callback, Callbacks
-from t2t_vit.training.clock import Clock
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.loop import Validation, train
-from t2t_vit.training.masters import WorkingCopy
-from t2t_vit.training.optimizer import create_optimizer
+from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
+from t2t_vit.training.optimizer import Schedule, create_optimizer
 from t2t_vit.training.randomness import SampleNumbers, step_seed
-from t2t_vit.training.scaler import LossScaler
-from t2t_vit.training.schedule import Schedule
 from t2t_vit.training.signals import Stop
-from t2t_vit.training.state import State
+from t2t_vit.training.state import Clock, State
 from t2t_vit.training.step import TrainStep
 
 
@@ -241,7 +238,7 @@ def test_seeds_of_steps_are_their_own():
 def test_waiting_for_data_is_measured(monkeypatch):
     """By a clock that reading, training and evaluating move on."""
     now = [50.0]
-    monkeypatch.setattr("t2t_vit.training.clock.perf_counter", lambda: now[0])
+    monkeypatch.setattr("t2t_vit.training.state.perf_counter", lambda: now[0])
     clock = Clock()
 
     def batches():

@@ -10,17 +10,22 @@ import torch
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.training.callbacks import Callback
-from t2t_vit.training.checkpoint import Identity, Trained, checkpoint_content, write_checkpoint
+from t2t_vit.training.checkpoint import (
+    Identity,
+    Trained,
+    checkpoint_content,
+    recall,
+    restore,
+    restore_optimizer,
+    write_checkpoint,
+)
 from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.ema import Ema
-from t2t_vit.training.history import History
+from t2t_vit.training.journal import History
 from t2t_vit.training.loop import train
-from t2t_vit.training.optimizer import create_optimizer, set_lr
-from t2t_vit.training.resume import recall, restore, restore_optimizer
-from t2t_vit.training.retention import Checkpoints
-from t2t_vit.training.scaler import LossScaler
-from t2t_vit.training.schedule import Schedule
-from t2t_vit.training.shelf import Shelf
+from t2t_vit.training.mixed_precision import LossScaler
+from t2t_vit.training.optimizer import Schedule, create_optimizer, set_lr
+from t2t_vit.training.retention import CheckpointFolder, Checkpoints
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics, TrainStep
 from t2t_vit.weights import read_saved_run
@@ -227,7 +232,7 @@ def test_checkpoints_past_the_one_that_is_continued_are_nobodys(tmp_path, make):
         first.on_step(at(step), None)
     again = make(keep_num=1, every_steps=1)
     go_on(again, tmp_path / "ckpt/toy-1_1.ckpt", 1)
-    assert [path.name for path in Shelf(tmp_path / "ckpt").files()] == ["toy-1_1.ckpt"]
+    assert [path.name for path in CheckpointFolder(tmp_path / "ckpt").files()] == ["toy-1_1.ckpt"]
     again.on_step(at(2), None)
     assert names(tmp_path / "ckpt") == ["toy-1_2.ckpt", "toy-1_3.ckpt"]
 
@@ -240,7 +245,7 @@ def test_a_file_from_elsewhere_is_written_again_and_touches_nothing(tmp_path, ma
     again = make(keep_num=1)
     go_on(again, tmp_path / "other/toy-1_2.ckpt", 2)
     assert names(tmp_path / "ckpt") == ["toy-1_2.ckpt", "toy-1_3.ckpt"]
-    assert [path.name for path in Shelf(tmp_path / "ckpt").files()] == ["toy-1_2.ckpt"]
+    assert [path.name for path in CheckpointFolder(tmp_path / "ckpt").files()] == ["toy-1_2.ckpt"]
 
 
 def test_a_best_one_that_was_pushed_out_but_not_deleted_is_deleted(tmp_path, make, monkeypatch):
@@ -262,7 +267,7 @@ def test_a_best_one_that_was_pushed_out_but_not_deleted_is_deleted(tmp_path, mak
 
 
 def test_the_list_of_a_folder_names_no_other_folder(tmp_path):
-    shelf = Shelf(tmp_path)
+    shelf = CheckpointFolder(tmp_path)
     for text in ('["../toy-1_1.ckpt"]', '["/toy-1_1.ckpt"]', "{}", "[1]", "half a"):
         (tmp_path / "checkpoints.json").write_text(text)
         (tmp_path / "toy-1_2.ckpt").write_text("x")
@@ -270,7 +275,7 @@ def test_the_list_of_a_folder_names_no_other_folder(tmp_path):
 
 
 def test_an_earlier_file_of_the_name_that_is_to_come_does_not_pass_for_it(tmp_path):
-    shelf = Shelf(tmp_path)
+    shelf = CheckpointFolder(tmp_path)
     (tmp_path / "toy-1_2.ckpt").write_text("of an earlier run")
     shelf.begin()
     assert shelf.files() == []
@@ -323,7 +328,7 @@ def test_every_callback_gets_its_own_state_back():
 
 
 def test_strangers_in_a_folder_are_counted(tmp_path):
-    shelf = Shelf(tmp_path)
+    shelf = CheckpointFolder(tmp_path)
     for name in ("toy-1_1.ckpt", "toy-1_2.ckpt", "mine.ckpt", "notes.txt"):
         (tmp_path / name).write_text("x")
     assert shelf.strangers() == 1  # without a list, whatever is called as checkpoints are is the run's
@@ -334,7 +339,7 @@ def test_strangers_in_a_folder_are_counted(tmp_path):
 def test_checkpoints_stand_in_the_order_of_their_steps(tmp_path):
     for name in ("toy-10_100.ckpt", "toy-9_90.ckpt", "toy-1_9.ckpt", "toy-2_11.ckpt"):
         (tmp_path / name).write_text("x")
-    assert [path.name for path in Shelf(tmp_path).files()] == [
+    assert [path.name for path in CheckpointFolder(tmp_path).files()] == [
         *("toy-1_9.ckpt", "toy-2_11.ckpt", "toy-9_90.ckpt", "toy-10_100.ckpt")
     ]
 

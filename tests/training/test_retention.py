@@ -8,9 +8,9 @@ from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.checkpoint import Identity, Trained, checkpoint_content, write_checkpoint
 from t2t_vit.training.ema import Ema
+from t2t_vit.training.mixed_precision import LossScaler
 from t2t_vit.training.optimizer import create_optimizer
 from t2t_vit.training.retention import BestList, Checkpoints
-from t2t_vit.training.scaler import LossScaler
 from t2t_vit.training.state import State
 
 IDENTITY = Identity("toy", {"epochs": 3, "mean": [0.5], "arch": "toy"}, ["cat", "dog", "owl"], "epochs: 3\n")

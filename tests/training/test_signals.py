@@ -10,9 +10,8 @@ import torch
 from t2t_vit.errors import UserError
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.loop import Validation, train
-from t2t_vit.training.optimizer import create_optimizer
-from t2t_vit.training.scaler import LossScaler
-from t2t_vit.training.schedule import Schedule
+from t2t_vit.training.mixed_precision import LossScaler
+from t2t_vit.training.optimizer import Schedule, create_optimizer
 from t2t_vit.training.signals import STOPPING, Stop, Stopped, heard, stop_at_once
 from t2t_vit.training.state import State
 from t2t_vit.training.step import TrainStep

@@ -10,10 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2t_vit.precision import choose_precision
 from t2t_vit.training.ema import Ema
-from t2t_vit.training.masters import WorkingCopy
+from t2t_vit.training.mixed_precision import LARGEST, LossScaler, WorkingCopy
 from t2t_vit.training.optimizer import create_optimizer
 from t2t_vit.training.randomness import SampleNumbers, step_seed
-from t2t_vit.training.scaler import LARGEST, LossScaler
 from t2t_vit.training.step import TrainStep
 
 CPU = torch.device("cpu")

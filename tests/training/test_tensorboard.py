@@ -5,8 +5,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from t2t_vit.errors import UserError
-from t2t_vit.training.graph import export_graph, graph_def
-from t2t_vit.training.tensorboard import TensorBoard
+from t2t_vit.training.tensorboard import TensorBoard, export_graph, graph_def
 
 
 def read(folder: Path) -> EventAccumulator:

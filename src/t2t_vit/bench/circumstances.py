@@ -1,4 +1,4 @@
-"""When, on what and with which versions a number was measured: without that it says nothing."""
+"""When, on what and with which versions a number was measured: without that it means nothing."""
 
 import json
 import platform
@@ -47,15 +47,15 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of this package, ending in -dirty where files were changed; empty where nothing tells it."""
+    """The commit of this package, ending in -dirty where files were changed; empty where it is not known."""
     root = Path(__file__).parents[3]
     if (root / ".git").exists() and (root / "src/t2t_vit/bench").is_dir():  # not another's checkout around a .venv
         words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         try:
-            told = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+            described = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
         except OSError:  # there is no git
             return ""
-        return told.stdout.strip()
+        return described.stdout.strip()
     try:
         installed = distribution("t2t_vit").read_text("direct_url.json")  # what pip writes where it came from git
     except PackageNotFoundError:
@@ -64,7 +64,7 @@ def commit() -> str:
 
 
 def processor() -> str:
-    """The name of the processor, as far as the system tells."""
+    """The name of the processor, as far as the system gives it."""
     return _fact("model name") or platform.processor() or platform.machine()
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from t2t_vit.bench.clock import Spread, in_turn
-from t2t_vit.training.utilisation import peak_of
+from t2t_vit.bench.profiling import Spread, in_turn
+from t2t_vit.training.measurements import peak_of
 
 GPU_SIDE = 8192
 CPU_SIDES = (512, 1024, 2048, 4096)
@@ -18,7 +18,7 @@ LONGEST = 0.08  # seconds of one product on a CPU
 class Rates:
     """FLOP/s of one device in one type of number.
 
-    datasheet  as its maker says, in dense products (`training/utilisation.py`); None: not known, as of every processor
+    datasheet  the maker's, for dense products (`training/measurements.py`); None: not known, as of every processor
     measured   by a product of two square matrices, the fastest of several: the greatest rate that is there in practice
     side       of these matrices
     """

@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
-from t2t_vit.bench.clock import Laps, Spread, rounds
-from t2t_vit.bench.graphs import Graphs
-from t2t_vit.bench.memory import peak
+from t2t_vit.bench.profiling import Laps, Spread, peak, rounds, synchronisations
 from t2t_vit.bench.rates import Rates
-from t2t_vit.bench.waits import synchronisations
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.step import Batch, Loss, TrainStep
 
@@ -101,7 +99,7 @@ def measure_parts(update: Update, device: torch.device, repeats: int) -> list[di
 
 @contextmanager
 def watched(update: Update, laps: Laps) -> Iterator[None]:
-    """Meanwhile the step's own parts say when they end."""
+    """Meanwhile the end of each part of the step is a lap."""
     step = update.step
     batch, autocast, loss, ema = update.batch, step.autocast, step.loss, step.ema
 
@@ -132,7 +130,7 @@ def _watched_context(
 
 
 def _watched_loss(loss: Loss, laps: Laps) -> Loss:
-    """The loss's gradient is the first of the backward pass, and there the engine is told what to do at its end."""
+    """The loss's gradient is the first of the backward pass; its hook asks the engine for a lap at the end."""
 
     def computed(logits: Tensor, targets: Tensor) -> Tensor:
         value = loss(logits, targets)
@@ -154,3 +152,31 @@ class _WatchedEma(Ema):
     def update(self, moved: Tensor) -> None:
         self._laps.lap("optimizer")
         self._ema.update(moved)
+
+
+class Graphs:
+    """Counts from when it is made: graphs at the first run, breaks between them, and graphs made later."""
+
+    def __init__(self) -> None:
+        self._before = _graphs(), _breaks()
+        self._first = 0
+
+    def began(self) -> None:
+        """The first run is over: what is compiled from now on is compiled again."""
+        self._first = _graphs() - self._before[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """`graphs` is 0 where nothing is compiled; one graph without a break is what one hopes for."""
+        return {
+            "graphs": self._first,
+            "breaks": _breaks() - self._before[1],
+            "recompiled": _graphs() - self._before[0] - self._first,
+        }
+
+
+def _graphs() -> int:
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _breaks() -> int:
+    return sum(counters["graph_break"].values())

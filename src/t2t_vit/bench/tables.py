@@ -26,7 +26,7 @@ def print_network(found: Results) -> None:
         [row["name"], *_speed(row), f"{row['images_per_second']:,.1f}", _bytes(row["memory"])] for row in found["whole"]
     ]
     _show(f"{what}: the whole network", ("", *SPEED, "images/s", "peak memory"), whole)
-    _say(_rates(found))
+    _print(_rates(found))
 
 
 def print_step(found: Results) -> None:
@@ -40,11 +40,11 @@ def print_step(found: Results) -> None:
         ["step", *_speed(step), f"{step['images_per_second']:,.1f}", _bytes(step["memory"])]
     ])  # fmt: skip
     if step["synchronisations"] is not None:
-        _say(f"the host waited for the device {step['synchronisations']} times in {step['steps']} steps")
+        _print(f"the host waited for the device {step['synchronisations']} times in {step['steps']} steps")
     if found["compiled"]:
         graphs = step["graphs"]
-        _say(f"graphs {graphs['graphs']}, breaks {graphs['breaks']}, compiled again later {graphs['recompiled']}")
-    _say(_rates(found))
+        _print(f"graphs {graphs['graphs']}, breaks {graphs['breaks']}, compiled again later {graphs['recompiled']}")
+    _print(_rates(found))
 
 
 def print_data(found: Results) -> None:
@@ -110,9 +110,9 @@ def _bytes(count: int | None) -> str:
 def _rates(found: Results) -> str:
     rates = found["rates"]
     sheet = rates["datasheet"]
-    told = f"data sheet {sheet / 1e12:,.4g}" if sheet else "data sheet not known"
+    given = f"data sheet {sheet / 1e12:,.4g}" if sheet else "data sheet not known"
     product = f"a {rates['side']}-cubed product does {rates['measured'] / 1e12:,.3g}"
-    return f"TFLOP/s in {rates['dtype']}: {told}, {product}"
+    return f"TFLOP/s in {rates['dtype']}: {given}, {product}"
 
 
 def _show(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -122,12 +122,12 @@ def _show(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> No
     for row in rows:
         table.add_row(*row)
     if title:
-        _say(title)
+        _print(title)
     _console().print(table)
-    _say("")
+    _print("")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     _console().print(text, highlight=False, markup=False)
 
 

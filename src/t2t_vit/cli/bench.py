@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from t2t_vit.bench.circumstances import circumstances
+from t2t_vit.bench.data import measure_batch_transform, measure_loader, measure_reading
 from t2t_vit.bench.network import measure_network
 from t2t_vit.bench.rates import Rates, rates_of
-from t2t_vit.bench.samples import measure_batch_transform, measure_loader, measure_reading
 from t2t_vit.bench.step import measure_step
 from t2t_vit.bench.tables import print_data, print_network, print_step
 from t2t_vit.cli import build
@@ -37,7 +37,7 @@ from t2t_vit.settings.rules import image_size_of
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes
-from t2t_vit.training.utilisation import training_flops
+from t2t_vit.training.measurements import training_flops
 
 CPU_BATCH = 8  # of which a network's rate on a few cores depends little
 Results = dict[str, Any]

@@ -22,11 +22,9 @@ from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes, share_gradients
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.loss import WeightedCrossEntropy
-from t2t_vit.training.masters import WorkingCopy
-from t2t_vit.training.optimizer import create_optimizer
+from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
+from t2t_vit.training.optimizer import Schedule, create_optimizer
 from t2t_vit.training.randomness import SampleNumbers
-from t2t_vit.training.scaler import LossScaler
-from t2t_vit.training.schedule import Schedule
 from t2t_vit.training.state import State
 from t2t_vit.training.step import Loss, TrainStep
 from t2t_vit.weights import Weights, fit

@@ -11,22 +11,14 @@ from t2t_vit.data.loader import TrainLoader
 from t2t_vit.files import atomic_write
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.callbacks import Callback
-from t2t_vit.training.checkpoint import Identity, Trained
-from t2t_vit.training.data_wait import DataWait
-from t2t_vit.training.graph import export_graph, graph_def
-from t2t_vit.training.history import History
-from t2t_vit.training.journal import Journal
+from t2t_vit.training.checkpoint import Identity, Trained, recall
+from t2t_vit.training.journal import History, Journal, LiveBar
 from t2t_vit.training.loop import TrainBatches
-from t2t_vit.training.norms import Norms
-from t2t_vit.training.progress import LiveBar
-from t2t_vit.training.resume import recall
+from t2t_vit.training.measurements import DataWait, Instruments, Norms, utilisation
 from t2t_vit.training.retention import Checkpoints
 from t2t_vit.training.state import State
-from t2t_vit.training.summary import ShowInputs, Summary
-from t2t_vit.training.tensorboard import TensorBoard
-from t2t_vit.training.tracker import Guarded, Tracker
-from t2t_vit.training.utilisation import utilisation
-from t2t_vit.training.window import Instruments
+from t2t_vit.training.tensorboard import TensorBoard, export_graph, graph_def
+from t2t_vit.training.trackers import Guarded, MlflowTracker, ShowInputs, Summary, Tracker, WandbTracker
 
 
 def follow(
@@ -97,13 +89,9 @@ def _trackers(job: Job, trained: Trained, state: State, *, goes_on: bool) -> lis
         _dump_graph(job, trained, board)
     trackers: list[Tracker] = [Guarded(board, "the summary", job.note)]
     if config.tracker == "wandb":
-        from t2t_vit.training.wandb_tracker import WandbTracker
-
         wandb = WandbTracker(logs, config.run_name, config.to_dict(), goes_on=goes_on, note=job.note)
         trackers.append(Guarded(wandb, "tracker: wandb", job.note))
     if config.tracker == "mlflow":
-        from t2t_vit.training.mlflow_tracker import MlflowTracker
-
         settings = config.to_dict()
         mlflow = MlflowTracker(logs.parent, logs, config.run_name, settings, goes_on=goes_on, note=job.note)
         trackers.append(Guarded(mlflow, "tracker: mlflow", job.note))

@@ -25,9 +25,9 @@ from t2t_vit.settings.resolution import continued, resolve
 from t2t_vit.settings.rules import validate_training
 from t2t_vit.settings.schema import KEYS, SECTIONS, Config
 from t2t_vit.training.checkpoint import Identity
-from t2t_vit.training.console import Console
 from t2t_vit.training.distributed import Processes
-from t2t_vit.training.shelf import Shelf, step_of
+from t2t_vit.training.journal import Console
+from t2t_vit.training.retention import CheckpointFolder, step_of
 from t2t_vit.training.state import State
 from t2t_vit.weights import SavedRun, Weights, checkpoint_config, read_saved_run, read_weights
 
@@ -142,8 +142,8 @@ def start_of(options: Options) -> Start:
 
 def newest(folders: Folders) -> Search:
     """Look at the checkpoints of the run, the best ones included, the newest first, until one can be read."""
-    regular = Shelf(folders.checkpoints).files()
-    best = [path for folder in (folders.best, folders.best / "ema") for path in Shelf(folder).files()]
+    regular = CheckpointFolder(folders.checkpoints).files()
+    best = [path for folder in (folders.best, folders.best / "ema") for path in CheckpointFolder(folder).files()]
     search = Search()
     reached = -1
     for path in sorted([*regular, *best], key=step_of, reverse=True):
@@ -193,7 +193,7 @@ def _further(saved: SavedRun) -> tuple[bool, bool]:
 
 
 def _nothing(folders: Folders, search: Search) -> str:
-    strangers = Shelf(folders.checkpoints).strangers()
+    strangers = CheckpointFolder(folders.checkpoints).strangers()
     others = f" ({strangers} of earlier runs are left alone; --resume FILE continues one)" if strangers else ""
     kind = "no whole checkpoint" if search.damaged else "no checkpoint of a run to continue"
     return f"resume auto: {kind} in {folders.checkpoints}{others}: starting from the beginning"

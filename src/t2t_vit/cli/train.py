@@ -41,18 +41,15 @@ from t2t_vit.report.run_files import EVALUATION, REPORT
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.schema import Config
-from t2t_vit.training.agreement import Agreement
-from t2t_vit.training.checkpoint import Trained, checkpoint_name
-from t2t_vit.training.console import Console
-from t2t_vit.training.distributed import Processes, connected, from_environment
+from t2t_vit.training.checkpoint import Trained, checkpoint_name, restore
+from t2t_vit.training.distributed import Processes, StopAgreement, connected, end_with_launcher, from_environment
 from t2t_vit.training.divergence import StopOnDivergence
+from t2t_vit.training.journal import Console
 from t2t_vit.training.loop import Validation, train
 from t2t_vit.training.optimizer import trainable
-from t2t_vit.training.orphan import end_with_launcher
-from t2t_vit.training.resume import restore
 from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
-from t2t_vit.training.tracker import check_installed
+from t2t_vit.training.trackers import check_installed
 from t2t_vit.weights import Weights
 
 FROZEN = {"tokens": "the T2T module", "backbone": "all but the head"}
@@ -149,7 +146,7 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         state,
         validation=validation,
         callbacks=callbacks,
-        stop=Stop(Agreement() if processes.count > 1 else None),
+        stop=Stop(StopAgreement() if processes.count > 1 else None),
         seed=config.seed,
         rank=processes.rank,
     )

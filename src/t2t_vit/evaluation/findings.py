@@ -11,9 +11,14 @@ from typing import Any
 from PIL import Image
 
 from t2t_vit.data.images import ImageSet
-from t2t_vit.evaluation.calibration import calibration
-from t2t_vit.evaluation.classes import class_scores, confident_mistakes, confusion_matrix, top_confusions
-from t2t_vit.evaluation.outcomes import Outcomes
+from t2t_vit.evaluation.outcomes import (
+    Outcomes,
+    calibration,
+    class_scores,
+    confident_mistakes,
+    confusion_matrix,
+    top_confusions,
+)
 from t2t_vit.files import atomic_write
 
 MISTAKES = 24

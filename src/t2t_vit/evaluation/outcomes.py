@@ -1,4 +1,4 @@
-"""One answer an image: what every table and picture of an evaluation is made of."""
+"""One answer an image, and what follows from them: scores of each class, confusions and calibration."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -104,3 +104,119 @@ def _rows(logits: Tensor, targets: Tensor) -> Tensor:
         _RANK: rank,
     }
     return torch.stack([columns[name] for name in sorted(columns)], 1)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: how many images it has, how often it was predicted, and how often rightly.
+
+    precision  right / predicted; recall  right / count, the accuracy of the class; f1  their harmonic mean.
+    Where nothing can be divided they are 0, as is customary.
+    """
+
+    number: int
+    count: int
+    predicted: int
+    right: int
+
+    @property
+    def precision(self) -> float:
+        return self.right / self.predicted if self.predicted else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.right / self.count if self.count else 0.0
+
+    @property
+    def f1(self) -> float:
+        return 2 * self.right / (self.count + self.predicted) if self.right else 0.0
+
+
+def class_scores(outcomes: Outcomes, classes: int) -> list[ClassScore]:
+    """A score for each class, by its number."""
+    columns = [
+        torch.bincount(outcomes.target, minlength=classes),
+        torch.bincount(outcomes.predicted[outcomes.predicted != NO_ANSWER], minlength=classes),
+        torch.bincount(outcomes.target[outcomes.right], minlength=classes),
+    ]
+    return [ClassScore(number, *row) for number, row in enumerate(torch.stack(columns, 1).tolist())]
+
+
+def confusion_matrix(outcomes: Outcomes, classes: int) -> Tensor:
+    """(classes, classes) int64: images of the row's class that were taken for the column's."""
+    known = outcomes.predicted != NO_ANSWER
+    pairs = outcomes.target[known] * classes + outcomes.predicted[known]
+    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+
+
+def top_confusions(outcomes: Outcomes, classes: int, most: int) -> list[tuple[int, int, int]]:
+    """The commonest (true class, predicted class, images) that are mistakes, commonest first, at most `most`."""
+    wrong = ~outcomes.right & (outcomes.predicted != NO_ANSWER)
+    pairs, counts = torch.unique(outcomes.target[wrong] * classes + outcomes.predicted[wrong], return_counts=True)
+    order = counts.argsort(descending=True, stable=True)[:most]
+    return [
+        (pair // classes, pair % classes, count)
+        for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
+    ]
+
+
+def confident_mistakes(outcomes: Outcomes, most: int) -> list[int]:
+    """Numbers of the wrong answers that were given with the most confidence, the most confident first."""
+    wrong = (~outcomes.right & (outcomes.predicted != NO_ANSWER)).nonzero()[:, 0]
+    order = outcomes.confidence[wrong].argsort(descending=True, stable=True)[:most]
+    return wrong[order].tolist()
+
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers with a confidence in (low, high]: how many, how sure on average, and which share was right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The reliability of the answers.
+
+    ece    expected calibration error: the mean over images of |accuracy - confidence| of their bin, in [0, 1]
+    mce    the largest |accuracy - confidence| of a bin that is not empty
+    bins   of equal width; empty ones have a count of 0
+    """
+
+    ece: float
+    mce: float
+    bins: tuple[Bin, ...]
+
+
+def calibration(outcomes: Outcomes, bins: int = BINS) -> Calibration:
+    """Expected calibration error over `bins` bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
+
+    Bin m of M holds the confidences in ((m - 1) / M, m / M]; 0 is in the first. Sums are float64.
+    """
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    index = (torch.bucketize(outcomes.confidence, edges) - 1).clamp(0, bins - 1)  # (N,)
+    count = torch.bincount(index, minlength=bins).double()
+    sure = torch.bincount(index, outcomes.confidence, minlength=bins)
+    right = torch.bincount(index, outcomes.right.double(), minlength=bins)
+    gaps = (right - sure).abs()  # (M,), |accuracy - confidence| times the count
+    filled = count.clamp(min=1)
+    rows = zip(
+        edges[:-1].tolist(),
+        edges[1:].tolist(),
+        count.long().tolist(),
+        (sure / filled).tolist(),
+        (right / filled).tolist(),
+        strict=True,
+    )
+    return Calibration(
+        (gaps.sum() / max(1, len(outcomes))).item(),
+        (gaps / filled).max().item(),
+        tuple(Bin(*row) for row in rows),
+    )

@@ -1,4 +1,4 @@
-"""What may happen beside the training: a callback sees where the run is and never changes it."""
+"""Callbacks: they are called at each step, evaluation and epoch of a run, and never change it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -29,7 +29,7 @@ class Callback:
         """When the run ended early: by a mistake of the user's or a signal; `whole` unless it is amid an update."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run that goes on has to know, as tensors and plain values without times; it is in every checkpoint."""
+        """What a continued run has to know, as tensors and plain values without times; it is in every checkpoint."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
@@ -67,7 +67,7 @@ class Callbacks(Callback):
 
     @contextmanager
     def attending(self, state: State) -> Iterator[None]:
-        """Around a run: tells the callbacks when it is stopped, and closes them however it ends."""
+        """Around a run: calls `on_stop` when it is stopped, and closes the callbacks however it ends."""
         try:
             yield
         except (KeyboardInterrupt, Stopped, UserError) as error:

@@ -1,8 +1,8 @@
-"""What a checkpoint holds, and how it gets to the disk whole."""
+"""What a checkpoint holds, how it is written whole, and how a run is restored from it bit for bit."""
 
 import io
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from sys import intern
@@ -12,9 +12,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from t2t_vit.errors import UserError
+from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.files import atomic_write
+from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.ema import Ema
-from t2t_vit.training.scaler import LossScaler
+from t2t_vit.training.mixed_precision import LossScaler
 from t2t_vit.training.state import State
 
 FORMAT, VERSION = "t2t_vit", 1
@@ -26,7 +29,7 @@ class Identity:
     """What rebuilds the model and its preprocessing: it is the same in every checkpoint of a run.
 
     config is flat, of plain numbers, strings, booleans and lists; config_text is the same as a file a run can
-    be repeated from, and is written beside each checkpoint. data counts what the steps are counted in:
+    be repeated from, and is written next to each checkpoint. data counts what the steps are counted in:
     train_images, val_images, images_per_update, updates_per_epoch, processes.
     """
 
@@ -61,7 +64,7 @@ def checkpoint_content(
     epoch, step       as in the file's name: the epoch from 1, the updates made
     model, ema        state dicts under the model's own keys; ema is None where there is none
     optimizer, scaler their state; scaler is None where the loss is not scaled
-    progress          where the run is beside its step: lr, evaluated_at, closed_at, ended, see `State`
+    progress          where the run is, apart from its step: lr, evaluated_at, closed_at, ended, see `State`
     metrics           the last evaluation: {"step": its step, "raw": {"loss", "top1", "top5", "count"}, "ema": ...}
     best              the lists of best checkpoints, see `retention.BestList`
     followers         what the callbacks have to know to go on, by their class: the numbers since the last line
@@ -93,7 +96,7 @@ def checkpoint_name(arch: str, state: State) -> str:
 
 
 def write_checkpoint(paths: Sequence[Path], content: Mapping[str, Any], config_text: str) -> None:
-    """Write one checkpoint under each of `paths`, and the configuration beside each as .yaml.
+    """Write one checkpoint under each of `paths`, and the configuration next to each as .yaml.
 
     All new ones appear whole or none does; what was there before stays until then.
 
@@ -105,8 +108,8 @@ def write_checkpoint(paths: Sequence[Path], content: Mapping[str, Any], config_t
     pairs = [(path, path.with_suffix(".yaml")) for path in paths]
     new = [file for pair in pairs for file in pair if not file.exists()]
     try:
-        for path, beside in pairs:
-            with atomic_write(beside, "w") as file:
+        for path, config_path in pairs:
+            with atomic_write(config_path, "w") as file:
                 file.write(config_text)
             with atomic_write(path, size=buffer.getbuffer().nbytes) as file:
                 file.write(buffer.getbuffer())
@@ -118,7 +121,7 @@ def write_checkpoint(paths: Sequence[Path], content: Mapping[str, Any], config_t
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Delete a checkpoint and the configuration beside it; one that is gone already is fine."""
+    """Delete a checkpoint and the configuration next to it; one that is gone already is no error."""
     for file in (path, path.with_suffix(".yaml")):
         file.unlink(missing_ok=True)
 
@@ -146,3 +149,71 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)([_plain(item) for item in value])
     return intern(value) if type(value) is str else value
+
+
+# Of a group's entries, these are the present configuration's and machine's; all others (counters, learnt scales, the
+# layer's share of the learning rate) are the run's.
+PRESENT = ("weight_decay", "betas", "eps", "momentum", "nesterov", "fused", "foreach", "capturable")
+
+
+def restore(content: Mapping[str, Any], path: Path, trained: Trained, state: State) -> None:
+    """Bring weights, averages, optimizer, loss scale and `state` to where `content`, of `path`, left them.
+
+    `state` keeps its end: a run may be continued for longer than it was begun for.
+
+    Raises:
+        UserError: the content does not fit the network or the optimizer.
+    """
+    with _fitting(path):
+        trained.model.load_state_dict(content["model"])
+        if trained.ema is not None:
+            trained.ema.module.load_state_dict(content["ema"])
+        restore_optimizer(trained.optimizer, content["optimizer"])
+        if not trained.scaler.is_identity and content["scaler"] is not None:
+            trained.scaler.load_state_dict(content["scaler"])
+        state.step = content["step"]
+        for name in PROGRESS:
+            setattr(state, name, content["progress"][name])
+        state.ended = state.ended and state.complete
+        measured = {name: numbers for name, numbers in content["metrics"].items() if name != "step"}
+        state.results = {name: Metrics(**numbers) for name, numbers in measured.items()}
+
+
+def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """`optimizer.load_state_dict`, but every tensor of the state keeps its type, and settings are the present ones.
+
+    torch's own casts the state to the type of the parameter, which would round a float32 moment of a float16 weight.
+    """
+    groups = [
+        {**old, **{name: new[name] for name in PRESENT if name in new}}
+        for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        present = optimizer.state[parameter] if number in saved["state"] else {}
+        for name, value in present.items():
+            old = saved["state"][number].get(name)
+            if isinstance(value, torch.Tensor) and isinstance(old, torch.Tensor) and value.dtype != old.dtype:
+                present[name] = old.to(value.device)
+
+
+def recall(content: Mapping[str, Any], path: Path, callbacks: Iterable[Callback]) -> None:
+    """Give every callback back what it knew.
+
+    Raises:
+        UserError: it is not what the callback wrote.
+    """
+    with _fitting(path):
+        for callback in callbacks:
+            callback.load_state_dict(content["followers"].get(type(callback).__name__, {}))
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: its run cannot be continued, it does not fit ({reason})") from error

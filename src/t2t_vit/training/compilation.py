@@ -12,7 +12,7 @@ COMPILERS = ("cc", "gcc", "g++", "clang", "clang++")
 
 
 def compile_for_training(model: nn.Module, device: torch.device, note: Callable[[str], None]) -> nn.Module:
-    """`model` as torch.compile runs it, or `model` itself where nothing here can compile, which `note` is told.
+    """`model` as torch.compile runs it, or `model` itself where it cannot be compiled, which `note` reports.
 
     The result shares its weights with `model`; take state dicts from `model`, whose keys stay as they are.
     """

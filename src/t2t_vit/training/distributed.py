@@ -1,19 +1,24 @@
-"""Several processes, one device each, started by torchrun."""
+"""Several processes, one device each, started by torchrun: how they find each other, stop together and end."""
 
+import ctypes
 import os
+import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
-
-from t2t_vit.training.attempt import of_this_attempt
 
 
 @dataclass(frozen=True)
@@ -96,3 +101,117 @@ def share_gradients(model: nn.Module, processes: Processes, device: torch.device
         # New versions of torch have another name for broadcast_buffers, which the older ones do not know.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+PATIENCE = timedelta(minutes=10)
+_PAUSE = 0.05  # seconds
+
+
+def of_this_attempt(store: Store, rank: int, count: int, patience: timedelta = PATIENCE) -> Store:
+    """A part of `store` that only the processes that are alive use; call it in all `count` of them.
+
+    torchrun keeps its store when it starts processes again, addresses of dead ones included, and several of them on
+    several machines count their attempts each for itself. So the first process answers whoever greets it, with a name
+    that is new each time, until all the others have heard it.
+
+    Raises:
+        TimeoutError, or torch's DistStoreError: not all of them came within `patience`.
+    """
+    own = uuid4().hex
+    store.set_timeout(patience)
+    if rank > 0:
+        store.set(f"hello/{rank}", own)
+        attempt = store.get(f"answer/{own}").decode()
+        store.set(f"heard/{attempt}/{rank}", "")
+        return PrefixStore(attempt, store)
+    missing = set(range(1, count))
+    end = time.monotonic() + patience.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"heard/{own}/{other}"]):
+                missing.remove(other)
+            elif store.check([f"hello/{other}"]):  # perhaps a dead one's, which nobody will read the answer to
+                store.set(f"answer/{store.get(f'hello/{other}').decode()}", own)
+        if time.monotonic() > end:
+            raise TimeoutError(f"of {count} processes, {len(missing)} did not come: number {min(missing)} for one")
+        time.sleep(_PAUSE if missing else 0)
+    return PrefixStore(own, store)
+
+
+class StopAgreement:
+    """A number that all processes know: the largest of theirs, found on the host while the device works.
+
+    Each `turn` reads the round that the turn before began, and begins the next: a message of four bytes over gloo, for
+    which no device and, as a rule, nobody waits. Make it in all processes at once.
+    """
+
+    def __init__(self) -> None:
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)  # a number would mean that this process is not in it
+        self._group = group
+        self._number = torch.zeros(1, dtype=torch.int32)
+        self._round: dist.Work | None = None
+
+    def turn(self, number: int) -> int:
+        """The largest number that any process brought to its last turn; this one's `number` is for the next."""
+        found = self._read()
+        self._number = torch.tensor([number], dtype=torch.int32)
+        self._round = dist.all_reduce(self._number, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return found
+
+    def largest(self, number: int) -> int:
+        """The largest `number` of all processes; waits for them."""
+        numbers = torch.tensor([number], dtype=torch.int64)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._group)
+        return int(numbers)
+
+    def finish(self) -> None:
+        """Wait for the round that is under way."""
+        self._read()
+
+    def meet(self) -> None:
+        """Wait until all processes are here; those that have gone are not waited for."""
+        try:
+            self._read()
+            dist.barrier(self._group)
+        except RuntimeError:
+            pass
+
+    def _read(self) -> int:
+        if self._round is None:
+            return 0
+        self._round.wait()
+        self._round = None
+        return int(self._number)
+
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+
+
+def end_with_launcher() -> None:
+    """On Linux: have this process killed at the moment that its launcher dies.
+
+    torchrun starts each process in a session of its own, so a SIGKILL of torchrun, or of its process group, does not
+    reach them: they would train on, and write into the folders of the run that is continued in the meantime.
+    """
+    if sys.platform != "linux":
+        return
+    launcher = os.getppid()
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != launcher or not _may_have_launched(launcher):  # it died a moment ago
+        sys.stderr.write("the launcher of this process is gone, so it ends\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _may_have_launched(parent: int) -> bool:
+    """Whether torchrun can be this process, and not the one that takes in orphans: init, systemd, a container's first.
+
+    While a process of torchrun's starts, for seconds, its launcher may die unnoticed; it would then wait for the others
+    for half an hour. torchrun, and what starts processes by its library, is a Python of the same user.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return True
+    try:
+        return "python" in Path(f"/proc/{parent}/exe").readlink().name
+    except OSError:
+        return False

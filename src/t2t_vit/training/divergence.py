@@ -30,7 +30,7 @@ class StopOnDivergence(Callback):
     Args:
         names: the images of the update that made this step, of all processes.
         log: a file that gets a row {"step", "images"} for each skipped update; None: none is kept.
-        note: told where the log is when the first update is skipped.
+        note: reports where the log is when the first update is skipped.
 
     Raises:
         UserError: from `on_step` and `on_epoch`, with the names of the last one's images.

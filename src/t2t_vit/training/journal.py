@@ -1,17 +1,176 @@
-"""What a run says of itself in lines and rows."""
+"""What a run reports of itself: lines on the terminal and in a log, the live bar, and rows of a history."""
 
+import csv
+import io
+import json
 import math
-from collections.abc import Mapping
-from typing import Any
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TextIO
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
+from t2t_vit.files import atomic_write
 from t2t_vit.training.callbacks import Callback
-from t2t_vit.training.console import Console
-from t2t_vit.training.history import History, Row
+from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
-from t2t_vit.training.window import ON_ONE_CPU, Instruments, Reading, Window
+
+
+class Console:
+    """Lines to standard error and to a log file.
+
+    Args:
+        log: the file that every line is appended to, as plain text; None: no file.
+        live: whether a progress bar is shown, which takes the place of the frequent lines on the screen;
+            None asks whether standard error is a terminal.
+        held: whether lines wait, and no log is opened, until `begin`: a run that is refused prints only why, and
+            leaves nothing behind.
+    """
+
+    def __init__(self, log: Path | None = None, *, live: bool | None = None, held: bool = False) -> None:
+        self.live = sys.stderr.isatty() if live is None else live
+        self.screen: Callable[[str], None] = to_standard_error
+        self._path = log
+        self._log: TextIO | None = None
+        self._held: list[str] | None = []
+        if not held:
+            self.begin()
+
+    def begin(self, *, keep: bool = True) -> None:
+        """Open the log, unless nothing is to be kept, and print the lines that waited."""
+        self._log = _open_log(self._path) if keep and self._path is not None else None
+        waiting, self._held = self._held, None
+        for text in waiting or ():
+            self.line(text)
+
+    def line(self, text: str) -> None:
+        """A line for the screen and the log."""
+        if self._held is not None:
+            self._held.append(text)
+            return
+        self.screen(text)
+        self._keep(text)
+
+    def detail(self, text: str) -> None:
+        """A line for the log, and for the screen where no bar shows the same."""
+        if not self.live:
+            self.screen(text)
+        self._keep(text)
+
+    def close(self) -> None:
+        """Close the log; the screen still works."""
+        if self._log is not None:
+            with suppress(OSError):  # a full disk, which has been reported
+                self._log.close()
+            self._log = None
+
+    def _keep(self, text: str) -> None:
+        if self._log is None:
+            return
+        try:
+            self._log.write(f"{text}\n")
+        except OSError as error:
+            self.close()
+            self.screen(f"the log is no longer kept ({error.strerror}); training goes on")
+
+
+def to_standard_error(text: str) -> None:
+    """One line on standard error, at once; a standard error that is closed is no error."""
+    with suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def _open_log(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); name another logs_root_dir") from error
+
+
+Row = dict[str, int | float | str | None]
+
+COLUMNS = (
+    "kind", "epoch", "step", "lr", "train_loss", "grad_norm", "param_norm", "update_norm", "skipped",
+    "images_per_second", "data_wait", "mfu", "memory", "seconds",
+    "val_loss", "val_top1", "val_top5", "ema_loss", "ema_top1", "ema_top5",
+)  # fmt: skip
+
+
+class History:
+    """Appends rows to `folder`/history.csv and history.jsonl; each row is on the disk when `add` returns.
+
+    kind is `step` for the rows of the log lines, whose train_loss is the mean since the row before, and `epoch`
+    for one row an epoch, whose train_loss is the epoch's and whose val_* (raw weights) and ema_* columns hold
+    the evaluation, if there was one. epoch is a fraction. Empty (null) is unknown or not finite.
+
+    A new run sets the files of an earlier one aside (`history.old.csv`); one that continues from a checkpoint of
+    step `resumed_at` keeps the rows up to it, and of that step's own epoch row only if the epoch was `closed`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, resumed_at: int = 0, *, closed: bool = True) -> None:
+        self._csv, self._jsonl = folder / "history.csv", folder / "history.jsonl"
+        kept = _rows_up_to(self._jsonl, resumed_at, closed) if resumed_at else []
+        for path, text in ((self._csv, _csv_text(kept, header=True)), (self._jsonl, _json_text(kept))):
+            if not resumed_at and path.exists():
+                path.replace(path.with_suffix(f".old{path.suffix}"))
+            with atomic_write(path, "w") as file:
+                file.write(text)
+
+    def add(self, row: Row) -> None:
+        """Append one row; columns it lacks are empty."""
+        complete = {name: _finite(row.get(name)) for name in COLUMNS}
+        for path, text in ((self._csv, _csv_text([complete])), (self._jsonl, _json_text([complete]))):
+            try:
+                with path.open("a", encoding="utf-8", newline="") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())  # a checkpoint that is on the disk must not know more rows than this
+            except OSError as error:
+                raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _finite(value: int | float | str | None) -> int | float | str | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv_text(rows: list[Row], *, header: bool = False) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _json_text(rows: list[Row]) -> str:
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
+
+
+def _rows_up_to(path: Path, step: int, closed: bool) -> list[Row]:
+    rows: list[Row] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            is_past = row["step"] < step or (row["step"] == step and (closed or row["kind"] != "epoch"))
+        except (ValueError, KeyError, TypeError):  # the line that a crash cut short
+            continue
+        if is_past:
+            rows.append(row)
+    return rows
+
 
 PREFIX = {"raw": "val"}  # the columns of the history: val_* are the raw weights, ema_* the averaged ones
 
@@ -29,7 +188,7 @@ class Journal(Callback):
         history: History | None = None,
     ) -> None:
         self._console, self._history, self._every = console, history, every
-        self._recent, self._whole = Window(state, instruments), Window(state, instruments)
+        self._recent, self._whole = StepWindow(state, instruments), StepWindow(state, instruments)
         self._norms = instruments.norms
         self._epoch_began = state.clock.elapsed
 
@@ -131,3 +290,58 @@ def duration(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}"
+
+
+class LiveBar(Callback):
+    """A bar at the foot of the terminal; the console's lines scroll above it.
+
+    It reads the loss about once in `interval` seconds: that is how often the host waits for the device.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        console: Console,
+        *,
+        instruments: Instruments = ON_ONE_CPU,
+        interval: float = 1.0,
+        terminal: RichConsole | None = None,
+    ) -> None:
+        terminal = terminal or RichConsole(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[now]}"),
+            console=terminal, refresh_per_second=4, expand=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=state.last_step, completed=state.step, now="starting")
+        self._console, self._interval = console, interval
+        self._window, self._read_at = StepWindow(state, instruments), -interval
+        console.screen = lambda text: terminal.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._bar.start()
+
+    def on_step(self, state: State, metrics: StepMetrics) -> None:
+        self._window.add(metrics)
+        description = f"epoch {state.epoch}/{state.epochs}"
+        self._bar.update(self._task, completed=state.step, description=description)
+        if perf_counter() - self._read_at >= self._interval:
+            self._read_at = perf_counter()
+            self._bar.update(self._task, now=self._now(state))
+
+    def on_evaluated(self, weights: str, done: int, batches: int) -> None:
+        self._bar.update(self._task, now=f"evaluating {weights} weights, {done} of {batches} batches")
+
+    def on_epoch(self, _: State) -> None:
+        self._bar.refresh()
+
+    def close(self) -> None:
+        self._bar.stop()
+        self._console.screen = to_standard_error
+
+    def _now(self, state: State) -> str:
+        reading = self._window.read()
+        mfu = "" if math.isnan(reading.mfu) else f"MFU {reading.mfu:.0%} "
+        skipped = f" skipped {reading.skipped}" if reading.skipped else ""
+        return (
+            f"loss {reading.loss:.3f} lr {state.lr:.1e} {reading.images_per_second:,.0f} img/s "
+            f"wait {reading.data_wait:.0%} {mfu}{reading.memory / 1e9:.1f} GB "
+            f"eta {eta(state, reading)}{skipped}"
+        )

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from t2t_vit.evaluation.metrics import Metrics, evaluate
 from t2t_vit.training.callbacks import Callback, Callbacks
-from t2t_vit.training.optimizer import set_lr
+from t2t_vit.training.optimizer import Schedule, set_lr
 from t2t_vit.training.randomness import step_seed
-from t2t_vit.training.schedule import Schedule
 from t2t_vit.training.signals import Counted, Stop
 from t2t_vit.training.state import State
 from t2t_vit.training.step import Batch, TrainStep

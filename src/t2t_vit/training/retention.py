@@ -1,5 +1,7 @@
-"""Which checkpoints are written, and which are kept."""
+"""Which checkpoints are written and kept, and which files in a folder are the present run's."""
 
+import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -7,6 +9,7 @@ from typing import Any
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
+from t2t_vit.files import atomic_write
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.checkpoint import (
     Identity,
@@ -16,9 +19,90 @@ from t2t_vit.training.checkpoint import (
     remove_checkpoint,
     write_checkpoint,
 )
-from t2t_vit.training.shelf import Shelf, step_of
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
+
+NUMBERED = re.compile(r".+-\d+_(\d+)\.ckpt")
+
+
+class CheckpointFolder:
+    """`folder`, with the names of the run's checkpoints in `folder`/checkpoints.json.
+
+    Runs of one name share a folder. Without the list, a run could neither delete its own old checkpoints after it was
+    killed, nor be continued where an earlier run left files of later steps.
+
+    A name is listed before its file is written, so a kill in between leaves a name without a file, never a file
+    without a name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._list = folder / "checkpoints.json"
+
+    def files(self) -> list[Path]:
+        """The run's checkpoints that are there, the one of the lowest step first.
+
+        Where there is no list that can be read, all files that are called as checkpoints are.
+        """
+        listed = self._listed()
+        if listed is None:
+            found = [path for path in self.folder.glob("*.ckpt") if NUMBERED.fullmatch(path.name)]
+        else:
+            found = [path for name in listed if (path := self.folder / name).is_file()]
+        return sorted(found, key=step_of)
+
+    def strangers(self) -> int:
+        """How many checkpoints lie in the folder that are not the run's."""
+        return len(set(self.folder.glob("*.ckpt")) - set(self.files()))
+
+    def announce(self, names: Sequence[str]) -> None:
+        """These are the run's, or will be in a moment.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        own = {path.name for path in self.files()}
+        for name in names:
+            if name not in own:  # an earlier run's file of this name must not pass for the one that is to come
+                remove_checkpoint(self.folder / name)
+        with atomic_write(self._list, "w") as file:
+            file.write(json.dumps(list(names), indent=0) + "\n")
+
+    def begin(self) -> None:
+        """A new run takes the folder over; the files of an earlier one stay, but are nobody's.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if self._list.exists() or any(self.folder.glob("*.ckpt")):
+            with atomic_write(self._list, "w") as file:
+                file.write("[]\n")
+
+    def sweep(self) -> None:
+        """Remove what a kill between two files of one checkpoint left: configurations whose checkpoint is gone."""
+        for name in self._listed() or ():
+            if not (self.folder / name).exists():
+                remove_checkpoint(self.folder / name)
+
+    def _listed(self) -> list[str] | None:
+        try:
+            names = json.loads(self._list.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        is_list = isinstance(names, list) and all(isinstance(name, str) and _is_plain(name) for name in names)
+        return names if is_list else None
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name; -1 where there is none."""
+    match = NUMBERED.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it is a checkpoint's name, without any folder: what is listed may be deleted."""
+    return NUMBERED.fullmatch(name) is not None and Path(name).name == name
+
 
 Entry = dict[str, Any]
 
@@ -32,7 +116,7 @@ class BestList:
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
-        self.shelf = Shelf(folder)
+        self.shelf = CheckpointFolder(folder)
         self.entries: list[Entry] = []
 
     def go_on(self, entries: Sequence[Entry], step: int, *, own: bool) -> None:
@@ -49,7 +133,7 @@ class BestList:
         self.announce()
 
     def announce(self, pushed_out: Sequence[Path] = ()) -> None:
-        """Tell the folder which files are in the list, and which are about to be deleted."""
+        """Write to the folder's list which files are ranked, and which are about to be deleted."""
         self.shelf.announce([*(entry["file"] for entry in self.entries), *(path.name for path in pushed_out)])
 
     def offer(self, file: str, step: int, metrics: Metrics) -> tuple[bool, list[Path]]:
@@ -70,7 +154,7 @@ class Checkpoints(Callback):
     weights' in `best_folder`/ema. Each is a whole checkpoint with both sets of weights. Files of earlier runs
     are left alone.
 
-    A write that fails before the end is told through `note`, and training goes on. Before the first update, call
+    A write that fails before the end is reported through `note`, and training goes on. Before the first update, call
     `begin` or `go_on`.
 
     Args:
@@ -94,7 +178,7 @@ class Checkpoints(Callback):
         self._folder, self._identity, self._trained = folder, identity, trained
         self._keep_num, self._note = max(1, keep_num), note
         self._every_steps, self._every_seconds = every_steps, every_seconds
-        self._shelf, self._followers = Shelf(folder), tuple(followers)
+        self._shelf, self._followers = CheckpointFolder(folder), tuple(followers)
         folders = {"raw": best_folder, "ema": best_folder / "ema"}
         self.best = {name: BestList(place, best_num) for name, place in folders.items()}
         self.kept: list[Path] = []
@@ -110,7 +194,7 @@ class Checkpoints(Callback):
             shelf.begin()
 
     def go_on(self, content: Mapping[str, Any], path: Path, state: State, damaged: Collection[Path] = ()) -> None:
-        """The run of the checkpoint `content` at `path` goes on; call it when everything else is restored.
+        """Continue the run of the checkpoint `content` at `path`; call it when everything else is restored.
 
         Files of the run that are older count for `keep_num` again, `damaged` ones as the oldest. A checkpoint from
         elsewhere is written again here, so that the run can always be continued from its own folders.
@@ -132,7 +216,7 @@ class Checkpoints(Callback):
             self._save(state)
 
     @property
-    def _shelves(self) -> list[Shelf]:
+    def _shelves(self) -> list[CheckpointFolder]:
         return [self._shelf, *(ranked.shelf for ranked in self.best.values())]
 
     def on_step(self, state: State, _: StepMetrics) -> None:

@@ -25,7 +25,7 @@ class Stopped(SystemExit):
 
 
 class Stepping(Protocol):
-    """What says how many updates are made; see `state.State`, which needs torch."""
+    """What knows how many updates are made; see `state.State`, which needs torch."""
 
     step: int
 
@@ -71,7 +71,7 @@ def deafen() -> None:
 
 
 class Agrees(Protocol):
-    """How several processes come to stop after the same step; see `agreement.Agreement`."""
+    """How several processes come to stop after the same step; see `distributed.StopAgreement`."""
 
     def turn(self, number: int, /) -> int: ...
     def largest(self, number: int, /) -> int: ...

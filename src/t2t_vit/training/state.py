@@ -1,10 +1,60 @@
-"""Where a run is."""
+"""Where a run is, and how long it took to get there."""
 
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TypeVar
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.training.clock import Clock
+
+Item = TypeVar("Item")
+
+
+class Clock:
+    """Host time in seconds: `training` while batches are being worked through, `waiting` of it for the next one.
+
+    Evaluations are in neither, so a speed that is taken from it is the speed of training.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = 0.0
+        self.started = perf_counter()
+        self._finished = 0.0
+        self._since: float | None = None
+
+    @property
+    def training(self) -> float:
+        """Seconds of training so far."""
+        return self._finished + (0.0 if self._since is None else perf_counter() - self._since)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the clock was made, evaluations and all."""
+        return perf_counter() - self.started
+
+    def watch(self, batches: Iterable[Item]) -> Generator[Item]:
+        """`batches`, timed: training runs until they end or are dropped, waiting is the time inside them."""
+        self._since = perf_counter()
+        iterator = iter(batches)
+        try:
+            while True:
+                asked = perf_counter()
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                finally:
+                    self.waiting += perf_counter() - asked
+                yield batch
+        finally:
+            self._finished = self.training
+            self._since = None
+            getattr(iterator, "close", _nothing)()
+
+
+def _nothing() -> None:
+    """An iterator that has nothing to close."""
 
 
 @dataclass
@@ -18,8 +68,8 @@ class State:
     lr                  learning rate of the last update
     results             the last evaluation, by the name of the weights: raw, ema
     evaluated_at        the step that `results` belong to
-    closed_at           the step at which an epoch was last closed: evaluated, told and ranked
-    ended               whether the end of the run was reached and told
+    closed_at           the step at which an epoch was last closed: evaluated, reported and ranked
+    ended               whether the end of the run was reached and reported
     clock               in no checkpoint: equal runs make equal files
     """
 

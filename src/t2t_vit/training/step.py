@@ -12,10 +12,9 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from t2t_vit.training.ema import Ema
-from t2t_vit.training.masters import WorkingCopy
+from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
 from t2t_vit.training.optimizer import steps_on_device, trainable
 from t2t_vit.training.randomness import SampleNumbers
-from t2t_vit.training.scaler import LossScaler
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2t_vit.bench.clock import Laps, Spread, rounds
+from t2t_vit.bench.profiling import Laps, Spread, rounds
 from t2t_vit.data.batch_transform import BatchTransform, Share
 from t2t_vit.data.decode import Mode, decode
 from t2t_vit.data.image_transform import TrainTransform
@@ -131,7 +131,7 @@ def _endless(loader: TrainLoader) -> Iterator[Batch]:
 
 
 class _Watched:
-    """An image set whose readings say how long they took."""
+    """An image set whose readings are timed."""
 
     def __init__(self, images: ImageSet, mode: Mode, laps: Laps, kept: bool) -> None:
         self._images, self._mode, self._laps, self._kept = images, mode, laps, kept
@@ -157,7 +157,7 @@ class _Watched:
 
 
 class _WatchedTransform(TrainTransform):
-    """A transform that says how long it took."""
+    """A transform that is timed."""
 
     def __init__(self, transform: TrainTransform, laps: Laps) -> None:
         vars(self).update(vars(transform), laps=laps)

@@ -1,10 +1,17 @@
-"""Time on a device: laps without waiting for it, several things in turn, and the spread over rounds."""
+"""What work on a device takes: seconds with their spread over rounds, memory, and how often the host waits."""
 
+import ctypes
 import gc
+import os
 import statistics
+import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -105,3 +112,65 @@ def synchronise(device: torch.device) -> None:
     """Wait for the device."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+_STATM = Path("/proc/self/statm")
+
+
+def peak(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes that `run()` takes at most: of the CUDA allocator, or by which resident memory grows on a CPU.
+
+    None where neither can be measured. Resident memory grows least where the process had freed much before, although
+    what the C library holds of that is given back first: measure early.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    return growth(run) if device.type == "cpu" and _STATM.exists() else None
+
+
+def growth(run: Callable[[], object]) -> int:
+    """Bytes by which resident memory rises at most during `run()`, looked at every 2 ms (Linux)."""
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # another C library than GNU's
+            ctypes.CDLL(None).malloc_trim(0)
+    before, highest, done = resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            highest[0] = max(highest[0], resident())
+            done.wait(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return max(highest[0], resident()) - before
+
+
+def resident() -> int:
+    """Bytes of this process that lie in memory."""
+    return int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def synchronisations(run: Callable[[], object], device: torch.device) -> int | None:
+    """How often `run()` waits for a CUDA device, as torch's own watch counts it; None on other devices."""
+    if device.type != "cuda":
+        return None
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")  # which warns that it is a prototype
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)

@@ -1,9 +1,11 @@
+"""Seconds, their spread over rounds, and memory."""
+
 import time
 
 import pytest
 import torch
 
-from t2t_vit.bench.clock import Laps, Spread, in_turn, rounds
+from t2t_vit.bench.profiling import Laps, Spread, growth, in_turn, peak, rounds
 
 CPU = torch.device("cpu")
 
@@ -64,3 +66,37 @@ def test_laps_on_a_gpu_measure_its_work_not_the_launch():
     laps.lap("products")
     launched = time.perf_counter() - start
     assert laps.seconds()["products"] > 2 * launched
+
+
+MEGABYTE = 1_000_000
+
+
+def test_growth_sees_what_was_there_in_between():
+    def work() -> None:
+        torch.ones(16 * MEGABYTE).add_(1)  # 64 MB
+
+    assert 50 * MEGABYTE < growth(work) < 200 * MEGABYTE
+
+
+def test_nothing_takes_next_to_nothing():
+    assert growth(lambda: None) < 20 * MEGABYTE
+
+
+def test_peak_of_a_processor_is_growth():
+    found = peak(lambda: torch.ones(16 * MEGABYTE).add_(1), torch.device("cpu"))
+    assert found is not None
+    assert found > 50 * MEGABYTE
+
+
+def test_the_watch_ends_with_the_work_that_fails():
+    def fail() -> None:
+        raise ValueError("ours")
+
+    with pytest.raises(ValueError, match="ours"):
+        growth(fail)
+
+
+@pytest.mark.gpu
+def test_peak_of_a_gpu_is_the_allocators():
+    device = torch.device("cuda")
+    assert peak(lambda: torch.ones(16 * 2**20, device=device), device) == 64 * 2**20

@@ -1,9 +1,9 @@
-"""Loss scaling: float16 gradients below 6e-8 vanish, so the loss is multiplied before the backward pass."""
+"""Training in half precision: the loss is scaled, and the network's weights are rounded into a working copy."""
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LARGEST = 2.0**126  # infinity could not be halved
 
@@ -44,3 +44,33 @@ class LossScaler:
         """Go on from `state_dict()`."""
         self.scale = state["scale"].to(self.scale)
         self._good = state["good"].to(self._good)
+
+
+class WorkingCopy:
+    """`module` runs in place of `masters`, whose weights it takes before each update and to which it hands gradients.
+
+    The optimizer, the average and the checkpoint see the masters alone, so a run in half weights is saved and continued
+    as every other (Micikevicius et al. 2018, section 3.1). Buffers are the masters' own.
+
+    Args:
+        masters: the network, its weights in float32.
+        module: its copy, in whatever types (see `Precision.working_copy`).
+    """
+
+    def __init__(self, masters: nn.Module, module: nn.Module) -> None:
+        self.module = module
+        pairs = list(zip(masters.parameters(), module.parameters(), strict=True))
+        self._masters: list[Tensor] = [master for master, _ in pairs]
+        self._copies: list[Tensor] = [copy for _, copy in pairs]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Round the masters' weights into the copy."""
+        torch._foreach_copy_(self._copies, self._masters)
+
+    @torch.no_grad()
+    def hand_over(self) -> None:
+        """Give the masters the copy's gradients, in their own type."""
+        for master, copy in zip(self._masters, self._copies, strict=True):
+            master.grad = None if copy.grad is None else copy.grad.to(master.dtype, copy=True)
+            copy.grad = None

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from t2t_vit import create_model
-from t2t_vit.bench.stages import flops_of, mapped, stages_of, tensors_in
+from t2t_vit.bench.network import flops_of, mapped, stages_of, tensors_in
 from t2t_vit.model import T2TViT
 from t2t_vit.model.cost import count_cost
-from t2t_vit.training.utilisation import training_flops
+from t2t_vit.training.measurements import training_flops
 
 STAGES = ["split0", "attention1", "split1", "attention2", "split2", "project", "blocks", "head"]
 ARCHS = ("t2t_vit_quickstart", "t2t_vit_t_14", "t2t_vit_14_resnext", "t2t_vit_dense")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from t2t_vit.bench.clock import Laps
-from t2t_vit.bench.samples import _Watched, _WatchedTransform, measure_batch_transform, measure_loader, measure_reading
+from t2t_vit.bench.data import _Watched, _WatchedTransform, measure_batch_transform, measure_loader, measure_reading
+from t2t_vit.bench.profiling import Laps
 from t2t_vit.data.batch_transform import BatchTransform
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.folder import FolderImages

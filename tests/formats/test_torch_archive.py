@@ -251,11 +251,12 @@ def test_hostile_directories_are_one_sentence(tmp_path: Path, case: str) -> None
 Entry = tuple[str, bytes]
 
 
-def zipped(*entries: Entry, wide: bool = False, shared: bool = False) -> bytes:
+def zipped(*entries: Entry, wide: bool = False, small: bool = False, shared: bool = False) -> bytes:
     """A zip archive written by hand.
 
     Args:
         wide: sizes and places are written in 64 bits, as beyond 4 GB, behind an extra field of another kind.
+        small: of these the sizes are not, as those of a small entry in a large archive.
         shared: every entry of the directory points to the content of the first one.
     """
     body, directory = bytearray(), bytearray()
@@ -264,8 +265,9 @@ def zipped(*entries: Entry, wide: bool = False, shared: bool = False) -> bytes:
         head = struct.pack("<HHHHHIIIHH", 20, 0, 0, 0, 0, crc, len(content), len(content), len(name), 0)
         if not (shared and body):
             body += b"PK\3\4" + head + name.encode() + content
-        extra = struct.pack("<HHIHHQQQ", 9, 4, 7, 1, 24, len(content), len(content), local) if wide else b""
-        size, place = (0xFFFFFFFF, 0xFFFFFFFF) if wide else (len(content), local)
+        numbers = [local] if small else [len(content), len(content), local]
+        extra = struct.pack(f"<HHIHH{len(numbers)}Q", 9, 4, 7, 1, 8 * len(numbers), *numbers) if wide else b""
+        size, place = len(content) if small or not wide else 0xFFFFFFFF, 0xFFFFFFFF if wide else local
         directory += b"PK\1\2" + struct.pack(
             "<HHHHHHIIIHHH", 45, 45, 0, 0, 0, 0, crc, size, size, len(name), len(extra), 7
         )
@@ -283,9 +285,9 @@ def zipped(*entries: Entry, wide: bool = False, shared: bool = False) -> bytes:
 ENTRIES = (("x/data.pkl", b"\x80\x02}."), ("x/data/0", b"PK\5\6" + bytes(range(100))), ("x/data/1", b"abc"))
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_every_entry_is_where_the_directory_says(wide: bool) -> None:
-    content = zipped(*ENTRIES, wide=wide)
+@pytest.mark.parametrize(("wide", "small"), [(False, False), (True, False), (True, True)])
+def test_every_entry_is_where_the_directory_says(wide: bool, small: bool) -> None:
+    content = zipped(*ENTRIES, wide=wide, small=small)
     with zipfile.ZipFile(io.BytesIO(content)) as known:
         assert [(entry.filename, known.read(entry)) for entry in known.infolist()] == list(ENTRIES)
     found = read_directory(memoryview(content))

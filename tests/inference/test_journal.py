@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ def test_whole_lines_come_back(tmp_path: Path, cut: int) -> None:
     again = journal(tmp_path / "p.json", resume=True)
     assert recalled(again, range(18)) == [True] * 17 + [False]
     again.close()
+
+
+def test_what_is_known_is_not_written_again(tmp_path: Path) -> None:
+    path = interrupted(tmp_path / "p.json", batches(0, 8))
+    before = path.read_bytes()
+    kept = journal(tmp_path / "p.json", resume=True)
+    known = [replace(answered(number), recalled=True) for number in range(8)]
+    kept.record(known[:4])
+    assert path.read_bytes() == before
+    kept.record([*known[4:], answered(8)])
+    kept.close()
+    added = path.read_bytes().removeprefix(before).splitlines()
+    assert [[entry[0] for entry in json.loads(line)] for line in added] == [[answered(8).result.path]]
 
 
 def test_what_changed_is_asked_again(tmp_path: Path) -> None:

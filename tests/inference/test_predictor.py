@@ -124,6 +124,29 @@ def test_what_is_known_is_neither_read_nor_computed_again(tmp_path: Path) -> Non
     assert isinstance(network.model, MeanColour) and network.model.batches == [2]
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "count", "alone"), [(1, 3, [True, False, False]), (2, 3, [False, False]), (2, 1, [True])]
+)
+def test_only_a_first_image_that_comes_alone_is_read_here(
+    batch_size: int, count: int, alone: list[bool], tmp_path: Path
+) -> None:
+    """For a single one no process is started; those after it go to the processes, even one at a time."""
+    picture("red").save(tmp_path / "x.png")
+    told: list[bool] = []
+
+    class Told(Readers):
+        def flush(self, *, alone: bool = False) -> None:
+            if self._group:
+                told.append(alone)
+            super().flush(alone=alone)
+
+    readers = Told(predictor().preprocessing)
+    items = [Item(str(tmp_path / "x.png"))] * count
+    answers = list(answer_batches(predictor(), items, readers, batch_size=batch_size))
+    readers.close()
+    assert told == alone and sum(map(len, answers)) == count
+
+
 def test_batches_of_bad_files_only(tmp_path: Path) -> None:
     assert all(result.reason for result in predictor().stream(tmp_path / name for name in "ab"))
     assert list(predictor().stream([])) == []

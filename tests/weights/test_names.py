@@ -88,6 +88,7 @@ def test_norms_and_one_dimensional_convolutions_in_mindspore() -> None:
         "head.weight": torch.ones(2, 4),
         "head.bias": torch.ones(2),
         "blocks.0.attn.conv.weight": torch.ones(4, 1, 1),
+        "wide.weight": torch.ones(4, 2, 3),
         "split.weight": torch.ones(4, 3, 7, 7),
     }
     theirs = to_mindspore(tensors)
@@ -97,6 +98,7 @@ def test_norms_and_one_dimensional_convolutions_in_mindspore() -> None:
         "head.weight": (2, 4),
         "head.bias": (2,),
         "blocks.0.attn.conv.weight": (4, 1, 1, 1),
+        "wide.weight": (4, 2, 1, 3),
         "split.weight": (4, 3, 7, 7),
     }
     assert {name: tensor.shape for name, tensor in to_torch(theirs).items()} == {
@@ -117,6 +119,13 @@ def test_every_name_of_a_batch_norm() -> None:
     assert {name: tensor[0].item() for name, tensor in to_torch(theirs).items()} == {
         name: tensor[0].item() for name, tensor in ours.items()
     }
+
+
+def test_wrappers_in_wrappers() -> None:
+    names = ("module.head.weight", "_orig_mod.module.head.bias", "module.module._orig_mod.norm.bias", "remodule.x")
+    assert list(authors_names({name: torch.ones(2) for name in names})) == [
+        *("head.weight", "head.bias", "norm.bias", "remodule.x")
+    ]
 
 
 def test_a_prefix_that_is_not_the_only_one_stays() -> None:

@@ -121,7 +121,13 @@ KINDS = {
         b"a" + "é".encode() * 600,  # the first bytes end within a character
         b"<?xml version='1.0'?><note/>",
     ],
-    "unknown": [b"caf\xe9 in Latin-1", b"ET12" + bytes(40), (100).to_bytes(8, "little") + b"{\0", b"\n\x05hello\0"],
+    "unknown": [
+        b"caf\xe9 in Latin-1",
+        b"ET12" + bytes(40),
+        (100).to_bytes(8, "little") + b"{\0",
+        b"\n\x05hello\0",
+        b"\1\1\1" + "€".encode() * 400,  # control characters, and an end within a character
+    ],
     "openvino": [b"<?xml version='1.0'?>\n<net name='x'>"],
     "executorch": [b"\x1c\0\0\0ET12" + bytes(40)],
     "tensorrt": [(99).to_bytes(4, "little") + b'{"producer": "t2t_vit 1"}'],

@@ -75,7 +75,7 @@ def test_tensors_are_in_memory_of_their_own(path: Path) -> None:
     """The file may be replaced, as by the next checkpoint of the run, while what was read is used."""
     found = read_saved_run(path).content
     for tensor in (*found["model"].values(), *found["optimizer"]["state"][0].values()):
-        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+        assert tensor.untyped_storage().resizable()  # which a view of a file is not
 
 
 @pytest.mark.parametrize("name", RUN_ENTRIES)

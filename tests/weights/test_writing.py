@@ -68,11 +68,14 @@ def test_what_cannot_be_done(source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x.ckpt").exists()
 
 
+LAST = [39_997, 39_998, 39_999]
+
+
 def test_the_copy_that_is_asked_for_and_no_more(tmp_path: Path) -> None:
     whole = torch.arange(40_000.0)
-    copies = {"state_dict": {"a": whole[:3]}, "state_dict_ema": {"a": whole[3:6]}}
+    copies = {"state_dict": {"a": whole[:3]}, "state_dict_ema": {"a": whole[-3:]}}
     torch.save(copies, tmp_path / "w.pth")
-    for which, expected in (("raw", [0, 1, 2]), ("ema", [3, 4, 5]), ("auto", [3, 4, 5])):
+    for which, expected in (("raw", [0, 1, 2]), ("ema", LAST), ("auto", LAST)):
         convert_weights(tmp_path / "w.pth", tmp_path / "x.pt", which=which)  # type: ignore[arg-type]
         assert torch.load(tmp_path / "x.pt", weights_only=True)["a"].tolist() == expected
         assert (tmp_path / "x.pt").stat().st_size < 10_000  # not all that the tensor was a part of

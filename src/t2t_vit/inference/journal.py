@@ -13,7 +13,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.inference.item import ImageResult, Prediction, Stamp
 from t2t_vit.inference.pipeline import Answered
 from t2t_vit.inference.predictor import Predictor
-from t2t_vit.weights.locate import find_file
+from t2t_vit.weights.location import find_file
 
 Fingerprint = Mapping[str, Any]
 _BLOCK = 2**16

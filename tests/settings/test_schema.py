@@ -87,6 +87,8 @@ def test_dictionaries_go_there_and_back() -> None:
     assert all(type(value) in (int, float, bool, str, list) for value in values.values())
     assert Config.from_dict(values) == config
     assert Config.from_dict({"epochs": 3, "drop": 0}) == dataclasses.replace(Config(), epochs=3)
+    assert type(Config.from_dict({"drop": 0}).drop) is float  # of whole numbers, too
+    assert Config.from_dict({"mean": 1}).mean == (1.0,)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,18 @@ def test_fine_tuning_keeps_the_network_and_takes_the_rest_from_the_file(tmp_path
         resolve(said("train", ["--pretrained", "a.ckpt", "--arch", "t2t_vit_19"], tmp_path), CHECKPOINT)
 
 
+@pytest.mark.parametrize("file", ["arch: t2t_vit_14\n", "in_chans: 4\n", "disable_approximate_gelu: False\n"])
+def test_fine_tuning_keeps_each_part_of_the_network(file: str, tmp_path: Path) -> None:
+    config, notes = resolve(said("train", ["--pretrained", "a.ckpt"], tmp_path, file), CHECKPOINT)
+    assert (config.arch, config.in_chans, config.disable_approximate_gelu) == ("t2t_vit_7", 1, True)
+    assert notes[0].startswith("a.ckpt wins over") and file.split(":")[0] in notes[0]
+
+
+def test_fine_tuning_counts_the_classes_of_its_own_data(tmp_path: Path) -> None:
+    config, _ = resolve(said("train", ["--pretrained", "a.ckpt"], tmp_path), CHECKPOINT)
+    assert (config.num_classes, config.image_size) == (0, 28)
+
+
 @pytest.mark.parametrize(
     ("file", "expected"),
     [

@@ -112,6 +112,11 @@ def test_fine_tuning_keeps_each_part_of_the_network(file: str, tmp_path: Path) -
     assert notes[0].startswith("a.ckpt wins over") and file.split(":")[0] in notes[0]
 
 
+def test_as_many_classes_as_there_are_beats_the_file(tmp_path: Path) -> None:
+    config, _ = resolve(said("train", ["--num_classes", "0"], tmp_path, "num_classes: 1000\n"))
+    assert config.num_classes == 0
+
+
 def test_fine_tuning_counts_the_classes_of_its_own_data(tmp_path: Path) -> None:
     config, _ = resolve(said("train", ["--pretrained", "a.ckpt"], tmp_path), CHECKPOINT)
     assert (config.num_classes, config.image_size) == (0, 28)

@@ -1,6 +1,7 @@
 """Who wins: the line, the checkpoint, the file, the defaults."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 
 from t2t_vit.errors import UserError
 from t2t_vit.settings.command_line import Options, parse
-from t2t_vit.settings.resolution import resolve
-from t2t_vit.settings.schema import Config
+from t2t_vit.settings.resolution import CHOICE, FREE, REFUSED, continued, resolve
+from t2t_vit.settings.schema import KEYS, Config
 
 CHECKPOINT = Config(
     arch="t2t_vit_7",
@@ -104,6 +105,23 @@ def test_fine_tuning_keeps_the_network_and_takes_the_rest_from_the_file(tmp_path
         resolve(said("train", ["--pretrained", "a.ckpt", "--arch", "t2t_vit_19"], tmp_path), CHECKPOINT)
 
 
+@pytest.mark.parametrize("file", ["arch: t2t_vit_14\n", "in_chans: 4\n", "disable_approximate_gelu: False\n"])
+def test_fine_tuning_keeps_each_part_of_the_network(file: str, tmp_path: Path) -> None:
+    config, notes = resolve(said("train", ["--pretrained", "a.ckpt"], tmp_path, file), CHECKPOINT)
+    assert (config.arch, config.in_chans, config.disable_approximate_gelu) == ("t2t_vit_7", 1, True)
+    assert notes[0].startswith("a.ckpt wins over") and file.split(":")[0] in notes[0]
+
+
+def test_as_many_classes_as_there_are_beats_the_file(tmp_path: Path) -> None:
+    config, _ = resolve(said("train", ["--num_classes", "0"], tmp_path, "num_classes: 1000\n"))
+    assert config.num_classes == 0
+
+
+def test_fine_tuning_counts_the_classes_of_its_own_data(tmp_path: Path) -> None:
+    config, _ = resolve(said("train", ["--pretrained", "a.ckpt"], tmp_path), CHECKPOINT)
+    assert (config.num_classes, config.image_size) == (0, 28)
+
+
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
@@ -165,3 +183,82 @@ def test_only_training_refuses_what_training_cannot() -> None:
 
 def test_remarks_are_for_training() -> None:
     assert any("min_lr 0.1 is above base_lr" in note for note in notes_of("--min_lr", "0.1"))
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run that is to be continued, as far as the settings look at it."""
+
+    content: dict[str, Any]
+    path: Path = Path("b.ckpt")
+    step: int = 40
+
+
+BEGUN = Config(
+    arch="t2t_vit_7", num_classes=10, image_size=28, seed=3, epochs=5, batch_size=7, base_lr=0.02, resume="auto"
+)
+
+
+def goes_on(*words: str, place: dict[str, str] | None = None) -> tuple[Config, list[str]]:
+    return continued(parse("train", words), Stopped({"config": BEGUN.to_dict()}), place)
+
+
+def test_a_run_goes_on_with_its_own_settings(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("epochs: 9\nseed: 8\nresume: b.ckpt\nnum_classes: 0\nstart_epoch: 0\n")
+    config, notes = goes_on(str(tmp_path / "c.yaml"))
+    assert config.to_dict() == BEGUN.to_dict() | {"resume": ""}
+    assert notes == [
+        f"b.ckpt wins over {tmp_path}/c.yaml: epochs 5 (not 9), seed 3 (not 8); what is on the command line would win "
+        "over both"
+    ]
+
+
+def test_the_command_line_changes_a_run_that_goes_on() -> None:
+    config, notes = goes_on("--epochs", "9", "--batch_size", "7", "--ckpt_keep_num", "2")
+    assert (config.epochs, config.batch_size, config.ckpt_keep_num, config.seed) == (9, 7, 2, 3)
+    (note,) = notes
+    assert note.startswith("changed from step 40 on: epochs 5 -> 9, ckpt_keep_num 10 -> 2; what follows is not what ")
+    assert goes_on("--ckpt_keep_num", "2")[1] == ["changed from step 40 on: ckpt_keep_num 10 -> 2"]
+    assert goes_on("--num_classes", "0", "--start_epoch", "0", "--resume", "b.ckpt")[1] == []
+
+
+def test_where_the_checkpoint_was_found_is_where_the_run_goes_on() -> None:
+    config, _ = goes_on("--ckpt_root_dir", "else", place={"ckpt_root_dir": "moved", "model_postfix": "_b"})
+    assert (config.ckpt_root_dir, config.model_postfix) == ("moved", "_b")
+
+
+OTHER = {
+    "arch": "t2t_vit_10", "in_chans": "1", "image_size": "32", "num_classes": "9", "disable_approximate_gelu": "False",
+    "optimizer": "sgd", "layer_decay": "0.9", "freeze": "tokens", "dataset": "CIFAR10", "train_num_samples": "5",
+    "val_num_samples": "5", "val_split": "0.2", "class_balance": "weights", "seed": "4", "with_ema": "True",
+    "start_epoch": "1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_what_would_give_the_state_another_meaning_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match=rf"the run of b.ckpt cannot be continued with {key} .* -> {OTHER[key]}: "):
+        goes_on(f"--{key}", OTHER[key])
+
+
+def test_every_key_that_is_refused_has_a_row_and_none_is_free() -> None:
+    assert set(OTHER) == set(REFUSED)
+    assert not FREE & set(REFUSED)
+    assert FREE | set(REFUSED) <= set(KEYS) and CHOICE <= FREE
+
+
+def test_a_configuration_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(UserError, match="the configuration that it holds cannot be used: epochs takes"):
+        continued(parse("train", []), Stopped({"config": {"epochs": "x"}}))
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["--amp_level", "O3"], "O3 is for inference only"),
+        (["--mean", "0.1", "0.2"], "fits no image"),
+    ],
+)
+def test_a_run_that_goes_on_is_checked_as_any_other(words: list[str], refused: str) -> None:
+    with pytest.raises(UserError, match=refused):
+        goes_on(*words)

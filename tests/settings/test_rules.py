@@ -35,6 +35,7 @@ def test_what_cannot_be(values: dict[str, Any], sentence: str) -> None:
     [
         ({"amp_level": "O3"}, "O3 is for inference only"),
         ({"start_epoch": 5, "epochs": 5}, "start_epoch 5 leaves nothing to train: epochs is 5"),
+        ({"start_epoch": 6, "epochs": 5, "cooldown_epochs": 1}, "start_epoch 6 leaves nothing to train"),
         ({"start_epoch": 5, "resume": "b.ckpt"}, "start_epoch 5 contradicts a continued run"),
         ({"start_epoch": 5, "pretrained": "a.ckpt", "exclude_epoch_state": False}, "start_epoch 5 contradicts"),
         ({"resume": "b.ckpt", "pretrained": "a.ckpt", "exclude_epoch_state": False}, "both name a run to continue"),
@@ -86,6 +87,15 @@ def test_a_start_within_the_cooldown_is_allowed() -> None:
         ({"freeze": "backbone", "drop_path": 0.2}, "drop_path (freeze is backbone: the head alone learns)"),
         ({"freeze": "tokens", "performer_drop": 0.2}, "performer_drop (freeze is tokens)"),
         ({"freeze": "3", "drop_block": 0.2}, "drop_block (freeze is 3)"),
+        ({"epochs": 1, "cache": "off"}, "cache (in a single epoch nothing is read twice)"),
+        ({"dataset": "CIFAR10", "cache": "off"}, "cache (dataset is CIFAR10)"),
+        ({"arch": "t2t_vit_c_14", "kernels": "reference"}, "kernels (t2t_vit_c_14 has no soft split)"),
+        ({"optimizer": "nadamw", "momentum": 0.8}, "momentum (optimizer is nadamw)"),
+        ({"optimizer": "lion", "momentum": 0.8}, "momentum (optimizer is lion)"),
+        ({"cutmix": 0.0, "mixup": 0.0, "mixup_prob": 0.3}, "mixup_prob (cutmix and mixup are 0)"),
+        ({"cutmix": 0.0, "mixup": 0.0, "mixup_off_epoch": 3.0}, "mixup_off_epoch (cutmix and mixup are 0)"),
+        ({"mixup_prob": 0.0, "mixup_mode": "elem"}, "mixup_mode (mixup_prob is 0)"),
+        ({"mixup": 0.0, "switch_prob": 0.3}, "switch_prob (only one of cutmix and mixup is on)"),
         ({"device_target": "CPU", "device_id": 1}, "device_id (the device is the CPU)"),
         ({"device_target": "CPU", "dataset_sink_mode": False}, "dataset_sink_mode (the device is the CPU)"),
         ({"device_num": 2, "device_id": 1}, "device_id (each of the device_num 2 processes takes its own device)"),
@@ -105,7 +115,16 @@ def test_keys_without_effect_are_named(values: dict[str, Any], line: str) -> Non
         {"lr_gamma": 0.5, "lr_adjust": 3, "lr_scheduler": "multistep_lr"},
         {"momentum": 0.8, "optimizer": "sgd"},
         {"ema_decay": 0.99, "with_ema": True},
-        {"loss_scale": 2.0, "amp_level": "O1"},
+        *({"loss_scale": 2.0, "is_dynamic_loss_scale": False, "amp_level": level} for level in ("O1", "O2", "auto")),
+        {"mixup_off_epoch": 299.0},
+        {"switch_prob": 0.3},
+        {"epochs": 2, "cache": "off"},
+        {"epochs": 1, "cooldown_epochs": 1, "cache": "off"},
+        {"kernels": "reference"},
+        {"min_lr": 1e-6, "lr_scheduler": "constant_lr", "cooldown_epochs": 1},
+        {"device_num": 2},
+        {"beta": (0.8, 0.9), "eps": 1e-6, "optimizer": "lamb"},
+        {"momentum": 0.8, "optimizer": "rmsprop"},
         {"performer_drop": 0.2},
         {"freeze": "2", "layer_decay": 0.7, "drop_path": 0.2},
         {"val_split": 0.1},
@@ -130,6 +149,14 @@ def test_every_rule_names_existing_keys() -> None:
 def test_remarks() -> None:
     assert "min_lr 0.1 is above base_lr 0.001" in remarks(Config(min_lr=0.1))[0]
     assert "warmup_length 9.0 is longer than the run" in remarks(Config(epochs=3, warmup_length=9.0))[0]
+    assert remarks(Config(epochs=3, cooldown_epochs=6, warmup_length=9.0)) == []
+
+
+@pytest.mark.parametrize("key", [{"layer_decay": 0.7}, {"freeze": "backbone"}])
+def test_what_is_for_trained_weights_is_remarked_upon_without_them(key: dict[str, Any]) -> None:
+    (remark,) = remarks(Config(**key))
+    assert remark.startswith(next(iter(key)))
+    assert remarks(Config(pretrained="a.ckpt", **key)) == remarks(Config(resume="auto", **key)) == []
 
 
 def test_means_fit_the_channels() -> None:

@@ -30,6 +30,36 @@ def test_every_specified_key_exists_in_its_section() -> None:
     assert list(KEYS) == " ".join(SPECIFIED.values()).split()
 
 
+DEFAULTS = Config(
+    dataset="ImageNet", data_url="", train_dir="train", val_dir="validation_preprocess", train_num_samples=-1,
+    val_num_samples=-1, val_split=0.0, class_balance="none",
+    auto_augment="rand-m9-mstd0.5-inc1", aa_interpolation="bilinear", re_mode="pixel", re_prob=0.25, re_count=1,
+    cutmix=1.0, mixup=0.8, mixup_prob=1.0, mixup_mode="batch", mixup_off_epoch=0.0, switch_prob=0.5,
+    label_smoothing=0.1, min_crop=0.08, crop_pct=0.9, train_interpolation="random", hflip=0.5, color_jitter=0.4,
+    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+    optimizer="adamw", beta=(0.9, 0.999), eps=1e-08, base_lr=0.001, min_lr=1e-05, lr_scheduler="cosine_lr",
+    lr_adjust=30, lr_gamma=0.97, momentum=0.9, weight_decay=0.05, layer_decay=1.0,
+    epochs=300, batch_size=100, accumulation_step=1, is_dynamic_loss_scale=True, loss_scale=1024.0,
+    num_parallel_workers=8, cache="auto", start_epoch=0, warmup_length=2.0, warmup_lr=7e-06,
+    use_clip_grad_norm=True, clip_grad_norm=1.0, exclude_epoch_state=True, seed=0, with_ema=False,
+    ema_decay=0.9999, pynative_mode=False, dataset_sink_mode=True, resume="", max_steps=0, eval_every_epochs=1,
+    cooldown_epochs=0, skipped_steps_limit=20,
+    arch="t2t_vit_19", amp_level="O0", file_format="MINDIR", pretrained="", image_size=224, num_classes=0,
+    drop=0.0, drop_block=0.0, drop_path=0.1, disable_approximate_gelu=True, in_chans=3, performer_drop=0.1,
+    freeze="",
+    device_id=0, device_num=1, device_target="auto", runtime="auto", kernels="auto",
+    summary_root_dir="runs/summary", ckpt_root_dir="runs/checkpoints",
+    best_ckpt_root_dir="runs/best_checkpoints", logs_root_dir="runs/logs", ckpt_keep_num=10, best_ckpt_num=5,
+    ckpt_save_every_step=0, ckpt_save_every_seconds=1800, print_loss_every=100, summary_loss_collect_freq=20,
+    model_postfix="0", collect_input_data=False, dump_graph=False, tracker="none",
+)  # fmt: skip
+
+
+def test_defaults() -> None:
+    """Changing a default changes what every configuration means that leaves the key out."""
+    assert Config() == DEFAULTS
+
+
 def test_defaults_that_differ_from_the_page() -> None:
     config = Config()
     assert (config.device_target, config.disable_approximate_gelu, config.num_classes, config.data_url) == (
@@ -57,6 +87,8 @@ def test_dictionaries_go_there_and_back() -> None:
     assert all(type(value) in (int, float, bool, str, list) for value in values.values())
     assert Config.from_dict(values) == config
     assert Config.from_dict({"epochs": 3, "drop": 0}) == dataclasses.replace(Config(), epochs=3)
+    assert type(Config.from_dict({"drop": 0}).drop) is float  # of whole numbers, too
+    assert Config.from_dict({"mean": 1}).mean == (1.0,)
 
 
 @pytest.mark.parametrize(

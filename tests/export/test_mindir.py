@@ -17,7 +17,7 @@ from t2t_vit.export.graph_form import graph_form
 from t2t_vit.export.mindir import mindir_graph, write_mindir
 from t2t_vit.export.mindir_call import UnmappedError
 from t2t_vit.export.torch_formats import air_refusal
-from t2t_vit.formats.mindir import Mindir, read_mindir
+from t2t_vit.formats.mindir import read_mindir
 from t2t_vit.inference.exported import Metadata
 from t2t_vit.inference.mindir_predictor import mindir_metadata
 from t2t_vit.model import T2TViT

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from t2t_vit import create_model
+from t2t_vit import PackedNetwork, create_model
 from t2t_vit.cli import build, callbacks, export, infer, predictors, quickstart, train, weights
 from t2t_vit.cli import eval as evaluation
 from t2t_vit.cli.main import main
@@ -95,7 +95,7 @@ def evaluated(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
 def test_eval_computes_in_the_numbers_that_were_asked_for(
     evaluated: Callable[..., tuple[Kept, Kept]], level: str, autocast: torch.dtype | None, weights: torch.dtype
 ) -> None:
-    given, _ = evaluated("--amp_level", level)
+    given, _ = evaluated("--amp_level", level, "--kernels", "reference")
     assert given["0"].head.weight.dtype is weights
     with given["autocast"]():
         assert torch.is_autocast_enabled("cpu") is (autocast is not None)
@@ -103,7 +103,7 @@ def test_eval_computes_in_the_numbers_that_were_asked_for(
 
 
 def test_eval_rebuilds_network_preprocessing_and_images(evaluated: Callable[..., tuple[Kept, Kept]]) -> None:
-    given, loader = evaluated("--batch_size", "7", "--num_parallel_workers", "0")
+    given, loader = evaluated("--batch_size", "7", "--num_parallel_workers", "0", "--kernels", "reference")
     assert given["0"].approximate_gelu is True  # the checkpoint says so
     assert given["0"].image_size == (28, 28)
     assert torch.equal(given["0"].head.weight, read_weights("q.ckpt").tensors["head.weight"])
@@ -111,6 +111,20 @@ def test_eval_rebuilds_network_preprocessing_and_images(evaluated: Callable[...,
     of_training = build.training_images(Config.from_dict({**HELD, "num_classes": 0}), lambda _: None)[1]
     assert names(loader["0"]) == names(of_training)
     assert names(evaluated("--seed", "6")[1]["0"]) != names(of_training)
+
+
+@pytest.mark.parametrize(("level", "dtype"), [("O0", torch.float32), ("bf16", torch.bfloat16), ("O3", None)])
+def test_eval_and_infer_pack_what_can_be_packed(
+    evaluated: Callable[..., tuple[Kept, Kept]],
+    predicted: Callable[..., Any],
+    level: str,
+    dtype: torch.dtype | None,
+) -> None:
+    """By default, on a CPU; float16 stays the plain network."""
+    for network in (evaluated("--amp_level", level)[0]["0"], predicted("--amp_level", level)[0].model):
+        assert isinstance(network, PackedNetwork) is (dtype is not None)
+        assert dtype is None or network.dtype is dtype
+        assert dtype is None or network.network.approximate_gelu is True
 
 
 def test_eval_prints_and_writes_each_number_under_its_name(
@@ -141,13 +155,13 @@ def predicted(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
 def test_infer_computes_in_the_numbers_that_were_asked_for(
     predicted: Callable[..., Any], level: str, name: str
 ) -> None:
-    predictor, _ = predicted("--amp_level", level)
+    predictor, _ = predicted("--amp_level", level, "--kernels", "reference")
     assert predictor.precision.name == name
     assert predictor.model.head.weight.dtype is (torch.float16 if level == "O3" else torch.float32)
 
 
 def test_infer_rebuilds_network_and_preprocessing(predicted: Callable[..., Any]) -> None:
-    predictor, job = predicted()
+    predictor, job = predicted("--kernels", "reference")
     assert predictor.model.approximate_gelu is True
     assert (predictor.preprocessing, predictor.classes) == (PREPROCESSING, tuple(CLASSES))
     assert (job.output, job.format, job.top_k, job.errors) == ("predictions.json", "json", 0, "")

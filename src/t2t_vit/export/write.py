@@ -16,6 +16,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.export.file_formats import Format, find_format
 from t2t_vit.export.job import PLAIN, ExportJob, Kind
 from t2t_vit.export.verify import Agreement, verify, worst
+from t2t_vit.fast import unfuse
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.exported import Metadata
 from t2t_vit.inference.item import BATCH_SIZE
@@ -83,8 +84,9 @@ def export_model(
     """
     row, path = find_format(file_format), Path(path)
     row.check(kind)
-    network = copy.deepcopy(predictor.model).cpu().float()
+    network = copy.deepcopy(predictor.network)
     assert isinstance(network, T2TViT)
+    unfuse(network).cpu().float()
     network.other_sizes = "resize" if kind.dynamic_size else None
     reference = TorchPredictor(network, predictor.preprocessing, predictor.classes)
     metadata = Metadata(

@@ -41,7 +41,7 @@ def look(predictor: TorchPredictor, image: ImageLike) -> Look:
         DecodeError: the image cannot be decoded.
         UserError: the network has no attention to follow.
     """
-    model = predictor.model
+    model = predictor.network
     assert isinstance(model, T2TViT)
     prepared = predictor.prepare(image)  # (C, H, W)
     normalised = predictor.preprocessing.normalize(prepared[None].to(predictor.precision.device))

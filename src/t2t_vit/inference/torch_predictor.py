@@ -90,7 +90,8 @@ class TorchPredictor(Predictor):
         kernels: as the key; "reference" is the model as it is, and all that a module that is no T2T-ViT can be.
 
     Attributes:
-        model: what predicts.
+        network: what it was given; what is looked into and exported.
+        model: what predicts: the network, or a packed copy of it.
         made_of: what that is, in a few words.
 
     Raises:
@@ -108,7 +109,8 @@ class TorchPredictor(Predictor):
     ) -> None:
         super().__init__(preprocessing, classes)
         self.precision = precision or Precision("O0", torch.device("cpu"))
-        self.model, self.made_of = prepared(model.eval(), kernels, self.precision)
+        self.network = model.eval()
+        self.model, self.made_of = prepared(self.network, kernels, self.precision)
         self.plan = plan or plan_for(self.precision.device.type, Workload())
         self.is_asynchronous = self.precision.device.type == "cuda"
 

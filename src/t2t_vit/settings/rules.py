@@ -135,7 +135,6 @@ INACTIVE = (
         ("layer_decay", "drop_path"), lambda c: c.freeze == "backbone", "freeze is backbone: the head alone learns"
     ),
     Inactive(("drop_block", "performer_drop"), lambda c: c.freeze != "", "freeze is {freeze}"),
-    Inactive(("kernels",), lambda c: find_variant(c.arch).tokens == "convolution", "{arch} has no soft split"),
     Inactive(("performer_drop",), lambda c: find_variant(c.arch).tokens != "performer", "{arch} has no performer"),
     Inactive(("device_id", "dataset_sink_mode"), lambda c: c.device_target == "CPU", "the device is the CPU"),
     Inactive(

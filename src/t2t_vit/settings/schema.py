@@ -178,8 +178,8 @@ class Hardware:
     )
     kernels: str = key(
         "auto",
-        "reference: the plain network; cpu: predictions by a packed copy of it, by torch's operations; native: the same "
-        "by kernels compiled here; triton: fused on a GPU, training included; auto: the fastest that runs here",
+        "reference: the plain network; cpu: predictions by a packed copy of it, by torch's operations; native: the "
+        "same by kernels compiled here; triton: fused on a GPU, training included; auto: the fastest that runs here",
         OneOf(("auto", "reference", "cpu", "native", "triton")),
     )
 

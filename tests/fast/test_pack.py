@@ -9,6 +9,7 @@ import torch
 
 from golden import fill_by_formula, golden_case, golden_images, golden_names
 from t2t_vit import PackedNetwork, UserError, create_model, list_models, pack
+from t2t_vit.fast import packed_linear as packed_linear_module
 from t2t_vit.fast.packed_linear import pack_weight, packed_linear, packed_linear_add
 from t2t_vit.model import T2TViT
 
@@ -100,6 +101,16 @@ def test_it_says_what_it_is_made_of() -> None:
     assert "native" not in packed.made_of
     assert re.search(r"\b26 linear layers", packed.made_of)  # 2 x 4 in the attentions, project, 4 x 4 in blocks, head
     assert pack(small(), torch.bfloat16).made_of.startswith("bfloat16; ")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 0.03)])
+def test_without_onednn(dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on processors with AVX2 alone for bfloat16, and in a torch that was built without it."""
+    monkeypatch.setattr(packed_linear_module, "_has_onednn", lambda _: False)
+    model = small()
+    packed = pack(model, dtype, native=False)
+    assert "; torch: 26 linear layers" in packed.made_of
+    torch.testing.assert_close(packed(IMAGES).float(), model(IMAGES).detach(), atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize(

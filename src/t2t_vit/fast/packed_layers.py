@@ -35,7 +35,7 @@ class PackedLinear(nn.Module):
     @property
     def maker(self) -> str:
         """Whose product it is."""
-        return "native" if self.layer is not None else maker()
+        return "native" if self.layer is not None else maker(self.weight)
 
     @classmethod
     def of(cls, linear: nn.Linear, native: bool, activation: Activation = "none") -> "PackedLinear":

@@ -15,27 +15,31 @@ Activation = Literal["none", "gelu", "gelu_tanh"]
 _FUSED = {"none": ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh")}
 
 
-def maker() -> str:
-    """Whose product a packed linear layer is: oneDNN's where torch was built with it, else torch's own."""
-    return "oneDNN" if _has_onednn() else "torch"
+def maker(packed: Tensor) -> str:
+    """Whose product a packed weight's is: oneDNN's where it packs weights of the dtype here, else torch's."""
+    return "oneDNN" if packed.is_mkldnn else "torch"
 
 
 @cache
-def _has_onednn() -> bool:
-    operations = ("_reorder_linear_weight", "_linear_pointwise")
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs weights of this dtype here; bfloat16 it refuses on processors with AVX2 alone."""
+    operations = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
     has_operations = all(hasattr(torch.ops.mkldnn, name) for name in operations)
-    return bool(torch.backends.mkldnn.is_available()) and has_operations  # type: ignore[no-untyped-call]
+    if not has_operations or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype is not torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack_weight(weight: Tensor, rows: int) -> Tensor:
-    """A weight (out, in) in oneDNN's own layout, chosen for inputs of about `rows` rows; only what follows reads it."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows) if _has_onednn() else weight
+    """A weight (out, in) as what follows reads it: in oneDNN's layout, chosen for about `rows` rows, or as it is."""
+    weight = weight.contiguous()
+    return torch.ops.mkldnn._reorder_linear_weight(weight, rows) if _has_onednn(weight.dtype) else weight
 
 
 def packed_linear(inputs: Tensor, packed: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
     """activation(W x + b) for inputs (..., in) of the weight's dtype; (..., out)."""
     name, kind = _FUSED[activation]
-    if _has_onednn():
+    if packed.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, name, [], kind)
     answers = F.linear(inputs, packed, bias)
     return answers if activation == "none" else F.gelu(answers, approximate=kind)
@@ -43,6 +47,6 @@ def packed_linear(inputs: Tensor, packed: Tensor, bias: Tensor | None, activatio
 
 def packed_linear_add(inputs: Tensor, packed: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
     """W x + b + residual, (..., out)."""
-    if _has_onednn():
+    if packed.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise.binary(inputs, residual, packed, bias, "add")
     return F.linear(inputs, packed, bias) + residual

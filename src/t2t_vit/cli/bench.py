@@ -99,7 +99,7 @@ def of_network(bench: Bench) -> Results:
     """`bench model`: compiled, too, where `pynative_mode False` stands on the command line or in the file."""
     config, precision, rates = bench.config, bench.precision, bench.begin()
     model = build.network(config, config.num_classes)
-    fused_or_plain(model, config.kernels, bench.device)
+    tell(f"network: {fused_or_plain(model, config.kernels, bench.device)}")
     precision.prepare(model)
     forms: dict[str, torch.nn.Module] = {"eager": model}
     if not bench.options.said("pynative_mode", True):
@@ -121,6 +121,7 @@ def predicting(bench: Bench) -> Callable[[], object]:
     network = build.network(config, config.num_classes)
     plan = plan_for(bench.device.type, Workload(batch=config.batch_size))
     predictor = TorchPredictor(network, build.preprocessing_of(config), None, bench.precision, plan, config.kernels)
+    tell(f"network, as infer runs it: {predictor.made_of}")
     return lambda: predictor.logits(pixels)
 
 
@@ -137,7 +138,7 @@ def step_results(bench: Bench, images: ImageSet, rates: Rates) -> Results:
     """The step's figures; `images` tell the classes, none of them is read."""
     config, precision = bench.config, bench.precision
     model = build.network(config, len(images.classes))
-    fused_or_plain(model, config.kernels, bench.device)
+    tell(f"network: {fused_or_plain(model, config.kernels, bench.device)}")
     precision.prepare(model)
     trained = build.trained_of(config, model, precision)
     step = build.step_of(config, trained, images, precision, Processes(), tell)

@@ -14,10 +14,14 @@ def by_definition(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return torch.softmax(scale * q @ k.transpose(2, 3), dim=-1) @ v
 
 
+@pytest.mark.parametrize("matrix_unit", [True, False])
 @pytest.mark.parametrize("length", [1, 17, 600])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 3e-2)])
-def test_value_and_gradients(dtype: torch.dtype, tolerance: float, length: int) -> None:
-    """Both ways, the fused one and the plain products, against the formula in float64."""
+def test_value_and_gradients(
+    dtype: torch.dtype, tolerance: float, length: int, matrix_unit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the formula in float64, on processors with a matrix unit and without."""
+    monkeypatch.setattr("t2t_vit.ops.attention.CPU_HAS_A_MATRIX_UNIT", matrix_unit)
     ours = draw(dtype, length)
     out = attention(*ours, 0.3)
     exact = [x.detach().double().requires_grad_() for x in ours]
@@ -29,6 +33,15 @@ def test_value_and_gradients(dtype: torch.dtype, tolerance: float, length: int) 
     for mine, theirs in zip(ours, exact, strict=True):
         scale = theirs.grad.abs().max().clamp(min=1)
         torch.testing.assert_close(mine.grad.double() / scale, theirs.grad / scale, atol=tolerance, rtol=tolerance)
+
+
+def test_without_a_matrix_unit_half_precision_is_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also under autocast, which would round the inputs again."""
+    monkeypatch.setattr("t2t_vit.ops.attention.CPU_HAS_A_MATRIX_UNIT", False)
+    q, k, v = (3 * part.detach() for part in draw(torch.bfloat16, 17))
+    wanted = attention(q.float(), k.float(), v.float(), 0.25).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attention(q, k, v, 0.25), wanted)
 
 
 def test_autocast_keeps_the_low_precision() -> None:

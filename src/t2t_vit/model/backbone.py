@@ -4,11 +4,14 @@ What is written here is what is computed, on every device and in every mode.
 """
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from t2t_vit.model.drop import Dropout, DropPath
 from t2t_vit.ops.attention import self_attention, softmax_weights, split_heads
 from t2t_vit.variants import Variant
+
+torch.fx.wrap("self_attention")  # it looks at devices and dtypes, so a tracer keeps it whole
 
 
 class Attention(nn.Module):

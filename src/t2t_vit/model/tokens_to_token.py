@@ -13,7 +13,9 @@ from t2t_vit.ops.performer import draw_features, performer_attention, performer_
 from t2t_vit.ops.soft_split import soft_split
 from t2t_vit.variants import SoftSplit, Variant
 
-torch.fx.wrap("performer_attention")  # it looks at devices and dtypes, so a tracer keeps it whole
+# These look at devices and dtypes, so a tracer keeps them whole.
+torch.fx.wrap("attention")
+torch.fx.wrap("performer_attention")
 
 # What is made on the way to the tokens: a fine map, a coarse map, and the tokens themselves.
 Stages = tuple[Tensor, Tensor, Tensor]

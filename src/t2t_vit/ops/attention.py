@@ -1,7 +1,14 @@
 """Softmax attention, and the weights that it never stores."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from t2t_vit.ops.performer import without_autocast
+
+# With a matrix unit torch's fused attention multiplies bfloat16 there; without one it is slower than in float32.
+_capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # torch 2.11 has none
+CPU_HAS_A_MATRIX_UNIT = bool(_capabilities.get("amx_bf16"))
 
 
 def self_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
@@ -25,14 +32,21 @@ def split_heads(part: Tensor, heads: int) -> Tensor:
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """softmax(scale q k^T) v.
+    """softmax(scale q k^T) v. Half precision on a CPU without a matrix unit is computed in float32: faster, more exact.
 
     Args:
         queries, keys, values: (B, heads, N, d).
 
     Returns:
-        (B, heads, N, d).
+        (B, heads, N, d) in their dtype.
+
+    Measured by benchmarks/attention.py.
     """
+    half = queries.dtype in (torch.bfloat16, torch.float16)
+    if half and queries.device.type == "cpu" and not CPU_HAS_A_MATRIX_UNIT:
+        with without_autocast(queries.device):
+            mixed = F.scaled_dot_product_attention(queries.float(), keys.float(), values.float(), scale=scale)
+        return mixed.to(values.dtype)
     return F.scaled_dot_product_attention(queries, keys, values, scale=scale)
 
 

@@ -6,7 +6,7 @@ import torch
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.training.callbacks import Callback
-from t2t_vit.training.checkpoint import Identity, Trained, checkpoint_content, write_checkpoint
+from t2t_vit.training.checkpoint import Identity, Trained, checkpoint_content, serialised, write_checkpoint
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LossScaler
 from t2t_vit.training.optimizer import create_optimizer
@@ -32,20 +32,30 @@ def trained(make_model, make_loader):
     return Trained(model, optimizer, LossScaler(torch.device("cpu"), 8.0, dynamic=True), ema)
 
 
+class Waiting(Checkpoints):
+    """What the thread writes is there when a method returns."""
+
+    def on_step(self, state, metrics):
+        super().on_step(state, metrics)
+        self.wait()
+
+    def on_epoch(self, state):
+        super().on_epoch(state)
+        self.wait()
+
+
 @pytest.fixture
 def make(tmp_path, trained):
     def make(**settings):
         notes: list[str] = []
-        checkpoints = Checkpoints(
-            tmp_path / "ckpt", tmp_path / "best", IDENTITY, trained, note=notes.append, **settings
-        )
+        checkpoints = Waiting(tmp_path / "ckpt", tmp_path / "best", IDENTITY, trained, note=notes.append, **settings)
         return checkpoints, notes
 
     return make
 
 
 def names(folder):
-    return sorted(path.name for path in folder.glob("*.ckpt")) if folder.exists() else []
+    return sorted(path.name for path in folder.glob("*-*.ckpt")) if folder.exists() else []
 
 
 def at(step):
@@ -81,12 +91,13 @@ def test_the_file_reads_with_weights_only_and_holds_what_it_promises(tmp_path, m
 
 def test_what_a_checkpoint_says_of_the_run(trained):
     data = {"train_images": 12, "updates_per_epoch": 10}
-    identity = Identity("toy", {"epochs": 3}, ["cat"], "", data)
+    run = {"id": "a1", "name": "toy", "folder": "toy-2"}
+    identity = Identity("toy", {"epochs": 3}, ["cat"], "", data, run)
     state = at(21)
     state.record({"raw": Metrics(1.5, 0.25, 0.75, 40)})
     state.step, state.lr, state.closed_at, state.ended = 24, 0.125, 20, True
     content = checkpoint_content(identity, trained, state)
-    assert content["data"] == data
+    assert (content["data"], content["run"]) == (data, run)
     assert content["progress"] == {"lr": 0.125, "evaluated_at": 21, "closed_at": 20, "ended": True}
     assert content["metrics"] == {"step": 21, "raw": {"loss": 1.5, "top1": 0.25, "top5": 0.75, "count": 40}}
     scaler = LossScaler(torch.device("cpu"))
@@ -108,13 +119,13 @@ def test_callbacks_that_have_a_state_are_in_the_checkpoint(tmp_path, trained):
 
 def test_equal_states_make_equal_bytes(tmp_path, trained):
     for name in ("first", "second"):
-        write_checkpoint([tmp_path / f"{name}.ckpt"], checkpoint_content(IDENTITY, trained, at(7)), "")
+        write_checkpoint([tmp_path / f"{name}.ckpt"], serialised(checkpoint_content(IDENTITY, trained, at(7))), "")
     assert (tmp_path / "first.ckpt").read_bytes() == (tmp_path / "second.ckpt").read_bytes()
 
 
 def test_a_view_does_not_drag_its_storage_along(tmp_path, trained):
     trained.model.pos_embed = torch.zeros(1_000_000)[:12][None]
-    write_checkpoint([tmp_path / "a.ckpt"], checkpoint_content(IDENTITY, trained, at(7)), "")
+    write_checkpoint([tmp_path / "a.ckpt"], serialised(checkpoint_content(IDENTITY, trained, at(7))), "")
     assert (tmp_path / "a.ckpt").stat().st_size < 100_000
 
 
@@ -278,5 +289,5 @@ def test_of_several_places_all_or_none(tmp_path):
     (tmp_path / "raw" / "old.ckpt").write_bytes(b"old")
     paths = [tmp_path / "raw" / "new.ckpt", tmp_path / "raw" / "old.ckpt", tmp_path / "file" / "new.ckpt"]
     with pytest.raises(UserError):
-        write_checkpoint(paths, {"model": {}}, "seed: 0")
+        write_checkpoint(paths, memoryview(b"new"), "seed: 0")
     assert sorted(file.name for file in (tmp_path / "raw").iterdir()) == ["old.ckpt"]

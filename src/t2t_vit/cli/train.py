@@ -1,9 +1,12 @@
 """`t2t-vit train`: a configuration, and perhaps weights or a stopped run -> checkpoints, logs and curves."""
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import torch
@@ -13,18 +16,7 @@ from torch.optim import Optimizer
 from t2t_vit.cli import build
 from t2t_vit.cli.callbacks import follow
 from t2t_vit.cli.console import silent
-from t2t_vit.cli.run import (
-    Folders,
-    Job,
-    Result,
-    Start,
-    agree,
-    check_same_data,
-    identity_of,
-    nothing_left,
-    record_run,
-    start_of,
-)
+from t2t_vit.cli.run import Job, Result, Start, check_same_data, identity_of, nothing_left, record_run, start_of
 from t2t_vit.data.cache import Place, keep_decoded
 from t2t_vit.data.decode import MODES
 from t2t_vit.data.images import ImageSet
@@ -42,19 +34,34 @@ from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.checkpoint import Trained, checkpoint_name, restore
-from t2t_vit.training.distributed import Processes, StopAgreement, connected, end_with_launcher, from_environment
+from t2t_vit.training.distributed import (
+    Meeting,
+    Processes,
+    StopAgreement,
+    connected,
+    end_with_launcher,
+    from_environment,
+    meet,
+)
 from t2t_vit.training.divergence import StopOnDivergence
-from t2t_vit.training.journal import Console
+from t2t_vit.training.journal import Console, to_standard_error
 from t2t_vit.training.loop import Validation, train
-from t2t_vit.training.optimizer import trainable
+from t2t_vit.training.optimizer import Schedule, trainable
+from t2t_vit.training.retention import BEST, LAST
+from t2t_vit.training.run import ROOT_KEYS, Folders, Run, RunMark, claim, finish, is_finished, remove
 from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
 from t2t_vit.training.trackers import check_installed
-from t2t_vit.weights import Weights
+from t2t_vit.weights import SavedRun, Weights
 
 FROZEN = {"tokens": "the T2T module", "backbone": "all but the head"}
+SKIPPED = "skipped.jsonl"
 FEW = 10  # images a class below which a network hardly learns anything but these very images
 UNEVEN = 10  # times that the largest class is larger than the smallest
+# Keys that the learning rate of a step follows from.
+SCHEDULE_KEYS = (
+    "lr_scheduler", "base_lr", "min_lr", "warmup_lr", "warmup_length", "lr_adjust", "lr_gamma", "epochs",
+)  # fmt: skip
 
 
 def run(options: Options) -> int:
@@ -62,53 +69,89 @@ def run(options: Options) -> int:
     processes = from_environment()
     if processes.count > 1:
         end_with_launcher()
-    start = start_of(options)
     if options.print_config:
-        print(to_yaml(start.config), end="")
+        print(to_yaml(start_of(options, locks=False).config), end="")
         return 0
-    result = train_job(start, processes)
+    meeting = meet(processes)
+    result = train_job(start_of(options, meeting), processes, meeting)
     if processes.is_first:
         print("\n".join(where(result)))
     return 0
 
 
 def where(result: Result) -> list[str]:
-    """A line for each thing that a run left behind."""
+    """A line for each thing that a run left behind, and the commands that use it."""
     folders = result.folders
-    return [
-        f"checkpoint        {result.checkpoint}",
-        f"best checkpoints  {folders.best}",
-        f"log and history   {folders.logs}",
-        f"report            {folders.logs / REPORT}",
-        f"summary           {folders.summary}  (tensorboard --logdir {folders.summary.parent})",
-    ]
+    report = folders.logs / REPORT
+    named = [("checkpoint", result.checkpoint), ("best checkpoints", folders.best), ("log and history", folders.logs)]
+    lines = [f"{what:<18}{path}" for what, path in [*named, ("report", report)] if path.exists()]
+    lines.append(f"{'summary':<18}{folders.summary}  (tensorboard --logdir {quote(str(folders.summary.parent))})")
+    file = next(
+        (path for path in (folders.best / BEST, folders.checkpoints / LAST, result.checkpoint) if path.exists()), None
+    )
+    if file is not None:
+        images = quote(result.images) if result.images else "IMAGE_OR_FOLDER"
+        lines.append(f"{'predict':<18}{_program('infer')} {images} --checkpoint {quote(str(file))}")
+        lines.append(f"{'evaluate':<18}{_program('eval')} --pretrained {quote(str(file))}")
+    return lines
 
 
-def train_job(start: Start, processes: Processes) -> Result:
-    """Train from `start` to the end.
+def _program(command: str) -> str:
+    """How another command is called, by the way this one was."""
+    script = Path(sys.argv[0])
+    sibling = script.with_name(f"{command}.py")
+    return f"python {quote(str(sibling))}" if script.name == "train.py" and sibling.exists() else f"t2t-vit {command}"
+
+
+def train_job(start: Start, processes: Processes, meeting: Meeting | None = None) -> Result:
+    """Train from `start` to the end, and let go of the run.
 
     Raises:
         UserError: the data, the device or a combination of settings is not as it should be.
     """
+    with closing(start):
+        if start.over and start.run is not None and start.saved is not None:
+            if processes.is_first:
+                to_standard_error(start.over)
+            return Result(start.saved.path, start.run.folders, {})
+        return _train_job(start, processes, meeting or meet(processes))
+
+
+def _train_job(start: Start, processes: Processes, meeting: Meeting) -> Result:
     pending: list[str] = []
     train_images, val_images = build.training_images(start.config, pending.append)
     config = fit_to_data(start.config, train_images, start.given, pending.append)
-    folders = Folders.of(config)
     if processes.is_first:
-        folders.check()
         check_installed(config.tracker)
-    log = folders.logs / "train.log"
-    with closing(Console(log, held=True) if processes.is_first else Console(live=False)) as console:
+    first: list[str] = []
+    run = start.run or meeting.of_first(lambda: _claimed(start, config, first.append))
+    console = Console(held=True) if processes.is_first else Console(live=False)
+    with closing(run), closing(console):
         note = console.line if processes.is_first else silent
-        for text in [*start.notes, *pending, *_processes_note(config, processes, start.given)]:
+        opening = 1 if start.saved is not None else 0  # which run goes on is the first line
+        for text in [*start.notes[:opening], *first, *start.notes[opening:], *pending]:
+            note(text)
+        for text in _processes_note(config, processes, start.given):
             note(text)
         device = choose_device(config.device_target, _device_number(config, processes), note=note)
         check_kernels(config.kernels, device)
         precision = choose_precision(config.amp_level, device, training=True, note=note)
         choose_products(precision, note)
-        job = Job(config, processes, device, precision, folders, console, note)
-        with connected(processes, device):
+        job = Job(config, processes, device, precision, run, console, note)
+        with connected(processes, device, meeting):
             return _train(job, start, train_images, val_images)
+
+
+def _claimed(start: Start, config: Config, note: Callable[[str], None]) -> Run:
+    """Folders for a run that has none yet."""
+    roots = [getattr(config, key) for key in ROOT_KEYS]
+    Folders.of(roots, config.run_name).check()
+    if start.replaces is not None:
+        remove(start.replaces)
+    run = claim(roots, config.run_name, start.mark or RunMark.new(start.name), note)
+    if run.folders.name != config.run_name:
+        note(f"{config.run_name} is taken by another run: this one is {run.folders.name}, in {run.folders.checkpoints}")
+    return run
 
 
 def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet) -> Result:
@@ -118,31 +161,41 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
     train_read, val_read = keep_images(job, train_images, val_images)
     loader = build.train_loader(config, train_read, config.num_classes, processes, job.device, job.note)
     state = _beginning(config, loader)
-    identity = identity_of(config, state, loader, train_images, val_images, processes)
-    agree(start.saved, processes, job.device)
+    identity = identity_of(config, state, loader, train_images, val_images, processes, job.run)
+    schedule = build.schedule_of(config, state)
+    result = Result(job.folders.checkpoints, job.folders, state.results, _folder_of_images(val_images))
     if start.saved is not None:
         check_same_data(start.saved, identity, job.note)
         restore(start.saved.content, start.saved.path, trained, state)
-    result = Result(job.folders.checkpoints / checkpoint_name(config.arch, state), job.folders, state.results)
-    if state.ended:
-        job.note(nothing_left(config, state))
-        job.console.begin(keep=False)
-        return result
+        result = replace(result, checkpoint=start.saved.path, metrics=state.results)
+        if state.ended and (start.run is None or is_finished(job.folders, job.run.mark)):
+            job.note(nothing_left(config, state))
+            job.console.begin(keep=False)
+            return result
+        for text in _jump(config, start.saved, schedule, state):
+            job.note(text)
+    validation = _validation(job, trained, val_read)
     if processes.is_first:
+        job.run.keep()
         job.folders.sweep()
-    job.console.begin()
+        job.console.begin(job.folders.logs / "train.log")
+    if state.ended:
+        job.note("the run has made its last step, but its report is missing: it is made now")
+        report_run(job, state, validation, val_images)
+        return result
     job.note(_headline(job, model, len(train_images), len(val_images)))
     job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
+    if processes.is_first:
+        record_run(job, model, state, train_images, val_images)
+        if start.saved is None:  # rows of a beginning that is made again
+            (job.folders.logs / SKIPPED).unlink(missing_ok=True)
     batches, callbacks = follow(job, trained, state, loader, identity, start, _guard(job, loader, state))
     if start.saved is not None:
         start.saved.content.clear()  # the memory of a whole checkpoint
-    if processes.is_first:
-        record_run(job, model, state, train_images, val_images)
-    validation = _validation(job, trained, val_read)
     train(
         build.step_of(config, trained, train_images, job.precision, processes, job.note),
         batches,
-        build.schedule_of(config, state),
+        schedule,
         state,
         validation=validation,
         callbacks=callbacks,
@@ -151,9 +204,29 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         rank=processes.rank,
     )
     report_run(job, state, validation, val_images)
-    return replace(
-        result, checkpoint=job.folders.checkpoints / checkpoint_name(config.arch, state), metrics=state.results
-    )
+    checkpoint = job.folders.checkpoints / checkpoint_name(config.arch, state)
+    return replace(result, checkpoint=checkpoint, metrics=state.results)
+
+
+def _jump(config: Config, saved: SavedRun, schedule: Schedule, state: State) -> list[str]:
+    """What to say where another schedule makes the learning rate of the next step another than the last one's."""
+    held = saved.content["config"]
+    if state.ended or all(getattr(config, key) == held.get(key) for key in SCHEDULE_KEYS):
+        return []
+    last, next_one = state.lr, schedule(state.step)
+    if abs(next_one - last) <= 0.05 * max(next_one, last):
+        return []
+    return [
+        f"the learning rate goes from {last:.3g} at step {state.step} to {next_one:.3g} at the next one, since its "
+        f"schedule has changed; a schedule of its own, from these weights, has a new run with --pretrained "
+        f"{quote(str(saved.path))}"
+    ]
+
+
+def _folder_of_images(images: ImageSet) -> str:
+    """A folder with validation images; empty where they are no files."""
+    path = Path(images.name(0)) if len(images) else Path()
+    return str(path.parent) if path.is_file() else ""
 
 
 def _beginning(config: Config, loader: TrainLoader) -> State:
@@ -171,7 +244,7 @@ def _guard(job: Job, loader: TrainLoader, state: State) -> StopOnDivergence:
     return StopOnDivergence(
         config.skipped_steps_limit,
         names=lambda step: _names(loader, state, config.accumulation_step, step),
-        log=job.folders.logs / "skipped.jsonl" if job.processes.is_first else None,
+        log=job.folders.logs / SKIPPED if job.processes.is_first else None,
         note=job.note,
     )
 
@@ -359,7 +432,8 @@ def _of_the_machine(place: Place | None, processes: Processes, device: torch.dev
 def report_run(job: Job, state: State, validation: Validation, images: ImageSet) -> None:
     """Evaluate the better weights once more in detail, and write evaluation.json and report.html into the run's logs.
 
-    All processes take part; the first one writes. A disk that is full then costs the report, not the run.
+    With that the run is finished. All processes take part; the first one writes. A disk that is full then costs the
+    report, not the run.
     """
     chosen = better(state)
     outcomes = collect(
@@ -382,6 +456,10 @@ def report_run(job: Job, state: State, validation: Validation, images: ImageSet)
         write_report(job.folders.logs, job.folders.logs / REPORT)
     except UserError as error:
         job.note(f"no report: {error}")
+    try:
+        finish(job.run)
+    except UserError as error:
+        job.note(f"--resume auto will make the report again: {error}")
 
 
 def better(state: State) -> str:

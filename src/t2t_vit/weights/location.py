@@ -169,7 +169,7 @@ def _check_content(path: Path, arch: str) -> None:
     from t2t_vit.weights.torch_file import foreign_copies
 
     try:
-        read, *_ = foreign_copies(read_torch_archive(path)).values()
-        describe(authors_names(read()), path, arch)
+        tensors, *_ = foreign_copies(path, read_torch_archive(path)).values()
+        describe(authors_names(tensors), path, arch)
     except UserError as error:
         raise ValueError(f"what came is not that file: {str(error).removeprefix(f'{path}: ')}") from error

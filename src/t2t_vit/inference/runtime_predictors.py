@@ -23,8 +23,9 @@ TENSORRT_MISSING = 'TensorRT is not installed; install it with: pip install "t2t
 OPENVINO_SECTION = "t2t_vit"
 EXECUTORCH_METHOD = "t2t_vit"
 AOTI_ENTRY = "extra/t2t_vit.json"
+PT2_ENTRY = "t2t_vit.json"
 _TENSORRT_LENGTH_BYTES = 4
-_TENSORRT_LONGEST_METADATA = 2**22
+_LONGEST_METADATA = 2**22
 _ONNX_ERRORS_ONLY = 3  # of its levels of log lines
 
 
@@ -144,6 +145,30 @@ def _is_whole_executorch(content: bytes) -> bool:
     return len(content) >= max(program, segments + size)
 
 
+class Pt2Predictor(ExportedPredictor):
+    """A program of torch.export, on the CPU. **It may do anything**, since `torch.export.load` unpickles and evaluates
+    what is in the file, so it is loaded only where `load` was given `allow_native_code`.
+
+    Raises:
+        UserError: the file is damaged or was not exported by this package.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, _archived_metadata(path, f"extra/{PT2_ENTRY}"))
+        try:
+            with quiet():
+                self._model = torch.export.load(path).module()
+        except Exception as error:  # of unpickling, of the graph's own checks
+            raise UserError(
+                f"{path}: is a damaged program of torch.export, or one of another version of torch"
+            ) from error
+
+    @torch.inference_mode()
+    def run(self, inputs: Tensor) -> Tensor:
+        answer: Tensor = self._model(inputs)
+        return answer
+
+
 class AotiPredictor(ExportedPredictor):
     """An AOTInductor package, on the CPU that it was compiled for. **It is native code**: it may do whatever a program
     may do, so it is loaded only where `load` was given `allow_native_code`.
@@ -153,7 +178,7 @@ class AotiPredictor(ExportedPredictor):
     """
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(path, _aoti_metadata(path))
+        super().__init__(path, _archived_metadata(path, AOTI_ENTRY))
         try:
             with quiet():
                 self._model: Any = torch._inductor.aoti_load_package(str(path))
@@ -169,14 +194,19 @@ class AotiPredictor(ExportedPredictor):
         return answer.clone()  # the code may use its memory again
 
 
-def _aoti_metadata(path: str | Path) -> Metadata:
-    """What the package says of itself, read without running it."""
+def _archived_metadata(path: str | Path, entry: str) -> Metadata:
+    """What an archive of torch says of itself, read without running it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            (name,) = [name for name in archive.namelist() if name.partition("/")[2] == AOTI_ENTRY]
+            (name,) = [name for name in archive.namelist() if name.partition("/")[2] == entry]
+            if archive.getinfo(name).file_size > _LONGEST_METADATA:
+                raise ValueError("metadata without end")
+            # torch's loaders verify no checksums, and it compresses nothing.
+            if any(info.compress_type for info in archive.infolist()) or archive.testzip() is not None:
+                raise ValueError("damaged entries")
             return Metadata.from_strings(json.loads(archive.read(name)))
-    except (ValueError, zipfile.BadZipFile, OSError, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: is compiled code that was not exported by t2t_vit, or is damaged") from error
+    except (ValueError, zipfile.BadZipFile, OSError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: is a program that was not exported by t2t_vit, or is damaged") from error
 
 
 class TensorRtPredictor(ExportedPredictor):
@@ -224,7 +254,7 @@ def tensorrt_head(metadata: Metadata) -> bytes:
 def _tensorrt_parts(path: str | Path) -> tuple[Metadata, bytes]:
     content = Path(path).read_bytes()
     length = int.from_bytes(content[:_TENSORRT_LENGTH_BYTES], "little")
-    if length > min(_TENSORRT_LONGEST_METADATA, len(content)):
+    if length > min(_LONGEST_METADATA, len(content)):
         raise UserError(f"{path}: is a damaged TensorRT engine")
     try:
         text = json.loads(content[_TENSORRT_LENGTH_BYTES : _TENSORRT_LENGTH_BYTES + length])

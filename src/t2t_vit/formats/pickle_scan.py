@@ -48,6 +48,15 @@ CALLABLE = frozenset(
         *(f"datetime.{kind}" for kind in ("date", "time", "datetime", "timedelta", "timezone")),
     }
 )
+# Lightning's dictionaries of hyper-parameters, which are read as plain ones.
+DICTIONARIES = frozenset(
+    {
+        "pytorch_lightning.utilities.parsing.AttributeDict",
+        "lightning_fabric.utilities.data.AttributeDict",
+        "lightning.fabric.utilities.data.AttributeDict",
+        "lightning.pytorch.utilities.parsing.AttributeDict",
+    }
+)
 # Storage classes, whose elements have one type, and the bytes of an element of each type.
 STORAGES = {
     "torch.DoubleStorage": "float64",
@@ -204,13 +213,13 @@ class _Machine:
     def find(self, name: str) -> None:
         if not name.isprintable():
             raise ValueError("a name is no text")
-        if name not in CALLABLE and name not in NAMED:
+        if name not in CALLABLE | DICTIONARIES | NAMED:
             raise RefusedObjectError(name)
         self.push(Value("global", name=name))
 
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        if arguments.kind != "tuple" or function.name not in CALLABLE:
+        if arguments.kind != "tuple" or function.name not in CALLABLE | DICTIONARIES:
             raise ValueError(f"{function.name or 'a value'} is called")
         result = self.called(function.name, arguments.parts)
         result.depth = max(result.depth, arguments.depth)
@@ -228,7 +237,7 @@ class _Machine:
             return self.called(function.name, inner.parts)
         copied = sum(argument.size for argument in arguments)
         self.charge(copied)
-        if name in ("collections.OrderedDict", "collections.Counter"):
+        if name in ("collections.OrderedDict", "collections.Counter", *DICTIONARIES):
             entries = dict(arguments[0].entries or {}) if arguments else None
             return Value("dict", entries=entries, size=copied)
         return Value(name, size=copied)

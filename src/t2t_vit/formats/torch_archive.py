@@ -12,6 +12,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from t2t_vit.errors import UserError
-from t2t_vit.formats.pickle_scan import LONGEST_PICKLE, RefusedObjectError, Scan, scan_pickle
+from t2t_vit.formats.pickle_scan import DICTIONARIES, LONGEST_PICKLE, RefusedObjectError, Scan, scan_pickle
 from t2t_vit.formats.zip_directory import Stored, read_directory
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -57,6 +58,7 @@ _ADMITTED: list[Any] = [
     argparse.Namespace,
     *((_NumpyType, "numpy.dtype"), (_numpy_scalar, "numpy.core.multiarray.scalar")),
     (_numpy_scalar, "numpy._core.multiarray.scalar"),
+    *((OrderedDict, name) for name in DICTIONARIES),
     *((getattr(datetime, kind), f"datetime.{kind}") for kind in ("date", "time", "datetime", "timedelta", "timezone")),
     *(
         (getattr(pathlib, f"Pure{kind.removeprefix('Pure')}"), f"{module}.{kind}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.files import parse_json
 from t2t_vit.inference.exported import INPUT, OUTPUT, ExportedPredictor, Metadata, quiet
 
 ONNX_MISSING = 'ONNX Runtime is not installed; install it with: pip install "t2t_vit[export]"'
@@ -96,7 +97,7 @@ class OpenVinoPredictor(ExportedPredictor):
 def _openvino_metadata(model: Any, path: str | Path) -> Metadata:
     try:
         text = model.get_rt_info([OPENVINO_SECTION]).astype(str) if model.has_rt_info([OPENVINO_SECTION]) else "{}"
-        return Metadata.from_strings(json.loads(text))
+        return Metadata.from_strings(parse_json(text))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: was not exported by t2t_vit ({error}); its preprocessing is unknown") from error
 
@@ -125,7 +126,7 @@ class ExecuTorchPredictor(ExportedPredictor):
         except RuntimeError as error:
             raise UserError(f"{path}: is an ExecuTorch program that the runtime cannot load") from error
         try:
-            metadata = Metadata.from_strings(json.loads(text))
+            metadata = Metadata.from_strings(parse_json(text))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: was not exported by t2t_vit ({error}); its preprocessing is unknown") from error
         super().__init__(path, metadata)
@@ -204,8 +205,8 @@ def _archived_metadata(path: str | Path, entry: str) -> Metadata:
             # torch's loaders verify no checksums, and it compresses nothing.
             if any(info.compress_type for info in archive.infolist()) or archive.testzip() is not None:
                 raise ValueError("damaged entries")
-            return Metadata.from_strings(json.loads(archive.read(name)))
-    except (ValueError, zipfile.BadZipFile, OSError, AttributeError, TypeError, RecursionError) as error:
+            return Metadata.from_strings(parse_json(archive.read(name)))
+    except (ValueError, zipfile.BadZipFile, OSError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: is a program that was not exported by t2t_vit, or is damaged") from error
 
 
@@ -257,7 +258,7 @@ def _tensorrt_parts(path: str | Path) -> tuple[Metadata, bytes]:
     if length > min(_LONGEST_METADATA, len(content)):
         raise UserError(f"{path}: is a damaged TensorRT engine")
     try:
-        text = json.loads(content[_TENSORRT_LENGTH_BYTES : _TENSORRT_LENGTH_BYTES + length])
+        text = parse_json(content[_TENSORRT_LENGTH_BYTES : _TENSORRT_LENGTH_BYTES + length])
         return Metadata.from_strings(text), content[_TENSORRT_LENGTH_BYTES + length :]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: was not exported by t2t_vit ({error})") from error

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import atomic_write
+from t2t_vit.files import atomic_write, parse_json
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
 from t2t_vit.training.state import State
@@ -163,7 +163,7 @@ def _rows_up_to(path: Path, step: int, closed: bool) -> list[Row]:
     rows: list[Row] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             is_past = row["step"] < step or (row["step"] == step and (closed or row["kind"] != "epoch"))
         except (ValueError, KeyError, TypeError):  # the line that a crash cut short
             continue

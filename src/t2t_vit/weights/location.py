@@ -21,7 +21,7 @@ from t2t_vit.variants import VARIANTS
 from t2t_vit.weights.names import authors_names
 
 # In the order of preference.
-WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 ADDRESS = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
 _TIMEOUT = 30.0  # seconds without a byte
@@ -57,9 +57,9 @@ def weights_file_in(folder: Path) -> Path:
     for name in WEIGHTS_FILES:
         if (folder / name).is_file():
             return folder / name
-    if (folder / f"{WEIGHTS_FILES[0]}.index.json").exists():
-        raise UserError(f"{folder}: its weights are split into several files; save them as one model.safetensors")
-    raise UserError(f"{folder}: is a folder without {' or '.join(WEIGHTS_FILES)}; name the weights file in it")
+    raise UserError(
+        f"{folder}: is a folder without {WEIGHTS_FILES[0]} or {WEIGHTS_FILES[-1]}; name the weights file in it"
+    )
 
 
 def folder_config(folder: Path) -> FolderConfig:

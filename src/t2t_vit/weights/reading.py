@@ -14,7 +14,7 @@ from t2t_vit.weights.kind import Kind, file_kind
 from t2t_vit.weights.location import WEIGHTS_FILES, find_file, folder_config
 from t2t_vit.weights.mindspore_file import read_mindspore_file
 from t2t_vit.weights.names import authors_names
-from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata
+from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata, read_sharded_safetensors
 from t2t_vit.weights.torch_file import Copy, foreign_copies, own_content, state_dict_in
 
 Which = Literal["auto", "ema", "raw"]
@@ -174,6 +174,10 @@ def _safetensors(path: Path) -> _Content:
     return _Content({"raw": lambda: read_safetensors_file(path)}, config, classes)
 
 
+def _sharded(path: Path) -> _Content:
+    return _Content({"raw": partial(read_sharded_safetensors, path)})
+
+
 def _mindspore(path: Path) -> _Content:
     found = read_mindspore_file(path)
     copies: dict[Copy, Callable[[], Mapping[str, Tensor]]] = {"ema": lambda: found.ema} if found.ema else {}
@@ -183,6 +187,7 @@ def _mindspore(path: Path) -> _Content:
 _READERS: dict[Kind, Callable[[Path], _Content]] = {
     "torch": _torch,
     "safetensors": _safetensors,
+    "safetensors index": _sharded,
     "mindspore": _mindspore,
 }
 

@@ -17,6 +17,7 @@ FOREIGN_HOMES: tuple[tuple[str, Copy], ...] = (
     ("state_dict", "raw"),
     ("net", "raw"),
     ("model", "raw"),
+    ("module", "raw"),  # DeepSpeed's
 )
 _LONGEST_NAME = 512
 # Lists and dictionaries may hold each other many times over: what is followed has to have an end.

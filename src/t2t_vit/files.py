@@ -59,6 +59,14 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested without end") from None
 
 
+def user_cache() -> Path | None:
+    """t2t_vit in $XDG_CACHE_HOME, else ~/.cache/t2t_vit; None where the user has no home, as in some containers."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2t_vit"
+    except RuntimeError:  # neither $HOME nor an entry in the list of users
+        return None
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the halves of files that `atomic_write` left in `folder` when its process was killed."""
     for beside in folder.glob(".*.part"):

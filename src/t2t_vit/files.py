@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the one reader of JSON."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -44,6 +45,26 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
                 f"{path}: could not be written ({error.strerror}{room}); what was there before is kept"
             ) from error
         raise
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that somebody else may have written.
+
+    Raises:
+        ValueError: it is no JSON, or nested without end.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested without end") from None
+
+
+def user_cache() -> Path | None:
+    """t2t_vit in $XDG_CACHE_HOME, else ~/.cache/t2t_vit; None where the user has no home, as in some containers."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2t_vit"
+    except RuntimeError:  # neither $HOME nor an entry in the list of users
+        return None
 
 
 def remove_leftovers(folder: Path) -> None:

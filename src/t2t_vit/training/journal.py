@@ -15,9 +15,9 @@ from typing import Any, TextIO
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import UserError, printable
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import atomic_write
+from t2t_vit.files import atomic_write, parse_json
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
 from t2t_vit.training.state import State
@@ -25,7 +25,7 @@ from t2t_vit.training.step import StepMetrics
 
 
 class Console:
-    """Lines to standard error and to a log file.
+    """Lines to standard error and to a log file; control characters in them are written out.
 
     Args:
         log: the file that every line is appended to, as plain text; None: no file.
@@ -56,6 +56,7 @@ class Console:
         if self._held is not None:
             self._held.append(text)
             return
+        text = printable(text)
         self.screen(text)
         self._keep(text)
 
@@ -163,7 +164,7 @@ def _rows_up_to(path: Path, step: int, closed: bool) -> list[Row]:
     rows: list[Row] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             is_past = row["step"] < step or (row["step"] == step and (closed or row["kind"] != "epoch"))
         except (ValueError, KeyError, TypeError):  # the line that a crash cut short
             continue

@@ -8,13 +8,14 @@ import gc
 import io
 import os
 import sys
+import threading
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from t2t_vit.errors import UserError, printable
+from t2t_vit.errors import FOREIGN_THREAD, UserError, printable
 from t2t_vit.settings.commands import COMMANDS
 from t2t_vit.settings.names import nearest
 from t2t_vit.training.signals import Stopped, heard, stop_at_once
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     with heard(stop_at_once):
         code = _exit_code(words)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    is_busy = any(thread.name == FOREIGN_THREAD for thread in threading.enumerate())  # native code would be torn apart
+    if is_busy or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from t2t_vit.training.distributed import leave
 
         gc.collect()  # what holds semaphores gives them back; else Python's resource tracker complains

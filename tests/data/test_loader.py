@@ -211,6 +211,12 @@ def test_our_own_mistake_in_a_worker_says_where() -> None:
     assert "in read" in "".join(raised.value.__notes__)
 
 
+def test_workers_get_the_images_where_there_are_no_memory_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: each gets a copy."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    assert classes(loader(Numbered(20), workers=1).epoch(0)) == classes(loader(Numbered(20)).epoch(0))
+
+
 def test_broken_images_are_named_once_and_replaced_by_the_same_others() -> None:
     notes: list[str] = []
     train = loader(Numbered(20, broken=(3, 7)), note=notes.append)
@@ -244,6 +250,9 @@ def test_a_large_batch_is_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2t_vit.data.workers.os.sched_getaffinity", lambda _: {0}, raising=False)
     loader(Numbered(50), workers=8, note=notes.append)
     assert notes[-1] == "num_parallel_workers 8 is cut to 1, the number of cores"
+    monkeypatch.delattr(os, "fork")
+    assert len(list(loader(Numbered(50), workers=8, note=notes.append).epoch(0))) == 12
+    assert notes[-1] == "num_parallel_workers 8: this system cannot fork; the main process reads the images"
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

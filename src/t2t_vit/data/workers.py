@@ -29,7 +29,7 @@ Task = tuple[Any, "Future[Any]"]
 
 AHEAD = 2  # requests that are under way for each worker
 # What reaches every process of a group, from a terminal, a scheduler or a container's end: the main process decides.
-_OF_THE_GROUP = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
+_OF_THE_GROUP = {getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)}
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -43,7 +43,7 @@ class WorkersUnavailableError(Exception):
 
 def usable_workers(wanted: int) -> int:
     """No more processes than there are cores for this one to run on; none where a system cannot fork."""
-    if not hasattr(os, "fork"):
+    if not (hasattr(os, "fork") and hasattr(signal, "pthread_sigmask")):
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(wanted, cores)
@@ -180,8 +180,7 @@ class _Shared:
 
 def _settle_all(shared: _Shared) -> None:
     """The thread of one worker. Whatever happens, each future is settled: nobody waits for one for ever."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, _signals())  # they are the main thread's, which may wait for an answer
+    signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)  # they are the main thread's, which may wait for an answer
     worker: _Worker | None = None
     while (tasks := shared.waiting.get()) is not None:
         deaths = 0
@@ -382,14 +381,10 @@ def _end_server() -> None:
         server.kill()
 
 
-def _signals() -> set[signal.Signals]:
-    return {getattr(signal, name) for name in _OF_THE_GROUP if hasattr(signal, name)}
-
-
 @contextmanager
 def _signals_wait() -> Iterator[None]:
     """Until the end of the block, and beyond it for processes that are started in it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)
     try:
         yield
     finally:

@@ -234,6 +234,7 @@ COMMANDS = {
             extras=(
                 option("rounds", "INT", "how often everything is measured (default: {default})", 10, UP_TO_100_000),
                 option("output", "FILE", "write the numbers into this JSON file, too", allowed=PATH),
+                flag("step", "of data: measure a training step, too, and compare (compiling it may take minutes)"),
                 *COMMON,
             ),
         ),

@@ -146,7 +146,7 @@ def _torch(path: Path) -> _Content:
 def _ours(file: TorchFile, content: Mapping[str, Any]) -> _Content:
     version = content.get("version")
     if type(version) is not int or version > _NEWEST_VERSION:
-        raise UserError(f"{file.path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
+        raise UserError(f"{file.path}: was written by a newer version of t2t_vit; update the checkout of t2t_vit")
     kinds: tuple[tuple[Copy, str], ...] = (("ema", "ema"), ("raw", "model"))
     found = {kind: stored for kind, key in kinds if (stored := state_dict_in(content.get(key)))}
     if _score(content, "raw") > _score(content, "ema"):
@@ -221,7 +221,7 @@ def read_saved_run(path: str | Path) -> SavedRun:
     if type(file.content) is not dict or file.content.get("format") != "t2t_vit":
         raise UserError(f"{path}: holds weights but no run of t2t_vit to continue; {instead}")
     if type(version := file.content.get("version")) is not int or version > _NEWEST_VERSION:
-        raise UserError(f"{path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
+        raise UserError(f"{path}: was written by a newer version of t2t_vit; update the checkout of t2t_vit")
     lacking = [name for name, form in RUN_ENTRIES.items() if type(file.content.get(name)) is not form]
     if lacking:
         raise UserError(f"{path}: lacks {', '.join(lacking)}, so its run cannot be continued; {instead}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from t2t_vit.errors import UserError
 from t2t_vit.settings.commands import COMMANDS
-from t2t_vit.settings.names import nearest
+from t2t_vit.settings.names import nearest_command
 from t2t_vit.training.signals import Stopped, heard, stop_at_once
 from t2t_vit.version import __version__
 
@@ -132,7 +132,7 @@ def _usage() -> str:
 def _unknown(name: str) -> str:
     if name.startswith("-"):
         return f"'{name}' stands before any command; write t2t-vit COMMAND {name} ..., COMMAND being {_listed()}"
-    return f"unknown command '{name}'; did you mean '{nearest(name, COMMANDS)}'? There are {_listed()}"
+    return f"unknown command '{name}'; did you mean '{nearest_command(name, COMMANDS)}'? There are {_listed()}"
 
 
 def _listed() -> str:

@@ -27,6 +27,7 @@ from t2t_vit.settings.schema import KEYS, SECTIONS, Config
 from t2t_vit.training.checkpoint import Identity
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.journal import Console
+from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.retention import CheckpointFolder, step_of
 from t2t_vit.training.state import State
 from t2t_vit.weights import SavedRun, Weights, checkpoint_config, read_saved_run, read_weights
@@ -66,11 +67,16 @@ class Folders:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind; the metrics are of the last evaluation, by the name of the weights."""
+    """What a run left behind.
+
+    metrics   what the run reports, by the name of the weights: the last evaluation, with `patience` the best one
+    best      the best checkpoint, where the run came to its end
+    """
 
     checkpoint: Path
     folders: Folders
     metrics: dict[str, Metrics]
+    best: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -258,8 +264,12 @@ def agree(saved: SavedRun | None, processes: Processes, device: torch.device) ->
         )
 
 
-def nothing_left(config: Config, state: State) -> str:
+def nothing_left(config: Config, state: State, stopping: EarlyStopping, time: TimeLimit) -> str:
     """What to say of a run that is over."""
+    if stopping.is_over:
+        return f"the run is finished: {stopping.reason}; a larger --patience, or 0, goes on"
+    if time.was_over:
+        return f"the run is finished: {time.reason}; a larger --max_hours, or 0, goes on"
     if config.max_steps and state.step < state.epochs * state.updates_per_epoch:
         return (
             f"the run is finished: max_steps {config.max_steps} ended it at step {state.step}; --max_steps 0 goes on "

@@ -34,10 +34,11 @@ REFUSED: Mapping[str, str] = {
 # Keys that change where and how a run is made, but no number of it. All others may change, and the run from there on is
 # another one.
 FREE = frozenset(
-    "data_url train_dir val_dir num_parallel_workers cache dataset_sink_mode max_steps skipped_steps_limit file_format "  # noqa: SIM905
-    "runtime device_id device_num summary_root_dir ckpt_root_dir best_ckpt_root_dir logs_root_dir ckpt_keep_num "
-    "best_ckpt_num ckpt_save_every_step ckpt_save_every_seconds print_loss_every summary_loss_collect_freq "
-    "model_postfix collect_input_data dump_graph tracker resume pretrained exclude_epoch_state".split()
+    "data_url train_dir val_dir num_parallel_workers cache dataset_sink_mode max_steps skipped_steps_limit max_hours "  # noqa: SIM905
+    "patience file_format runtime device_id device_num summary_root_dir ckpt_root_dir best_ckpt_root_dir logs_root_dir "
+    "ckpt_keep_num best_ckpt_num ckpt_save_every_step ckpt_save_every_seconds print_loss_every "
+    "summary_loss_collect_freq model_postfix collect_input_data dump_graph tracker resume pretrained "
+    "exclude_epoch_state".split()
 )
 # They say which run to continue, and are no part of it.
 CHOICE = frozenset({"resume", "pretrained", "exclude_epoch_state"})

@@ -138,7 +138,7 @@ class Summary(Callback):
                 {
                     f"{weights}/{name}": getattr(metrics, name)
                     for weights, metrics in state.results.items()
-                    for name in ("loss", "top1", "top5")
+                    for name in ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")
                 },
             )
 

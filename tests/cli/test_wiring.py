@@ -133,7 +133,7 @@ def test_eval_prints_and_writes_each_number_under_its_name(
 ) -> None:
     evaluated("--output", "r.json")
     results = {"Loss": 1.0, "Top1-Acc": 0.5, "Top5-Acc": 0.75}
-    assert capsys.readouterr().out == f"eval results: {results}\n"
+    assert capsys.readouterr().out.endswith(f" images, measured in O0 on cpu\neval results: {results}\n")
     assert json.loads(Path("r.json").read_text()) == results
 
 
@@ -436,13 +436,16 @@ def test_weights_hands_on_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == {"0": "q.ckpt", "1": "ema"}
 
 
+MEASURED = evaluation.Evaluated(Metrics(1.0, 0.5, 0.75, 30), "O0 on cpu", "raw", None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_quickstart_goes_on_from_what_it_trained(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
     folders = Folders(*[Path(name) for name in "cbsl"])
     start = keep(monkeypatch, quickstart, "train_job", Result(here / "q.ckpt", folders, {}))
-    measured = keep(monkeypatch, quickstart, "evaluate_weights", Metrics(1.0, 0.5, 0.75, 30))
+    measured = keep(monkeypatch, quickstart, "evaluate_weights", MEASURED)
     answers: list[Any] = []
 
     def predict(predictor: TorchPredictor, items: Any, job: infer.InferenceJob, seen: Callable[[Any], None]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from t2t_vit.cli import build
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.eval import as_results, evaluate_weights
+from t2t_vit.cli.eval import as_results, evaluate_weights, rounded
 from t2t_vit.cli.export import Wish, announce, export_weights
 from t2t_vit.cli.infer import InferenceJob, predict
 from t2t_vit.cli.run import start_of
@@ -48,7 +48,7 @@ def run(options: Options) -> int:
     weights = read_weights(trained.checkpoint)
 
     tell("2 of 5: evaluate the checkpoint on the images that it was not trained on")
-    metrics = evaluate_weights(weights, replace(config, num_classes=len(weights.classes or ())), Processes(), tell)
+    measured = evaluate_weights(weights, replace(config, num_classes=len(weights.classes or ())), Processes(), tell)
 
     tell("3 of 5: predict the classes of image files")
     images = build.validation_images(config)
@@ -66,7 +66,8 @@ def run(options: Options) -> int:
     answers = [_answer(images, number, found[file]) for file, number in files.items()]
     draw_pictures(answers, FOLDER / "predictions.png", title=f"{title}, test images")
 
-    print(f"eval results: {as_results(metrics)}")
+    print(rounded(measured))
+    print(f"eval results: {as_results(measured.metrics)}")
     print("\n".join([*where(trained), *(f"{what:<18}{FOLDER / name}" for what, name in LEFT.items())]))
     return code
 

@@ -67,6 +67,12 @@ PRINT_CONFIG = flag("print_config", "print the resolved configuration as YAML an
 COMMON = (CONFIG, CONFIG_PATH, PRINT_CONFIG)
 NATIVE = flag("allow_native_code", "run an exported file that holds compiled code: only one that you trust")
 RESULTS = option("output", "FILE", "write the results into this JSON file, too", allowed=PATH)
+EVALUATION_REPORT = option(
+    "report",
+    "FILE.html",
+    "write scores of each class, confusion matrix, worst mistakes and calibration into this file, too",
+    allowed=PATH,
+)
 INFER = (
     option(
         "output", "FILE", "file of the predictions (default: predictions.json, or of --format's ending)", allowed=PATH
@@ -201,7 +207,7 @@ COMMANDS = {
             "measure a checkpoint on the validation images",
             "t2t-vit eval [CONFIG] --pretrained CHECKPOINT [--KEY VALUE ...]",
             EVAL_KEYS,
-            extras=(RESULTS, NATIVE, *COMMON),
+            extras=(RESULTS, EVALUATION_REPORT, NATIVE, *COMMON),
         ),
         Command(
             "infer",

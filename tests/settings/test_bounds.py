@@ -45,7 +45,7 @@ NUMBERS = {
     "weight_decay": OR_OFF,
     "layer_decay": SOME_SHARE,
     "epochs": COUNT,
-    "batch_size": COUNT,
+    "batch_size": ((1, LARGEST, "auto"), (-1, 1.5, "Auto", "", LARGEST + 1)),  # 0 is auto, but nobody may write it
     "accumulation_step": COUNT,
     "loss_scale": ((TINY, 1, 1e38), (0, BELOW_ZERO, math.nextafter(1e38, 1e39))),
     "num_parallel_workers": COUNT_OR_OFF,

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,12 +51,8 @@ class Evaluated:
 
 def run(options: Options) -> int:
     """Evaluate, and print the results last."""
-    path = options.required_checkpoint()
-    opened = open_asked(options, path) if is_exported(path) else read_weights(path)
-    config, notes = resolve(
-        options, checkpoint_config(opened) if isinstance(opened, Weights) else opened.metadata.config
-    )
     if options.print_config:
+        config, _, _ = _opened(options)
         print(to_yaml(config), end="")
         return 0
     processes = from_environment()
@@ -66,10 +61,7 @@ def run(options: Options) -> int:
     for file in (output, report):
         if file is not None:
             check_output(file)
-    if isinstance(opened, Weights):
-        found = evaluate_weights(opened, config, processes, note, notes, wants_outcomes=report is not None)
-    else:
-        found = evaluate_exported(opened, config, processes, note, notes, wants_outcomes=report is not None)
+    found = evaluate_job(options, processes, note, wants_outcomes=report is not None)
     if processes.is_first:
         results = as_results(found.metrics)
         if output is not None:
@@ -77,11 +69,28 @@ def run(options: Options) -> int:
                 json.dump(results, file, indent=1)
                 file.write("\n")
         if report is not None:
-            write_evaluation_report(Path(report), title_of(path), evaluation_of(found))
+            write_report_of(found, Path(report), options.checkpoint)
             note(f"report: {report}")
         print(rounded(found))
         print(f"eval results: {results}")
     return 0
+
+
+def evaluate_job(
+    options: Options, processes: Processes, note: Callable[[str], None], *, wants_outcomes: bool
+) -> Evaluated:
+    """Evaluate what the options name, a checkpoint or an exported file."""
+    config, notes, opened = _opened(options)
+    if isinstance(opened, Weights):
+        return evaluate_weights(opened, config, processes, note, notes, wants_outcomes=wants_outcomes)
+    return evaluate_exported(opened, config, processes, note, notes, wants_outcomes=wants_outcomes)
+
+
+def _opened(options: Options) -> tuple[Config, list[str], Weights | ExportedPredictor]:
+    path = options.required_checkpoint()
+    opened = open_asked(options, path) if is_exported(path) else read_weights(path)
+    held = checkpoint_config(opened) if isinstance(opened, Weights) else opened.metadata.config
+    return *resolve(options, held), opened
 
 
 def as_results(metrics: Metrics) -> dict[str, float]:
@@ -99,15 +108,15 @@ def rounded(found: Evaluated) -> str:
     )
 
 
-def title_of(path: str) -> str:
-    """What the report of a checkpoint is called."""
-    return f"{Path(path).name}: evaluation"
+def write_report_of(found: Evaluated, output: Path, path: str) -> None:
+    """The report of an evaluation whose outcomes were asked for; `path` is what was evaluated.
 
-
-def evaluation_of(found: Evaluated) -> dict[str, Any]:
-    """What the report shows of an evaluation whose outcomes were asked for."""
+    Raises:
+        UserError: it cannot be written.
+    """
     assert found.outcomes is not None
-    return {"measured": found.measured, "weights": found.weights} | details(found.outcomes, found.images)
+    shown = {"measured": found.measured, "weights": found.weights} | details(found.outcomes, found.images)
+    write_evaluation_report(output, f"{Path(path).name}: evaluation", shown)
 
 
 def evaluate_weights(

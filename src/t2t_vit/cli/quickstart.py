@@ -10,7 +10,7 @@ from t2t_vit.cli.eval import as_results, evaluate_weights, rounded
 from t2t_vit.cli.export import Wish, announce, export_weights
 from t2t_vit.cli.infer import InferenceJob, predict
 from t2t_vit.cli.run import start_of
-from t2t_vit.cli.train import train_job, where
+from t2t_vit.cli.train import printed, train_job, where
 from t2t_vit.data.images import ImageSet
 from t2t_vit.export.file_formats import find_format
 from t2t_vit.files import atomic_write
@@ -38,7 +38,7 @@ def run(options: Options) -> int:
     start = start_of(options)
     config = start.config
     if options.print_config:
-        print(to_yaml(config), end="")
+        print(to_yaml(printed(start)), end="")
         return 0
     find_format("ONNX").check()  # what is missing had better be said now than after the training
     new_figure(1, 1)

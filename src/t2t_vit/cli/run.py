@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from t2t_vit.bench.circumstances import cores, processor, versions
+from t2t_vit.cli.batch_size import Wanted, wanted
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.errors import UserError
@@ -23,7 +24,7 @@ from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import continued, resolve
 from t2t_vit.settings.rules import validate_training
-from t2t_vit.settings.schema import KEYS, SECTIONS, Config
+from t2t_vit.settings.schema import AUTO_BATCH, KEYS, SECTIONS, Config
 from t2t_vit.training.checkpoint import Identity
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.journal import Console
@@ -97,6 +98,7 @@ class Start:
     """What a training begins with.
 
     given     keys that somebody chose, and that the data must not overrule
+    batch     how batch_size auto was asked for, in a new run
     weights   to start from, in a new run
     saved     the run that goes on
     damaged   checkpoints of that run that cannot be read
@@ -105,6 +107,7 @@ class Start:
     config: Config
     notes: Sequence[str]
     given: Collection[str]
+    batch: Wanted | None = None
     weights: Weights | None = None
     saved: SavedRun | None = None
     damaged: Sequence[Path] = ()
@@ -135,7 +138,8 @@ def start_of(options: Options) -> Start:
         return _from(options, read_saved_run(chosen or options.checkpoint))
     weights = read_weights(options.checkpoint) if options.checkpoint else None
     config, notes = resolve(options, checkpoint_config(weights) if weights else None)
-    fresh = Start(replace(config, resume=""), notes, options.line, weights)
+    batch = wanted(options) if config.batch_size == AUTO_BATCH else None
+    fresh = Start(replace(config, resume=""), notes, options.line, batch, weights)
     if chosen != "auto":
         return fresh
     folders = Folders.of(config)

@@ -11,9 +11,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from t2t_vit.cli import build
+from t2t_vit.cli.batch_size import resolved
 from t2t_vit.cli.best import Ending, best_weights, last_weights
 from t2t_vit.cli.callbacks import follow
-from t2t_vit.cli.console import silent
+from t2t_vit.cli.console import silent, tell
 from t2t_vit.cli.run import (
     Folders,
     Job,
@@ -67,12 +68,21 @@ def run(options: Options) -> int:
         end_with_launcher()
     start = start_of(options)
     if options.print_config:
-        print(to_yaml(start.config), end="")
+        print(to_yaml(printed(start)), end="")
         return 0
     result = train_job(start, processes)
     if processes.is_first:
         print("\n".join(where(result)))
     return 0
+
+
+def printed(start: Start) -> Config:
+    """The configuration as --print_config shows it, with the batch size that `auto` comes to here."""
+    config = start.config
+    if start.batch is None:
+        return config
+    device = choose_device(config.device_target, config.device_id, note=tell)
+    return resolved(config, start.batch, choose_precision(config.amp_level, device, training=True, note=tell), tell)
 
 
 def where(result: Result) -> list[str]:
@@ -89,8 +99,8 @@ def where(result: Result) -> list[str]:
     ]
 
 
-def train_job(start: Start, processes: Processes) -> Result:
-    """Train from `start` to the end.
+def train_job(start: Start, processes: Processes, *, quiet: bool = False) -> Result:
+    """Train from `start` to the end; `quiet` shows nothing of it, but keeps the log.
 
     Raises:
         UserError: the data, the device or a combination of settings is not as it should be.
@@ -103,7 +113,7 @@ def train_job(start: Start, processes: Processes) -> Result:
         folders.check()
         check_installed(config.tracker)
     log = folders.logs / "train.log"
-    with closing(Console(log, held=True) if processes.is_first else Console(live=False)) as console:
+    with closing(Console(log, quiet=quiet, held=True) if processes.is_first else Console(live=False)) as console:
         note = console.line if processes.is_first else silent
         for text in [*start.notes, *pending, *_processes_note(config, processes, start.given)]:
             note(text)
@@ -113,6 +123,10 @@ def train_job(start: Start, processes: Processes) -> Result:
         choose_products(precision, note)
         job = Job(config, processes, device, precision, folders, console, note)
         with connected(processes, device):
+            if start.batch is not None:
+                count = len(train_images)
+                config = resolved(config, start.batch, precision, note, processes=processes, images=count)
+                job = replace(job, config=config)
             return _train(job, start, train_images, val_images)
 
 

@@ -21,6 +21,8 @@ BELOW_ONE = Range(0, 1, open_high=True)
 SHARE = Range(0, 1, open_low=True)
 POSITIVE = Range(0, open_low=True)
 COUNT = Range(1)
+AUTO_BATCH = 0  # what `auto` is in a configuration before it is resolved
+BATCH = Range(1, named=(("auto", AUTO_BATCH),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
 ALL_OR_COUNT = Range(1, also=(-1,))
@@ -115,7 +117,12 @@ class Optimizer:
 @dataclass(frozen=True)
 class Training:
     epochs: int = key(300, "epochs of the schedule, warm-up included", COUNT)
-    batch_size: int = key(100, "images a step and device", COUNT)
+    batch_size: int = key(
+        100,
+        "images a step and device; auto: as many as memory holds, the images of an update kept by accumulation_step "
+        "unless that is given; on a CPU at most the recipe's number",
+        BATCH,
+    )
     accumulation_step: int = key(1, "batches whose gradients make one step", COUNT)
     is_dynamic_loss_scale: bool = key(True, "adapt the loss scale of fp16 while training")
     loss_scale: float = key(1024.0, "loss scale of fp16: fixed, or the first one when dynamic", LOSS_SCALE)

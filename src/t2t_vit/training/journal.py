@@ -31,13 +31,16 @@ class Console:
         log: the file that every line is appended to, as plain text; None: no file.
         live: whether a progress bar is shown, which takes the place of the frequent lines on the screen;
             None asks whether standard error is a terminal.
+        quiet: whether nothing is shown on the screen, nor a bar.
         held: whether lines wait, and no log is opened, until `begin`: a run that is refused prints only why, and
             leaves nothing behind.
     """
 
-    def __init__(self, log: Path | None = None, *, live: bool | None = None, held: bool = False) -> None:
-        self.live = sys.stderr.isatty() if live is None else live
-        self.screen: Callable[[str], None] = to_standard_error
+    def __init__(
+        self, log: Path | None = None, *, live: bool | None = None, quiet: bool = False, held: bool = False
+    ) -> None:
+        self.live = not quiet and (sys.stderr.isatty() if live is None else live)
+        self.screen: Callable[[str], None] = _to_nobody if quiet else to_standard_error
         self._path = log
         self._log: TextIO | None = None
         self._held: list[str] | None = []
@@ -80,6 +83,10 @@ class Console:
         except OSError as error:
             self.close()
             self.screen(f"the log is no longer kept ({error.strerror}); training goes on")
+
+
+def _to_nobody(_: str) -> None:
+    """Where nothing is to be shown."""
 
 
 def to_standard_error(text: str) -> None:

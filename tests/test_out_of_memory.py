@@ -97,7 +97,7 @@ def test_a_batch_that_no_memory_holds_and_one_that_it_does(tmp_path: Path) -> No
         "pynative_mode": True, "num_parallel_workers": 0, "device": "cpu", "max_steps": 1, "warmup_length": 0,
     }  # fmt: skip
 
-    def train(batch_size: int, image_size: int) -> "subprocess.CompletedProcess[str]":
+    def train(batch_size: object, image_size: int) -> "subprocess.CompletedProcess[str]":
         line = [
             f"--{key}={value}" for key, value in (keys | {"batch_size": batch_size, "image_size": image_size}).items()
         ]
@@ -109,5 +109,8 @@ def test_a_batch_that_no_memory_holds_and_one_that_it_does(tmp_path: Path) -> No
     assert failed.returncode == 2, failed.stderr
     assert failed.stderr.splitlines()[-1].startswith("t2t-vit: out of memory on this machine")
     assert "Traceback" not in failed.stderr and "stopped at step 0; no checkpoint was written yet" in failed.stderr
-    # What the sentence says: a smaller batch, or smaller images.
+    # What the sentence says: a smaller batch and smaller images, or the batch that fits.
     assert train(1, 64).returncode == 0
+    found = train("auto", 224)
+    assert found.returncode == 0, found.stderr
+    assert "batch_size auto: " in found.stderr

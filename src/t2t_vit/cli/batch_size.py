@@ -254,4 +254,5 @@ def _free_memory() -> int:
         return free
     with open("/proc/self/statm") as file:  # noqa: PTH123
         taken = int(file.read().split()[0]) * resource.getpagesize()
-    return min(free or limit, max(1, limit - taken))
+    # Of its address space, libraries that are loaded later and the allocator's reserves take a part, too.
+    return min(free or limit, max(1, (limit - taken) // 2))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from t2t_vit.cli.batch_size import resolved
 from t2t_vit.cli.best import Ending, best_weights, last_weights
 from t2t_vit.cli.callbacks import follow
 from t2t_vit.cli.console import silent, tell
+from t2t_vit.cli.preview import write_preview
 from t2t_vit.cli.run import (
     Folders,
     Job,
@@ -36,6 +38,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.evaluation.findings import details, write_evaluation
 from t2t_vit.evaluation.outcomes import collect
 from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
+from t2t_vit.inference.writers import check_output
 from t2t_vit.model import T2TViT
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_report
@@ -69,6 +72,11 @@ def run(options: Options) -> int:
     start = start_of(options)
     if options.print_config:
         print(to_yaml(printed(start)), end="")
+        return 0
+    if "preview" in options.extras:
+        check_output(options.extras["preview"])
+        write_preview(start.config, Path(options.extras["preview"]))
+        print(options.extras["preview"])
         return 0
     result = train_job(start, processes)
     if processes.is_first:

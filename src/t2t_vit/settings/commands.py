@@ -67,6 +67,12 @@ PRINT_CONFIG = flag("print_config", "print the resolved configuration as YAML an
 COMMON = (CONFIG, CONFIG_PATH, PRINT_CONFIG)
 NATIVE = flag("allow_native_code", "run an exported file that holds compiled code: only one that you trust")
 RESULTS = option("output", "FILE", "write the results into this JSON file, too", allowed=PATH)
+PREVIEW = option(
+    "preview",
+    "FILE.png",
+    "write a picture of training images as the recipe augments and mixes them, and end",
+    allowed=PATH,
+)
 EVALUATION_REPORT = option(
     "report",
     "FILE.html",
@@ -201,6 +207,7 @@ COMMANDS = {
             "t2t-vit train [CONFIG] [--KEY VALUE ...]",
             TRAIN_KEYS,
             trains=True,
+            extras=(PREVIEW, *COMMON),
         ),
         Command(
             "eval",

@@ -80,7 +80,7 @@ def test_missing_packages_are_listed(
     only("EXECUTORCH")
     assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 0
     out = capsys.readouterr().out
-    assert 'needs the package executorch; install it with: pip install "t2t_vit[executorch]"' in out
+    assert 'needs the package executorch; install it with: pip install "executorch>=' in out
     assert list(here.iterdir()) == []
 
 

@@ -19,6 +19,7 @@ from t2t_vit.inference.load import check_fixed, is_exported, open_exported, rebu
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.runtime_choice import Candidate, fastest
 from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
+from t2t_vit.installing import install_command
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.resolution import resolve
@@ -175,8 +176,7 @@ def _check(name: str, precision: Precision) -> None:
     if missing := _missing(name):
         extra = "openvino" if name == "openvino" else "export"
         raise UserError(
-            f"runtime {name} needs {missing[0]}, which is not installed; install it with: "
-            f'pip install "t2t_vit[{extra}]"'
+            f"runtime {name} needs {missing[0]}, which is not installed; install it with: {install_command(extra)}"
         )
 
 

@@ -31,13 +31,16 @@ class Console:
         log: the file that every line is appended to, as plain text; None: no file.
         live: whether a progress bar is shown, which takes the place of the frequent lines on the screen;
             None asks whether standard error is a terminal. While lines wait there is a small one that counts seconds.
+        quiet: whether nothing is shown on the screen, nor a bar.
         held: whether lines wait, and no log is opened, until `begin`: a run that is refused prints only why, and
             leaves nothing behind.
     """
 
-    def __init__(self, log: Path | None = None, *, live: bool | None = None, held: bool = False) -> None:
-        self.live = sys.stderr.isatty() if live is None else live
-        self.screen: Callable[[str], None] = to_standard_error
+    def __init__(
+        self, log: Path | None = None, *, live: bool | None = None, quiet: bool = False, held: bool = False
+    ) -> None:
+        self.live = not quiet and (sys.stderr.isatty() if live is None else live)
+        self.screen: Callable[[str], None] = _to_nobody if quiet else to_standard_error
         self._path = log
         self._log: TextIO | None = None
         self._held: list[str] | None = []
@@ -100,6 +103,10 @@ def _waiting_bar() -> Progress:
     return bar
 
 
+def _to_nobody(_: str) -> None:
+    """Where nothing is to be shown."""
+
+
 def to_standard_error(text: str) -> None:
     """One line on standard error, at once; a standard error that is closed is no error."""
     with suppress(OSError):
@@ -121,6 +128,7 @@ COLUMNS = (
     "kind", "epoch", "step", "lr", "train_loss", "grad_norm", "param_norm", "update_norm", "skipped",
     "images_per_second", "data_wait", "mfu", "memory", "seconds",
     "val_loss", "val_top1", "val_top5", "ema_loss", "ema_top1", "ema_top5",
+    "val_balanced_accuracy", "val_macro_f1", "ema_balanced_accuracy", "ema_macro_f1",
 )  # fmt: skip
 
 
@@ -190,6 +198,11 @@ def _rows_up_to(path: Path, step: int, closed: bool) -> list[Row]:
     return rows
 
 
+EVALUATED = ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")
+FURTHER = {
+    "balanced_accuracy": "Balanced",
+    "macro_f1": "MacroF1",
+}  # what a line shows where checkpoints are ranked by it
 PREFIX = {"raw": "val"}  # the columns of the history: val_* are the raw weights, ema_* the averaged ones
 
 
@@ -198,6 +211,8 @@ class Journal(Callback):
 
     So that nobody waits for `every` slow steps to see that the run goes, there is a line after the first step and one
     some seconds later, which are no rows.
+    Args:
+        best_by: what the run is ranked by; the epoch's line shows it.
     """
 
     def __init__(
@@ -208,8 +223,9 @@ class Journal(Callback):
         instruments: Instruments = ON_ONE_CPU,
         every: int = 100,
         history: History | None = None,
+        best_by: str = "top1",
     ) -> None:
-        self._console, self._history, self._every = console, history, every
+        self._console, self._history, self._every, self._best_by = console, history, every, best_by
         self._recent, self._whole = StepWindow(state, instruments), StepWindow(state, instruments)
         self._norms = instruments.norms
         self._epoch_began = state.clock.elapsed
@@ -233,7 +249,7 @@ class Journal(Callback):
     def on_epoch(self, state: State) -> None:
         reading, seconds = self._whole.read(), state.clock.elapsed - self._epoch_began
         self._epoch_began = state.clock.elapsed
-        self._console.line(describe_epoch(state, reading, seconds))
+        self._console.line(describe_epoch(state, reading, seconds, self._best_by))
         self._write("epoch", state, reading, seconds)
 
     def state_dict(self) -> dict[str, Any]:
@@ -267,7 +283,7 @@ class Journal(Callback):
             "seconds": seconds,
         }
         for name, metrics in state.results.items() if kind == "epoch" and state.evaluated else ():
-            row |= {f"{PREFIX.get(name, name)}_{key}": getattr(metrics, key) for key in ("loss", "top1", "top5")}
+            row |= {f"{PREFIX.get(name, name)}_{key}": getattr(metrics, key) for key in EVALUATED}
         try:
             self._history.add(row)
         except UserError as error:
@@ -326,19 +342,22 @@ def describe_step(state: State, reading: Reading) -> str:
     return "  ".join(parts)
 
 
-def describe_epoch(state: State, reading: Reading, seconds: float) -> str:
+def describe_epoch(state: State, reading: Reading, seconds: float, best_by: str = "top1") -> str:
     """One line: the epoch's mean loss, what each set of weights scored, and how long it took."""
     parts = [f"epoch {state.epoch}/{state.epochs}", f"step {state.step}", f"train loss {reading.loss:.4f}"]
     if state.evaluated:
-        parts += [f"{name}: {describe_metrics(metrics)}" for name, metrics in state.results.items()]
+        parts += [f"{name}: {describe_metrics(metrics, best_by)}" for name, metrics in state.results.items()]
     if reading.skipped:
         parts.append(f"{reading.skipped} updates skipped (gradient not finite)")
     return "  ".join([*parts, f"time {duration(seconds)}"])
 
 
-def describe_metrics(metrics: Metrics) -> str:
-    """Loss and accuracies, rounded for people."""
-    return f"Loss {metrics.loss:.4f} Top1 {metrics.top1:.2%} Top5 {metrics.top5:.2%}"
+def describe_metrics(metrics: Metrics, best_by: str = "top1") -> str:
+    """Loss, accuracies and what checkpoints are ranked by, rounded for people."""
+    shown = f"Loss {metrics.loss:.4f} Top1 {metrics.top1:.2%} Top5 {metrics.top5:.2%}"
+    if best_by in FURTHER:
+        shown += f" {FURTHER[best_by]} {getattr(metrics, best_by):.2%}"
+    return shown
 
 
 def eta(state: State, reading: Reading) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
+from t2t_vit.installing import not_installed
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.loop import TrainBatches
 from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
@@ -79,7 +80,7 @@ def check_installed(tracker: str) -> None:
 
 def missing(tracker: str) -> UserError:
     """The error where the tracker's package, or one that it needs, is not installed."""
-    return UserError(f'tracker: {tracker} is not installed; install it with: pip install "t2t_vit[{tracker}]"')
+    return UserError(not_installed(f"tracker: {tracker}", tracker))
 
 
 def first_line(error: Exception) -> str:
@@ -137,7 +138,7 @@ class Summary(Callback):
                 {
                     f"{weights}/{name}": getattr(metrics, name)
                     for weights, metrics in state.results.items()
-                    for name in ("loss", "top1", "top5")
+                    for name in ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")
                 },
             )
 

@@ -381,3 +381,64 @@ def test_runs_at_once_each_have_a_folder_and_the_living_are_not_continued(
     assert (identity(NAME), identity(f"{NAME}-2")) == (first, second)
     for name in (NAME, f"{NAME}-2"):
         assert steps(name) == list(range(1, len(steps(name)) + 1))
+
+
+QUICK = [
+    "quickstart", "--train_num_samples=40", "--val_num_samples=20", "--epochs=1", "--warmup_length=0",
+    "--batch_size=10", "--device_target=CPU", "--amp_level=O0",
+]  # fmt: skip
+
+
+def test_a_quickstart_replaces_a_finished_one_alone(
+    train: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("runs/quickstart/checkpoints")
+    assert train(config="quickstart", **dict(word[2:].split("=") for word in QUICK[1:]))[0] == 0
+    own = content_of(folder / NAME)
+    assert main(QUICK) == 0
+    first = mark_in(folder / f"{NAME}-2")
+    assert main(QUICK) == 0
+    second = mark_in(folder / f"{NAME}-2")
+    assert first != second and second is not None
+    assert sorted(path.name for path in folder.iterdir()) == [NAME, f"{NAME}-2"]
+    assert content_of(folder / NAME) == own
+
+    def dies(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("t2t_vit.training.callbacks.Callbacks.on_epoch", dies)
+        with pytest.raises(Killed):
+            main(QUICK)
+    capsys.readouterr()
+    stopped = mark_in(folder / f"{NAME}-2")
+    assert main(QUICK) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "t2t-vit quickstart --resume auto continues it, and where runs/quickstart is deleted a new one begins" in said
+    )
+    assert main([*QUICK, "--resume", "auto"]) == 0
+    assert mark_in(folder / f"{NAME}-2") == stopped
+    shutil.rmtree("runs/quickstart")
+    assert main(QUICK) == 0
+
+
+def content_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("here")
+def test_a_quickstart_that_is_alive_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from t2t_vit.training.run import Lock
+
+    monkeypatch.setattr("t2t_vit.training.run.SECONDS_TO_DIE", 0.1)
+    lock = Lock(print)
+    lock.take(Path("runs/quickstart"), fresh=False)
+    lock.tell({})
+    assert main(QUICK) == 2
+    said = capsys.readouterr().err
+    assert re.search(rf"runs/quickstart belongs to a quickstart that process {os.getpid()} on \S+ is making", said)
+    assert [path.name for path in Path("runs/quickstart").iterdir()] == [LOCK]
+    lock.release()

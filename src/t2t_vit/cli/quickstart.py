@@ -6,11 +6,11 @@ from pathlib import Path
 
 from t2t_vit.cli import build
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.eval import as_results, evaluate_weights
+from t2t_vit.cli.eval import as_results, evaluate_weights, rounded
 from t2t_vit.cli.export import Wish, announce, export_weights
 from t2t_vit.cli.infer import InferenceJob, predict
 from t2t_vit.cli.run import Start, start_of
-from t2t_vit.cli.train import train_job, where
+from t2t_vit.cli.train import printed, train_job, where
 from t2t_vit.data.images import ImageSet
 from t2t_vit.errors import UserError
 from t2t_vit.export.file_formats import find_format
@@ -39,7 +39,7 @@ def run(options: Options) -> int:
     """Everything once; what it leaves is in `runs/quickstart`, in place of what a finished quickstart left there."""
     options = replace(options, file=read_config(find_config("quickstart")))
     if options.print_config:
-        print(to_yaml(start_of(options, locks=False, name=NAME).config), end="")
+        print(to_yaml(printed(start_of(options, locks=False, name=NAME))), end="")
         return 0
     find_format("ONNX").check()  # what is missing had better be said now than after the training
     new_figure(1, 1)
@@ -63,7 +63,7 @@ def _run(start: Start) -> int:
     weights = read_weights(trained.checkpoint)
 
     tell("2 of 5: evaluate the checkpoint on the images that it was not trained on")
-    metrics = evaluate_weights(weights, replace(config, num_classes=len(weights.classes or ())), Processes(), tell)
+    measured = evaluate_weights(weights, replace(config, num_classes=len(weights.classes or ())), Processes(), tell)
 
     tell("3 of 5: predict the classes of image files")
     images = build.validation_images(config)
@@ -81,7 +81,8 @@ def _run(start: Start) -> int:
     answers = [_answer(images, number, found[file]) for file, number in files.items()]
     draw_pictures(answers, FOLDER / "predictions.png", title=f"{title}, test images")
 
-    print(f"eval results: {as_results(metrics)}")
+    print(rounded(measured))
+    print(f"eval results: {as_results(measured.metrics)}")
     left = [f"{what:<18}{FOLDER / name}" for what, name in LEFT.items()]
     print("\n".join([*where(replace(trained, images=str(FOLDER / "images"))), *left]))
     return code

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from t2t_vit.bench.circumstances import cores, processor, versions
+from t2t_vit.cli.batch_size import Wanted, wanted
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.errors import UserError
@@ -21,10 +22,11 @@ from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import continued, resolve
 from t2t_vit.settings.rules import validate_training
-from t2t_vit.settings.schema import KEYS, SECTIONS, Config
-from t2t_vit.training.checkpoint import Identity
+from t2t_vit.settings.schema import AUTO_BATCH, KEYS, SECTIONS, Config
+from t2t_vit.training.checkpoint import Identity, recall
 from t2t_vit.training.distributed import Meeting, Processes
 from t2t_vit.training.journal import Console
+from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.retention import CheckpointFolder, step_of
 from t2t_vit.training.run import (
     ROOT_KEYS,
@@ -42,18 +44,23 @@ from t2t_vit.training.run import (
 from t2t_vit.training.state import State
 from t2t_vit.weights import SavedRun, Weights, checkpoint_config, read_saved_run, read_weights
 
+# Keys that a run that came to its end goes on with, where they ask for more.
+LENGTH_KEYS = ("epochs", "max_steps", "cooldown_epochs", "patience", "max_hours")
+
 
 @dataclass(frozen=True)
 class Result:
     """What a run left behind.
 
-    metrics   of the last evaluation, by the name of the weights
+    metrics   what the run reports, by the name of the weights: the last evaluation, with `patience` the best one
+    best      the best checkpoint, where there is one
     images    a folder with images of the data set; empty where they are no files
     """
 
     checkpoint: Path
     folders: Folders
     metrics: dict[str, Metrics]
+    best: Path | None = None
     images: str = ""
 
 
@@ -80,6 +87,7 @@ class Start:
     """What a training begins with.
 
     given     keys that somebody chose, and that the data must not overrule
+    batch     how batch_size auto was asked for, in a new run
     weights   to start from, in a new run
     run       the run that goes on, in its folders, which are locked; None: a new one, which claims its own
     name      what the run is called, apart from its number
@@ -94,6 +102,7 @@ class Start:
     notes: Sequence[str]
     given: Collection[str]
     name: str
+    batch: Wanted | None = None
     weights: Weights | None = None
     run: Run | None = None
     mark: RunMark | None = None
@@ -236,7 +245,8 @@ def start_of(options: Options, meeting: Meeting | None = None, *, locks: bool = 
     weights = read_weights(options.checkpoint) if options.checkpoint else None
     config, notes = resolve(options, checkpoint_config(weights) if weights else None)
     name = name or config.run_name
-    fresh = Start(replace(config, resume=""), notes, options.line, name, weights)
+    batch = wanted(options) if config.batch_size == AUTO_BATCH else None
+    fresh = Start(replace(config, resume=""), notes, options.line, name, batch, weights)
     if chosen != "auto":
         return fresh
     choice = meeting.of_first(lambda: chooser.auto(config, name))
@@ -363,14 +373,18 @@ def _further(saved: SavedRun) -> tuple[bool, bool]:
 def _over(options: Options, saved: SavedRun) -> str:
     """Why nothing is left to do in a run that came to its end; empty where the command line asks for more."""
     config, _ = continued(options, saved)
+    held = saved.content["config"]
+    if any(getattr(config, key) != held.get(key, KEYS[key].default) for key in LENGTH_KEYS):
+        return ""
     updates = saved.content["data"]["updates_per_epoch"]
     state = State(updates, config.epochs + config.cooldown_epochs, saved.step, step=saved.step)
-    held = saved.content["config"]
-    if any(
-        getattr(config, key) != held.get(key, KEYS[key].default) for key in ("epochs", "max_steps", "cooldown_epochs")
-    ):
-        return ""
-    return nothing_left(config, state)
+    stopping, time = EarlyStopping(config.patience, config.best_by, _unheard), TimeLimit(config.max_hours, state)
+    recall(saved.content, saved.path, [stopping, time])
+    return nothing_left(config, state, stopping, time)
+
+
+def _unheard(_: str) -> None:
+    """For what says nothing new."""
 
 
 def identity_of(
@@ -413,8 +427,12 @@ def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None])
         )
 
 
-def nothing_left(config: Config, state: State) -> str:
+def nothing_left(config: Config, state: State, stopping: EarlyStopping, time: TimeLimit) -> str:
     """What to say of a run that is over."""
+    if stopping.is_over:
+        return f"the run is finished: {stopping.reason}; a larger --patience, or 0, goes on"
+    if time.was_over:
+        return f"the run is finished: {time.reason}; a larger --max_hours, or 0, goes on"
     if config.max_steps and state.step < state.epochs * state.updates_per_epoch:
         return (
             f"the run is finished: max_steps {config.max_steps} ended it at step {state.step}; --max_steps 0 goes on "

@@ -1,12 +1,13 @@
 """`t2t-vit train`: a configuration, and perhaps weights or a stopped run -> checkpoints, logs and curves."""
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from t2t_vit.cli import build
+from t2t_vit.cli.batch_size import resolved
+from t2t_vit.cli.best import Ending, best_weights, last_weights
 from t2t_vit.cli.callbacks import follow
-from t2t_vit.cli.console import silent
+from t2t_vit.cli.console import silent, tell
+from t2t_vit.cli.preview import write_preview
 from t2t_vit.cli.run import Job, Result, Start, check_same_data, identity_of, nothing_left, record_run, start_of
 from t2t_vit.data.cache import Place, keep_decoded
 from t2t_vit.data.decode import MODES
@@ -26,6 +30,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.evaluation.findings import details, write_evaluation
 from t2t_vit.evaluation.outcomes import collect
 from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
+from t2t_vit.inference.writers import check_output
 from t2t_vit.model import T2TViT
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_report
@@ -33,7 +38,7 @@ from t2t_vit.report.run_files import EVALUATION, REPORT
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.schema import Config
-from t2t_vit.training.checkpoint import Trained, checkpoint_name, restore
+from t2t_vit.training.checkpoint import Trained, checkpoint_name, metrics_in, recall, restore
 from t2t_vit.training.distributed import (
     Meeting,
     Processes,
@@ -44,10 +49,11 @@ from t2t_vit.training.distributed import (
     meet,
 )
 from t2t_vit.training.divergence import StopOnDivergence
-from t2t_vit.training.journal import Console, to_standard_error
+from t2t_vit.training.journal import Console, describe_metrics, to_standard_error
+from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.loop import Validation, train
 from t2t_vit.training.optimizer import Schedule, trainable
-from t2t_vit.training.retention import BEST, LAST
+from t2t_vit.training.retention import BEST, LAST, BestList, Checkpoints, best_lists, best_of
 from t2t_vit.training.run import ROOT_KEYS, Folders, Run, RunMark, claim, finish, is_finished, remove
 from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
@@ -70,7 +76,12 @@ def run(options: Options) -> int:
     if processes.count > 1:
         end_with_launcher()
     if options.print_config:
-        print(to_yaml(start_of(options, locks=False).config), end="")
+        print(to_yaml(printed(start_of(options, locks=False))), end="")
+        return 0
+    if "preview" in options.extras:
+        check_output(options.extras["preview"])
+        write_preview(start_of(options, locks=False).config, Path(options.extras["preview"]))
+        print(options.extras["preview"])
         return 0
     meeting = meet(processes)
     result = train_job(start_of(options, meeting), processes, meeting)
@@ -79,11 +90,26 @@ def run(options: Options) -> int:
     return 0
 
 
+def printed(start: Start) -> Config:
+    """The configuration as --print_config shows it, with the batch size that `auto` comes to here."""
+    config = start.config
+    if start.batch is None:
+        return config
+    device = choose_device(config.device_target, config.device_id, note=tell)
+    return resolved(config, start.batch, choose_precision(config.amp_level, device, training=True, note=tell), tell)
+
+
 def where(result: Result) -> list[str]:
     """A line for each thing that a run left behind, and the commands that use it."""
     folders = result.folders
     report = folders.logs / REPORT
-    named = [("checkpoint", result.checkpoint), ("best checkpoints", folders.best), ("log and history", folders.logs)]
+    best = [("best checkpoint", result.best)] if result.best else []
+    named = [
+        *best,
+        ("checkpoint", result.checkpoint),
+        ("best checkpoints", folders.best),
+        ("log and history", folders.logs),
+    ]
     lines = [f"{what:<18}{path}" for what, path in [*named, ("report", report)] if path.exists()]
     lines.append(f"{'summary':<18}{folders.summary}  (tensorboard --logdir {quote(str(folders.summary.parent))})")
     file = next(
@@ -103,21 +129,23 @@ def _program(command: str) -> str:
     return f"python {quote(str(sibling))}" if script.name == "train.py" and sibling.exists() else f"t2t-vit {command}"
 
 
-def train_job(start: Start, processes: Processes, meeting: Meeting | None = None) -> Result:
-    """Train from `start` to the end, and let go of the run.
+def train_job(start: Start, processes: Processes, meeting: Meeting | None = None, *, quiet: bool = False) -> Result:
+    """Train from `start` to the end, and let go of the run; `quiet` shows nothing of it, but keeps the log.
 
     Raises:
         UserError: the data, the device or a combination of settings is not as it should be.
     """
     with closing(start):
         if start.over and start.run is not None and start.saved is not None:
-            if processes.is_first:
+            if processes.is_first and not quiet:
                 to_standard_error(start.over)
-            return Result(start.saved.path, start.run.folders, {})
-        return _train_job(start, processes, meeting or meet(processes))
+            content, folders = start.saved.content, start.run.folders
+            best = best_of(_ranked(start.config, folders, content))
+            return Result(start.saved.path, folders, metrics_in(content), best)
+        return _train_job(start, processes, meeting or meet(processes), quiet=quiet)
 
 
-def _train_job(start: Start, processes: Processes, meeting: Meeting) -> Result:
+def _train_job(start: Start, processes: Processes, meeting: Meeting, *, quiet: bool) -> Result:
     pending: list[str] = []
     train_images, val_images = build.training_images(start.config, pending.append)
     config = fit_to_data(start.config, train_images, start.given, pending.append)
@@ -125,7 +153,7 @@ def _train_job(start: Start, processes: Processes, meeting: Meeting) -> Result:
         check_installed(config.tracker)
     first: list[str] = []
     run = start.run or meeting.of_first(lambda: _claimed(start, config, first.append))
-    console = Console(held=True) if processes.is_first else Console(live=False)
+    console = Console(quiet=quiet, held=True) if processes.is_first else Console(live=False)
     with closing(run), closing(console):
         note = console.line if processes.is_first else silent
         opening = 1 if start.saved is not None else 0  # which run goes on is the first line
@@ -139,6 +167,10 @@ def _train_job(start: Start, processes: Processes, meeting: Meeting) -> Result:
         choose_products(precision, note)
         job = Job(config, processes, device, precision, run, console, note)
         with connected(processes, device, meeting):
+            if start.batch is not None:
+                count = len(train_images)
+                config = resolved(config, start.batch, precision, note, processes=processes, images=count)
+                job = replace(job, config=config)
             return _train(job, start, train_images, val_images)
 
 
@@ -163,35 +195,45 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
     state = _beginning(config, loader)
     identity = identity_of(config, state, loader, train_images, val_images, processes, job.run)
     schedule = build.schedule_of(config, state)
-    result = Result(job.folders.checkpoints, job.folders, state.results, _folder_of_images(val_images))
+    validation = _validation(job, trained, val_read)
+    stopping = EarlyStopping(config.patience, config.best_by, job.note)
+    time = TimeLimit(config.max_hours, state)
+    result = Result(job.folders.checkpoints, job.folders, state.results, images=_folder_of_images(val_images))
+    ranked: Mapping[str, BestList] = {}
     if start.saved is not None:
         check_same_data(start.saved, identity, job.note)
         restore(start.saved.content, start.saved.path, trained, state)
-        result = replace(result, checkpoint=start.saved.path, metrics=state.results)
+        recall(start.saved.content, start.saved.path, [stopping, time])
+        if stopping.is_over or time.was_over:
+            state.end_here()
+            state.ended = bool(start.saved.content["progress"]["ended"]) and state.complete
+        ranked = _ranked(config, job.folders, start.saved.content) if processes.is_first else {}
+        result = replace(result, checkpoint=start.saved.path, metrics=state.results, best=best_of(ranked))
         if state.ended and (start.run is None or is_finished(job.folders, job.run.mark)):
-            job.note(nothing_left(config, state))
+            job.note(nothing_left(config, state, stopping, time))
             job.console.begin(keep=False)
             return result
         for text in _jump(config, start.saved, schedule, state):
             job.note(text)
-    validation = _validation(job, trained, val_read)
     if processes.is_first:
         job.run.keep()
         job.folders.sweep()
         job.console.begin(job.folders.logs / "train.log")
     if state.ended:
         job.note("the run has made its last step, but its report is missing: it is made now")
-        report_run(job, state, validation, val_images)
-        return result
+        return _ended(job, trained, state, ranked, validation, val_images, result)
     job.note(_headline(job, model, len(train_images), len(val_images)))
     job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
     if processes.is_first:
         record_run(job, model, state, train_images, val_images)
         if start.saved is None:  # rows of a beginning that is made again
             (job.folders.logs / SKIPPED).unlink(missing_ok=True)
-    batches, callbacks = follow(job, trained, state, loader, identity, start, _guard(job, loader, state))
+    guards = _guard(job, loader, state), [stopping, time]
+    batches, callbacks = follow(job, trained, state, loader, identity, start, *guards)
     if start.saved is not None:
         start.saved.content.clear()  # the memory of a whole checkpoint
+    stop = Stop(StopAgreement() if processes.count > 1 else None, time.is_over)
+    planned = state.last_step
     train(
         build.step_of(config, trained, train_images, job.precision, processes, job.note),
         batches,
@@ -199,13 +241,43 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         state,
         validation=validation,
         callbacks=callbacks,
-        stop=Stop(StopAgreement() if processes.count > 1 else None),
+        stop=stop,
         seed=config.seed,
         rank=processes.rank,
     )
-    report_run(job, state, validation, val_images)
-    checkpoint = job.folders.checkpoints / checkpoint_name(config.arch, state)
-    return replace(result, checkpoint=checkpoint, metrics=state.results)
+    if stop.is_time_up and state.step < planned:
+        last = quote(str(job.folders.checkpoints / LAST))
+        job.note(f"{time.reason}: the run ends here; --resume {last} with a larger --max_hours goes on")
+    ranked = next((one.best for one in callbacks if isinstance(one, Checkpoints)), {})
+    result = replace(result, checkpoint=job.folders.checkpoints / checkpoint_name(config.arch, state))
+    return _ended(job, trained, state, ranked, validation, val_images, result)
+
+
+def _ended(
+    job: Job,
+    trained: Trained,
+    state: State,
+    ranked: Mapping[str, BestList],
+    validation: Validation,
+    images: ImageSet,
+    result: Result,
+) -> Result:
+    """Report the run, which has made its last step: with `patience` its best weights, else the last ones."""
+    config = job.config
+    ending = last_weights(state, config.best_by, ranked)
+    if config.patience:
+        ending = best_weights(trained, state, config.best_by, ranked, job.processes, job.note)
+    job.note(_result_line(job, ending))
+    report_run(job, ending, validation, images)
+    return replace(result, metrics=ending.state.results, best=ending.best)
+
+
+def _ranked(config: Config, folders: Folders, content: Mapping[str, Any]) -> dict[str, BestList]:
+    """The best checkpoints as the checkpoint `content` knows them, as far as they are there."""
+    ranked = best_lists(folders.best, config.best_ckpt_num, config.best_by, {}, with_ema=content["ema"] is not None)
+    for name, each in ranked.items():
+        each.know(content["best"].get(name, ()))
+    return ranked
 
 
 def _jump(config: Config, saved: SavedRun, schedule: Schedule, state: State) -> list[str]:
@@ -227,6 +299,15 @@ def _folder_of_images(images: ImageSet) -> str:
     """A folder with validation images; empty where they are no files."""
     path = Path(images.name(0)) if len(images) else Path()
     return str(path.parent) if path.is_file() else ""
+
+
+def _result_line(job: Job, ending: Ending) -> str:
+    """What the run came to, and in which precision that was measured."""
+    shown = describe_metrics(ending.metrics, job.config.best_by) if ending.state.results else "nothing was evaluated"
+    return (
+        f"result: {ending.weights} weights of epoch {ending.state.epoch}, step {ending.state.step}: {shown} "
+        f"(measured in {job.precision.name} on {job.device.type})"
+    )
 
 
 def _beginning(config: Config, loader: TrainLoader) -> State:
@@ -282,6 +363,7 @@ def _validation(job: Job, trained: Trained, images: ImageSet) -> Validation:
         job.precision.autocast,
         job.processes.sum,
         partial(for_evaluation, kernels=config.kernels, precision=job.precision),
+        config.num_classes,
     )
 
 
@@ -429,13 +511,13 @@ def _of_the_machine(place: Place | None, processes: Processes, device: torch.dev
     return (process, descriptor) if process else None
 
 
-def report_run(job: Job, state: State, validation: Validation, images: ImageSet) -> None:
+def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSet) -> None:
     """Evaluate the better weights once more in detail, and write evaluation.json and report.html into the run's logs.
 
     With that the run is finished. All processes take part; the first one writes. A disk that is full then costs the
     report, not the run.
     """
-    chosen = better(state)
+    state, chosen = ending.state, ending.weights
     outcomes = collect(
         validation.form(validation.weights[chosen]),
         validation.batches,
@@ -447,10 +529,7 @@ def report_run(job: Job, state: State, validation: Validation, images: ImageSet)
     if not job.processes.is_first:
         return
     try:
-        scores = {
-            name: {key: getattr(metrics, key) for key in ("loss", "top1", "top5", "count")}
-            for name, metrics in state.results.items()
-        }
+        scores = {name: metrics.numbers() for name, metrics in state.results.items()}
         found = {"step": state.step, "epoch": state.epoch, "weights": chosen, "scores": scores}
         write_evaluation(job.folders.logs / EVALUATION, found | details(outcomes, images))
         write_report(job.folders.logs, job.folders.logs / REPORT)
@@ -460,9 +539,3 @@ def report_run(job: Job, state: State, validation: Validation, images: ImageSet)
         finish(job.run)
     except UserError as error:
         job.note(f"--resume auto will make the report again: {error}")
-
-
-def better(state: State) -> str:
-    """Averaged weights, unless the raw ones scored higher: those that eval, infer and export take, too."""
-    results = state.results
-    return "ema" if "ema" in results and results["ema"].top1 >= results["raw"].top1 else "raw"

@@ -1,6 +1,7 @@
 """Which checkpoints are written and kept, when, and which files of a folder are the run's own."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import atomic_write, lead_to
+from t2t_vit.files import atomic_write, lead_to, parse_json
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.checkpoint import (
     Identity,
@@ -85,7 +86,7 @@ class CheckpointFolder:
 
     def _listed(self) -> list[str] | None:
         try:
-            content = json.loads(self._list.read_text(encoding="utf-8"))
+            content = parse_json(self._list.read_bytes())
         except (OSError, ValueError):
             return None
         names = content.get("files") if isinstance(content, dict) else content
@@ -108,14 +109,23 @@ Entry = dict[str, Any]
 
 
 class BestList:
-    """The `size` best checkpoints by top-1 in `folder`, best first.
+    """The `size` best checkpoints by `best_by` in `folder`, best first.
 
-    Between equal top-1 the lower loss is better, and between equal losses the earlier one, so that a tie never
-    replaces what is there. An entry is {"file": name, "step", "top1", "loss"}.
+    Between equal ones the lower loss is better, and between equal losses the earlier one, so that a tie never replaces
+    what is there. An entry is {"file": name, "step", "top1", "loss"} and `best_by`; one that does not know `best_by`,
+    as of a run that was ranked by something else, comes last.
     """
 
-    def __init__(self, folder: Path, size: int, run: Mapping[str, str] | None = None, kind: str = "best") -> None:
-        self.folder, self.size = folder, size
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        best_by: str = "top1",
+        *,
+        run: Mapping[str, str] | None = None,
+        kind: str = "best",
+    ) -> None:
+        self.folder, self.size, self.best_by = folder, size, best_by
         self.shelf = CheckpointFolder(folder, run, kind)
         self.entries: list[Entry] = []
 
@@ -124,13 +134,18 @@ class BestList:
 
         What was pushed out, but not deleted before the run was killed, is deleted now.
         """
+        self.know(entries)
         here = {path.name: path for path in self.shelf.files()}
-        self.entries = [dict(entry) for entry in entries if entry["file"] in here]
         listed = {entry["file"] for entry in self.entries}
         for name, path in here.items():
             if name not in listed and step_of(path) <= step:
                 remove_checkpoint(path)
         self.announce()
+
+    def know(self, entries: Sequence[Entry]) -> None:
+        """Take the list of a checkpoint, without files that are gone."""
+        here = {path.name for path in self.shelf.files()}
+        self.entries = [dict(entry) for entry in entries if entry["file"] in here]
 
     def announce(self, pushed_out: Sequence[Path] = ()) -> None:
         """Write to the folder's list which files are ranked, and which are about to be deleted."""
@@ -140,15 +155,39 @@ class BestList:
         """Whether the checkpoint belongs in the list, where it then is, and the files it pushes out."""
         others = [entry for entry in self.entries if entry["file"] != file]
         new = {"file": file, "step": step, "top1": metrics.top1, "loss": metrics.loss}
-        ranked = sorted([*others, new], key=_rank)
+        new[self.best_by] = getattr(metrics, self.best_by)
+        ranked = sorted([*others, new], key=self._place)
         self.entries = ranked[: self.size]
         pushed_out = [self.folder / entry["file"] for entry in ranked[self.size :] if entry is not new]
         return new in self.entries, pushed_out
 
+    def score(self, entry: Entry) -> float:
+        """How good an entry is by `best_by`: the larger the better, -inf where that is not known."""
+        value = float(entry.get(self.best_by, math.nan))
+        signed = -value if self.best_by == "loss" else value
+        return signed if math.isfinite(signed) else -math.inf
 
-def _rank(entry: Entry) -> tuple[float, float, int]:
-    """What entries are sorted by, the best one first."""
-    return -entry["top1"], entry["loss"], entry["step"]
+    def _place(self, entry: Entry) -> tuple[float, float, int]:
+        loss = entry["loss"]
+        return -self.score(entry), math.inf if math.isnan(loss) else loss, entry["step"]
+
+
+def best_lists(folder: Path, size: int, best_by: str, run: Mapping[str, str], *, with_ema: bool) -> dict[str, BestList]:
+    """The lists of a run by the name of the weights: raw in `folder`, ema in `folder`/ema."""
+    lists = {"raw": BestList(folder, size, best_by, run=run)}
+    if with_ema:
+        lists["ema"] = BestList(folder / "ema", size, best_by, run=run, kind="ema")
+    return lists
+
+
+def best_of(ranked: Mapping[str, BestList]) -> Path | None:
+    """The best checkpoint of all lists; of equal ones that of the averaged weights."""
+    found = [(each.score(each.entries[0]), name == "ema", each) for name, each in ranked.items() if each.entries]
+    if not found:
+        return None
+    *_, chosen = max(found, key=lambda one: one[:2])
+    path: Path = chosen.folder / chosen.entries[0]["file"]
+    return path
 
 
 @dataclass
@@ -165,7 +204,7 @@ class Checkpoints(Callback):
     """Writes `folder`/ARCH-EPOCH_STEP.ckpt, the newest `keep_num` of them, and the best ones elsewhere.
 
     When: every `every_steps` updates, every `every_seconds` seconds (0: not), and at the end of the run.
-    Best: after each evaluation, `best_num` by the raw weights' top-1 in `best_folder`, and as many by the averaged
+    Best: after each evaluation, `best_num` by the raw weights' `best_by` in `best_folder`, and as many by the averaged
     weights' in `best_folder`/ema. Each is a whole checkpoint with both sets of weights. `folder`/last.ckpt leads to
     the newest one, `best_folder`/best.ckpt to the best one of both lists.
 
@@ -188,6 +227,7 @@ class Checkpoints(Callback):
         *,
         keep_num: int = 10,
         best_num: int = 5,
+        best_by: str = "top1",
         every_steps: int = 0,
         every_seconds: float = 0,
         note: Callable[[str], None],
@@ -198,9 +238,7 @@ class Checkpoints(Callback):
         self._keep_num, self._note = max(1, keep_num), note
         self._every_steps, self._every_seconds = every_steps, every_seconds
         self._shelf, self._followers = CheckpointFolder(folder, identity.run), tuple(followers)
-        self.best = {"raw": BestList(best_folder, best_num, identity.run)}
-        if trained.ema is not None:
-            self.best["ema"] = BestList(best_folder / "ema", best_num, identity.run, "ema")
+        self.best = best_lists(best_folder, best_num, best_by, identity.run, with_ema=trained.ema is not None)
         self.kept: list[Path] = []
         self._saved_at, self._saved_step, self._tried_step = perf_counter(), 0, 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
@@ -284,8 +322,12 @@ class Checkpoints(Callback):
     def _farewell(self, state: State) -> str:
         last = "no checkpoint was written yet"
         if self.kept:
-            last = f"the last checkpoint is {self.kept[-1]}; the same command with --resume auto continues from it"
-        best = self._best_file()
+            file = self.kept[-1]
+            last = (
+                f"the last checkpoint is {file}; --resume {quote(str(file))} continues from it, and so does "
+                "--resume auto where no newer run was stopped"
+            )
+        best = best_of(self.best)
         ranked = f"; the best one is {best}" if best else ""
         return f"stopped at step {state.step}; {last}{ranked}"
 
@@ -383,16 +425,8 @@ class Checkpoints(Callback):
         if failure is not None:
             raise failure
 
-    def _best_file(self) -> Path | None:
-        """The best checkpoint of both lists; of equal ones that of the averaged weights, which are preferred then."""
-        first = [(ranked, ranked.entries[0]) for ranked in reversed(self.best.values()) if ranked.entries]
-        if not first:
-            return None
-        ranked, entry = min(first, key=lambda one: _rank(one[1])[:2])
-        return ranked.folder / str(entry["file"])
-
     def _lead_to_best(self) -> list[str]:
-        best = self._best_file()
+        best = best_of(self.best)
         return _leads(self._best_folder / BEST, best) if best else []
 
 

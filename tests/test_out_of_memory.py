@@ -109,8 +109,6 @@ def test_a_batch_that_no_memory_holds_and_one_that_it_does(tmp_path: Path) -> No
     assert failed.returncode == 2, failed.stderr
     assert failed.stderr.splitlines()[-1].startswith("t2t-vit: out of memory on this machine")
     assert "Traceback" not in failed.stderr and "stopped at step 0; no checkpoint was written yet" in failed.stderr
-    # What the sentence says: a smaller batch and smaller images, or the batch that fits.
-    assert train(1, 64).returncode == 0
-    found = train("auto", 224)
+    found = train("auto", 224)  # as the sentence says
     assert found.returncode == 0, found.stderr
     assert "batch_size auto: " in found.stderr

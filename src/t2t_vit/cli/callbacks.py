@@ -55,7 +55,13 @@ def follow(
     batches: TrainBatches = loader
     if config.collect_input_data:
         preprocessing = build.preprocessing_of(config)
-        batches = ShowInputs(loader, trackers, mean=preprocessing.mean, std=preprocessing.std)
+        batches = ShowInputs(
+            loader,
+            trackers,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            accumulation=config.accumulation_step,
+        )
     bar = [LiveBar(state, job.console, instruments=instruments)] if job.console.live else []
     followers = [guard, *limits, journal, summary]
     _recall(start, followers)

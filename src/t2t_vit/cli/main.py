@@ -8,13 +8,14 @@ import gc
 import io
 import os
 import sys
+import threading
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import FOREIGN_THREAD, UserError, printable
 from t2t_vit.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from t2t_vit.settings.commands import COMMANDS
 from t2t_vit.settings.names import nearest_command
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     with heard(stop_at_once):
         code = _exit_code(words)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    is_busy = any(thread.name == FOREIGN_THREAD for thread in threading.enumerate())  # native code would be torn apart
+    if is_busy or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from t2t_vit.training.distributed import leave
 
         gc.collect()  # what holds semaphores gives them back; else Python's resource tracker complains
@@ -95,7 +97,7 @@ def _say(text: str, *, if_first: bool = False) -> None:
         except OSError:
             pass
     with suppress(OSError):
-        print(f"t2t-vit: {text}", file=sys.stderr)
+        print(f"t2t-vit: {printable(text)}", file=sys.stderr)
 
 
 def _dispatch(words: list[str]) -> int:

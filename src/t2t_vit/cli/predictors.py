@@ -24,7 +24,7 @@ from t2t_vit.precision import Precision, choose_device, choose_precision, choose
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.resolution import resolve
 from t2t_vit.settings.schema import Config
-from t2t_vit.training.compilation import why_not
+from t2t_vit.training.compilation import obstacle_to_compiling
 from t2t_vit.weights import checkpoint_config, read_weights
 
 
@@ -95,7 +95,7 @@ def _opened(
         tell(text)
     # Counting costs a look at every name, which only an accelerator's engine and a choice of runtimes are worth.
     known = Workload(work.count(), work.batch) if work is not None and device.type == "cuda" else Workload()
-    plan = plan_for(device.type, known, lambda: why_not(device))
+    plan = plan_for(device.type, known, lambda: obstacle_to_compiling(device))
     engine = f", {plan}" if device.type == "cuda" else ""
     tell(f"{path}: {config.arch}, {weights.chosen} weights, {device.type}, {precision.name}{engine}")
     predictor = TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision, plan, kernels)

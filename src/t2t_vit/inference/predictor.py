@@ -119,8 +119,7 @@ class Predictor(ABC):
         Args:
             images: paths, asked for as they are needed.
             top_k: predictions an image.
-            workers: processes that decode; 0 decodes in threads of this one. Programs that start processes need
-                their `if __name__ == "__main__":`.
+            workers: processes that decode; 0 decodes in threads of this one.
         """
         items = (Item(str(path)) for path in images)
         return stream(self, items, top_k=top_k, batch_size=batch_size, workers=workers)

@@ -196,7 +196,7 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Callbacks:
+class CallbackSettings:
     summary_root_dir: str = key("runs/summary", "folder of TensorBoard events", PATH)
     ckpt_root_dir: str = key("runs/checkpoints", "folder of checkpoints", PATH)
     best_ckpt_root_dir: str = key("runs/best_checkpoints", "folder of the best checkpoints", PATH)
@@ -218,7 +218,7 @@ class Callbacks:
 
 
 @dataclass(frozen=True)
-class Config(Callbacks, Hardware, Model, Training, Optimizer, Augmentations, Dataset):
+class Config(CallbackSettings, Hardware, Model, Training, Optimizer, Augmentations, Dataset):
     """All sections in one: `Config(arch="t2t_vit_14", epochs=10)`. Immutable; change it with `dataclasses.replace`."""
 
     @property
@@ -251,7 +251,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Network training config": tuple(Training.__dataclass_fields__),
     "Model arguments": tuple(Model.__dataclass_fields__),
     "Hardware setup": tuple(Hardware.__dataclass_fields__),
-    "Callbacks setup": tuple(Callbacks.__dataclass_fields__),
+    "Callbacks setup": tuple(CallbackSettings.__dataclass_fields__),
 }
 
 

@@ -180,6 +180,7 @@ class ShowInputs:
 
     Args:
         mean, std: of each channel, which the images were normalised with.
+        accumulation: batches of one update, by which the trackers count.
         count: images in the grid, at most.
     """
 
@@ -190,9 +191,10 @@ class ShowInputs:
         *,
         mean: Sequence[float],
         std: Sequence[float],
+        accumulation: int = 1,
         count: int = 64,
     ) -> None:
-        self._loader, self._trackers, self._count = loader, trackers, count
+        self._loader, self._trackers, self._accumulation, self._count = loader, trackers, accumulation, count
         self._mean, self._std = (torch.tensor(list(values))[:, None, None] for values in (mean, std))
 
     def __len__(self) -> int:
@@ -200,12 +202,13 @@ class ShowInputs:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The loader's own batches."""
+        step = epoch * (len(self) // self._accumulation) + start // self._accumulation  # updates made before
         for index, (images, targets) in enumerate(self._loader.epoch(epoch, start)):
             if index == 0:
                 shown = images[: self._count].float().cpu() * self._std + self._mean  # (N, C, H, W)
                 sheet = grid(shown.clamp(0, 1))
                 for tracker in self._trackers:
-                    tracker.image(epoch * len(self) + start, "inputs/augmented", sheet)
+                    tracker.image(step, "inputs/augmented", sheet)
             yield images, targets
 
 
@@ -299,7 +302,8 @@ WANDB_PROJECT = "t2t_vit"
 class WandbTracker:
     """A tracker that writes to W&B: to the account that `wandb login` named, else to files for `wandb sync`.
 
-    W&B's own environment variables (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, ...) win.
+    W&B's own environment variables (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, ...) win. The number of updates is the
+    field `step` of each record, over which W&B draws all others; records with an earlier one than before are kept, too.
 
     Args:
         folder: the run's logs; W&B's files and the run's id are kept in it.
@@ -332,6 +336,7 @@ class WandbTracker:
                 mode=None if here else "offline",
                 settings=quiet,
             )
+            self._run.define_metric("*", step_metric="step")
         except Exception as error:  # no server, no right, a bad variable: W&B's own message is the clearest
             raise UserError(f"tracker: wandb does not begin ({first_line(error)})") from error
         run_id.keep(self._run.id)
@@ -339,11 +344,11 @@ class WandbTracker:
         note(f"tracker: wandb, run {self._run.id}, {where}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        self._run.log({**values, "step": step})
 
     def image(self, step: int, name: str, image: Tensor) -> None:
         pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
-        self._run.log({name: self._wandb.Image(pixels)}, step=step)
+        self._run.log({name: self._wandb.Image(pixels), "step": step})
 
     def close(self) -> None:
         self._run.finish()

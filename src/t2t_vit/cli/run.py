@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from t2t_vit.bench.circumstances import cores, processor, versions
+from t2t_vit.cli.scratch import prepared
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.errors import UserError
@@ -127,8 +128,10 @@ def start_of(options: Options) -> Start:
     if chosen not in ("", "auto") or (continues and not chosen):
         validate_training(Config(**{**options.file, **options.line}))  # type: ignore[arg-type]
         return _from(options, read_saved_run(chosen or options.checkpoint))
+    options, choices = prepared(options)
     weights = read_weights(options.checkpoint) if options.checkpoint else None
     config, notes = resolve(options, checkpoint_config(weights) if weights else None)
+    notes = [*choices, *notes]
     fresh = Start(replace(config, resume=""), notes, options.line, weights)
     if chosen != "auto":
         return fresh

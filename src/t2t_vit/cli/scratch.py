@@ -140,7 +140,7 @@ def choose(facts: Facts, machine: Machine, given: Mapping[str, Value] = MappingP
     """
     network = _network(facts, machine)
     decided = {**network.values, **given}
-    cost = _cost(str(decided["arch"]), decided["image_size"], max(2, facts.classes))  # type: ignore[arg-type]
+    cost = _cost(str(decided["arch"]), decided["image_size"], max(2, facts.classes))
     batch = _batch(facts, machine, cost)
     epochs = _epochs(facts, machine, cost, decided)
     length = int(str(given.get("epochs", epochs.values["epochs"])))

@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the one reader of JSON."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -16,13 +17,16 @@ from t2t_vit.errors import UserError
 def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[Any]]:
     """Open a file beside `path` for writing; it takes the place of `path` only when the block ends well.
 
-    The new content is flushed to the disk before the rename, so a crash or a full disk leaves the old file. `size`, in
-    bytes, where it is known, is told beside what is free when the disk is full.
+    The new content is flushed to the disk before the rename, so a crash or a full disk leaves the old file, whose
+    permissions the new one gets. `size`, in bytes, where it is known, is reported with what is free when the disk is
+    full.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: the folder cannot be written, the disk is full, or `path` is a link, which would be replaced.
     """
     path = Path(path)
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link to {path.readlink()}; name that file itself, or remove the link")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, beside = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
@@ -33,7 +37,7 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(beside).chmod(0o666 & ~_umask())
+        Path(beside).chmod(_permissions(path))
         Path(beside).replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -44,6 +48,33 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
                 f"{path}: could not be written ({error.strerror}{room}); what was there before is kept"
             ) from error
         raise
+
+
+def _permissions(path: Path) -> int:
+    try:
+        return path.stat().st_mode & 0o777
+    except OSError:
+        return 0o666 & ~_umask()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that somebody else may have written.
+
+    Raises:
+        ValueError: it is no JSON, or nested without end.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested without end") from None
+
+
+def user_cache() -> Path | None:
+    """t2t_vit in $XDG_CACHE_HOME, else ~/.cache/t2t_vit; None where the user has no home, as in some containers."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2t_vit"
+    except RuntimeError:  # neither $HOME nor an entry in the list of users
+        return None
 
 
 def remove_leftovers(folder: Path) -> None:

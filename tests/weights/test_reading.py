@@ -2,8 +2,11 @@
 
 import argparse
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights import file_kind, read_weights
 from t2t_vit.weights.reading import plain_classes, plain_config
 from t2t_vit.weights.safetensors_file import write_safetensors_file
@@ -184,6 +188,17 @@ def test_of_our_checkpoint_the_better_copy_is_taken(tmp_path: Path, metrics: dic
     assert torch.equal(weights.tensors["cls_token"], TENSORS["cls_token"] * factor)
 
 
+@pytest.mark.parametrize(
+    ("best_by", "chosen"),
+    [("top1", "ema"), ("loss", "raw"), ("macro_f1", "raw"), ("balanced_accuracy", "ema"), (3, "ema")],
+)
+def test_the_better_copy_is_the_one_by_which_the_run_was_ranked(tmp_path: Path, best_by: object, chosen: str) -> None:
+    metrics = {"raw": {"top1": 0.5, "loss": 1.0, "macro_f1": 0.4}, "ema": {"top1": 0.6, "loss": 2.0, "macro_f1": 0.3}}
+    content = ours(metrics={"step": 2, **metrics})
+    content["config"] = {**content["config"], "best_by": best_by}
+    assert read_weights(saved(tmp_path / "a-1_2.ckpt", content)).chosen == chosen
+
+
 def test_a_copy_that_is_not_there(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.ckpt", ours(ema=None))
     assert read_weights(path).chosen == "raw"
@@ -284,3 +299,21 @@ def test_a_folder_a_missing_file_and_a_pipe(tmp_path: Path) -> None:
 def test_a_torch_file_without_weights(tmp_path: Path, content: Any) -> None:
     with pytest.raises(UserError, match="holds no weights"):
         read_weights(saved(tmp_path / "x.pth", content))
+
+
+def test_deepspeeds_and_lightnings_checkpoints(tmp_path: Path) -> None:
+    weights = read_weights(saved(tmp_path / "d.pt", {"module": TENSORS}))
+    assert torch.equal(weights.tensors["head.bias"], TENSORS["head.bias"])
+    wrapped = {f"model.{name}": tensor for name, tensor in TENSORS.items()}
+    for module in ("pytorch_lightning.utilities.parsing", "lightning.fabric.utilities.data"):
+        attributes = type("AttributeDict", (dict,), {"__module__": module, "__qualname__": "AttributeDict"})
+        holder = ModuleType(module)
+        holder.AttributeDict = attributes  # type: ignore[attr-defined]
+        content = {"state_dict": wrapped, "hyper_parameters": attributes(lr=0.1, betas=(0.9, 0.99)), "epoch": 3}
+        parts = module.split(".")
+        parents = {".".join(parts[:depth]): ModuleType(parts[depth - 1]) for depth in range(1, len(parts))}
+        with patch.dict(sys.modules, {**parents, module: holder}):
+            path = saved(tmp_path / "l.ckpt", content)
+        weights = read_weights(path)
+        assert all(torch.equal(weights.tensors[name], TENSORS[name]) for name in TENSORS)
+        assert read_torch_archive(path)["hyper_parameters"] == {"lr": 0.1, "betas": (0.9, 0.99)}

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -65,7 +65,8 @@ def checkpoint_content(
     model, ema        state dicts under the model's own keys; ema is None where there is none
     optimizer, scaler their state; scaler is None where the loss is not scaled
     progress          where the run is, apart from its step: lr, evaluated_at, closed_at, ended, see `State`
-    metrics           the last evaluation: {"step": its step, "raw": {"loss", "top1", "top5", "count"}, "ema": ...}
+    metrics           the last evaluation: {"step": its step, "raw": {"loss", "top1", "top5", "count", and where they
+                      are known "balanced_accuracy", "macro_f1"}, "ema": ...}
     best              the lists of best checkpoints, see `retention.BestList`
     followers         what the callbacks have to know to go on, by their class: the numbers since the last line
     """
@@ -129,9 +130,7 @@ def remove_checkpoint(path: Path) -> None:
 def _metrics(state: State) -> dict[str, Any]:
     if not state.results:
         return {}
-    kept = ("loss", "top1", "top5", "count")
-    numbers = {name: asdict(metrics) for name, metrics in state.results.items()}
-    return {"step": state.evaluated_at} | {name: {key: values[key] for key in kept} for name, values in numbers.items()}
+    return {"step": state.evaluated_at} | {name: metrics.numbers() for name, metrics in state.results.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -188,15 +187,37 @@ def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
         {**old, **{name: new[name] for name in PRESENT if name in new}}
         for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True)
     ]
-    optimizer.load_state_dict({**saved, "param_groups": groups})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    fused = [group.get("fused") for group in optimizer.param_groups for _ in group["params"]]
+    for number, parameter, is_fused in zip(numbers, parameters, fused, strict=True):
+        _check_state(saved["state"].get(number, {}), parameter, whole=bool(is_fused))
+    optimizer.load_state_dict({**saved, "param_groups": groups})
     for number, parameter in zip(numbers, parameters, strict=True):
         present = optimizer.state[parameter] if number in saved["state"] else {}
         for name, value in present.items():
             old = saved["state"][number].get(name)
             if isinstance(value, torch.Tensor) and isinstance(old, torch.Tensor) and value.dtype != old.dtype:
                 present[name] = old.to(value.device)
+
+
+def _check_state(state: Mapping[str, Any], parameter: torch.Tensor, *, whole: bool) -> None:
+    """Refuse tensors that do not belong to the parameter: torch's fused optimizers would write past their end.
+
+    Counters are single numbers. Everything else of a fused optimizer is as large as the parameter (`whole`); factored
+    moments of others have some of its sides.
+    """
+    sides = {1, parameter.numel(), *parameter.shape}
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        is_counter = value.numel() == 1 and (name == "step" or not whole)
+        fits = value.shape == parameter.shape if whole else sides.issuperset(value.shape)
+        is_number = value.dtype in (parameter.dtype, torch.float32) if whole else value.is_floating_point()
+        if not (is_counter or (fits and is_number)):
+            raise ValueError(
+                f"the optimizer's {name} is {tuple(value.shape)} {value.dtype}, its weight {tuple(parameter.shape)}"
+            )
 
 
 def recall(content: Mapping[str, Any], path: Path, callbacks: Iterable[Callback]) -> None:

@@ -1,20 +1,22 @@
 """Any file of weights -> names and tensors; a checkpoint of ours -> all that its run needs to continue."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
 from t2t_vit.errors import UserError
-from t2t_vit.formats.torch_archive import TorchFile, read_torch_archive
+from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights.kind import Kind, file_kind
 from t2t_vit.weights.location import WEIGHTS_FILES, find_file, folder_config
 from t2t_vit.weights.mindspore_file import read_mindspore_file
 from t2t_vit.weights.names import authors_names
-from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata
-from t2t_vit.weights.torch_file import Copy, content_of, foreign_copies, reader_of, state_dict_in
+from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata, read_sharded_safetensors
+from t2t_vit.weights.torch_file import Copy, foreign_copies, own_content, state_dict_in
 
 Which = Literal["auto", "ema", "raw"]
 
@@ -51,6 +53,7 @@ RUN_ENTRIES = {
 
 # A configuration of unknown origin is taken only where it is flat: nesting could make a message endless.
 _LONGEST_TEXT = 1000
+_LARGEST_LOSS = 1e300
 _LONGEST_LIST = 16
 
 
@@ -136,25 +139,24 @@ def read_weights(path: str | Path, which: Which = "auto") -> Weights:
 
 
 def _torch(path: Path) -> _Content:
-    file = read_torch_archive(path)
-    content = file.content
-    if type(content) is dict and content.get("format") == "t2t_vit":
-        return _ours(file, content)
-    return _Content(foreign_copies(file))
+    content = read_torch_archive(path)
+    if isinstance(content, dict) and content.get("format") == "t2t_vit":
+        return _ours(path, content)
+    return _Content({kind: partial(dict, tensors) for kind, tensors in foreign_copies(path, content).items()})
 
 
-def _ours(file: TorchFile, content: Mapping[str, Any]) -> _Content:
+def _ours(path: Path, content: Mapping[str, Any]) -> _Content:
     version = content.get("version")
     if type(version) is not int or version > _NEWEST_VERSION:
-        raise UserError(f"{file.path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
+        raise UserError(f"{path}: was written by a newer version of t2t_vit; update the checkout of t2t_vit")
     kinds: tuple[tuple[Copy, str], ...] = (("ema", "ema"), ("raw", "model"))
     found = {kind: stored for kind, key in kinds if (stored := state_dict_in(content.get(key)))}
     if _score(content, "raw") > _score(content, "ema"):
         found = dict(reversed(found.items()))
     if not found:
-        raise UserError(f"{file.path}: holds no weights: neither 'model' nor 'ema'")
+        raise UserError(f"{path}: holds no weights: neither 'model' nor 'ema'")
     return _Content(
-        {kind: reader_of(file, stored) for kind, stored in found.items()},
+        {kind: partial(dict, stored) for kind, stored in found.items()},
         plain_config(content.get("config")),
         plain_classes(content.get("classes")),
         lacking_ema="it was trained with with_ema: False",
@@ -162,16 +164,25 @@ def _ours(file: TorchFile, content: Mapping[str, Any]) -> _Content:
 
 
 def _score(content: Mapping[str, Any], copy: Copy) -> float:
-    metrics = content.get("metrics")
+    """How good the copy was by what the run was ranked by, the larger the better; -inf where nobody knows."""
+    config, metrics = content.get("config"), content.get("metrics")
+    best_by = config.get("best_by", "top1") if type(config) is dict else "top1"
     of_copy = metrics.get(copy) if type(metrics) is dict else None
-    top1 = of_copy.get("top1") if type(of_copy) is dict else None
-    return float(top1) if isinstance(top1, int | float) and abs(top1) <= 1 else 0.0
+    value = of_copy.get(best_by) if type(of_copy) is dict and type(best_by) is str else None
+    largest = _LARGEST_LOSS if best_by == "loss" else 1
+    if not isinstance(value, int | float) or not abs(value) <= largest:  # NaN is not
+        return -math.inf
+    return -float(value) if best_by == "loss" else float(value)
 
 
 def _safetensors(path: Path) -> _Content:
     metadata = read_safetensors_metadata(path)
     config, classes = plain_config(metadata.get("config")), plain_classes(metadata.get("classes"))
     return _Content({"raw": lambda: read_safetensors_file(path)}, config, classes)
+
+
+def _sharded(path: Path) -> _Content:
+    return _Content({"raw": partial(read_sharded_safetensors, path)})
 
 
 def _mindspore(path: Path) -> _Content:
@@ -183,6 +194,7 @@ def _mindspore(path: Path) -> _Content:
 _READERS: dict[Kind, Callable[[Path], _Content]] = {
     "torch": _torch,
     "safetensors": _safetensors,
+    "safetensors index": _sharded,
     "mindspore": _mindspore,
 }
 
@@ -217,15 +229,15 @@ def read_saved_run(path: str | Path) -> SavedRun:
     instead = f"--pretrained {path} with exclude_epoch_state True starts from its weights"
     if kind != "torch":
         raise UserError(f"{path}: is no checkpoint of a run of t2t_vit, so there is nothing to continue; {instead}")
-    file = read_torch_archive(path)
-    if type(file.content) is not dict or file.content.get("format") != "t2t_vit":
+    content = read_torch_archive(path)
+    if type(content) is not dict or content.get("format") != "t2t_vit":
         raise UserError(f"{path}: holds weights but no run of t2t_vit to continue; {instead}")
-    if type(version := file.content.get("version")) is not int or version > _NEWEST_VERSION:
-        raise UserError(f"{path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
-    lacking = [name for name, form in RUN_ENTRIES.items() if type(file.content.get(name)) is not form]
+    if type(version := content.get("version")) is not int or version > _NEWEST_VERSION:
+        raise UserError(f"{path}: was written by a newer version of t2t_vit; update the checkout of t2t_vit")
+    lacking = [name for name, form in RUN_ENTRIES.items() if type(content.get(name)) is not form]
     if lacking:
         raise UserError(f"{path}: lacks {', '.join(lacking)}, so its run cannot be continued; {instead}")
-    return SavedRun(Path(path), content_of(file))
+    return SavedRun(Path(path), own_content(Path(path), content))
 
 
 def plain_config(found: Any) -> dict[str, Any] | None:

@@ -53,7 +53,8 @@ def test_a_machine_decides_network_and_workers() -> None:
     assert (values(machine=GPU)["arch"], values(machine=GPU)["num_parallel_workers"]) == ("t2t_vit_7", 8)
     large = Facts(50_000, 10, 300, False)
     assert (values(large, GPU)["arch"], values(large, GPU)["image_size"]) == ("t2t_vit_14", 224)
-    assert values(Facts(50_000, 10, 32, False), GPU)["image_size"] == 32
+    small = Facts(50_000, 10, 32, False)
+    assert [values(small, machine)["arch"] for machine in (CPU, GPU)] == ["t2t_vit_quickstart"] * 2
 
 
 def test_a_time_limit_decides_the_epochs() -> None:
@@ -80,7 +81,7 @@ def test_the_rest_follows_what_is_given() -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A folder `my photos` of two classes of 30 images as they come, of 40 x 50 pixels, one of them palettes."""
+    """A folder `my photos` of two classes of 30 images as they come, of 60 x 52 pixels, one of them palettes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.fsync", lambda _: None)
     rng = np.random.default_rng(0)
@@ -89,7 +90,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         folder.mkdir(parents=True)
         for i in range(30):
             image = Image.fromarray(
-                (rng.integers(0, 120, (40, 50, 3)) + np.array([0, 90 * number, 0])).astype(np.uint8)
+                (rng.integers(0, 120, (52, 60, 3)) + np.array([0, 90 * number, 0])).astype(np.uint8)
             )
             (image.quantize(64) if number else image).save(folder / f"{i}.png")
 
@@ -110,8 +111,8 @@ def test_a_folder_is_enough(run: Run) -> None:
     code, _, err = run(*LINE, "--epochs", "2", "--batch_size", "16")
     assert code == 0, err
     lines = err.splitlines()
-    assert lines[0].startswith("scratch: 48 training images of 2 classes, in colour, half of them at least 40 pixels")
-    assert "  arch t2t_vit_4, image_size 32: 4 blocks are quick to train; small images of 40 pixels" in lines
+    assert lines[0].startswith("scratch: 48 training images of 2 classes, in colour, half of them at least 52 pixels")
+    assert "  arch t2t_vit_4, image_size 64: 4 blocks and small images are quick: each is seen more often" in lines
     assert any(line.startswith("  as given on the command line: ") and "batch_size 16" in line for line in lines)
     assert "0.2 of each class of my photos is kept for validation, 12 of 60 images" in err
     assert "place of" not in err  # warm-up was chosen for these epochs
@@ -120,7 +121,7 @@ def test_a_folder_is_enough(run: Run) -> None:
     (path,) = Path("runs/checkpoints/t2t_vit_4_scratch").glob("*-2_*.ckpt")
     config = torch.load(path, weights_only=True)["config"]
     for found in (kept, config):
-        assert (found["arch"], found["image_size"], found["epochs"], found["batch_size"]) == ("t2t_vit_4", 32, 2, 16)
+        assert (found["arch"], found["image_size"], found["epochs"], found["batch_size"]) == ("t2t_vit_4", 64, 2, 16)
         assert found["warmup_length"] == 0.5
 
 
@@ -131,6 +132,13 @@ def test_a_continued_run_repeats_the_choices(run: Run, monkeypatch: pytest.Monke
     assert code == 0, err
     (path,) = Path("runs/checkpoints/t2t_vit_4_scratch").glob("*-2_*.ckpt")
     assert torch.load(path, weights_only=True)["config"]["warmup_length"] == 0.5
+
+
+def test_a_time_limit_on_the_command_line_is_planned_for(run: Run) -> None:
+    code, text, err = run(*LINE, "--max_hours", "0.0005", "--print_config")
+    assert code == 0, err
+    assert 1 <= yaml.safe_load(text)["epochs"] < 100
+    assert yaml.safe_load(run(*LINE, "--max_hours", "0.0005", "--epochs", "150", "--print_config")[1])["epochs"] == 150
 
 
 def test_print_config_gives_a_file_that_chooses_nothing(run: Run) -> None:

@@ -41,6 +41,7 @@ LOOKED_AT = 256  # images whose headers are read, evenly spread
 LOOKED_INTO = 32  # images whose colours are looked at
 LARGEST_LOOKED_INTO = 4_000_000  # pixels: a larger one takes too long to decode for that
 FEWEST, MOST = 100, 50_000  # images that the table is made for
+SMALL = 48  # pixels of the shorter side below which tokens of 16 pixels are too coarse
 
 SEEN = 200_000  # images that a small network sees until it learns little more, counted over all epochs
 EPOCHS = (15, 300)
@@ -179,19 +180,23 @@ def look(config: Config) -> Facts:
 def _network(facts: Facts, machine: Machine) -> Choice:
     """Network and size of the images: on a CPU what learns most in minutes, on an accelerator by the images."""
     side = facts.side
+    if 0 < side < SMALL:
+        return Choice(
+            {"arch": "t2t_vit_quickstart", "image_size": 32}, f"its tokens are fine enough for images of {side} pixels"
+        )
     if machine.kind == "cpu":
-        size = 32 if 0 < side < 48 else 64
-        why = f"small images of {side} pixels" if size == 32 else "on a CPU small images are seen more often"
-        return Choice({"arch": "t2t_vit_4", "image_size": size}, f"4 blocks are quick to train; {why}")
-    largest = 224 if side >= 160 else 128 if side >= 96 else 64 if side >= 48 else 32
+        return Choice(
+            {"arch": "t2t_vit_4", "image_size": 64}, "4 blocks and small images are quick: each is seen more often"
+        )
+    largest = 224 if side >= 160 else 128 if side >= 96 else 64
     if facts.images >= 20_000 and largest == 224:
         return Choice(
             {"arch": "t2t_vit_14", "image_size": 224}, f"{facts.images:,} images are enough for 21 million parameters"
         )
     size = min(largest, 160 if facts.images >= 5_000 else 128)
-    arch = "t2t_vit_7" if size >= 64 else "t2t_vit_4"
-    why = f"a larger network learns {facts.images:,} images by heart"
-    return Choice({"arch": arch, "image_size": size}, f"{why}; half of the images are at least {side} pixels wide")
+    return Choice(
+        {"arch": "t2t_vit_7", "image_size": size}, f"a larger network would learn {facts.images:,} images by heart"
+    )
 
 
 def _batch(facts: Facts, machine: Machine, cost: Cost) -> Choice:

@@ -158,6 +158,15 @@ def test_an_interrupt_saves_and_is_a_keyboard_interrupt_and_the_run_goes_on(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_program_without_a_guard_may_have_workers(place: Path) -> None:
+    keys = SMALL | {"num_parallel_workers": 2, "model_postfix": "_workers"}
+    (place / "program.py").write_text(f"import t2t_vit\nprint(t2t_vit.train('quickstart', **{keys!r}).metrics.count)\n")
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=place, capture_output=True, text=True, check=False, timeout=280
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "30\n", "")
+
+
 def test_in_another_thread(place: Path, run: t2t_vit.TrainedRun) -> None:
     assert place.is_dir()
     found: list[Any] = []

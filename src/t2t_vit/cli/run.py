@@ -12,6 +12,7 @@ from torch import nn
 
 from t2t_vit.bench.circumstances import cores, processor, versions
 from t2t_vit.cli.batch_size import Wanted, wanted
+from t2t_vit.cli.scratch import prepared
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.errors import UserError
@@ -242,8 +243,10 @@ def start_of(options: Options, meeting: Meeting | None = None, *, locks: bool = 
         validate_training(Config(**{**options.file, **options.line}))  # type: ignore[arg-type]
         path = Path(chosen or options.checkpoint)
         return _from(options, meeting.of_first(lambda: chooser.by_file(path)), chooser.saved)
+    options, choices = prepared(options)
     weights = read_weights(options.checkpoint) if options.checkpoint else None
     config, notes = resolve(options, checkpoint_config(weights) if weights else None)
+    notes = [*choices, *notes]
     name = name or config.run_name
     batch = wanted(options) if config.batch_size == AUTO_BATCH else None
     fresh = Start(replace(config, resume=""), notes, options.line, name, batch, weights)

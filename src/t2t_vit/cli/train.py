@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from t2t_vit.cli import build
-from t2t_vit.cli.batch_size import resolved
+from t2t_vit.cli.batch_size import check_memory, resolved
 from t2t_vit.cli.best import Ending, best_weights, last_weights
 from t2t_vit.cli.callbacks import follow
 from t2t_vit.cli.console import silent, tell
@@ -171,6 +171,8 @@ def _train_job(start: Start, processes: Processes, meeting: Meeting, *, quiet: b
                 count = len(train_images)
                 config = resolved(config, start.batch, precision, note, processes=processes, images=count)
                 job = replace(job, config=config)
+            elif device.type == "cpu":
+                check_memory(config, len(train_images) // processes.count, processes)
             return _train(job, start, train_images, val_images)
 
 

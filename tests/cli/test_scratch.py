@@ -176,7 +176,7 @@ def test_a_transfer_to_a_network_that_is_named_is_somebodys_wish(run: Run) -> No
 
 def test_scratch_with_weights_names_finetune(run: Run) -> None:
     assert run(*LINE, "--max_steps", "1", "--model_postfix", "_first")[0] == 0
-    (path,) = Path("runs/checkpoints/t2t_vit_4_first").glob("*.ckpt")
+    (path,) = Path("runs/checkpoints/t2t_vit_4_first").glob("*-*.ckpt")
     code, _, err = run(*LINE, "--pretrained", str(path))
     assert (code, err.count("\n")) == (2, 1)
     command = advice(err)

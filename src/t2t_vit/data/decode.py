@@ -73,6 +73,21 @@ def decode(source: str | Path | bytes | BinaryIO, mode: Mode) -> Image.Image:
         raise DecodeError(_reason(error)) from error
 
 
+def image_size(source: str | Path) -> tuple[int, int]:
+    """(width, height) from the header of a file, as stored: before it is turned upright.
+
+    Raises:
+        DecodeError: missing, empty, too large, or not an image of `FORMATS`; the pixels are not looked at.
+    """
+    try:
+        with Path(source).open("rb") as file, _without_pillow_warnings(), _opened(file) as image:
+            return image.size
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise DecodeError(_reason(error)) from error
+
+
 def convert(image: Image.Image, mode: Mode) -> Image.Image:
     """Turn an opened Pillow image upright and convert it to `mode`, by the rules of `decode`.
 

@@ -34,7 +34,9 @@ def begin() -> None:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        _line = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+        # What is printed meanwhile stands above the line; results in a pipe are not its business.
+        together = sys.stdout.isatty()
+        _line = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=together)
         _line.add_task("getting ready: program, data, network")
         _line.start()
 

@@ -15,7 +15,7 @@ from t2t_vit.cli import build, callbacks, export, infer, predictors, quickstart,
 from t2t_vit.cli import eval as evaluation
 from t2t_vit.cli.best import Ending, better
 from t2t_vit.cli.main import main
-from t2t_vit.cli.run import Folders, Result
+from t2t_vit.cli.run import Result
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
@@ -28,6 +28,7 @@ from t2t_vit.settings.schema import Config
 from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.journal import Journal
 from t2t_vit.training.retention import Checkpoints
+from t2t_vit.training.run import ROOT_KEYS, Folders, Run, RunMark
 from t2t_vit.training.state import State
 from t2t_vit.training.trackers import Summary
 from t2t_vit.weights import read_weights
@@ -373,7 +374,8 @@ def test_train_starts_from_weights_and_keeps_their_head(trained: Callable[..., K
 
 
 def test_each_root_has_its_folder() -> None:
-    folders = Folders.of(Config(arch="t2t_vit_7", model_postfix="_z", **ROOTS))
+    config = Config(arch="t2t_vit_7", model_postfix="_z", **ROOTS)
+    folders = Folders.of([getattr(config, key) for key in ROOT_KEYS], config.run_name)
     assert (folders.checkpoints, folders.best) == (Path("c/t2t_vit_7_z"), Path("b/t2t_vit_7_z"))
     assert (folders.summary, folders.logs) == (Path("s/t2t_vit_7_z"), Path("l/t2t_vit_7_z"))
 
@@ -403,7 +405,9 @@ def test_the_report_is_of_the_weights_that_it_names(monkeypatch: pytest.MonkeyPa
     state = State(4, 2, 8, step=8)
     state.record({"raw": Metrics(0.1, 0.2, 0.3, 4), "ema": Metrics(0.5, 0.6, 0.7, 8)})
     validation = train.Validation("batches", {"raw": "raw weights", "ema": "averaged weights"})  # type: ignore[arg-type]
-    job = train.Job(Config(), train.Processes(), *[None] * 2, Folders.of(Config()), None, print)  # type: ignore[arg-type]
+    monkeypatch.setattr(train, "finish", lambda _: None)
+    run = Run(RunMark.new("a"), Folders.of("cbsl", "a"))
+    job = train.Job(Config(), train.Processes(), *[None] * 2, run, None, print)  # type: ignore[arg-type]
     train.report_run(job, Ending(state, "ema"), validation, range(9))  # type: ignore[arg-type]
     assert (given["0"], given["1"], list(given["2"]), given["3"]) == ("averaged weights", "batches", list(range(9)), 9)
     assert written["1"] == {

@@ -11,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+import t2t_vit
 from t2t_vit.cli import scratch
 from t2t_vit.cli.main import main
 from t2t_vit.cli.scratch import Choice, Facts, Machine, choose, chosen_keys, look
@@ -139,6 +140,15 @@ def test_a_time_limit_on_the_command_line_is_planned_for(run: Run) -> None:
     assert code == 0, err
     assert 1 <= yaml.safe_load(text)["epochs"] < 100
     assert yaml.safe_load(run(*LINE, "--max_hours", "0.0005", "--epochs", "150", "--print_config")[1])["epochs"] == 150
+
+
+@pytest.mark.usefixtures("run")
+def test_the_door_from_python_chooses_as_well() -> None:
+    found = t2t_vit.train("scratch", data_url="my photos", device="cpu", amp_level="O0", max_steps=1)
+    assert found.checkpoint.is_file()
+    assert found.checkpoint.name.startswith("t2t_vit_4-")
+    with pytest.raises(t2t_vit.UserError, match="finetune starts from weights"):
+        t2t_vit.train("finetune", data_url="my photos", device="cpu")
 
 
 def test_print_config_gives_a_file_that_chooses_nothing(run: Run) -> None:

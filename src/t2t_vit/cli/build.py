@@ -1,6 +1,7 @@
 """A configuration -> the objects that it describes: images, loaders, network, optimizer, schedule, training step."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet, check_class_count
 from t2t_vit.data.loader import EvalLoader, TrainLoader
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.data.scan import class_name
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.precision import Precision
 from t2t_vit.settings.rules import image_size_of
@@ -51,14 +53,18 @@ def training_images(config: Config, note: Note) -> tuple[ImageSet, ImageSet]:
         train_num_samples=config.train_num_samples,
         val_num_samples=config.val_num_samples,
         seed=config.seed,
+        split_seed=config.split_seed,
+        own=_own_folders(config),
         note=note,
     )
     check_class_count(train, config.num_classes, _where(config))
     return train, val
 
 
-def validation_images(config: Config, note: Note = silent) -> ImageSet:
-    """The validation images, of as many classes as `num_classes` says."""
+def validation_images(
+    config: Config, note: Note = silent, classes: Sequence[str] | None = None, path: str = ""
+) -> ImageSet:
+    """The validation images, numbered as `classes`, those of `path`; without them as many classes as `num_classes`."""
     images = open_images(
         "val",
         dataset=config.dataset,
@@ -69,10 +75,20 @@ def validation_images(config: Config, note: Note = silent) -> ImageSet:
         in_chans=config.in_chans,
         num_samples=config.val_num_samples,
         seed=config.seed,
+        split_seed=config.split_seed,
+        own=_own_folders(config),
         note=note,
+        classes=classes,
+        path=path,
     )
-    check_class_count(images, config.num_classes, _where(config))
+    if classes is None:
+        check_class_count(images, config.num_classes, _where(config))
     return images
+
+
+def _own_folders(config: Config) -> list[Path]:
+    roots = (config.ckpt_root_dir, config.best_ckpt_root_dir, config.summary_root_dir, config.logs_root_dir)
+    return [Path(root).resolve() for root in roots]
 
 
 def train_transform(config: Config) -> TrainTransform:
@@ -181,7 +197,9 @@ def start_from(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[
 
 def _filled(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[str]:
     known = weights.classes
-    if known is None or known == tuple(classes) or HEAD[0] not in weights.tensors:
+    if known is not None:
+        known, classes = tuple(map(class_name, known)), tuple(map(class_name, classes))
+    if known is None or known == classes or HEAD[0] not in weights.tensors:
         return [f"{weights.path}: {fit(model, weights.tensors, path=weights.path, chosen=weights.chosen)}"]
     body = {name: tensor for name, tensor in weights.tensors.items() if name not in HEAD}
     report = fit(model, body, path=weights.path, chosen=weights.chosen)

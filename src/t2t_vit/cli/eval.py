@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from t2t_vit.cli import build
 from t2t_vit.cli.console import silent, tell
 from t2t_vit.cli.predictors import open_asked
-from t2t_vit.data.images import ImageSet, check_same_classes
+from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics, evaluate
 from t2t_vit.fast.kernels import check_kernels, prepared
 from t2t_vit.files import atomic_write
@@ -75,7 +75,12 @@ def evaluate_weights(
     choose_products(precision, pending.append)
     check_kernels(config.kernels, device)
     rebuilt = rebuild(weights, config.to_dict(), pending.append)
-    images = _images(config, rebuilt.classes, str(weights.path), pending.append)
+    if set(build.HEAD) & set(rebuilt.report.new):
+        raise UserError(
+            f"{weights.path}: holds no head for {config.num_classes} classes, and a new one knows nothing; fine-tune "
+            "it before it is evaluated"
+        )
+    images = build.validation_images(config, pending.append, rebuilt.classes, str(weights.path))
     for text in pending:
         note(text)
     with connected(processes, device):
@@ -95,7 +100,7 @@ def evaluate_exported(
 ) -> Metrics:
     """As `evaluate_weights`, of a file that `export` wrote, in its own runtime."""
     pending, cpu = list(notes), torch.device("cpu")
-    images = _images(config, predictor.classes, str(predictor.path), pending.append)
+    images = build.validation_images(config, pending.append, predictor.classes, str(predictor.path))
     for text in pending:
         note(text)
     with connected(processes, cpu):
@@ -114,10 +119,3 @@ class _AsModule(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.predictor.logits_of_normalised(images)
-
-
-def _images(config: Config, classes: Sequence[str] | None, path: str, note: Callable[[str], None]) -> ImageSet:
-    images = build.validation_images(config, note)
-    if classes is not None:
-        check_same_classes(images.classes, classes, "the validation images", path)
-    return images

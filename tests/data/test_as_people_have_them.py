@@ -12,7 +12,7 @@ from t2t_vit.data.datasets import open_images, open_training_images
 from t2t_vit.data.decode import has_heif
 from t2t_vit.data.folder import FolderImages
 from t2t_vit.data.images import ImageSet
-from t2t_vit.data.scan import class_name, printable, scan
+from t2t_vit.data.scan import class_name, scan
 from t2t_vit.errors import UserError
 
 
@@ -273,7 +273,7 @@ def test_names_that_are_no_utf8_are_shown_by_escapes(tmp_path: Path) -> None:
     for text in (*told, *train.classes):
         text.encode()
     assert [class_name(name) for name in train.classes] == list(train.classes)
-    assert printable("日本 ok\t") == "日本 ok\\t"
+    assert class_name("日本 ok\t") == "日本 ok\\t"
 
 
 def test_a_list_of_files_gives_the_same_images(tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ from t2t_vit.cli.console import tell
 from t2t_vit.data.batch_transform import Share
 from t2t_vit.data.cache import keep_decoded
 from t2t_vit.data.decode import MODES
+from t2t_vit.data.folder import reduced
 from t2t_vit.data.images import ArrayImages, ImageSet
 from t2t_vit.data.loader import Batch
 from t2t_vit.data.memory import budget_of
+from t2t_vit.data.readable import read_sizes
 from t2t_vit.data.workers import usable_workers
 from t2t_vit.fast.kernels import check_kernels, fused_or_plain
 from t2t_vit.files import atomic_write
@@ -165,9 +167,9 @@ def made_up(config: Config, num_classes: int, device: torch.device) -> Callable[
 def of_data(bench: Bench) -> Results:
     """`bench data`: the parts on one core, the loader with none and with all workers, and what a step takes."""
     config = bench.config
-    images, _ = build.training_images(config, bench.waiting.append)
-    rates = bench.begin()
     mode, transform = MODES[config.in_chans], build.train_transform(config)
+    images = reduced(build.training_images(config, bench.waiting.append)[0], transform.reduction)
+    rates = bench.begin()
     batch = min(config.batch_size, len(images))
     found: Results = {
         "images": len(images),
@@ -179,7 +181,8 @@ def of_data(bench: Bench) -> Results:
         "loader": [_loader(bench, images, workers) for workers in sorted({0, _workers(config)})],
     }
     if config.dataset == "ImageNet" and config.cache != "off":
-        kept, _ = keep_decoded(images, mode, budget_of(config.cache), what="training images", note=tell)
+        sizes = read_sizes(images, transform.reduction)
+        kept, _ = keep_decoded(images, mode, budget_of(config.cache), sizes, what="training images", note=tell)
         if kept is not images:
             found["kept"] = measure_reading(kept, mode, transform, batch, bench.rounds, kept=True)
     return {**found, **step_results(bench, images, rates)}

@@ -9,10 +9,11 @@ from torch.nn.functional import cross_entropy
 
 from t2t_vit.cli.console import silent
 from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
-from t2t_vit.data.datasets import open_images, open_training_images
+from t2t_vit.data.cache import ByteStore
+from t2t_vit.data.datasets import Recorded, open_images, open_training_images
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet, check_class_count
-from t2t_vit.data.loader import EvalLoader, TrainLoader
+from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.scan import class_name
 from t2t_vit.model import T2TViT, create_model
@@ -41,8 +42,15 @@ def preprocessing_of(config: Config) -> Preprocessing:
     return Preprocessing(image_size_of(config), config.crop_pct, config.mean, config.std, config.in_chans)
 
 
-def training_images(config: Config, note: Note) -> tuple[ImageSet, ImageSet]:
-    """The training and the validation images, whose classes agree with each other and with `num_classes`."""
+def training_images(
+    config: Config, note: Note, recorded: Recorded | None = None, classes: Sequence[str] | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """The training and the validation images, whose classes agree with each other and with `num_classes`.
+
+    Args:
+        recorded: the images of a run that goes on.
+        classes: their order, where they are these.
+    """
     train, val = open_training_images(
         dataset=config.dataset,
         data_url=config.data_url,
@@ -56,6 +64,8 @@ def training_images(config: Config, note: Note) -> tuple[ImageSet, ImageSet]:
         split_seed=config.split_seed,
         own=_own_folders(config),
         note=note,
+        recorded=recorded,
+        classes=classes,
     )
     check_class_count(train, config.num_classes, _where(config))
     return train, val
@@ -126,7 +136,13 @@ def batch_transform(config: Config, num_classes: int) -> BatchTransform:
 
 
 def train_loader(
-    config: Config, images: ImageSet, num_classes: int, processes: Processes, device: torch.device, note: Note
+    config: Config,
+    images: ImageSet,
+    num_classes: int,
+    processes: Processes,
+    device: torch.device,
+    note: Note,
+    bad: BadImages | None = None,
 ) -> TrainLoader:
     """Augmented, mixed training batches on the device."""
     return TrainLoader(
@@ -140,6 +156,7 @@ def train_loader(
         world=processes.count,
         device=device,
         ahead=config.dataset_sink_mode,
+        bad=bad or BadImages(config.bad_images == "error", note=note),
         note=note,
     )
 
@@ -151,8 +168,10 @@ def eval_loader(
     processes: Processes,
     device: torch.device,
     note: Note,
+    bad: BadImages | None = None,
+    kept: ByteStore | None = None,
 ) -> EvalLoader:
-    """Every image once over all processes, normalised, on the device."""
+    """Every image that can be read once over all processes, normalised, on the device."""
     return EvalLoader(
         images,
         preprocessing,
@@ -162,6 +181,8 @@ def eval_loader(
         world=processes.count,
         device=device,
         ahead=config.dataset_sink_mode,
+        kept=kept,
+        bad=bad or BadImages(config.bad_images == "error", note=note),
         note=note,
     )
 

@@ -88,7 +88,9 @@ def evaluate_weights(
         model, made_of = prepared(rebuilt.model, config.kernels, precision)
         note(f"{weights.path}: {weights.chosen} weights, {len(images):,} images, {device.type}, {precision.name}")
         note(f"network: {made_of}")
-        return evaluate(model, loader, autocast=precision.autocast, reduce=processes.sum)
+        metrics = evaluate(model, loader, autocast=precision.autocast, reduce=processes.sum)
+        tell_unreadable(metrics, len(images), note)
+        return metrics
 
 
 def evaluate_exported(
@@ -107,7 +109,15 @@ def evaluate_exported(
         loader = build.eval_loader(config, images, predictor.preprocessing, processes, cpu, note)
         kind = type(predictor).__name__.removesuffix("Predictor")
         note(f"{predictor.path}: exported, {len(images):,} images, {kind}, {predictor.metadata.precision}")
-        return evaluate(_AsModule(predictor), loader, reduce=processes.sum)
+        metrics = evaluate(_AsModule(predictor), loader, reduce=processes.sum)
+        tell_unreadable(metrics, len(images), note)
+        return metrics
+
+
+def tell_unreadable(metrics: Metrics, images: int, note: Callable[[str], None]) -> None:
+    """Say how many of the images could not be read, each of which was named before by the process that met it."""
+    if metrics.count < images:
+        note(f"{images - metrics.count:,} of {images:,} images could not be read and are not counted")
 
 
 class _AsModule(nn.Module):

@@ -12,10 +12,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from t2t_vit.cli.console import printable, tell
+from t2t_vit.cli.console import tell
 from t2t_vit.cli.predictors import Work, open_predictor
 from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.errors import UserError
+from t2t_vit.files import printable
 from t2t_vit.inference.archives import GZIPPED, TAR, is_archive
 from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, UnreadableError
 from t2t_vit.inference.journal import PredictionJournal, fingerprint, recorded_fingerprint

@@ -1,5 +1,6 @@
 """Every data set by its name: its name and its folders in, images out."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from t2t_vit.data.decode import MODES, Mode
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.folder import FolderImages, Tree, check_known, check_level, split
 from t2t_vit.data.images import ImageSet, Note, Split, by_name, subset
-from t2t_vit.data.scan import Scan, scan
+from t2t_vit.data.scan import Scan, class_name, scan, some
 from t2t_vit.errors import UserError
 
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -81,8 +82,14 @@ def open_training_images(
     split_seed: int = 0,
     own: Sequence[Path] = (),
     note: Note = _silent,
+    recorded: "Recorded | None" = None,
+    classes: Sequence[str] | None = None,
 ) -> tuple[ImageSet, ImageSet]:
     """The training and validation images of one data set, whose classes are those of the training images.
+
+    Args:
+        recorded: take these files, there or not, in place of what the folders hold now.
+        classes: the order of the classes, where their names are these.
 
     Raises:
         UserError: as of `open_images`; fewer than two classes; validation images of a class that is not trained.
@@ -94,7 +101,12 @@ def open_training_images(
         train, val = (_in_memory(part, dataset, data_url, mode) for part in SPLITS)
     else:
         tree = _tree(data_url, train_dir, val_dir, val_split)
+        if recorded is not None:
+            whole = train_num_samples == val_num_samples == -1
+            return _again(tree, _Opening(mode, split_seed, own, note, tree.root), recorded, whole)
         train, val = _both(tree, _Opening(mode, split_seed, own, note, tree.root))
+    if classes is not None and set(map(class_name, classes)) == set(map(class_name, train.classes)):
+        train, val = (by_name(images, classes, "the data", "the run", note) for images in (train, val))
     return (
         subset(train, train_num_samples, seed, "train_num_samples"),
         subset(val, val_num_samples, split_seed, "val_num_samples"),
@@ -168,6 +180,54 @@ def _training(tree: Tree, opening: _Opening) -> FolderImages:
             f"the images would lie in {parts[0]}/CLASS"
         )
     return FolderImages(folder, opening.mode, found)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The images that a run was begun with: CLASS/PATH of each, in their order, and the classes in theirs."""
+
+    train: Sequence[bytes]
+    val: Sequence[bytes]
+    classes: Sequence[str]
+
+
+def _again(tree: Tree, opening: _Opening, recorded: Recorded, whole: bool) -> tuple[ImageSet, ImageSet]:
+    """The images of a run that goes on. What was removed since then stays in its place, as an image that is broken.
+
+    Args:
+        whole: whether the run took all the images of its folders.
+    """
+    folder = tree.train()
+    val_folder = tree.val() or folder
+    there = {place: _files_in(place, opening) for place in {folder, val_folder}}
+    parts = (
+        (folder, recorded.train, "training", "training takes others for them"),
+        (val_folder, recorded.val, "validation", "they are not counted"),
+    )
+    for place, names, what, instead in parts:
+        gone = [os.fsdecode(name) for name in names if name not in there[place]]
+        if gone:
+            opening.note(
+                f"{len(gone):,} of the {len(names):,} {what} images that the run was begun with are not in {place} any "
+                f"more ({some(gone)}): {instead}"
+            )
+    for place in sorted(there) if whole else ():
+        mine = {name for at, names, _, _ in parts if at == place for name in names}
+        new = sorted(os.fsdecode(name) for name in there[place] - mine)
+        if new:
+            opening.note(
+                f"{len(new):,} images in {place} are new since the run began and are left out ({some(new)}); a new run "
+                "takes them in"
+            )
+    return (
+        FolderImages.of_files(folder, opening.mode, recorded.classes, recorded.train),
+        FolderImages.of_files(val_folder, opening.mode, recorded.classes, recorded.val),
+    )
+
+
+def _files_in(folder: Path, opening: _Opening) -> set[bytes]:
+    by_class = scan(folder, opening.own).by_class()
+    return {os.fsencode(path) for paths in by_class.values() for path in paths}
 
 
 def _divided(tree: Tree, opening: _Opening, images: FolderImages) -> tuple[ImageSet, ImageSet]:

@@ -36,7 +36,7 @@ EXTENSIONS = frozenset({
 HEIF_EXTENSIONS = frozenset({".heic", ".heif", ".hif"})
 HEIF_INSTALL = "pip install pillow-heif"
 MODES: dict[int, Mode] = {1: "L", 3: "RGB", 4: "RGBA"}  # input channels -> mode
-# (width, height) of an image -> the whole factor by which it may be made smaller before it is used.
+# (width, height) of an image -> the power of two by which it may be made smaller before it is used.
 Reduction = Callable[[tuple[int, int]], int]
 
 _UPRIGHT = {
@@ -76,7 +76,7 @@ def decode(source: str | Path | bytes | BinaryIO, mode: Mode, reduction: Reducti
         source: a path, the encoded bytes, or an open binary file.
         mode: `"RGB"` and `"L"` show transparent images on white; `"RGBA"` keeps alpha.
         reduction: gives the factor by which an image of its size may be made smaller, each new pixel the mean of
-            factor x factor old ones; of JPEG a power of two of it is left to the codec, which then decodes less.
+            factor x factor old ones; of JPEG up to 8 is left to the codec, which then decodes less.
 
     Raises:
         DecodeError: missing, empty, truncated, too large, or not an image of `FORMATS`.

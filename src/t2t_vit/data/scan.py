@@ -11,6 +11,7 @@ from shlex import quote
 
 from t2t_vit.data.decode import HEIF_EXTENSIONS, HEIF_INSTALL, is_image_ending
 from t2t_vit.errors import UserError
+from t2t_vit.files import printable, shown
 
 # What cameras, servers and operating systems put beside images, in lower case.
 JUNK = frozenset({
@@ -25,19 +26,6 @@ IMAGES_NOT_READ = HEIF_EXTENSIONS | {
 # Files that a run leaves in its folders, which lie up to three levels below the folder of all runs.
 _OF_A_RUN = re.compile(r"run\.json|checkpoints\.json|.+-\d+_\d+\.ckpt|events\.out\.tfevents\..+")
 _RUN_LEVELS = 3
-_NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, ends of lines
-
-
-def printable(text: str) -> str:
-    """`text` with an escape for each byte that is no UTF-8 (`\\xe9`) and each control character (`\\n`)."""
-    if text.isprintable():
-        return text
-    return "".join(_escaped(letter) if unicodedata.category(letter) in _NOT_SHOWN else letter for letter in text)
-
-
-def _escaped(letter: str) -> str:
-    code = ord(letter)
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else letter.encode("unicode_escape").decode("ascii")
 
 
 def class_name(folder: str) -> str:
@@ -45,7 +33,11 @@ def class_name(folder: str) -> str:
 
     Systems write one name in several ways: macOS decomposes an umlaut, Linux keeps what it is given.
     """
-    return printable(unicodedata.normalize("NFC", folder))
+    return _text(unicodedata.normalize("NFC", folder))
+
+
+def _text(name: str) -> str:
+    return shown(printable(name))
 
 
 @dataclass
@@ -168,25 +160,25 @@ class Scan:
     def _left_out(self) -> str:
         parts = []
         if self.loose_images:
-            parts.append(f"{_counted(self.loose_images, 'image')} beside the class folders ({_some(self.loose)})")
+            parts.append(f"{_counted(self.loose_images, 'image')} beside the class folders ({some(self.loose)})")
         if self.unread:
             parts.append(f"files with endings that are not read: {self._endings()}")
         if self.without_images:
-            parts.append(f"folders without images ({_some(self.without_images)})")
+            parts.append(f"folders without images ({some(self.without_images)})")
         if self.of_runs:
-            parts.append(f"the files of runs ({_some(self.of_runs)})")
+            parts.append(f"the files of runs ({some(self.of_runs)})")
         if self.junk:
             names = [f"{name} {count}" if count > 1 else name for name, count in self.junk.most_common()]
-            parts.append(f"hidden and system files ({_some(names, 5)})")
+            parts.append(f"hidden and system files ({some(names, 5)})")
         if self.links:
-            parts.append(f"links to nowhere ({_some(self.links)})")
+            parts.append(f"links to nowhere ({some(self.links)})")
         return "; ".join(parts)
 
     def _endings(self) -> str:
         ordered = sorted(self.unread.items(), key=lambda item: (-item[1], item[0] == "", item[0]))
         shown = [f"{count:,} {ending or 'without one'}" for ending, count in ordered]
         hint = f" (to read HEIC: {HEIF_INSTALL})" if HEIF_EXTENSIONS & self.unread.keys() else ""
-        return _some(shown, 5) + hint
+        return some(shown, 5) + hint
 
     def _not_read(self) -> str:
         names = self.of_images_not_read
@@ -330,11 +322,12 @@ def _neighbours(folder: Path) -> str:
         names = folders_in(folder.parent)
     except UserError:
         return f", nor does {folder.parent}" if not folder.parent.exists() else ""
-    return f"; {folder.parent} holds {_some(names, 5)}" if names else f"; {folder.parent} holds no folders"
+    return f"; {folder.parent} holds {some(names, 5)}" if names else f"; {folder.parent} holds no folders"
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(map(printable, names[:most])) + (", ..." if len(names) > most else "")
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first names of a list, printable."""
+    return ", ".join(map(_text, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def _counted(count: int, one: str) -> str:

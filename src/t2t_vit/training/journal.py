@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import atomic_write
+from t2t_vit.files import atomic_write, shown
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
 from t2t_vit.training.state import State
@@ -76,7 +76,7 @@ class Console:
         if self._log is None:
             return
         try:
-            self._log.write(f"{text}\n")
+            self._log.write(f"{shown(text)}\n")
         except OSError as error:
             self.close()
             self.screen(f"the log is no longer kept ({error.strerror}); training goes on")
@@ -85,7 +85,7 @@ class Console:
 def to_standard_error(text: str) -> None:
     """One line on standard error, at once; a standard error that is closed is no error."""
     with suppress(OSError):
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{shown(text)}\n")
         sys.stderr.flush()
 
 
@@ -315,7 +315,7 @@ class LiveBar(Callback):
         self._task = self._bar.add_task("", total=state.last_step, completed=state.step, now="starting")
         self._console, self._interval = console, interval
         self._window, self._read_at = StepWindow(state, instruments), -interval
-        console.screen = lambda text: terminal.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.screen = lambda text: terminal.print(shown(text), markup=False, highlight=False, soft_wrap=True)
         self._bar.start()
 
     def on_step(self, state: State, metrics: StepMetrics) -> None:

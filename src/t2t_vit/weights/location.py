@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from t2t_vit.errors import UserError
+from t2t_vit.files import cache_folder
 from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights.names import authors_names
@@ -80,13 +81,6 @@ class Known:
 
 
 KNOWN = {"81.5_T2T_ViT_14.pth.tar": Known(86_212_823, "98c8ae06a1e9997f3e83ad2dfbac4998")}
-
-
-def cache_folder() -> Path:
-    """$T2T_VIT_CACHE, else t2t_vit in $XDG_CACHE_HOME, else ~/.cache/t2t_vit."""
-    if own := os.environ.get("T2T_VIT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2t_vit"
 
 
 def released_file(arch: str) -> Path:

@@ -1,15 +1,14 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the one reader of JSON."""
 
 import errno
+import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
-from unicodedata import category
 
 from t2t_vit.errors import UserError
 
@@ -30,7 +29,7 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
         descriptor, beside = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
-    # A name that is no UTF-8 is written with an escape for each byte (`\\udce9`).
+    # A name that is no UTF-8 is written with an escape for each byte, as \\udce9.
     encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     try:
         with os.fdopen(descriptor, mode, encoding=encoding, errors=errors) as file:
@@ -50,24 +49,30 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
         raise
 
 
-def printable(text: str) -> str:
-    """`text` on one line and harmless to a terminal: control characters and line separators as \\n, \\x1b, \\u2028."""
-    bad = ("Cc", "Zl", "Zp")
-    return "".join(
-        repr(letter)[1:-1] if not letter.isprintable() and category(letter) in bad else letter for letter in text
-    )
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that somebody else may have written.
+
+    Raises:
+        ValueError: it is no JSON, or nested without end.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested without end") from None
 
 
-def shown(text: str) -> str:
-    """`text` with an escape (`\\xe9`) for each byte of a name that is no UTF-8, which no terminal or file takes."""
-    return re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text)
+def user_cache() -> Path | None:
+    """t2t_vit in $XDG_CACHE_HOME, else ~/.cache/t2t_vit; None where the user has no home, as in some containers."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2t_vit"
+    except RuntimeError:  # neither $HOME nor an entry in the list of users
+        return None
 
 
-def cache_folder() -> Path:
-    """What can be made again: $T2T_VIT_CACHE, else t2t_vit in $XDG_CACHE_HOME, else ~/.cache/t2t_vit."""
-    if own := os.environ.get("T2T_VIT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2t_vit"
+def chosen_cache() -> Path | None:
+    """$T2T_VIT_CACHE, else the user's cache, where there is one."""
+    own = os.environ.get("T2T_VIT_CACHE")
+    return Path(own) if own else user_cache()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,23 @@ def test_what_does_not_fit_is_one_sentence(make_model, tmp_path):
             restore({**found.content, part: value}, found.path, setting(make_model), State(4, 2, 8))
     with pytest.raises(UserError, match="does not fit"):
         recall({"followers": {"StopOnDivergence": 7}}, found.path, [StopOnDivergence()])
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum", "adafactor", "muon"])
+@pytest.mark.parametrize(
+    "value", [torch.zeros(1), torch.zeros(0), torch.zeros(3, 3), torch.zeros(8, dtype=torch.int64)]
+)
+def test_state_that_belongs_to_other_weights_never_reaches_the_optimizer(make_model, make_loader, name, value):
+    """A fused optimizer reads and writes as far as the weight goes, whatever the state's size."""
+    trained = setting(make_model, name)
+    run(trained, make_loader(4), State(4, 2, STOPPED_AT))
+    content = trained.optimizer.state_dict()
+    number, state = next((number, state) for number, state in content["state"].items() if len(state) > 1 or state)
+    moment = next(name for name, tensor in state.items() if isinstance(tensor, torch.Tensor) and name != "step")
+    spoilt = {**content, "state": {**content["state"], number: {**state, moment: value}}}
+    is_harmless = value.numel() == 1 and not trained.optimizer.param_groups[0].get("fused")
+    with nullcontext() if is_harmless else pytest.raises(ValueError, match=f"the optimizer's {moment} is"):
+        restore_optimizer(setting(make_model, name).optimizer, spoilt)
 
 
 def test_an_epoch_that_was_not_closed_comes_first():

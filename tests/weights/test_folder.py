@@ -13,6 +13,8 @@ from t2t_vit.errors import UserError
 from t2t_vit.model import create_model
 from t2t_vit.weights import checkpoint_config, read_weights
 
+TENSORS = {"cls_token": torch.arange(4.0).reshape(1, 1, 4), "head.bias": torch.ones(2), "norm.bias": torch.zeros(4)}
+
 
 def folder(path: Path, config: Any, arch: str = "t2t_vit_7") -> Path:
     save_file(create_model(arch, num_classes=2, image_size=32).state_dict(), path / "model.safetensors")
@@ -91,6 +93,42 @@ def test_a_damaged_config(tmp_path: Path, config: str, told: str) -> None:
 def test_folders_without_one_file_of_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a folder without model.safetensors or pytorch_model.bin"):
         read_weights(tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(UserError, match="split into several files"):
+
+
+def sharded(folder: Path, places: dict[str, Any] | None = None) -> Path:
+    """The weights in two files, and their index."""
+    names = sorted(TENSORS)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, held in halves.items():
+        save_file({name: TENSORS[name] for name in held}, folder / file)
+    whole = {name: file for file, held in halves.items() for name in held}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": {**whole, **(places or {})}}))
+    return index
+
+
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    for path in (tmp_path, index):
+        weights = read_weights(path)
+        assert weights.kind == "safetensors index" and weights.tensors.keys() == TENSORS.keys()
+        assert all(torch.equal(weights.tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        ({"x": "../a.safetensors"}, "names a file that is not in its folder"),
+        ({"x": "/a.safetensors"}, "names a file that is not in its folder"),
+        ({"x": "c.safetensors"}, r"c\.safetensors is missing in its folder"),
+        ({"x": "a.safetensors"}, r"a\.safetensors lacks x"),
+        ({"x": 3}, "no weight_map of names and files"),
+    ],
+)
+def test_an_index_that_lies(tmp_path: Path, places: dict[str, Any], told: str) -> None:
+    sharded(tmp_path, places)
+    with pytest.raises(UserError, match=told):
+        read_weights(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="no index of safetensors files"):
         read_weights(tmp_path)

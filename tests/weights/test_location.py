@@ -163,3 +163,16 @@ def test_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/h")
     assert location.cache_folder() == Path("/h/.cache/t2t_vit")
+
+
+def test_without_a_home_the_folder_has_to_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_CACHE_HOME", "T2T_VIT_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UserError, match="name a folder in T2T_VIT_CACHE"):
+        location.cache_folder()
+    monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path))
+    assert location.cache_folder() == tmp_path

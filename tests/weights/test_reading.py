@@ -2,8 +2,11 @@
 
 import argparse
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights import file_kind, read_weights
 from t2t_vit.weights.reading import plain_classes, plain_config
 from t2t_vit.weights.safetensors_file import write_safetensors_file
@@ -284,3 +288,21 @@ def test_a_folder_a_missing_file_and_a_pipe(tmp_path: Path) -> None:
 def test_a_torch_file_without_weights(tmp_path: Path, content: Any) -> None:
     with pytest.raises(UserError, match="holds no weights"):
         read_weights(saved(tmp_path / "x.pth", content))
+
+
+def test_deepspeeds_and_lightnings_checkpoints(tmp_path: Path) -> None:
+    weights = read_weights(saved(tmp_path / "d.pt", {"module": TENSORS}))
+    assert torch.equal(weights.tensors["head.bias"], TENSORS["head.bias"])
+    wrapped = {f"model.{name}": tensor for name, tensor in TENSORS.items()}
+    for module in ("pytorch_lightning.utilities.parsing", "lightning.fabric.utilities.data"):
+        attributes = type("AttributeDict", (dict,), {"__module__": module, "__qualname__": "AttributeDict"})
+        holder = ModuleType(module)
+        holder.AttributeDict = attributes  # type: ignore[attr-defined]
+        content = {"state_dict": wrapped, "hyper_parameters": attributes(lr=0.1, betas=(0.9, 0.99)), "epoch": 3}
+        parts = module.split(".")
+        parents = {".".join(parts[:depth]): ModuleType(parts[depth - 1]) for depth in range(1, len(parts))}
+        with patch.dict(sys.modules, {**parents, module: holder}):
+            path = saved(tmp_path / "l.ckpt", content)
+        weights = read_weights(path)
+        assert all(torch.equal(weights.tensors[name], TENSORS[name]) for name in TENSORS)
+        assert read_torch_archive(path)["hyper_parameters"] == {"lr": 0.1, "betas": (0.9, 0.99)}

@@ -2,12 +2,12 @@
 
 import sys
 
-from t2t_vit.files import shown
+from t2t_vit.errors import printable
 
 
 def tell(text: str) -> None:
-    """One line on standard error, at once."""
-    print(shown(text), file=sys.stderr, flush=True)
+    """One line on standard error, at once; names and other text that is not ours cannot move the cursor."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def silent(_: str) -> None:

@@ -15,8 +15,7 @@ from torch import Tensor
 from t2t_vit.cli.console import tell
 from t2t_vit.cli.predictors import Work, open_predictor
 from t2t_vit.data.decode import DecodeError, decode
-from t2t_vit.errors import UserError
-from t2t_vit.files import printable
+from t2t_vit.errors import UserError, printable
 from t2t_vit.inference.archives import GZIPPED, TAR, is_archive
 from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, UnreadableError
 from t2t_vit.inference.journal import PredictionJournal, fingerprint, recorded_fingerprint
@@ -280,16 +279,16 @@ def _answer(
 
 def _name(result: ImageResult, number: int, job: InferenceJob) -> None:
     if number <= MOST_NAMED:
-        tell(f"{printable(result.path)}: {result.reason}")
+        tell(f"{result.path}: {result.reason}")
     elif number == MOST_NAMED + 1:
         tell(f"... and more, which {job.rejects} will name")
 
 
 def _summary(tally: Tally, job: InferenceJob) -> str:
-    parts = [f"{tally.good} predictions in {printable(job.output)}"]
+    parts = [f"{tally.good} predictions in {job.output}"]
     if tally.bad:
         images = "image" if tally.bad == 1 else "images"
-        parts.append(f"{tally.bad} {images} could not be read: {printable(job.rejects)}")
+        parts.append(f"{tally.bad} {images} could not be read: {job.rejects}")
     if tally.recalled:
         parts.append(f"{tally.recalled} of an earlier run")
     return "; ".join([*parts, tally.rate])

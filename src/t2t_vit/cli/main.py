@@ -14,8 +14,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from t2t_vit.errors import UserError
-from t2t_vit.files import shown
+from t2t_vit.errors import UserError, printable
 from t2t_vit.settings.commands import COMMANDS
 from t2t_vit.settings.names import nearest
 from t2t_vit.training.signals import Stopped, heard, stop_at_once
@@ -92,7 +91,7 @@ def _say(text: str, *, if_first: bool = False) -> None:
         except OSError:
             pass
     with suppress(OSError):
-        print(f"t2t-vit: {shown(text)}", file=sys.stderr)
+        print(f"t2t-vit: {printable(text)}", file=sys.stderr)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -19,7 +19,7 @@ from t2t_vit.data.decode import DecodeError, Mode, Reduction, has_heif, image_si
 from t2t_vit.data.folder import Files
 from t2t_vit.data.images import ImageSet
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, cache_folder
+from t2t_vit.files import atomic_write, chosen_cache
 
 MOST_DECODED = 50_000  # images that are decoded whole, and
 SECONDS = 60.0  # for how long
@@ -163,7 +163,15 @@ def remember(key: str, look: Look) -> None:
 
 
 def _place(key: str) -> Path:
-    return cache_folder() / "looked_at" / f"{key}.npz"
+    """The file of a data set.
+
+    Raises:
+        FileNotFoundError: the user has no home, and so no cache.
+    """
+    cache = chosen_cache()
+    if cache is None:
+        raise FileNotFoundError
+    return cache / "looked_at" / f"{key}.npz"
 
 
 def write_list(path: Path, files: Files) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from shlex import quote
 
 from t2t_vit.data.decode import HEIF_EXTENSIONS, HEIF_INSTALL, is_image_ending
-from t2t_vit.errors import UserError
-from t2t_vit.files import printable, shown
+from t2t_vit.errors import UserError, printable
 
 # What cameras, servers and operating systems put beside images, in lower case.
 JUNK = frozenset({
@@ -33,11 +32,7 @@ def class_name(folder: str) -> str:
 
     Systems write one name in several ways: macOS decomposes an umlaut, Linux keeps what it is given.
     """
-    return _text(unicodedata.normalize("NFC", folder))
-
-
-def _text(name: str) -> str:
-    return shown(printable(name))
+    return printable(unicodedata.normalize("NFC", folder))
 
 
 @dataclass
@@ -327,7 +322,7 @@ def _neighbours(folder: Path) -> str:
 
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first names of a list, printable."""
-    return ", ".join(map(_text, names[:most])) + (", ..." if len(names) > most else "")
+    return ", ".join(map(printable, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def _counted(count: int, one: str) -> str:

@@ -17,8 +17,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.export.graph_form import graph_form
 from t2t_vit.export.job import ExportJob
 from t2t_vit.inference.exported import quiet
-from t2t_vit.inference.pt2_predictor import EXTRA
-from t2t_vit.inference.runtime_predictors import AOTI_ENTRY, EXECUTORCH_METHOD
+from t2t_vit.inference.runtime_predictors import AOTI_ENTRY, EXECUTORCH_METHOD, PT2_ENTRY
 from t2t_vit.weights.safetensors_file import write_safetensors_file
 
 AIR_UNTESTED = "it was written by torchair, which this package was never tested with"
@@ -31,7 +30,7 @@ def write_pt2(job: ExportJob, path: Path) -> None:
     program = traced(job, by_slices=False)
     program._example_inputs = None  # they would be pickled
     with quiet():
-        torch.export.save(program, path, extra_files={EXTRA: json.dumps(job.metadata.to_strings())})
+        torch.export.save(program, path, extra_files={PT2_ENTRY: json.dumps(job.metadata.to_strings())})
 
 
 def write_aoti(job: ExportJob, path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.files import parse_json
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.version import __version__
 
@@ -84,7 +85,7 @@ class Metadata:
             ValueError: a key is missing, or its content is not what `to_strings` writes.
         """
         try:
-            read = {key: json.loads(strings[key]) for key in ("preprocessing", "classes", *_PLAIN)}
+            read = {key: parse_json(strings[key]) for key in ("preprocessing", "classes", *_PLAIN)}
             classes, precision = read.pop("classes"), strings["precision"]
             if classes is not None and not (type(classes) is list and all(type(name) is str for name in classes)):
                 raise ValueError("metadata whose classes are no names")
@@ -101,7 +102,7 @@ class Metadata:
                 precision=cast(ExportPrecision, precision),
                 **read,
             )
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"metadata without {error}") from error
 
 

@@ -12,12 +12,12 @@ from t2t_vit.errors import UserError
 from t2t_vit.inference.exported import ExportedPredictor
 from t2t_vit.inference.mindir_predictor import MindirPredictor
 from t2t_vit.inference.predictor import Predictor
-from t2t_vit.inference.pt2_predictor import Pt2Predictor
 from t2t_vit.inference.runtime_predictors import (
     AotiPredictor,
     ExecuTorchPredictor,
     OnnxPredictor,
     OpenVinoPredictor,
+    Pt2Predictor,
     TensorRtPredictor,
 )
 from t2t_vit.inference.torch_predictor import TorchPredictor
@@ -38,7 +38,7 @@ EXPORTED: Mapping[str, Opener] = {
     "executorch": ExecuTorchPredictor,
     "tensorrt": TensorRtPredictor,
 }
-NATIVE = frozenset({"aoti", "tensorrt"})
+PROGRAMS = frozenset({"pt2", "aoti", "tensorrt"})
 _ENDINGS = {
     ".onnx": "an ONNX model",
     ".mindir": "a MINDIR model",
@@ -80,8 +80,8 @@ def load(
             files have their own; of them OpenVINO's follow "bf16" and "auto".
         kernels: "reference", the network as it is, in `predictor.model`; "auto", the fastest way here: on a CPU a
             frozen copy (`t2t_vit.pack`), on a GPU its own kernels (`t2t_vit.fuse`). Exported files are their own way.
-        allow_native_code: run files that hold compiled code (AOTInductor's, TensorRT's). Such code may do anything:
-            allow it only to files that you trust like a program.
+        allow_native_code: run files that are programs (of torch.export, AOTInductor, TensorRT). They may do anything:
+            allow it only to files that you trust.
         note: called with a sentence for each thing that was fitted.
 
     Raises:
@@ -115,12 +115,12 @@ def open_exported(path: str | Path, *, allow_native_code: bool = False, amp_leve
     """The predictor of a file that `is_exported`; arguments as of `load`.
 
     Raises:
-        UserError: it is damaged or foreign, its runtime is missing, or it is native code that was not allowed.
+        UserError: it is damaged or foreign, its runtime is missing, or it is a program that was not allowed.
     """
     kind = file_kind(path)
-    if kind in NATIVE and not allow_native_code:
+    if kind in PROGRAMS and not allow_native_code:
         raise UserError(
-            f"{path}: holds native code, which may do anything on this machine; if you trust it like a program, "
+            f"{path}: is a program, which may do anything on this machine; if you trust whoever made it, "
             f"say so with --allow_native_code (in Python: allow_native_code=True)"
         )
     if kind == "openvino":

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.files import parse_json
 from t2t_vit.formats.mindir import read_mindir
 from t2t_vit.inference.exported import ExportedPredictor, Metadata
 
@@ -137,7 +138,7 @@ class MindsporeProcess:
         watch.start()
         try:
             line = self._pipe("stdout").readline()
-            answer = json.loads(line) if line.endswith(b"\n") else None
+            answer = parse_json(line) if line.endswith(b"\n") else None
             content = (
                 self._pipe("stdout").read(4 * int(np.prod(answer["shape"]))) if answer and "shape" in answer else b""
             )

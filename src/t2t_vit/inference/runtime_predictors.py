@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.files import parse_json
 from t2t_vit.inference.exported import INPUT, OUTPUT, ExportedPredictor, Metadata, quiet
 
 ONNX_MISSING = 'ONNX Runtime is not installed; install it with: pip install "t2t_vit[export]"'
@@ -23,8 +24,9 @@ TENSORRT_MISSING = 'TensorRT is not installed; install it with: pip install "t2t
 OPENVINO_SECTION = "t2t_vit"
 EXECUTORCH_METHOD = "t2t_vit"
 AOTI_ENTRY = "extra/t2t_vit.json"
+PT2_ENTRY = "t2t_vit.json"
 _TENSORRT_LENGTH_BYTES = 4
-_TENSORRT_LONGEST_METADATA = 2**22
+_LONGEST_METADATA = 2**22
 _ONNX_ERRORS_ONLY = 3  # of its levels of log lines
 
 
@@ -95,7 +97,7 @@ class OpenVinoPredictor(ExportedPredictor):
 def _openvino_metadata(model: Any, path: str | Path) -> Metadata:
     try:
         text = model.get_rt_info([OPENVINO_SECTION]).astype(str) if model.has_rt_info([OPENVINO_SECTION]) else "{}"
-        return Metadata.from_strings(json.loads(text))
+        return Metadata.from_strings(parse_json(text))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: was not exported by t2t_vit ({error}); its preprocessing is unknown") from error
 
@@ -124,7 +126,7 @@ class ExecuTorchPredictor(ExportedPredictor):
         except RuntimeError as error:
             raise UserError(f"{path}: is an ExecuTorch program that the runtime cannot load") from error
         try:
-            metadata = Metadata.from_strings(json.loads(text))
+            metadata = Metadata.from_strings(parse_json(text))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: was not exported by t2t_vit ({error}); its preprocessing is unknown") from error
         super().__init__(path, metadata)
@@ -144,6 +146,30 @@ def _is_whole_executorch(content: bytes) -> bool:
     return len(content) >= max(program, segments + size)
 
 
+class Pt2Predictor(ExportedPredictor):
+    """A program of torch.export, on the CPU. **It may do anything**, since `torch.export.load` unpickles and evaluates
+    what is in the file, so it is loaded only where `load` was given `allow_native_code`.
+
+    Raises:
+        UserError: the file is damaged or was not exported by this package.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, _archived_metadata(path, f"extra/{PT2_ENTRY}"))
+        try:
+            with quiet():
+                self._model = torch.export.load(path).module()
+        except Exception as error:  # of unpickling, of the graph's own checks
+            raise UserError(
+                f"{path}: is a damaged program of torch.export, or one of another version of torch"
+            ) from error
+
+    @torch.inference_mode()
+    def run(self, inputs: Tensor) -> Tensor:
+        answer: Tensor = self._model(inputs)
+        return answer
+
+
 class AotiPredictor(ExportedPredictor):
     """An AOTInductor package, on the CPU that it was compiled for. **It is native code**: it may do whatever a program
     may do, so it is loaded only where `load` was given `allow_native_code`.
@@ -153,7 +179,7 @@ class AotiPredictor(ExportedPredictor):
     """
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(path, _aoti_metadata(path))
+        super().__init__(path, _archived_metadata(path, AOTI_ENTRY))
         try:
             with quiet():
                 self._model: Any = torch._inductor.aoti_load_package(str(path))
@@ -169,14 +195,19 @@ class AotiPredictor(ExportedPredictor):
         return answer.clone()  # the code may use its memory again
 
 
-def _aoti_metadata(path: str | Path) -> Metadata:
-    """What the package says of itself, read without running it."""
+def _archived_metadata(path: str | Path, entry: str) -> Metadata:
+    """What an archive of torch says of itself, read without running it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            (name,) = [name for name in archive.namelist() if name.partition("/")[2] == AOTI_ENTRY]
-            return Metadata.from_strings(json.loads(archive.read(name)))
+            (name,) = [name for name in archive.namelist() if name.partition("/")[2] == entry]
+            if archive.getinfo(name).file_size > _LONGEST_METADATA:
+                raise ValueError("metadata without end")
+            # torch's loaders verify no checksums, and it compresses nothing.
+            if any(info.compress_type for info in archive.infolist()) or archive.testzip() is not None:
+                raise ValueError("damaged entries")
+            return Metadata.from_strings(parse_json(archive.read(name)))
     except (ValueError, zipfile.BadZipFile, OSError, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: is compiled code that was not exported by t2t_vit, or is damaged") from error
+        raise UserError(f"{path}: is a program that was not exported by t2t_vit, or is damaged") from error
 
 
 class TensorRtPredictor(ExportedPredictor):
@@ -224,10 +255,10 @@ def tensorrt_head(metadata: Metadata) -> bytes:
 def _tensorrt_parts(path: str | Path) -> tuple[Metadata, bytes]:
     content = Path(path).read_bytes()
     length = int.from_bytes(content[:_TENSORRT_LENGTH_BYTES], "little")
-    if length > min(_TENSORRT_LONGEST_METADATA, len(content)):
+    if length > min(_LONGEST_METADATA, len(content)):
         raise UserError(f"{path}: is a damaged TensorRT engine")
     try:
-        text = json.loads(content[_TENSORRT_LENGTH_BYTES : _TENSORRT_LENGTH_BYTES + length])
+        text = parse_json(content[_TENSORRT_LENGTH_BYTES : _TENSORRT_LENGTH_BYTES + length])
         return Metadata.from_strings(text), content[_TENSORRT_LENGTH_BYTES + length :]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: was not exported by t2t_vit ({error})") from error

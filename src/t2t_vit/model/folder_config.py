@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from t2t_vit.errors import UserError
+from t2t_vit.files import parse_json
 from t2t_vit.model.head import GlobalPool
 from t2t_vit.model.inputs import PositionPolicy
 
@@ -119,8 +120,8 @@ def read_folder_config(path: Path) -> FolderConfig:
     try:
         if path.stat().st_size > _LONGEST:
             raise UserError(f"{path}: is too long for a configuration")
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({str(error)[:100]})") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: is not an object of keys and values")

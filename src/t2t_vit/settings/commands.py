@@ -54,7 +54,9 @@ CONFIG = option("config", "FILE", "YAML file, or the name of a shipped one", all
 CONFIG_PATH = option("config_path", "FILE", "the same as --config", allowed=PATH)
 PRINT_CONFIG = flag("print_config", "print the resolved configuration as YAML and end")
 COMMON = (CONFIG, CONFIG_PATH, PRINT_CONFIG)
-NATIVE = flag("allow_native_code", "run an exported file that holds compiled code: only one that you trust")
+NATIVE = flag(
+    "allow_native_code", "run an exported file that is a program (.pt2, AOTI, .engine): only one that you trust"
+)
 RESULTS = option("output", "FILE", "write the results into this JSON file, too", allowed=PATH)
 INFER = (
     option(

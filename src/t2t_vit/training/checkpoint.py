@@ -189,15 +189,37 @@ def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
         {**old, **{name: new[name] for name in PRESENT if name in new}}
         for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True)
     ]
-    optimizer.load_state_dict({**saved, "param_groups": groups})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    fused = [group.get("fused") for group in optimizer.param_groups for _ in group["params"]]
+    for number, parameter, is_fused in zip(numbers, parameters, fused, strict=True):
+        _check_state(saved["state"].get(number, {}), parameter, whole=bool(is_fused))
+    optimizer.load_state_dict({**saved, "param_groups": groups})
     for number, parameter in zip(numbers, parameters, strict=True):
         present = optimizer.state[parameter] if number in saved["state"] else {}
         for name, value in present.items():
             old = saved["state"][number].get(name)
             if isinstance(value, torch.Tensor) and isinstance(old, torch.Tensor) and value.dtype != old.dtype:
                 present[name] = old.to(value.device)
+
+
+def _check_state(state: Mapping[str, Any], parameter: torch.Tensor, *, whole: bool) -> None:
+    """Refuse tensors that do not belong to the parameter: torch's fused optimizers would write past their end.
+
+    Counters are single numbers. Everything else of a fused optimizer is as large as the parameter (`whole`); factored
+    moments of others have some of its sides.
+    """
+    sides = {1, parameter.numel(), *parameter.shape}
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        is_counter = value.numel() == 1 and (name == "step" or not whole)
+        fits = value.shape == parameter.shape if whole else sides.issuperset(value.shape)
+        is_number = value.dtype in (parameter.dtype, torch.float32) if whole else value.is_floating_point()
+        if not (is_counter or (fits and is_number)):
+            raise ValueError(
+                f"the optimizer's {name} is {tuple(value.shape)} {value.dtype}, its weight {tuple(parameter.shape)}"
+            )
 
 
 def recall(content: Mapping[str, Any], path: Path, callbacks: Iterable[Callback]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write
+from t2t_vit.files import atomic_write, parse_json
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
@@ -122,7 +122,7 @@ class StopOnDivergence(Callback):
 def _step(row: str) -> float:
     """The step of a row of the log; a row that a kill cut short is past every step."""
     try:
-        step: int = json.loads(row)["step"]
+        step: int = parse_json(row)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
     return step

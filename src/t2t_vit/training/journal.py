@@ -15,9 +15,9 @@ from typing import Any, TextIO
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import UserError, printable
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import atomic_write, shown
+from t2t_vit.files import atomic_write, parse_json
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
 from t2t_vit.training.state import State
@@ -25,7 +25,7 @@ from t2t_vit.training.step import StepMetrics
 
 
 class Console:
-    """Lines to standard error and to a log file.
+    """Lines to standard error and to a log file; control characters in them are written out.
 
     Args:
         log: the file that every line is appended to, as plain text; None: no file.
@@ -56,6 +56,7 @@ class Console:
         if self._held is not None:
             self._held.append(text)
             return
+        text = printable(text)
         self.screen(text)
         self._keep(text)
 
@@ -76,7 +77,7 @@ class Console:
         if self._log is None:
             return
         try:
-            self._log.write(f"{shown(text)}\n")
+            self._log.write(f"{text}\n")
         except OSError as error:
             self.close()
             self.screen(f"the log is no longer kept ({error.strerror}); training goes on")
@@ -85,7 +86,7 @@ class Console:
 def to_standard_error(text: str) -> None:
     """One line on standard error, at once; a standard error that is closed is no error."""
     with suppress(OSError):
-        sys.stderr.write(f"{shown(text)}\n")
+        sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 
@@ -163,7 +164,7 @@ def _rows_up_to(path: Path, step: int, closed: bool) -> list[Row]:
     rows: list[Row] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             is_past = row["step"] < step or (row["step"] == step and (closed or row["kind"] != "epoch"))
         except (ValueError, KeyError, TypeError):  # the line that a crash cut short
             continue
@@ -315,7 +316,7 @@ class LiveBar(Callback):
         self._task = self._bar.add_task("", total=state.last_step, completed=state.step, now="starting")
         self._console, self._interval = console, interval
         self._window, self._read_at = StepWindow(state, instruments), -interval
-        console.screen = lambda text: terminal.print(shown(text), markup=False, highlight=False, soft_wrap=True)
+        console.screen = lambda text: terminal.print(text, markup=False, highlight=False, soft_wrap=True)
         self._bar.start()
 
     def on_step(self, state: State, metrics: StepMetrics) -> None:

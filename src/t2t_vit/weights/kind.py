@@ -15,6 +15,7 @@ from t2t_vit.weights.location import find_file
 Kind = Literal[
     "torch",
     "safetensors",
+    "safetensors index",
     "mindspore",
     "encrypted mindspore",
     "onnx",
@@ -58,6 +59,8 @@ def file_kind(path: str | Path) -> Kind:
         raise UserError(f"{path}: cannot be read ({_reason(error)})") from error
     if not head:
         raise UserError(f"{path}: is empty; it was probably not written to its end")
+    if path.name.endswith(".safetensors.index.json"):
+        return "safetensors index"
     kind = _kind_of(head, info.st_size)
     return _archive_kind(path) if kind == "torch" and head.startswith(b"PK") else kind
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import cache_folder
+from t2t_vit.files import chosen_cache
 from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights.names import authors_names
 
 # In the order of preference.
-WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 ADDRESS = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
 _TIMEOUT = 30.0  # seconds without a byte
@@ -58,9 +58,9 @@ def weights_file_in(folder: Path) -> Path:
     for name in WEIGHTS_FILES:
         if (folder / name).is_file():
             return folder / name
-    if (folder / f"{WEIGHTS_FILES[0]}.index.json").exists():
-        raise UserError(f"{folder}: its weights are split into several files; save them as one model.safetensors")
-    raise UserError(f"{folder}: is a folder without {' or '.join(WEIGHTS_FILES)}; name the weights file in it")
+    raise UserError(
+        f"{folder}: is a folder without {WEIGHTS_FILES[0]} or {WEIGHTS_FILES[-1]}; name the weights file in it"
+    )
 
 
 def folder_config(folder: Path) -> FolderConfig:
@@ -81,6 +81,18 @@ class Known:
 
 
 KNOWN = {"81.5_T2T_ViT_14.pth.tar": Known(86_212_823, "98c8ae06a1e9997f3e83ad2dfbac4998")}
+
+
+def cache_folder() -> Path:
+    """$T2T_VIT_CACHE, else the user's cache.
+
+    Raises:
+        UserError: the user has no home, and so no cache.
+    """
+    folder = chosen_cache()
+    if folder is None:
+        raise UserError("there is no home folder to keep weights in; name a folder in T2T_VIT_CACHE")
+    return folder
 
 
 def released_file(arch: str) -> Path:
@@ -163,7 +175,7 @@ def _check_content(path: Path, arch: str) -> None:
     from t2t_vit.weights.torch_file import foreign_copies
 
     try:
-        read, *_ = foreign_copies(read_torch_archive(path)).values()
-        describe(authors_names(read()), path, arch)
+        tensors, *_ = foreign_copies(path, read_torch_archive(path)).values()
+        describe(authors_names(tensors), path, arch)
     except UserError as error:
         raise ValueError(f"what came is not that file: {str(error).removeprefix(f'{path}: ')}") from error

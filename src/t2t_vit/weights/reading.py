@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
 from t2t_vit.errors import UserError
-from t2t_vit.formats.torch_archive import TorchFile, read_torch_archive
+from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights.kind import Kind, file_kind
 from t2t_vit.weights.location import WEIGHTS_FILES, find_file, folder_config
 from t2t_vit.weights.mindspore_file import read_mindspore_file
 from t2t_vit.weights.names import authors_names
-from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata
-from t2t_vit.weights.torch_file import Copy, content_of, foreign_copies, reader_of, state_dict_in
+from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata, read_sharded_safetensors
+from t2t_vit.weights.torch_file import Copy, foreign_copies, own_content, state_dict_in
 
 Which = Literal["auto", "ema", "raw"]
 
@@ -136,25 +137,24 @@ def read_weights(path: str | Path, which: Which = "auto") -> Weights:
 
 
 def _torch(path: Path) -> _Content:
-    file = read_torch_archive(path)
-    content = file.content
-    if type(content) is dict and content.get("format") == "t2t_vit":
-        return _ours(file, content)
-    return _Content(foreign_copies(file))
+    content = read_torch_archive(path)
+    if isinstance(content, dict) and content.get("format") == "t2t_vit":
+        return _ours(path, content)
+    return _Content({kind: partial(dict, tensors) for kind, tensors in foreign_copies(path, content).items()})
 
 
-def _ours(file: TorchFile, content: Mapping[str, Any]) -> _Content:
+def _ours(path: Path, content: Mapping[str, Any]) -> _Content:
     version = content.get("version")
     if type(version) is not int or version > _NEWEST_VERSION:
-        raise UserError(f"{file.path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
+        raise UserError(f"{path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
     kinds: tuple[tuple[Copy, str], ...] = (("ema", "ema"), ("raw", "model"))
     found = {kind: stored for kind, key in kinds if (stored := state_dict_in(content.get(key)))}
     if _score(content, "raw") > _score(content, "ema"):
         found = dict(reversed(found.items()))
     if not found:
-        raise UserError(f"{file.path}: holds no weights: neither 'model' nor 'ema'")
+        raise UserError(f"{path}: holds no weights: neither 'model' nor 'ema'")
     return _Content(
-        {kind: reader_of(file, stored) for kind, stored in found.items()},
+        {kind: partial(dict, stored) for kind, stored in found.items()},
         plain_config(content.get("config")),
         plain_classes(content.get("classes")),
         lacking_ema="it was trained with with_ema: False",
@@ -174,6 +174,10 @@ def _safetensors(path: Path) -> _Content:
     return _Content({"raw": lambda: read_safetensors_file(path)}, config, classes)
 
 
+def _sharded(path: Path) -> _Content:
+    return _Content({"raw": partial(read_sharded_safetensors, path)})
+
+
 def _mindspore(path: Path) -> _Content:
     found = read_mindspore_file(path)
     copies: dict[Copy, Callable[[], Mapping[str, Tensor]]] = {"ema": lambda: found.ema} if found.ema else {}
@@ -183,6 +187,7 @@ def _mindspore(path: Path) -> _Content:
 _READERS: dict[Kind, Callable[[Path], _Content]] = {
     "torch": _torch,
     "safetensors": _safetensors,
+    "safetensors index": _sharded,
     "mindspore": _mindspore,
 }
 
@@ -217,15 +222,15 @@ def read_saved_run(path: str | Path) -> SavedRun:
     instead = f"--pretrained {path} with exclude_epoch_state True starts from its weights"
     if kind != "torch":
         raise UserError(f"{path}: is no checkpoint of a run of t2t_vit, so there is nothing to continue; {instead}")
-    file = read_torch_archive(path)
-    if type(file.content) is not dict or file.content.get("format") != "t2t_vit":
+    content = read_torch_archive(path)
+    if type(content) is not dict or content.get("format") != "t2t_vit":
         raise UserError(f"{path}: holds weights but no run of t2t_vit to continue; {instead}")
-    if type(version := file.content.get("version")) is not int or version > _NEWEST_VERSION:
+    if type(version := content.get("version")) is not int or version > _NEWEST_VERSION:
         raise UserError(f"{path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
-    lacking = [name for name, form in RUN_ENTRIES.items() if type(file.content.get(name)) is not form]
+    lacking = [name for name, form in RUN_ENTRIES.items() if type(content.get(name)) is not form]
     if lacking:
         raise UserError(f"{path}: lacks {', '.join(lacking)}, so its run cannot be continued; {instead}")
-    return SavedRun(Path(path), content_of(file))
+    return SavedRun(Path(path), own_content(Path(path), content))
 
 
 def plain_config(found: Any) -> dict[str, Any] | None:

@@ -8,7 +8,12 @@ from t2t_vit.tables import table_lines
 from t2t_vit.weights.description import describe
 from t2t_vit.weights.reading import Weights, Which, read_weights
 
-_NAMES = {"torch": "torch.save", "safetensors": "safetensors", "mindspore": "MindSpore"}
+_NAMES = {
+    "torch": "torch.save",
+    "safetensors": "safetensors",
+    "mindspore": "MindSpore",
+    "safetensors index": "safetensors, several files",
+}
 _MOST_CLASSES = 8
 _LONGEST = 200  # letters of a tensor's name
 

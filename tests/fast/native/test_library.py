@@ -1,6 +1,7 @@
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
@@ -136,12 +137,63 @@ def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_a_folder_that_others_may_write_is_not_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     own = library._folder()
-    assert own == tmp_path / "t2t_vit" / "native"
+    assert own is not None and own == tmp_path / "t2t_vit" / "native"
     assert stat.S_IMODE(own.stat().st_mode) & 0o077 == 0
     own.chmod(0o777)
-    other = library._folder()
-    assert other != own
-    other.rmdir()
+    assert library._folder() is None
+
+
+def counting_compiler(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """A compiler that makes a library of a single function, and a file with a line for each time that it is called."""
+    real = which("g++") or which("cc")
+    if real is None:
+        pytest.skip("needs a C++ compiler")
+    (folder / "one.c").write_text("int has_tiles(void) { return 0; }\n")
+    compiler, calls = folder / "g++", folder / "calls"
+    compiler.write_text(
+        f"#!/bin/sh\necho >> {calls}\n"
+        'while [ "$1" != -o ]; do shift; done\n'
+        f'exec {real} -x c -shared -fPIC {folder}/one.c -o "$2"\n'
+    )
+    compiler.chmod(0o755)
+    calls.touch()
+    pretend(monkeypatch, "avx512_bf16")
+    monkeypatch.setattr(library, "which", lambda _: str(compiler))
+    return calls
+
+
+@pytest.mark.parametrize("spoil", [lambda whole: whole[: len(whole) // 2], lambda _: b"", lambda whole: whole[::-1]])
+def test_a_damaged_library_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    """Half of one would end the process with SIGBUS, at every start."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls = counting_compiler(monkeypatch, tmp_path)
+    assert library.unavailable() is None and not library.has_tiles()
+    kept = tmp_path / "cache" / "t2t_vit" / "native"
+    (path,) = kept.iterdir()
+    whole = path.read_bytes()
+    library._found.cache_clear()
+    assert library.unavailable() is None and calls.read_text() == "\n"
+    path.unlink()  # a new file: this process still has the old one in its memory
+    path.write_bytes(spoil(whole))
+    library._found.cache_clear()
+    assert library.unavailable() is None and calls.read_text() == "\n\n"
+    (again,) = kept.iterdir()
+    assert again.read_bytes() != spoil(whole)
+
+
+def test_without_a_home_nothing_is_kept_and_nothing_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    counting_compiler(monkeypatch, tmp_path)
+    assert library.unavailable() is None and not library.has_tiles()
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_network_is_packed_without_them(monkeypatch: pytest.MonkeyPatch) -> None:

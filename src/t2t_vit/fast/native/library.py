@@ -4,15 +4,19 @@ import ctypes
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
-import tempfile
+import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 
 import torch
 
 from t2t_vit.fast.native.processor import SWITCH, cpu_level, instructions, processor_level
+from t2t_vit.files import user_cache
 
 FOLDER = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
@@ -21,6 +25,7 @@ FLAGS = ("-O3", "-std=c++17", "-march=native", "-fopenmp", "-shared", "-fPIC")
 # The levels that there are kernels for, and what makes the compiler write those of a level.
 LEVEL_FLAGS = {"avx512_bf16": (), "amx": ("-DT2T_VIT_AMX",)}
 SECONDS = 120  # a compiler takes two
+_BUILD = ".build-"
 
 
 def unavailable() -> str | None:
@@ -61,29 +66,58 @@ def _found(level: str) -> ctypes.CDLL | str:
     compiler = next((path for name in COMPILERS if (path := which(name))), None)
     if compiler is None:
         return f"there is no C++ compiler ({', '.join(COMPILERS)})"
+    folder = _folder()
     try:
-        return ctypes.CDLL(str(_compiled(compiler, level)))
+        if folder is not None:
+            return ctypes.CDLL(str(_kept(compiler, level, folder)))
+        with TemporaryDirectory(prefix="t2t_vit-native-") as name:  # once it is loaded, its file may go
+            return ctypes.CDLL(str(_compiled(compiler, level, Path(name) / "kernels.so")))
     except (OSError, subprocess.SubprocessError) as error:
         return f"compiling them with {compiler} fails ({_first_line(error)})"
 
 
-def _compiled(compiler: str, level: str) -> Path:
-    """The library's file, compiled if it is not there; processes that come at once do it twice, to the same end."""
-    flags = [*FLAGS, *LEVEL_FLAGS[level]]
-    sources = sorted([*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")])
-    content = b"".join(source.read_bytes() for source in sources)
-    settings = " ".join([compiler, *flags, *sorted(instructions()), torch.__version__])
-    name = hashlib.sha256(content + settings.encode()).hexdigest()[:24]
-    folder = _folder()
-    path = folder / f"{name}.so"
-    if not path.exists():
-        handle, part = tempfile.mkstemp(suffix=".part", dir=folder)
-        os.close(handle)
-        units = [str(source) for source in sources if source.suffix == ".cpp"]
-        command = [compiler, *flags, *units, "-o", part, *_openmp()]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
-        Path(part).replace(path)
+def _kept(compiler: str, level: str, folder: Path) -> Path:
+    """The library's file in `folder`, compiled if it is not there; processes that come at once do it twice.
+
+    Its name ends with the hash of its content: half a file, or an empty one, would end the process that loads it.
+    """
+    made_from = _sources_hash(compiler, level)
+    for path in folder.glob(f"{made_from}-*.so"):
+        if path.name == f"{made_from}-{_hash(path.read_bytes())}.so":
+            return path
+        path.unlink(missing_ok=True)
+    _sweep(folder)
+    with TemporaryDirectory(prefix=_BUILD, dir=folder) as name:
+        fresh = _compiled(compiler, level, Path(name) / "kernels.so")
+        with fresh.open("rb") as file:
+            content = file.read()
+            os.fsync(file.fileno())
+        return fresh.rename(folder / f"{made_from}-{_hash(content)}.so")
+
+
+def _compiled(compiler: str, level: str, path: Path) -> Path:
+    units = [str(source) for source in sorted(FOLDER.glob("*.cpp"))]
+    command = [compiler, *FLAGS, *LEVEL_FLAGS[level], *units, "-o", str(path), *_openmp()]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     return path
+
+
+def _sources_hash(compiler: str, level: str) -> str:
+    sources = sorted([*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")])
+    settings = " ".join([compiler, *FLAGS, *LEVEL_FLAGS[level], *sorted(instructions()), torch.__version__])
+    return _hash(b"".join(source.read_bytes() for source in sources) + settings.encode())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what compilers that were killed left behind."""
+    for left in folder.glob(f"{_BUILD}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > 2 * SECONDS:
+                shutil.rmtree(left)
 
 
 def _openmp() -> list[str]:
@@ -92,19 +126,20 @@ def _openmp() -> list[str]:
     return [str(path) for folder in (beside / "lib", beside.parent / "torch.libs") for path in folder.glob("libgomp*")]
 
 
-def _folder() -> Path:
-    """Where compiled kernels are kept: a folder of this user's alone, or one for this process where there is none."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "t2t_vit" / "native"
+def _folder() -> Path | None:
+    """Where compiled kernels are kept: a folder that this user alone may write; None where there is none."""
+    base = user_cache()
+    if base is None:
+        return None
+    folder = base / "native"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         state = folder.stat()
-        # What somebody else may write is not loaded.
-        if state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK):
-            return folder
     except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="t2t_vit-native-"))
+        return None
+    # What somebody else may write is not loaded.
+    is_own = state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK)
+    return folder if is_own else None
 
 
 def _first_line(error: Exception) -> str:

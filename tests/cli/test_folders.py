@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -320,3 +322,31 @@ def test_uneven_classes_are_said_with_the_key_that_helps(run: Run) -> None:
     code, _, err = run(*QUICK, "--data_url", "data", "--max_steps", "1", "--model_postfix", "_less")
     assert code == 0, err
     assert advice not in err
+
+
+ROOT = Path(__file__).parents[2]
+ALONE = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+
+
+def test_two_processes_find_and_skip_what_one_does(run: Run, tmp_path: Path) -> None:
+    put(Path("data/train"), "a", "b")
+    put(Path("data/val"), "a", "b", each=5)
+    for name in ("train/a/2.png", "train/b/5.png", "val/a/1.png", "val/b/4.png"):
+        Path("data", name).write_bytes(BAD)
+    keys = ["--data_url", "data", "--cache", "64MiB"]
+    code, _, err = run(*QUICK, *keys, "--model_postfix", "_one")
+    assert code == 0, err
+    line = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / "train.py")]
+    halves = ["--batch_size", "4", "--model_postfix", "_two"]
+    done = subprocess.run(
+        [sys.executable, *line, *QUICK[1:], *keys, *halves],
+        cwd=tmp_path, env=ALONE | {"OMP_NUM_THREADS": "1"}, text=True, capture_output=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (Path("runs/logs") / f"{NAME}{postfix}" for postfix in ("_one", "_two"))
+    assert (one / "bad_images.txt").read_text() == (two / "bad_images.txt").read_text()
+    assert len((two / "bad_images.txt").read_text().splitlines()) == 4
+    found = [json.loads((folder / "evaluation.json").read_text()) for folder in (one, two)]
+    assert [(each["count"], each["unreadable"]) for each in found] == [(8, 2), (8, 2)]
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"], abs=1e-4)
+    assert "looked at 26 images, 22 of them decoded whole" in done.stderr

@@ -221,6 +221,13 @@ def test_a_folder_without_parts_is_measured_whole(tmp_path: Path) -> None:
     ]
 
 
+def test_one_class_can_be_measured_also_in_part(tmp_path: Path) -> None:
+    put(tmp_path, "b", each=10)
+    images, told = measured(tmp_path, ("a", "b"), val_split=0.2)
+    assert images.targets.tolist() == [1, 1]
+    assert told[-1] == "the validation images: 1 of the 2 classes of x.ckpt; missing: 'a'"
+
+
 def test_one_level_too_high_in_an_evaluation(tmp_path: Path) -> None:
     put(tmp_path / "my wrap" / "pics", "a", "b")
     with pytest.raises(UserError, match=r"holds none of the classes, but .*pics does") as caught:

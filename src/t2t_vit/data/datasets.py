@@ -136,14 +136,14 @@ class _Opening:
 
 def _one(part: Split, tree: Tree, opening: _Opening) -> ImageSet:
     if part == "train" and tree.val_split == 0:
-        return _training(tree, opening)
+        return _of(tree.train(), opening)
     if part == "val" and (whole := tree.whole()) is not None:
         opening.note(f"no validation folder in {whole}: all of its images are measured")
-        return FolderImages(whole, opening.mode, opening.found(whole))
+        return _of(whole, opening)
     folder = tree.val()
     if folder is None:
-        return _divided(tree, opening, _training(tree, opening))[SPLITS.index(part)]
-    return _training(tree, opening) if part == "train" else _of(folder, opening)
+        return _divided(tree, opening, _of(tree.train(), opening))[SPLITS.index(part)]
+    return _of(tree.train() if part == "train" else folder, opening)
 
 
 def _both(tree: Tree, opening: _Opening) -> tuple[ImageSet, ImageSet]:

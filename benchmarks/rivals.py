@@ -20,7 +20,7 @@ def by_openvino(model: T2TViT, images: Tensor, precision: str) -> dict[str, Call
     try:
         import openvino
     except ImportError:
-        print('OpenVINO is left out: pip install "t2t_vit[openvino]" brings it')
+        print('OpenVINO is left out: pip install -e ".[openvino]" brings it')
         return {}
     form = copy.deepcopy(model).eval()
     if isinstance(form.tokens_to_token, TokensToToken):

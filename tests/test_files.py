@@ -1,3 +1,4 @@
+import stat
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,23 @@ def test_a_full_disk_is_told_with_both_sizes(tmp_path: Path) -> None:
     ):
         raise OSError(28, "No space left on device")
     assert [file.name for file in tmp_path.iterdir()] == ["file.ckpt"]
+
+
+def test_a_file_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    path.chmod(0o640)
+    with atomic_write(path, "w") as file:
+        file.write("new")
+    assert path.read_text() == "new" and stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_link_is_neither_replaced_nor_followed(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    for name in ("target", "nowhere"):
+        link = tmp_path / f"to-{name}"
+        link.symlink_to(name)
+        with pytest.raises(UserError, match=f"is a link to {name}; name that file itself"), atomic_write(link):
+            raise AssertionError("it was opened")
+        assert link.is_symlink()
+    assert (tmp_path / "target").read_text() == "old" and not (tmp_path / "nowhere").exists()

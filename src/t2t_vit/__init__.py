@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from t2t_vit.version import __version__
 
 if TYPE_CHECKING:
+    from t2t_vit.api import Evaluation, TrainedRun, evaluate, predict, train
     from t2t_vit.errors import UserError
     from t2t_vit.fast import PackedNetwork, fuse, pack, unfuse
     from t2t_vit.inference.load import load
@@ -25,25 +26,35 @@ if TYPE_CHECKING:
     from t2t_vit.weights import load_weights
 
 __all__ = [
+    "Evaluation",
     "FeaturesOnly",
     "PackedNetwork",
     "T2TViT",
+    "TrainedRun",
     "UserError",
     "__version__",
     "attention_maps",
     "create_model",
+    "evaluate",
     "from_pretrained",
     "fuse",
     "list_models",
     "load",
     "load_weights",
     "pack",
+    "predict",
     "push_to_hub",
     "save_pretrained",
+    "train",
     "unfuse",
 ]
 
 _HOMES = {
+    "Evaluation": "t2t_vit.api",
+    "TrainedRun": "t2t_vit.api",
+    "evaluate": "t2t_vit.api",
+    "predict": "t2t_vit.api",
+    "train": "t2t_vit.api",
     "FeaturesOnly": "t2t_vit.model",
     "PackedNetwork": "t2t_vit.fast",
     "T2TViT": "t2t_vit.model",

@@ -6,6 +6,9 @@ from unicodedata import category
 _UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
 _OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they turn the rest of a line around
 
+# Threads of this name run programs that are not ours and may never end; the command line does not wait for them.
+FOREIGN_THREAD = "t2t_vit foreign program"
+
 
 class UserError(Exception):
     """A mistake of the user's, told in one sentence: what, where, and what would be right.

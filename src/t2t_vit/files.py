@@ -17,13 +17,16 @@ from t2t_vit.errors import UserError
 def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[Any]]:
     """Open a file beside `path` for writing; it takes the place of `path` only when the block ends well.
 
-    The new content is flushed to the disk before the rename, so a crash or a full disk leaves the old file. `size`, in
-    bytes, where it is known, is told beside what is free when the disk is full.
+    The new content is flushed to the disk before the rename, so a crash or a full disk leaves the old file, whose
+    permissions the new one gets. `size`, in bytes, where it is known, is reported with what is free when the disk is
+    full.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full.
+        UserError: the folder cannot be written, the disk is full, or `path` is a link, which would be replaced.
     """
     path = Path(path)
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link to {path.readlink()}; name that file itself, or remove the link")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, beside = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
@@ -36,7 +39,7 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(beside).chmod(0o666 & ~_umask())
+        Path(beside).chmod(_permissions(path))
         Path(beside).replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -47,6 +50,13 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
                 f"{path}: could not be written ({error.strerror}{room}); what was there before is kept"
             ) from error
         raise
+
+
+def _permissions(path: Path) -> int:
+    try:
+        return path.stat().st_mode & 0o777
+    except OSError:
+        return 0o666 & ~_umask()
 
 
 def parse_json(text: str | bytes) -> Any:

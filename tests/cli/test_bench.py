@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = "--arch t2t_vit_quickstart --image_size 28 --rounds 1 --device_target CPU --batch_size 2"
 ALWAYS = {
     "date", "commit", "command", "processor", "cores", "threads", "gpu", "cuda", "t2t_vit", "torch", "timm", "python",
-    "system", "bench", "device", "precision", "rounds", "config", "rates",
+    "system", "bench", "device", "precision", "rounds", "config",
 }  # fmt: skip
 FIGURE = {"seconds", "flops", "flops_per_second", "mfu_datasheet", "mfu_measured"}
 
@@ -26,7 +26,8 @@ def measured(line: str, place: Path) -> dict[str, Any]:
     assert main(["bench", *shlex.split(line), "--output", str(file)]) == 0
     found: dict[str, Any] = json.loads(file.read_text())
     assert found.keys() >= ALWAYS
-    assert found["rates"]["measured"] > 0
+    assert ("rates" in found) == ("step" in found or "whole" in found)
+    assert found.get("rates", {"measured": 1})["measured"] > 0
     return found
 
 
@@ -61,18 +62,39 @@ def test_bench_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "training step of 4 images, O2, eager" in capsys.readouterr().out
 
 
-def test_bench_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = measured(
-        f"data {TINY} --pynative_mode True --num_parallel_workers 1 --train_num_samples 40 --auto_augment=", tmp_path
-    )
-    told = capsys.readouterr()
-    assert "no data are named: the embedded Fashion-MNIST is read" in told.err
+DATA = f"data {TINY} --pynative_mode True --num_parallel_workers 1 --train_num_samples 40 --auto_augment="
+
+
+def test_bench_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe's network takes minutes to compile, so none is made unless a step is asked for."""
+    monkeypatch.setattr("t2t_vit.cli.build.network", None)
+    found = measured(DATA, tmp_path)
+    printed = capsys.readouterr()
+    assert "no data are named: the embedded Fashion-MNIST is read" in printed.err
     assert (found["config"]["dataset"], found["images"], found["kept"]) == ("FashionMNIST", 40, None)
     assert [row["workers"] for row in found["loader"]] == [0, 1]
     for parts in (found["reading"], found["on_device"]):
         assert sum(row["share"] for row in parts["parts"]) == pytest.approx(1.0)
+    assert "step" not in found
+    assert printed.out.splitlines()[-1].startswith("loader, 1 worker: ")
+
+
+def test_bench_data_prints_what_it_has_before_the_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = measured(f"{DATA} --step", tmp_path)
     assert found["step"]["images"] == 2
-    assert "of what a step takes" in told.out
+    *before, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("training step, t2t_vit_quickstart, ") and " x with 1 worker" in last
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("compiling")
+
+    monkeypatch.setattr("t2t_vit.cli.build.network", fail)
+    with pytest.raises(RuntimeError, match="compiling"):
+        measured(f"{DATA} --step", tmp_path)
+    again = capsys.readouterr().out.splitlines()
+    assert [line.split()[:1] for line in again] == [line.split()[:1] for line in before]
 
 
 @pytest.mark.gpu
@@ -105,6 +127,7 @@ def test_a_configuration_is_printed_and_nothing_measured(capsys: pytest.CaptureF
         ("model --rouns 3", "unknown option '--rouns'; did you mean '--rounds'?"),
         ("model --arch t2t_vit_99", "--arch takes"),
         ("model --output .", "output '.': is a folder"),
+        ("step --step", "--step belongs to bench data; leave it out of bench step"),
         ("step --amp_level O3", "amp_level: O3 is for inference only"),
         ("data --data_url nowhere", "data_url nowhere is not a folder"),
         ("data --device_target CPU --dataset CIFAR10", "CIFAR-10 needs data_url"),

@@ -63,7 +63,7 @@ def test_all_prints_a_table_and_says_what_is_not_there(
     assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 0
     first, air, pt2, safetensors = capsys.readouterr().out.splitlines()
     assert first.split() == ["format", "size", "load", "images/s", "difference", "top-1", "file"]
-    assert air.startswith("AIR          not written: ") and "Ascend" in air
+    assert air.split()[:3] == ["AIR", "not", "written:"] and "Ascend" in air
     for line, file in ((pt2, "t2t_vit_quickstart.pt2"), (safetensors, "t2t_vit_quickstart.safetensors")):
         assert line.split()[2] == "MB" and "100.0%" in line and line.endswith(file)
     assert {path.name for path in here.iterdir()} == {"t2t_vit_quickstart.pt2", "t2t_vit_quickstart.safetensors"}
@@ -80,7 +80,7 @@ def test_missing_packages_are_listed(
     only("EXECUTORCH")
     assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 0
     out = capsys.readouterr().out
-    assert 'needs the package executorch; install it with: pip install "t2t_vit[executorch]"' in out
+    assert 'needs the package executorch; install it with: pip install "executorch>=' in out
     assert list(here.iterdir()) == []
 
 

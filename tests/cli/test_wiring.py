@@ -14,6 +14,7 @@ from PIL import Image
 from t2t_vit import PackedNetwork, create_model
 from t2t_vit.cli import build, callbacks, export, infer, predictors, quickstart, train, weights
 from t2t_vit.cli import eval as evaluation
+from t2t_vit.cli.best import Ending, better
 from t2t_vit.cli.main import main
 from t2t_vit.cli.run import Folders, Result
 from t2t_vit.data.fashion_mnist import fashion_mnist
@@ -136,7 +137,7 @@ def test_eval_prints_and_writes_each_number_under_its_name(
 ) -> None:
     evaluated("--output", "r.json")
     results = {"Loss": 1.0, "Top1-Acc": 0.5, "Top5-Acc": 0.75}
-    assert capsys.readouterr().out == f"eval results: {results}\n"
+    assert capsys.readouterr().out.endswith(f" images, measured in O0 on cpu\neval results: {results}\n")
     assert json.loads(Path("r.json").read_text()) == results
 
 
@@ -395,9 +396,7 @@ def metrics(top1: float, loss: float = 1.0) -> Metrics:
     ],
 )
 def test_the_better_weights_are_reported(raw: Metrics, ema: Metrics | None, chosen: str) -> None:
-    state = State(4, 2, 8)
-    state.record({"raw": raw} | ({} if ema is None else {"ema": ema}))
-    assert train.better(state) == chosen
+    assert better({"raw": raw} | ({} if ema is None else {"ema": ema}), "top1") == chosen
 
 
 def test_the_report_is_of_the_weights_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +410,7 @@ def test_the_report_is_of_the_weights_that_it_names(monkeypatch: pytest.MonkeyPa
     loader.numbers, loader.unreadable = list(range(8)), {8: "it is broken"}
     validation = train.Validation(loader, {"raw": "raw weights", "ema": "averaged weights"})  # type: ignore[arg-type]
     job = train.Job(Config(), train.Processes(), *[None] * 2, Folders.of(Config()), None, print)  # type: ignore[arg-type]
-    train.report_run(job, state, validation, range(9))  # type: ignore[arg-type]
+    train.report_run(job, Ending(state, "ema"), validation, range(9))  # type: ignore[arg-type]
     assert (given["0"], given["1"], list(given["2"]), given["3"]) == ("averaged weights", loader, list(range(8)), 9)
     assert list(given["unreadable"]) == [8]
     assert written["1"] == {
@@ -444,13 +443,16 @@ def test_weights_hands_on_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == {"0": "q.ckpt", "1": "ema"}
 
 
+MEASURED = evaluation.Evaluated(Metrics(1.0, 0.5, 0.75, 30), "O0 on cpu", "raw", None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_quickstart_goes_on_from_what_it_trained(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
     folders = Folders(*[Path(name) for name in "cbsl"])
     start = keep(monkeypatch, quickstart, "train_job", Result(here / "q.ckpt", folders, {}))
-    measured = keep(monkeypatch, quickstart, "evaluate_weights", Metrics(1.0, 0.5, 0.75, 30))
+    measured = keep(monkeypatch, quickstart, "evaluate_weights", MEASURED)
     answers: list[Any] = []
 
     def predict(predictor: TorchPredictor, items: Any, job: infer.InferenceJob, seen: Callable[[Any], None]) -> None:

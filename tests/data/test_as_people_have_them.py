@@ -172,11 +172,19 @@ def test_a_folder_called_train_that_holds_folders_of_images_is_a_part(tmp_path: 
 )
 def test_classes_may_be_called_as_parts_are(tmp_path: Path, names: tuple[str, ...]) -> None:
     put(tmp_path, *names)
-    train, val, told = opened(tmp_path)
+    assert "so they are classes as the others: set val_split to 0.2" in refused(tmp_path, val_split=0)
+    train, val, told = opened(tmp_path, val_split=0.2)
     assert train.classes == val.classes == tuple(sorted(names))
     assert any("hold images themselves, so they are classes as the others" in line for line in told)
     kept = open_images("val", dataset="ImageNet", data_url=str(tmp_path), val_split=0.2)
     assert [kept.name(i) for i in range(len(kept))] == [val.name(i) for i in range(len(val))]
+
+
+def test_loose_test_images_beside_a_split_are_no_classes(tmp_path: Path) -> None:
+    put(tmp_path / "train", "a", "b")
+    put(tmp_path / "test")
+    assert "holds no validation folder" in refused(tmp_path, val_split=0)
+    assert opened(tmp_path, val_split=0.2)[0].classes == ("a", "b")
 
 
 def test_what_fits_both_readings_is_decided_by_train_dir(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_folder_mistakes_each_have_a_sentence(tmp_path: Path) -> None:
         folder(tmp_path / "b")
     (tmp_path / "a" / "train" / "ant").mkdir()
     with wrong("ant holds no images"):
-        folder(tmp_path / "a")
+        open_training_images(dataset="ImageNet", data_url=str(tmp_path / "a"))
     (tmp_path / "c" / "train" / "ant").mkdir(parents=True)
     (tmp_path / "c" / "train" / "ant" / "readme.md").write_text("")
     with wrong("no images in them"):

@@ -1,7 +1,6 @@
 import os
 import pickle
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from t2t_vit.data.images import ArrayImages, ImageSet
 from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Request, TrainSamples
-from t2t_vit.data.workers import dead_worker
 from t2t_vit.errors import UserError
 
 PREPROCESSING = Preprocessing((8, 8), 1.0, (0.5,), (0.5,), 1)
@@ -117,7 +115,8 @@ def test_what_is_drawn_for_a_sample_goes_by_seed_epoch_and_turn() -> None:
         numbers = np.arange(20)[::order] + 20 * turn
         samples = TrainSamples(images, transform, seed)[Request(epoch, numbers)]
         assert samples.targets.tolist() == images.targets[::order].tolist()
-        return samples.images.flip(0) if order < 0 else samples.images
+        drawn = torch.from_numpy(samples.images)
+        return drawn.flip(0) if order < 0 else drawn
 
     first = drawn()
     assert torch.equal(first, drawn()) and torch.equal(first, drawn(order=-1))
@@ -142,20 +141,6 @@ def test_some_broken_images_are_passed_over(count: int, most: int) -> None:
     assert len(notes) == most
     with pytest.raises(UserError, match="too many training images are broken"):
         list(loader(Numbered(count, tuple(range(most + 1))), batch_size=count // 2).epoch(0))
-
-
-@pytest.mark.parametrize(
-    ("codes", "told"),
-    [
-        ([], "was killed, most often for want of memory or of shared memory"),
-        ([None, -9], "was killed by SIGKILL, most often for want of memory;"),
-        ([0, -7, None], "was killed by SIGBUS, most often for want of shared memory"),
-        ([None, 3], "ended with exit code 3, most often for want of memory;"),
-    ],
-)
-def test_what_is_said_of_a_dead_worker(codes: list[int | None], told: str) -> None:
-    explained = dead_worker(BrokenPipeError(), codes)
-    assert explained is not None and told in str(explained)
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
@@ -183,17 +168,52 @@ def test_workers_give_the_same_batches_for_every_epoch() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_killed_worker_is_one_sentence() -> None:
-    train = loader(Numbered(200), workers=1)
-    batches = train.epoch(0)
-    next(batches)
-    os.kill(train._reader._iterator._workers[0].pid, signal.SIGKILL)
-    with pytest.raises(UserError, match="data worker process was killed"):
-        for _ in batches:
-            time.sleep(0.01)
-    assert dead_worker(RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")) is not None
-    assert dead_worker(ConnectionResetError()) is not None
-    assert dead_worker(RuntimeError("CUDA error")) is None
+class Fatal(Numbered):
+    """Reading image 150 ends the process that reads it as `how` says."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(200)
+        self.how = how
+
+    def read(self, index: int) -> Image.Image:
+        if index == 150:
+            match self.how:
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "exit":
+                    os._exit(3)
+                case "memory":
+                    raise MemoryError
+                case "bug":
+                    raise ZeroDivisionError("of the test")
+        return super().read(index)
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("kill", "a data worker process was killed by SIGKILL, most often for want of memory; choose fewer"),
+        ("exit", "a data worker process ended with exit code 3, most often for want of memory; choose fewer"),
+        ("memory", "there is no memory for a batch; choose fewer"),
+    ],
+)
+def test_a_worker_that_dies_over_a_batch_is_one_sentence(how: str, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        list(loader(Fatal(how), workers=2).epoch(0))
+    assert str(raised.value).startswith(sentence)
+    assert len(list(loader(Numbered(200), workers=2).epoch(0))) == 50  # others are not harmed
+
+
+def test_our_own_mistake_in_a_worker_says_where() -> None:
+    with pytest.raises(ZeroDivisionError, match="of the test") as raised:
+        list(loader(Fatal("bug"), workers=1).epoch(0))
+    assert "in read" in "".join(raised.value.__notes__)
+
+
+def test_workers_get_the_images_where_there_are_no_memory_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: each gets a copy."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    assert classes(loader(Numbered(20), workers=1).epoch(0)) == classes(loader(Numbered(20)).epoch(0))
 
 
 def test_broken_images_are_named_once_and_replaced_by_the_same_others() -> None:
@@ -229,6 +249,9 @@ def test_a_large_batch_is_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2t_vit.data.workers.os.sched_getaffinity", lambda _: {0}, raising=False)
     loader(Numbered(50), workers=8, note=notes.append)
     assert notes[-1] == "num_parallel_workers 8 is cut to 1, the number of cores"
+    monkeypatch.delattr(os, "fork")
+    assert len(list(loader(Numbered(50), workers=8, note=notes.append).epoch(0))) == 12
+    assert notes[-1] == "num_parallel_workers 8: this system cannot fork; the main process reads the images"
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -1,37 +1,313 @@
-from contextlib import suppress
+"""Worker processes: what they answer, how they end, and what happens where a machine is in the way."""
 
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
-from t2t_vit.data import workers
+from t2t_vit.data import worker, workers
+from t2t_vit.data.workers import Pool, WorkerDiedError, WorkersUnavailableError, in_order
+
+LONG = 600  # seconds, on a busy machine; nobody waits for them
+ROOT = Path(__file__).parents[2]
 
 
-class _Parent:
-    def __init__(self, alive: bool) -> None:
-        self.alive = alive
-
-    def join(self, timeout: float) -> None:
-        assert timeout > 0
-
-    def is_alive(self) -> bool:
-        return self.alive
+def doubled(number: int) -> int:
+    """Even ones take longer."""
+    time.sleep(0.002 * (number % 2 == 0))
+    return 2 * number
 
 
-@pytest.mark.parametrize(
-    ("alive", "error"), [(False, BrokenPipeError()), (True, BrokenPipeError()), (False, ValueError())]
-)
-def test_only_what_a_killed_main_process_broke_off_is_not_told(
-    alive: bool, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def process_of(_: object) -> int:
+    return os.getpid()
+
+
+def fatal(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def fatal_once(marker: str) -> bool:
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os._exit(7)
+    return True
+
+
+def unsendable(_: object) -> Callable[[], None]:
+    return lambda: None
+
+
+def asleep(marker: str) -> None:
+    Path(marker).touch()
+    time.sleep(LONG)
+
+
+class UntravelledError(Exception):
+    """Cannot be made from its arguments, so no pickle of it can be opened."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(first + second)
+
+
+def raising(_: object) -> None:
+    raise UntravelledError(1, 2)
+
+
+def ones(shape: tuple[int, ...]) -> tuple[str, np.ndarray]:
+    return "ones", np.ones(shape, np.uint8)
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process that forks workers is to be started anew."""
+    monkeypatch.setattr(workers, "_servers", {})
+    monkeypatch.setattr(workers.atexit, "register", lambda _: None)
+    yield
+    for server in workers._servers.values():
+        server.kill()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_answers_come_in_order_for_any_number_of_requests(count: int) -> None:
+    answers = in_order(doubled, count)
+    for requests in (0, 1, 2, 40):
+        assert list(answers(range(requests))) == [2 * number for number in range(requests)]
+
+
+def test_requests_are_taken_a_few_ahead_and_what_is_left_behind_does_not_disturb() -> None:
+    taken: list[int] = []
+
+    def requests() -> Any:
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    answers = in_order(doubled, 2)
+    first = answers(requests())
+    assert next(first) == 0
+    assert taken == list(range(2 * workers.AHEAD + 1))
+    first.close()  # type: ignore[attr-defined]
+    assert list(answers([5, 6])) == [10, 12]
+
+
+def test_arrays_arrive_as_they_were_sent_and_can_be_written_to() -> None:
+    for shape in ((0, 3), (2, 3, 4), (3, 1_000_001)):
+        (name, array), *rest = in_order(ones, 1)([shape])
+        assert (name, array.shape, rest) == ("ones", shape, [])
+        assert array.all()
+        array += 1
+
+
+def test_what_is_done_on_arrival_is_done_here() -> None:
+    assert list(in_order(process_of, 1, arrive=lambda pid: (pid, os.getpid()))([0])) != [(os.getpid(), os.getpid())]
+    assert [here for _, here in in_order(process_of, 1, arrive=lambda pid: (pid, os.getpid()))([0])] == [os.getpid()]
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(doubled, 1, arrive=lambda number: 1 // number)([0]))
+
+
+def test_a_death_is_the_failure_of_one_request_and_says_how() -> None:
+    pool = Pool(fatal, 1)
+    futures = pool.submit([1, 2, 3, 4])
+    assert [future.result(LONG) for future in (futures[0], futures[1], futures[3])] == [1, 2, 4]
+    error = futures[2].exception(LONG)
+    assert isinstance(error, WorkerDiedError) and str(error) == "was killed by SIGKILL"
+    pool.close()
+
+
+def test_a_request_may_be_tried_again(tmp_path: Path) -> None:
+    pool = Pool(fatal_once, 1, attempts=2)
+    assert pool.submit([str(tmp_path / "a")])[0].result(LONG) is True
+    pool.close()
+    pool = Pool(fatal_once, 1)
+    assert str(pool.submit([str(tmp_path / "b")])[0].exception(LONG)) == "ended with exit code 7"
+    pool.close()
+
+
+def test_what_cannot_be_handed_over_is_an_error() -> None:
+    pool = Pool(unsendable, 1)
+    error = pool.submit([0])[0].exception(LONG)
+    assert error is not None and "pickle" in str(error)
+    with pytest.raises(Exception, match="pickle"):
+        pool.submit([lambda: None])[0].result(LONG)
+    pool.close()
+    pool = Pool(raising, 1)
+    error = pool.submit([0])[0].exception(LONG)
+    assert isinstance(error, RuntimeError) and "UntravelledError: 3" in str(error)
+    pool.close()
+
+
+def test_no_memory_for_an_answer_is_an_error_and_the_next_request_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workers, "parent_process", lambda: _Parent(alive))
-    ended: list[int] = []
+    pool = Pool(ones, 1)
+    read = worker._read
 
-    def leave(code: int) -> None:
-        ended.append(code)
-        raise SystemExit
+    def small(connection: socket.socket, size: int) -> bytearray:
+        if size > 10**6:
+            raise MemoryError
+        return read(connection, size)
 
-    monkeypatch.setattr("os._exit", leave)
-    quiet = not alive and isinstance(error, OSError)
-    with suppress(SystemExit):
-        workers._end_quietly(type(error), error, None)
-    assert ended == ([0] if quiet else [])
-    assert (type(error).__name__ in capsys.readouterr().err) is not quiet
+    monkeypatch.setattr(worker, "_read", small)
+    large, after = pool.submit([(10**7,)])[0], pool.submit([(3,)])[0]
+    assert isinstance(large.exception(LONG), MemoryError)
+    assert after.result(LONG)[1].tolist() == [1, 1, 1]
+    pool.close()
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_workers_end_in_the_middle_of_a_request_with_their_pool(tmp_path: Path, explicit: bool) -> None:
+    marker = tmp_path / "asleep"
+    pool = Pool(asleep, 1)
+    future = pool.submit([str(marker)])[0]
+    wait_for(marker.exists)
+    (running,) = pool._shared._workers
+    if explicit:
+        pool.close()
+    else:
+        del pool
+    wait_for(lambda: has_ended(running._pid))
+    assert future.exception(LONG) is not None
+
+
+def test_threads_end_with_their_pool() -> None:
+    before = threading.active_count()
+    pool = Pool(doubled, 3)
+    pool.submit([1])[0].result(LONG)
+    pool.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.usefixtures("no_server")
+def test_a_server_that_was_killed_is_started_again() -> None:
+    pool = Pool(fatal, 1)
+    assert pool.submit([1])[0].result(LONG) == 1
+    server = workers._servers[os.getpid()]
+    server._process.kill()
+    server._process.wait()
+    assert pool.submit([2])[0].result(LONG) == 2  # its worker lives
+    assert str(pool.submit([3])[0].exception(LONG)) == "was killed"  # nobody knows by what
+    assert pool.submit([4])[0].result(LONG) == 4
+    pool.close()
+
+
+@pytest.mark.usefixtures("no_server")
+def test_without_a_server_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(ROOT / "nowhere"))
+    pool = Pool(doubled, 1)
+    with pytest.raises(WorkersUnavailableError, match="No such file"):
+        pool.submit([1])[0].result(LONG)
+    pool.close()
+
+
+@pytest.mark.usefixtures("no_server")
+def test_a_server_that_ends_at_once_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    pool = Pool(doubled, 1)
+    with pytest.raises(WorkersUnavailableError, match="the process that starts them ended"):
+        pool.submit([1])[0].result(LONG)
+    pool.close()
+
+
+def test_a_system_without_room_for_a_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers._Server, "order", lambda *_, **__: -errno.EAGAIN)
+    pool = Pool(doubled, 1)
+    with pytest.raises(WorkersUnavailableError, match=os.strerror(errno.EAGAIN)):
+        pool.submit([1])[0].result(LONG)
+    pool.close()
+
+
+def test_what_a_worker_cannot_load_is_the_reason() -> None:
+    here: Callable[[int], int] = type("Here", (), {"__call__": lambda _, number: number, "__reduce__": _unloadable})()
+    pool = Pool(here, 1)
+    with pytest.raises(WorkersUnavailableError, match="ZeroDivisionError"):
+        pool.submit([1])[0].result(LONG)
+    pool.close()
+
+
+def _unloadable(_: object) -> tuple[Callable[[int, int], int], tuple[int, int]]:
+    return divmod, (1, 0)  # type: ignore[return-value]
+
+
+@pytest.mark.usefixtures("no_server")
+def test_a_long_folder_for_temporary_files_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a socket may have 107 bytes."""
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert list(in_order(doubled, 1)([1, 2])) == [2, 4]
+    assert list(folder.iterdir()) == []
+
+
+FULL = """
+import sys; sys.path[:] = {path!r}
+from t2t_vit.data.loader import EvalLoader
+from t2t_vit.data.datasets import open_images
+from t2t_vit.data.preprocessing import Preprocessing
+images = open_images("val", dataset="FashionMNIST", in_chans=3, num_samples=64)
+print(sum(len(targets) for _, targets in EvalLoader(images, Preprocessing((224, 224)), batch_size=16, workers=1)))
+"""
+
+
+def test_a_full_shared_memory_is_not_in_the_way() -> None:
+    """Containers have 64 MB of it. A batch here has 2.4 MB, the file system there 64 kB."""
+    mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    allowed = subprocess.run(["unshare", "--mount", "sh", "-c", mount], capture_output=True, check=False)
+    if allowed.returncode:
+        pytest.skip("this user may not mount a small /dev/shm")
+    command = f'{mount} && exec "$0" -c "$1"'
+    program = FULL.format(path=sys.path)
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", command, sys.executable, program],
+        capture_output=True, text=True, check=False, timeout=LONG,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "64\n"), done.stderr
+
+
+def test_workers_hear_no_signal_of_the_group() -> None:
+    pool = Pool(process_of, 1)
+    pid = pool.submit([0])[0].result(LONG)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
+        os.kill(pid, getattr(signal, name))
+    assert pool.submit([0])[0].result(LONG) == pid
+    pool.close()
+
+
+def test_a_program_needs_no_guard_for_its_workers(tmp_path: Path) -> None:
+    """What is started imports nothing of the main program."""
+    script = tmp_path / "script.py"
+    script.write_text(FULL.format(path=sys.path))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=LONG)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "64\n", "")
+
+
+def test_no_more_workers_than_cores_and_none_where_nothing_can_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert [workers.usable_workers(wanted) for wanted in (0, 1, 9)] == [0, 1, 2]
+    monkeypatch.delattr(os, "fork")
+    assert workers.usable_workers(9) == 0

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2t_vit.errors import UserError
-from t2t_vit.evaluation.metrics import Counter, evaluate, ranks
+from t2t_vit.evaluation.metrics import Counter, Metrics, evaluate, ranks
 
 
 def batches(images: torch.Tensor, targets: torch.Tensor, size: int):
@@ -146,3 +146,38 @@ def test_classes_are_counted_without_asking_the_device():
     assert mode.count == 0
     assert counter.metrics().class_top1 == (1, 1, 1)
     assert counter.metrics().class_count == (2, 1, 1)
+
+
+def test_balanced_accuracy_and_macro_f1_by_hand():
+    """Class 3 has no image but is predicted once, class 4 is neither."""
+    answers = [(0, 0), (0, 0), (0, 1), (0, 3), (1, 1), (2, 0)]  # (class, prediction)
+    counter = Counter(torch.device("cpu"), classes=5)
+    for target, predicted in answers:
+        counter.add(torch.eye(5)[[predicted]], torch.tensor([target]))
+    found = counter.metrics()
+    assert found.class_predicted == (3, 2, 0, 1, 0)
+    assert found.balanced_accuracy == pytest.approx((2 / 4 + 1 / 1 + 0 / 1) / 3, abs=1e-15)
+    assert found.macro_f1 == pytest.approx((2 * 2 / (4 + 3) + 2 * 1 / (1 + 2) + 0 + 0) / 4, abs=1e-15)
+
+
+def test_of_a_row_with_a_nan_nothing_was_predicted():
+    counter = Counter(torch.device("cpu"), classes=2)
+    counter.add(torch.tensor([[math.nan, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+    found = counter.metrics()
+    assert (found.class_predicted, found.class_top1, found.class_count) == ((0, 1), (0, 1), (1, 1))
+    assert (found.balanced_accuracy, found.macro_f1) == (0.5, 0.5)
+
+
+def test_measures_that_were_not_counted_are_not_known():
+    found = Metrics(1.0, 0.5, 0.75, 4)
+    assert math.isnan(found.macro_f1) and found.score("macro_f1") == -math.inf
+    assert found.numbers() == {"loss": 1.0, "top1": 0.5, "top5": 0.75, "count": 4}
+    assert (found.score("loss"), found.score("top1")) == (-1.0, 0.5)
+
+
+def test_an_observer_sees_every_batch(problem):
+    model, images, targets = problem
+    seen = []
+    evaluate(model, batches(images, targets, 40), observe=lambda *pair: seen.append(pair))
+    assert torch.equal(torch.cat([found for _, found in seen]), targets)
+    assert torch.allclose(torch.cat([logits for logits, _ in seen]), model(images), atol=1e-6)

@@ -42,4 +42,5 @@ def test_every_split_counts_the_same(images: ImageSet, world: int, batch_size: i
     assert split.count == 1003
     assert (split.top1, split.top5) == (whole.top1, whole.top5)
     assert (split.class_top1, split.class_count) == (whole.class_top1, whole.class_count)
+    assert (split.balanced_accuracy, split.macro_f1) == (whole.balanced_accuracy, whole.macro_f1)
     assert split.loss == pytest.approx(whole.loss, rel=1e-7)

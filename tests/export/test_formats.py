@@ -50,7 +50,9 @@ def written(
     return export_model(trained, path, arch=ARCH, file_format=file_format, evidence=evidence, kind=kind)
 
 
-@pytest.mark.parametrize("file_format", KINDS)
+@pytest.mark.parametrize(
+    "file_format", [pytest.param(name, marks=pytest.mark.thorough) if name == "AOTI" else name for name in KINDS]
+)
 def test_it_is_written_proven_and_opened(
     file_format: str, trained: TorchPredictor, few: Evidence, tmp_path: Path
 ) -> None:

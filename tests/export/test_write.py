@@ -141,7 +141,7 @@ def test_without_its_runtime_the_file_is_kept_unverified(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
 def test_without_the_exporters_packages(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf'package {package}; install it with: pip install "t2t_vit\[export\]"'):
+    with pytest.raises(UserError, match=rf'package {package}; install it with: pip install "onnx>='):
         find_format("ONNX").check()
 
 

@@ -3,6 +3,10 @@
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +18,7 @@ import onnx
 import openvino
 import pytest
 import torch
+from PIL import Image
 
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
@@ -158,6 +163,99 @@ def test_the_configuration_that_a_file_decides() -> None:
         "std": [0.4, 0.5, 0.6],
     }
     assert replace(FULL, preprocessing=Preprocessing((6, 6))).config["image_size"] == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch": "-1"},
+        {"batch": "1000000000"},
+        {"num_classes": "-3"},
+        {"num_classes": "10000000000"},
+        {"crop_pct": 1e-320},
+        {"image_size": [4, 10**9]},
+        {"mean": [float("inf")] * 3},
+        {"std": [float("nan")] * 3},
+    ],
+)
+def test_numbers_that_no_export_writes(change: dict[str, Any]) -> None:
+    strings = FULL.to_strings()
+    (key,) = change
+    if key in strings:
+        strings |= change
+    else:
+        strings["preprocessing"] = json.dumps({**json.loads(strings["preprocessing"]), **change})
+    with pytest.raises(ValueError, match=key):
+        Metadata.from_strings(strings)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (torch.zeros(7, 3), r"answers 7 images with torch.float32 of the shape \(7, 3\), and not with 2 logits each"),
+        (torch.zeros(6, 2), r"of the shape \(6, 2\)"),
+        (torch.zeros(7, 2, dtype=torch.int64), "with torch.int64"),
+        (RuntimeError("bad\x1b[2J\nnode"), r"holds a program that fails on images \(bad\\x1b\[2J node\)"),
+        (UserError("x: is another"), "^x: is another$"),
+    ],
+)
+def test_answers_that_are_no_logits(answer: Any, told: str) -> None:
+    class Foreign(ExportedPredictor):
+        def run(self, _: torch.Tensor) -> torch.Tensor:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer  # type: ignore[no-any-return]
+
+    with pytest.raises(UserError, match=told):
+        Foreign("x", FULL).logits(torch.zeros(5, 3, 4, 6, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_program_without_end_can_be_stopped(tmp_path: Path, name: str, code: int) -> None:
+    """Python hears no signal while native code computes in its main thread."""
+    Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
+    onnx.save(endless(), tmp_path / "loop.onnx")
+    words = ["infer", str(tmp_path / "a.png"), "--checkpoint", str(tmp_path / "loop.onnx")]
+    line = [sys.executable, "-c", "import sys; from t2t_vit.cli.main import main; sys.exit(main())", *words]
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    try:
+        maps = Path(f"/proc/{process.pid}/maps")
+        while process.poll() is None and "onnxruntime" not in maps.read_text():
+            time.sleep(0.1)
+        time.sleep(3)  # by then it computes; before, the same would be asked of code that is easier to stop
+        process.send_signal(signal.Signals[name])
+        assert process.wait(timeout=60) == code
+    finally:
+        process.kill()
+        process.wait()
+
+
+def endless() -> onnx.ModelProto:
+    """The images, handed through a loop whose condition stays true."""
+    make, kinds = onnx.helper, onnx.TensorProto
+
+    def value(name: str, kind: int, shape: list[Any] | None) -> Any:
+        return make.make_tensor_value_info(name, kind, shape)
+
+    body = make.make_graph(
+        [make.make_node("Identity", ["on_in"], ["on"]), make.make_node("Identity", ["x_in"], ["x"])],
+        "body",
+        [value("i", kinds.INT64, []), value("on_in", kinds.BOOL, []), value("x_in", kinds.FLOAT, None)],
+        [value("on", kinds.BOOL, []), value("x", kinds.FLOAT, None)],
+    )
+    graph = make.make_graph(
+        [
+            make.make_node("Loop", ["", "true", INPUT], ["y"], body=body),
+            make.make_node("ReduceMean", ["y", "axes"], [OUTPUT], keepdims=0),
+        ],
+        "graph",
+        [value(INPUT, kinds.FLOAT, ["b", 3, 28, 28])],
+        [value(OUTPUT, kinds.FLOAT, None)],
+        [make.make_tensor("true", kinds.BOOL, [], [True]), make.make_tensor("axes", kinds.INT64, [2], [2, 3])],
+    )
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 20)], ir_version=9)
+    make.set_model_props(model, Metadata("t2t_vit_7", Preprocessing((28, 28)), ("a", "b", "c"), 3).to_strings())
+    return model
 
 
 def test_what_a_file_is_fixed_at_and_what_is_free() -> None:

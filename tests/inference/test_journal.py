@@ -172,20 +172,65 @@ def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
     first.close()
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 99, b"no journal\n", b"[]\n", b'{"checkpoint": "abc"'])
-def test_a_journal_that_is_none(tmp_path: Path, content: bytes) -> None:
+HEADER = {"t2t_vit infer": 2, **json.loads(json.dumps(ASKED))}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"t2t_vit in', b'{"t2t_vit infer": 2, "check', b'{"t2t_vit infer": [[[[\n'])
+def test_a_journal_that_holds_nothing_yet(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "p.json.journal").write_bytes(content)
     notes: list[str] = []
-    if content == b"[]\n":
-        with pytest.raises(UserError, match="had another checkpoint"):
-            journal(tmp_path / "p.json", resume=True)
-        return
     kept = journal(tmp_path / "p.json", resume=True, notes=notes)
     assert "beginning at the beginning" in notes[0]
     for batch in batches(0, 8):
         kept.record(batch)
     header, *lines = kept.path.read_text().splitlines()
-    assert json.loads(header) == json.loads(json.dumps(ASKED)) and len(lines) == 2
+    assert json.loads(header) == HEADER and len(lines) == 2
+    kept.close()
+
+
+@pytest.mark.parametrize("content", [b"\0" * 99, b"no journal\n", b"[]\n", b'{"checkpoint": "abc"', b"{}"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_programs_file_is_left_alone(tmp_path: Path, content: bytes, resume: bool) -> None:
+    path = tmp_path / "lab.journal"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is no journal of infer, which keeps its own there; name another output"):
+        journal(tmp_path / "lab", resume=resume)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_link_in_the_journals_place(tmp_path: Path, resume: bool) -> None:
+    target = interrupted(tmp_path / "other.json", batches(0, 8))
+    whole = target.read_bytes()
+    for to in (target, tmp_path / "nowhere"):
+        link = tmp_path / "p.json.journal"
+        link.unlink(missing_ok=True)
+        link.symlink_to(to)
+        with pytest.raises(UserError, match="is a link or no file"):
+            journal(tmp_path / "p.json", resume=resume)
+    assert target.read_bytes() == whole and not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '["PATH", [0, 1000000000000000000], [[-1, 0.5]]]',
+        '["PATH", [0, 1000000000000000000], [[true, 0.5]]]',
+        '["PATH", [0, 1000000000000000000], [[0, NaN]]]',
+        '["PATH", [0, 1000000000000000000], [[0, 7.0]]]',
+        '["PATH", [0, 1000000000000000000], [[0]]]',
+        '["PATH", [0, 1000000000000000000], []]',
+        '["PATH", [0, 1000000000000000000], 3]',
+        '["PATH"]',
+        "7",
+    ],
+)
+def test_a_row_that_was_changed_is_asked_again(tmp_path: Path, row: str) -> None:
+    path = json.dumps(answered(0).result.path)[1:-1]
+    lines = [json.dumps(HEADER), f"[{row.replace('PATH', path)}]", "{}", "[" * 100_000]
+    (tmp_path / "p.json.journal").write_text("".join(f"{line}\n" for line in lines))
+    kept = journal(tmp_path / "p.json", resume=True)
+    assert recalled(kept, [0, 1]) == [False, False]
     kept.close()
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from threading import Event
 
 import pytest
@@ -25,10 +25,9 @@ class WaitingReaders(Readers):
     def __init__(self, count: int) -> None:
         super().__init__(PREPROCESSING)
         self.decoded = [Event() for _ in range(count)]
-        self._pool = ThreadPoolExecutor(2)
 
     def read(self, source: str | bytes) -> Future[Tensor]:
-        return self._pool.submit(self._decode, int(source))
+        return self._threads.submit(self._decode, int(source))
 
     def _decode(self, number: int) -> Tensor:
         time.sleep(0.002)

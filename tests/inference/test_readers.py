@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from hostile import Deadly, DeadlyOnce
+from t2t_vit.data import workers
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
@@ -26,12 +28,12 @@ def encoded(size: tuple[int, int], colour: str) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_paths_and_bytes_give_the_pixels_of_the_preprocessing(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_paths_and_bytes_give_the_pixels_of_the_preprocessing(tmp_path: Path, count: int) -> None:
     preprocessing = Preprocessing((8, 10))
     name = os.fsdecode(b"\xff.png")
     (tmp_path / name).write_bytes(encoded((20, 30), "red"))
-    reading = Readers(preprocessing, workers)
+    reading = Readers(preprocessing, count)
     images = [reading.read(source) for source in (str(tmp_path / name), encoded((9, 9), "lime"), b"no image")]
     reading.flush()
     for image, colour in zip(images, ("red", "lime"), strict=False):
@@ -44,8 +46,8 @@ def test_paths_and_bytes_give_the_pixels_of_the_preprocessing(tmp_path: Path, wo
 def test_images_that_are_no_squares_come_from_processes_as_they_are(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    for workers in (0, 1):
-        reading = Readers(Preprocessing((6, 10), 1.0), workers)
+    for count in (0, 1):
+        reading = Readers(Preprocessing((6, 10), 1.0), count)
         image = reading.read(str(tmp_path / "x.png"))
         reading.flush()
         assert np.array_equal(image.result(LONG).permute(1, 2, 0).numpy(), pixels)
@@ -76,11 +78,12 @@ def test_a_death_costs_one_image() -> None:
 
 
 def test_processes_that_do_not_start_are_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "serve", os.abort)
+    monkeypatch.setattr(workers, "_servers", {})
+    monkeypatch.setattr(sys, "executable", "nowhere")
     reading = Readers(Preprocessing((8, 8)), 1)
     image = reading.read(b"")
     reading.flush()
-    with pytest.raises(UserError, match="--workers 0 does without"):
+    with pytest.raises(UserError, match=r"cannot be started here \(No such file.*--workers 0 does without"):
         image.result(LONG)
     reading.close()
 

@@ -108,7 +108,7 @@ def test_the_format_follows_the_ending() -> None:
 
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"pip install \"t2t_vit\[parquet\]\""):
+    with pytest.raises(UserError, match=r"pip install \"pyarrow>="):
         format_of("a.parquet", None)
 
 

@@ -57,7 +57,7 @@ def test_a_run_is_one_graph_that_is_compiled_once(monkeypatch):
     from t2t_vit.training.step import TrainStep
 
     real = torch.compile
-    monkeypatch.setattr(compilation, "why_not", lambda _: "")
+    monkeypatch.setattr(compilation, "obstacle_to_compiling", lambda _: "")
     monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))  # all of it but the kernels
     torch._dynamo.reset()
     counters.clear()

@@ -15,6 +15,10 @@ from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
 
 
+class FakeClock:
+    training = waiting = elapsed = 0.0
+
+
 def metrics(loss, norm=1.0, scale=1.0):
     norm = torch.tensor(norm)
     return StepMetrics(torch.tensor(loss), norm, ~norm.isfinite(), torch.tensor(scale), 16)
@@ -47,10 +51,11 @@ def test_lines_and_rows(tmp_path, capsys):
     console.close()
     lines = capsys.readouterr().err.splitlines()
     assert lines == (tmp_path / "train.log").read_text().splitlines()
-    assert lines[0].startswith("epoch 1/2  step 4/20  loss 2.5000  lr 1.00e-03  ")
+    assert lines[0] == "epoch 1/2  step 1/20  loss 1.0000  lr 1.00e-03  the first step took 0:00:00"
+    assert lines[1].startswith("epoch 1/2  step 4/20  loss 2.5000  lr 1.00e-03  ")
     for word in ("images/s", "data wait", "memory", "eta 0:00:00"):
-        assert word in lines[0]
-    assert "train loss 5.5000  raw: Loss 1.5000 Top1 50.00% Top5 90.00%  ema: Loss 2.5000 Top1 25.00%" in lines[2]
+        assert word in lines[1]
+    assert "train loss 5.5000  raw: Loss 1.5000 Top1 50.00% Top5 90.00%  ema: Loss 2.5000 Top1 25.00%" in lines[3]
     table = rows(tmp_path)
     assert [(row["kind"], row["step"]) for row in table] == [
         ("step", "4"), ("step", "8"), ("epoch", "10"), ("step", "12"), ("step", "16"), ("step", "20"), ("epoch", "20"),
@@ -62,6 +67,37 @@ def test_lines_and_rows(tmp_path, capsys):
     parsed = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["train_loss"] for row in parsed] == [2.5, 6.5, 5.5, 10.5, 14.5, 18.5, 15.5]
     assert parsed[0]["val_top1"] is None
+
+
+def test_the_first_lines_do_not_wait_for_many_slow_steps_and_are_no_rows(tmp_path, capsys):
+    """Steps of 4 seconds, the first of which compiles for 100."""
+    state = State(20, 1, 20)
+    state.clock = FakeClock()
+    journal = Journal(state, Console(live=False), every=10, history=History(tmp_path))
+    for seconds in (100.0, *[4.0] * 19):
+        state.step += 1
+        state.clock.training += seconds
+        state.clock.elapsed += seconds
+        journal.on_step(state, metrics(float(state.step)))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["step 1/20", "step 4/20", "step 10/20", "step 20/20"]
+    assert lines[0].endswith("  the first step took 0:01:40")
+    assert "loss 3.0000" in lines[1] and "4 images/s" in lines[1] and lines[1].endswith("eta 0:01:04")
+    assert [(row["step"], row["train_loss"]) for row in rows(tmp_path)] == [("10", "5.5"), ("20", "15.5")]
+
+
+def test_a_terminal_shows_that_something_goes_on_before_the_first_line(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(live=True, held=True)
+    console.line("a note")
+    console.begin()
+    console.close()
+    shown = screen.getvalue()
+    assert 0 <= shown.index("getting ready") < shown.index("a note")
+    Console(live=True, held=True).close()  # a run that is refused
 
 
 class Norms:
@@ -78,10 +114,6 @@ class Norms:
 
     def load_state_dict(self, state):
         self.known = state
-
-
-class FakeClock:
-    training = waiting = elapsed = 0.0
 
 
 def test_every_column_holds_its_own_number(tmp_path, capsys, monkeypatch):
@@ -110,7 +142,7 @@ def test_every_column_holds_its_own_number(tmp_path, capsys, monkeypatch):
     step, epoch = (json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines())
     assert step == none | known | {"kind": "step"}
     assert epoch == none | known | evaluated | {"kind": "epoch", "seconds": 10.0}
-    told = capsys.readouterr().err.splitlines()
+    _, *told = capsys.readouterr().err.splitlines()
     assert told[0] == (
         "epoch 2/3  step 4/6  loss 1.5000  lr 2.50e-01  24 images/s  data wait 25%  MFU 8.0%  memory 2.5 GB  "
         "loss scale 32  eta 0:00:04"
@@ -203,7 +235,7 @@ def test_what_was_skipped_is_said_and_left_out_of_the_mean(capsys):
     for loss, norm in ((1.0, 1.0), (math.nan, math.nan), (3.0, 2.0), (math.inf, math.inf)):
         state.step += 1
         journal.on_step(state, metrics(loss, norm, scale=512.0))
-    line = capsys.readouterr().err
+    _, line = capsys.readouterr().err.splitlines()
     assert "loss 2.0000" in line
     assert "2 updates skipped (gradient not finite)" in line
     assert "loss scale 512" in line

@@ -5,7 +5,14 @@ import torch
 from torch.optim import SGD, AdamW
 
 from t2t_vit.errors import UserError
-from t2t_vit.training.optimizer import Schedule, create_optimizer, parameter_groups, set_lr, steps_on_device, trainable
+from t2t_vit.training.optimizer import (
+    Schedule,
+    can_skip_on_device,
+    create_optimizer,
+    parameter_groups,
+    set_lr,
+    trainable,
+)
 
 
 def test_no_decay_on_vectors_biases_and_what_the_model_names(make_model):
@@ -62,7 +69,7 @@ def test_foreach_where_there_is_no_fused_kernel(make_model, monkeypatch):
     monkeypatch.setattr("t2t_vit.training.optimizer.AdamW", without_fused)
     optimizer = create_optimizer(make_model(), "adamw", lr=0.1)
     assert optimizer.defaults["foreach"] is True
-    assert not steps_on_device(optimizer)
+    assert not can_skip_on_device(optimizer)
 
 
 @pytest.mark.parametrize("name", ["lamb", "lion", "adan", "rmsproptf", "lookahead_nadam"])

@@ -111,7 +111,7 @@ class Agreed:
 
     def turn(self, number):
         self.events.append(number)
-        return signal.SIGUSR1 if len(self.events) > self.after else 0
+        return 2 * signal.SIGUSR1 if len(self.events) > self.after else 0
 
     def largest(self, number):
         return number + 1

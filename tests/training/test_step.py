@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from t2t_vit.errors import UserError
 from t2t_vit.precision import choose_precision
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LARGEST, LossScaler, WorkingCopy
@@ -149,6 +150,39 @@ def test_a_gradient_that_is_not_finite_moves_nothing(make_model, make_loader, op
         assert_close(own, step.optimizer.state_dict()["state"][number], rtol=0, atol=0)
     assert not step([third]).skipped
     assert not torch.equal(before["head.weight"], weights(model)["head.weight"])
+
+
+@pytest.fixture
+def unwritten_memory_is_nan():
+    """What torch makes without writing to it, as `empty_like` does, is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("unwritten_memory_is_nan")
+@pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
+def test_a_skipped_first_update_leaves_every_optimizer_as_new(make_model, make_loader):
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    plain = [name for name in list_optimizers() if not get_optimizer_info(name).second_order]
+    tried = 0
+    for name in ["adamw", "momentum", "sgd", *plain, "lookahead_sgd", "lookahead_adamw"]:
+        first, *rest = make_loader(batches=4).epoch(0)
+        skipping, straight = make_model(), make_model()
+        try:
+            late, step = make_step(skipping, optimizer=name), make_step(straight, optimizer=name)
+        except UserError:  # its package is not there
+            continue
+        assert late([(first[0] * math.inf, first[1])]).skipped
+        for number, batch in enumerate(rest):
+            for update in (late, step):
+                torch.manual_seed(number)  # kron draws
+                assert not update([batch]).skipped
+        assert all(parameter.isfinite().all() for parameter in skipping.parameters()), name
+        assert_close(weights(skipping), weights(straight), rtol=0, atol=0)
+        tried += 1
+    assert tried > 30
 
 
 @pytest.mark.parametrize("dynamic", [True, False])

@@ -188,6 +188,17 @@ def test_of_our_checkpoint_the_better_copy_is_taken(tmp_path: Path, metrics: dic
     assert torch.equal(weights.tensors["cls_token"], TENSORS["cls_token"] * factor)
 
 
+@pytest.mark.parametrize(
+    ("best_by", "chosen"),
+    [("top1", "ema"), ("loss", "raw"), ("macro_f1", "raw"), ("balanced_accuracy", "ema"), (3, "ema")],
+)
+def test_the_better_copy_is_the_one_by_which_the_run_was_ranked(tmp_path: Path, best_by: object, chosen: str) -> None:
+    metrics = {"raw": {"top1": 0.5, "loss": 1.0, "macro_f1": 0.4}, "ema": {"top1": 0.6, "loss": 2.0, "macro_f1": 0.3}}
+    content = ours(metrics={"step": 2, **metrics})
+    content["config"] = {**content["config"], "best_by": best_by}
+    assert read_weights(saved(tmp_path / "a-1_2.ckpt", content)).chosen == chosen
+
+
 def test_a_copy_that_is_not_there(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.ckpt", ours(ema=None))
     assert read_weights(path).chosen == "raw"

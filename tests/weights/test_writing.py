@@ -1,18 +1,20 @@
 """Weights from one format into another."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from t2t_vit.cli.main import main
 from t2t_vit.errors import UserError
 from t2t_vit.model import create_model
 from t2t_vit.weights import convert_weights, read_weights
 from t2t_vit.weights.safetensors_file import write_safetensors_file
-from t2t_vit.weights.show import shown
+from t2t_vit.weights.show import _network, shown
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mindspore"
 
@@ -130,6 +132,23 @@ def test_the_command_shows(source: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["weights", "show", str(FIXTURES / "adam.ckpt")]) == 0
     out = capsys.readouterr().out
     assert "kind       MindSpore" in out and "state      global_step, learning_rate" in out and "not known" in out
+
+
+@pytest.mark.parametrize(
+    ("known", "pixels"),
+    [
+        ({"image_size": 28}, "28 x 28 pixels"),
+        ({"image_size": [24, 40]}, "24 x 40 pixels"),
+        ({"image_size": "wide"}, "32 x 32 pixels (from the number of positions; others fit, too)"),
+        ({}, "32 x 32 pixels (from the number of positions; others fit, too)"),
+    ],
+)
+def test_the_size_is_the_configurations(known: dict[str, object], pixels: str, tmp_path: Path) -> None:
+    """Images of 25 to 32 pixels have the same positions."""
+    model = create_model("t2t_vit_quickstart", num_classes=2, image_size=28)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    lines = _network(replace(read_weights(tmp_path / "model.safetensors"), config=known or None)).split(", ", 3)
+    assert lines[0] == "t2t_vit_quickstart" and lines[3] == pixels
 
 
 @pytest.mark.parametrize(

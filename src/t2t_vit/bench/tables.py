@@ -4,10 +4,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from t2t_vit.tables import print_table
 
-WIDEST = 150  # where nobody looks, lines are not broken
 NOTHING = "-"
 SPEED = ("GFLOP", "ms (least to greatest)", "TFLOP/s", "of data sheet", "of measured product")
 Results = dict[str, Any]
@@ -21,11 +19,11 @@ def print_network(found: Results) -> None:
     stages = found["stages"]
     for direction, title in (("forward", "forward (inference)"), ("backward", "backward, of the network in training")):
         rows = [[row["name"], *_speed(row[direction]), _percent((row[direction] or {}).get("share"))] for row in stages]
-        _show(f"{what}: {title}", ("stage", *SPEED, "share"), rows)
+        _print_table(f"{what}: {title}", ("stage", *SPEED, "share"), rows)
     whole = [
         [row["name"], *_speed(row), f"{row['images_per_second']:,.1f}", _bytes(row["memory"])] for row in found["whole"]
     ]
-    _show(f"{what}: the whole network", ("", *SPEED, "images/s", "peak memory"), whole)
+    _print_table(f"{what}: the whole network", ("", *SPEED, "images/s", "peak memory"), whole)
     _print(_rates(found))
 
 
@@ -35,8 +33,8 @@ def print_step(found: Results) -> None:
     form = "compiled" if found["compiled"] else "eager"
     what = f"{found['config']['arch']}, training step of {step['images']} images, {found['precision']}, {form}"
     rows = [[row["name"], _milliseconds(row["seconds"]), _percent(row["share"])] for row in step["parts"]]
-    _show(f"{what}, {found['device']}", ("part", "ms (least to greatest)", "share"), rows)
-    _show("", ("", *SPEED, "images/s", "peak memory"), [
+    _print_table(f"{what}, {found['device']}", ("part", "ms (least to greatest)", "share"), rows)
+    _print_table("", ("", *SPEED, "images/s", "peak memory"), [
         ["step", *_speed(step), f"{step['images_per_second']:,.1f}", _bytes(step["memory"])]
     ])  # fmt: skip
     if step["synchronisations"] is not None:
@@ -47,22 +45,37 @@ def print_step(found: Results) -> None:
     _print(_rates(found))
 
 
-def print_data(found: Results) -> None:
-    """What one core does for an image, what the device does, what the loader delivers and what a step takes."""
-    _show_parts(f"one core, {found['images']:,} training images", "images/s a core", found["reading"])
-    if found["kept"] is not None:
-        _show_parts("one core, images kept in memory (later epochs)", "images/s a core", found["kept"])
-    _show_parts(f"a batch, {found['device']}", "images/s", found["on_device"])
+def print_reading(found: Results) -> None:
+    """What one core does for an image, by part."""
+    _print_parts(f"one core, {found['images']:,} training images", "images/s a core", found["reading"])
+
+
+def print_kept(found: Results) -> None:
+    """The same for images that are kept in memory."""
+    _print_parts("one core, images kept in memory (later epochs)", "images/s a core", found["kept"])
+
+
+def print_on_device(found: Results) -> None:
+    """What the device does with a batch."""
+    _print_parts(f"a batch, {found['device']}", "images/s", found["on_device"])
+
+
+def print_loader(row: Row) -> None:
+    """What the loader delivers with one number of workers."""
+    _print(f"loader, {_workers(row)}: {_spread_rate(row['images_per_second'])} images/s, first epoch")
+
+
+def print_step_of_data(found: Results) -> None:
+    """What a training step takes, and how many times that the loader delivers."""
     takes = found["step"]["images_per_second"]
-    rows = [
-        [f"loader, {row['workers']} workers", *_delivered(row["images_per_second"], takes)] for row in found["loader"]
-    ]
-    name = f"training step, {found['config']['arch']}, {found['precision']}"
-    rows.append([name, f"{takes:,.1f}", NOTHING])
-    _show("delivered and taken, first epoch", ("", "images/s", "of what a step takes"), rows)
+    delivered = ", ".join(
+        f"{row['images_per_second']['median'] / takes:.2f} x with {_workers(row)}" for row in found["loader"]
+    )
+    what = f"training step, {found['config']['arch']}, {found['precision']}"
+    _print(f"{what}: {takes:,.1f} images/s; the loader delivers {delivered}")
 
 
-def _show_parts(title: str, rate: str, found: Results) -> None:
+def _print_parts(title: str, rate: str, found: Results) -> None:
     rows = [
         [
             row["name"],
@@ -73,7 +86,7 @@ def _show_parts(title: str, rate: str, found: Results) -> None:
         for row in found["parts"]
     ]
     rows.append(["together", f"{1e3 / found['images_per_second']:.3g}", f"{found['images_per_second']:,.0f}", ""])
-    _show(title, ("part", "ms an image (least to greatest)", rate, "share"), rows)
+    _print_table(title, ("part", "ms an image (least to greatest)", rate, "share"), rows)
 
 
 def _speed(row: Row | None) -> list[str]:
@@ -90,8 +103,12 @@ def _speed(row: Row | None) -> list[str]:
     ]
 
 
-def _delivered(rate: dict[str, float], takes: float) -> list[str]:
-    return [f"{rate['median']:,.1f}  ({rate['low']:,.1f} to {rate['high']:,.1f})", f"{rate['median'] / takes:.2f} x"]
+def _workers(row: Row) -> str:
+    return "1 worker" if row["workers"] == 1 else f"{row['workers']} workers"
+
+
+def _spread_rate(rate: dict[str, float]) -> str:
+    return f"{rate['median']:,.1f}  ({rate['low']:,.1f} to {rate['high']:,.1f})"
 
 
 def _milliseconds(spread: dict[str, float]) -> str:
@@ -115,22 +132,11 @@ def _rates(found: Results) -> str:
     return f"TFLOP/s in {rates['dtype']}: {given}, {product}"
 
 
-def _show(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(*heads, box=None, pad_edge=False, header_style="dim")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    if title:
-        _print(title)
-    _console().print(table)
-    _print("")
+def _print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    print_table(heads, rows, title=title)
+    _print()
 
 
-def _print(text: str) -> None:
-    _console().print(text, highlight=False, markup=False)
-
-
-def _console() -> Console:
-    """Standard output as it is now."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDEST, emoji=False, markup=False)
+def _print(text: str = "") -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

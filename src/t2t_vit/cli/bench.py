@@ -15,7 +15,15 @@ from t2t_vit.bench.data import measure_batch_transform, measure_loader, measure_
 from t2t_vit.bench.network import measure_network
 from t2t_vit.bench.rates import Rates, rates_of
 from t2t_vit.bench.step import measure_step
-from t2t_vit.bench.tables import print_data, print_network, print_step
+from t2t_vit.bench.tables import (
+    print_kept,
+    print_loader,
+    print_network,
+    print_on_device,
+    print_reading,
+    print_step,
+    print_step_of_data,
+)
 from t2t_vit.cli import build
 from t2t_vit.cli.console import tell
 from t2t_vit.data.batch_transform import Share
@@ -27,6 +35,7 @@ from t2t_vit.data.loader import Batch
 from t2t_vit.data.memory import budget_of
 from t2t_vit.data.readable import read_sizes
 from t2t_vit.data.workers import usable_workers
+from t2t_vit.errors import UserError
 from t2t_vit.fast.kernels import check_kernels, fused_or_plain
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
@@ -55,12 +64,16 @@ class Bench:
     precision: Precision
     rounds: int
     waiting: list[str]
+    about: Results  # where and what is measured, which stands in the JSON and above the tables
 
-    def begin(self) -> Rates:
-        """Say what waited; what the device could do in the numbers that are computed in."""
+    def begin(self) -> None:
+        """Print what waited."""
         choose_products(self.precision, self.waiting.append)
         for text in self.waiting:
             tell(text)
+
+    def rates(self) -> Rates:
+        """What the device could do in the numbers that are computed in."""
         return rates_of(self.device, self.precision.autocast_dtype or self.precision.weights_dtype)
 
 
@@ -74,21 +87,22 @@ def run(options: Options) -> int:
     if output is not None:
         check_output(output)
     subject = options.data
+    if options.extra("step") and subject != "data":
+        raise UserError(f"--step belongs to bench data; leave it out of bench {subject}")
     device = choose_device(config.device_target, config.device_id, note=told.append)
     precision = choose_precision(config.amp_level, device, training=subject != "model", note=told.append)
     check_kernels(config.kernels, device)
     config = _fitted(options, config, device, told.append)
-    measure, show = SUBJECTS[subject]
-    found: Results = {
+    about: Results = {
         **circumstances(["t2t-vit", *sys.argv[1:]]),
         "bench": subject,
         "device": device.type,
         "precision": precision.name,
         "rounds": options.extra("rounds"),
         "config": config.to_dict(),
-        **measure(Bench(options, config, device, precision, options.extra("rounds"), told)),
     }
-    show(found)
+    bench = Bench(options, config, device, precision, options.extra("rounds"), told, about)
+    found = about | SUBJECTS[subject](bench)
     if output is not None:
         with atomic_write(Path(output), "w") as file:
             json.dump(found, file, indent=1)
@@ -99,7 +113,9 @@ def run(options: Options) -> int:
 
 def of_network(bench: Bench) -> Results:
     """`bench model`: compiled, too, where `pynative_mode False` stands on the command line or in the file."""
-    config, precision, rates = bench.config, bench.precision, bench.begin()
+    config, precision = bench.config, bench.precision
+    bench.begin()
+    rates = bench.rates()
     model = build.network(config, config.num_classes)
     tell(f"network: {fused_or_plain(model, config.kernels, bench.device)}")
     precision.prepare(model)
@@ -111,8 +127,10 @@ def of_network(bench: Bench) -> Results:
     shape = (config.batch_size, config.in_chans, *image_size_of(config))
     images = torch.randn(shape, device=bench.device)
     others = {"forward, as infer runs it": predicting(bench)}
-    found = measure_network(model, forms, others, images, precision, rates, bench.rounds)
-    return {"rates": vars(rates), **found}
+    measured = measure_network(model, forms, others, images, precision, rates, bench.rounds)
+    found = {"rates": vars(rates), **measured}
+    print_network(bench.about | found)
+    return found
 
 
 def predicting(bench: Bench) -> Callable[[], object]:
@@ -133,12 +151,15 @@ def of_step(bench: Bench) -> Results:
     classes = [str(number) for number in range(config.num_classes)]
     targets = np.arange(max(config.batch_size, len(classes))) % len(classes)
     images = ArrayImages(np.zeros((len(targets), 1, 1), np.uint8), targets, classes, MODES[config.in_chans], "made up")
-    return step_results(bench, images, bench.begin())
+    bench.begin()
+    found = step_results(bench, images)
+    print_step(bench.about | found)
+    return found
 
 
-def step_results(bench: Bench, images: ImageSet, rates: Rates) -> Results:
+def step_results(bench: Bench, images: ImageSet) -> Results:
     """The step's figures; `images` tell the classes, none of them is read."""
-    config, precision = bench.config, bench.precision
+    config, precision, rates = bench.config, bench.precision, bench.rates()
     model = build.network(config, len(images.classes))
     tell(f"network: {fused_or_plain(model, config.kernels, bench.device)}")
     precision.prepare(model)
@@ -165,27 +186,39 @@ def made_up(config: Config, num_classes: int, device: torch.device) -> Callable[
 
 
 def of_data(bench: Bench) -> Results:
-    """`bench data`: the parts on one core, the loader with none and with all workers, and what a step takes."""
+    """`bench data`: the parts on one core, and the loader with none and with all workers, each printed as it is found.
+
+    With `--step` what a training step takes comes last: a recipe's network is compiled for it, which takes minutes.
+    """
     config = bench.config
     mode, transform = MODES[config.in_chans], build.train_transform(config)
     images = reduced(build.training_images(config, bench.waiting.append)[0], transform.reduction)
-    rates = bench.begin()
+    bench.begin()
     batch = min(config.batch_size, len(images))
-    found: Results = {
-        "images": len(images),
-        "reading": measure_reading(images, mode, transform, batch, bench.rounds),
-        "kept": None,
-        "on_device": measure_batch_transform(
-            build.batch_transform(config, len(images.classes)), config.in_chans, batch, bench.device, bench.rounds
-        ),
-        "loader": [_loader(bench, images, workers) for workers in sorted({0, _workers(config)})],
-    }
+    found: Results = {"images": len(images), "kept": None, "loader": []}
+
+    def keep(show: Callable[[Results], None], **figures: Results) -> None:
+        found.update(figures)
+        show(bench.about | found)
+
+    keep(print_reading, reading=measure_reading(images, mode, transform, batch, bench.rounds))
     if config.dataset == "ImageNet" and config.cache != "off":
         sizes = read_sizes(images, transform.reduction)
         kept, _ = keep_decoded(images, mode, budget_of(config.cache), sizes, what="training images", note=tell)
         if kept is not images:
-            found["kept"] = measure_reading(kept, mode, transform, batch, bench.rounds, kept=True)
-    return {**found, **step_results(bench, images, rates)}
+            keep(print_kept, kept=measure_reading(kept, mode, transform, batch, bench.rounds, kept=True))
+    on_device = build.batch_transform(config, len(images.classes))
+    keep(
+        print_on_device,
+        on_device=measure_batch_transform(on_device, config.in_chans, batch, bench.device, bench.rounds),
+    )
+    for workers in sorted({0, _workers(config)}):
+        found["loader"].append(_loader(bench, images, workers))
+        print_loader(found["loader"][-1])
+    if bench.options.extra("step"):
+        found.update(step_results(bench, images))
+        print_step_of_data(bench.about | found)
+    return found
 
 
 def _loader(bench: Bench, images: ImageSet, workers: int) -> Results:
@@ -215,8 +248,4 @@ def _fitted(options: Options, config: Config, device: torch.device, note: build.
     return replace(config, batch_size=size, num_classes=config.num_classes or 1000)
 
 
-SUBJECTS: dict[str, tuple[Callable[[Bench], Results], Callable[[Results], None]]] = {
-    "model": (of_network, print_network),
-    "step": (of_step, print_step),
-    "data": (of_data, print_data),
-}
+SUBJECTS: dict[str, Callable[[Bench], Results]] = {"model": of_network, "step": of_step, "data": of_data}

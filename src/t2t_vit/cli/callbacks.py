@@ -22,27 +22,48 @@ from t2t_vit.training.trackers import Guarded, MlflowTracker, ShowInputs, Summar
 
 
 def follow(
-    job: Job, trained: Trained, state: State, loader: TrainLoader, identity: Identity, start: Start, guard: Callback
+    job: Job,
+    trained: Trained,
+    state: State,
+    loader: TrainLoader,
+    identity: Identity,
+    start: Start,
+    guard: Callback,
+    limits: Sequence[Callback],
 ) -> tuple[TrainBatches, list[Callback]]:
-    """The batches and what follows the run: `guard`, and log, bar, summary and checkpoints in the first process alone.
+    """The batches and what follows the run: `guard` and `limits`, and log, bar, summary and checkpoints in the first
+    process alone.
 
     Where the run goes on, they know what they knew.
     """
     if not job.processes.is_first:
-        _recall(start, [guard])
-        return loader, [guard]
+        _recall(start, [guard, *limits])
+        return loader, [guard, *limits]
     config = job.config
     history = History(job.folders.logs, state.step if start.saved else 0, closed=state.closed_at == state.step)
     instruments = _instruments(job, trained, state)
-    journal = Journal(state, job.console, instruments=instruments, every=config.print_loss_every, history=history)
+    journal = Journal(
+        state,
+        job.console,
+        instruments=instruments,
+        every=config.print_loss_every,
+        history=history,
+        best_by=config.best_by,
+    )
     trackers = _trackers(job, trained, state, goes_on=start.saved is not None)
     summary = Summary(state, trackers, every=config.summary_loss_collect_freq, instruments=instruments)
     batches: TrainBatches = loader
     if config.collect_input_data:
         preprocessing = build.preprocessing_of(config)
-        batches = ShowInputs(loader, trackers, mean=preprocessing.mean, std=preprocessing.std)
+        batches = ShowInputs(
+            loader,
+            trackers,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            accumulation=config.accumulation_step,
+        )
     bar = [LiveBar(state, job.console, instruments=instruments)] if job.console.live else []
-    followers = [guard, journal, summary]
+    followers = [guard, *limits, journal, summary]
     _recall(start, followers)
     checkpoints = _checkpoints(job, trained, identity, followers)
     if start.saved is None:
@@ -50,7 +71,7 @@ def follow(
     else:
         checkpoints.go_on(start.saved.content, start.saved.path, state, start.damaged)
     data_wait = DataWait(_advice(config), job.note, processes=job.processes.count)
-    return batches, [guard, *bar, journal, summary, data_wait, checkpoints]
+    return batches, [guard, *bar, journal, *limits, summary, data_wait, checkpoints]
 
 
 def _advice(config: Config) -> str:
@@ -107,6 +128,7 @@ def _checkpoints(job: Job, trained: Trained, identity: Identity, followers: Sequ
         trained,
         keep_num=config.ckpt_keep_num,
         best_num=config.best_ckpt_num,
+        best_by=config.best_by,
         every_steps=config.ckpt_save_every_step,
         every_seconds=config.ckpt_save_every_seconds,
         note=job.note,

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,14 +12,19 @@ from torch import Tensor, nn
 from t2t_vit.cli import build
 from t2t_vit.cli.console import silent, tell
 from t2t_vit.cli.predictors import open_asked
+from t2t_vit.data.images import ImageSet
+from t2t_vit.data.loader import EvalLoader
 from t2t_vit.errors import UserError
-from t2t_vit.evaluation.metrics import Metrics, evaluate
+from t2t_vit.evaluation.findings import details
+from t2t_vit.evaluation.metrics import Metrics, counting_device, evaluate
+from t2t_vit.evaluation.outcomes import Outcomes, OutcomeTable
 from t2t_vit.fast.kernels import check_kernels, prepared
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.exported import ExportedPredictor
 from t2t_vit.inference.load import is_exported, rebuild
 from t2t_vit.inference.writers import check_output
-from t2t_vit.precision import choose_device, choose_precision, choose_products
+from t2t_vit.precision import AMP_LEVELS, Precision, choose_device, choose_precision, choose_products
+from t2t_vit.report.page import write_evaluation_report
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import resolve
@@ -26,38 +33,91 @@ from t2t_vit.training.distributed import Processes, connected, from_environment
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What one evaluation found.
+
+    measured   how: the precision and what computed it
+    weights    raw or ema of a checkpoint, else exported
+    images     what was measured on
+    outcomes   the answer to each image, in the first process; None unless they were asked for
+    """
+
+    metrics: Metrics
+    measured: str
+    weights: str
+    images: ImageSet
+    outcomes: Outcomes | None = None
+
+
 def run(options: Options) -> int:
     """Evaluate, and print the results last."""
-    path = options.required_checkpoint()
-    opened = open_asked(options, path) if is_exported(path) else read_weights(path)
-    config, notes = resolve(
-        options, checkpoint_config(opened) if isinstance(opened, Weights) else opened.metadata.config
-    )
     if options.print_config:
+        config, _, _ = _opened(options)
         print(to_yaml(config), end="")
         return 0
     processes = from_environment()
     note = tell if processes.is_first else silent
-    output = options.extras.get("output")
-    if output is not None:
-        check_output(output)
-    if isinstance(opened, Weights):
-        metrics = evaluate_weights(opened, config, processes, note, notes)
-    else:
-        metrics = evaluate_exported(opened, config, processes, note, notes)
+    output, report = options.extras.get("output"), options.extras.get("report")
+    for file in (output, report):
+        if file is not None:
+            check_output(file)
+    found = evaluate_job(options, processes, note, wants_outcomes=report is not None)
     if processes.is_first:
-        results = as_results(metrics)
+        results = as_results(found.metrics)
         if output is not None:
             with atomic_write(Path(output), "w") as file:
                 json.dump(results, file, indent=1)
                 file.write("\n")
+        if report is not None:
+            write_report_of(found, Path(report), options.checkpoint)
+            note(f"report: {report}")
+        print(rounded(found))
         print(f"eval results: {results}")
     return 0
+
+
+def evaluate_job(
+    options: Options, processes: Processes, note: Callable[[str], None], *, wants_outcomes: bool
+) -> Evaluated:
+    """Evaluate what the options name, a checkpoint or an exported file."""
+    config, notes, opened = _opened(options)
+    if isinstance(opened, Weights):
+        return evaluate_weights(opened, config, processes, note, notes, wants_outcomes=wants_outcomes)
+    return evaluate_exported(opened, config, processes, note, notes, wants_outcomes=wants_outcomes)
+
+
+def _opened(options: Options) -> tuple[Config, list[str], Weights | ExportedPredictor]:
+    path = options.required_checkpoint()
+    opened = open_asked(options, path) if is_exported(path) else read_weights(path)
+    held = checkpoint_config(opened) if isinstance(opened, Weights) else opened.metadata.config
+    return *resolve(options, held), opened
 
 
 def as_results(metrics: Metrics) -> dict[str, float]:
     """Loss and accuracies under the names of the model-zoo page, unrounded."""
     return {"Loss": metrics.loss, "Top1-Acc": metrics.top1, "Top5-Acc": metrics.top5}
+
+
+def rounded(found: Evaluated) -> str:
+    """The results for people: rounded, with the classes' means and how they were measured."""
+    metrics = found.metrics
+    return (
+        f"loss {metrics.loss:.4f}, top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%}, balanced accuracy "
+        f"{metrics.balanced_accuracy:.2%}, macro F1 {metrics.macro_f1:.2%} of {metrics.count:,} images, measured in "
+        f"{found.measured}"
+    )
+
+
+def write_report_of(found: Evaluated, output: Path, path: str) -> None:
+    """The report of an evaluation whose outcomes were asked for; `path` is what was evaluated.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    assert found.outcomes is not None
+    shown = {"measured": found.measured, "weights": found.weights} | details(found.outcomes, found.images)
+    write_evaluation_report(output, f"{Path(path).name}: evaluation", shown)
 
 
 def evaluate_weights(
@@ -66,7 +126,9 @@ def evaluate_weights(
     processes: Processes,
     note: Callable[[str], None],
     notes: Sequence[str] = (),
-) -> Metrics:
+    *,
+    wants_outcomes: bool = False,
+) -> Evaluated:
     """Exact metrics of `weights` over the validation images of `config`, each counted once, after the `notes`."""
     pending = list(notes)  # printed only when nothing can be refused any more: a mistake is one sentence
     device_id = processes.local if processes.count > 1 else config.device_id
@@ -81,6 +143,7 @@ def evaluate_weights(
             "it before it is evaluated"
         )
     images = build.validation_images(config, pending.append, rebuilt.classes, str(weights.path))
+    pending += _other_precision(weights, precision)
     for text in pending:
         note(text)
     with connected(processes, device):
@@ -88,9 +151,10 @@ def evaluate_weights(
         model, made_of = prepared(rebuilt.model, config.kernels, precision)
         note(f"{weights.path}: {weights.chosen} weights, {len(images):,} images, {device.type}, {precision.name}")
         note(f"network: {made_of}")
-        metrics = evaluate(model, loader, autocast=precision.autocast, reduce=processes.sum)
-        tell_unreadable(metrics, len(images), note)
-        return metrics
+        measured = f"{precision.name} on {device.type}"
+        found = _measured(model, loader, images, processes, precision.autocast, wants_outcomes)
+        tell_unreadable(found[0], len(images), note)
+    return Evaluated(found[0], measured, weights.chosen, images, found[1])
 
 
 def evaluate_exported(
@@ -99,7 +163,9 @@ def evaluate_exported(
     processes: Processes,
     note: Callable[[str], None],
     notes: Sequence[str] = (),
-) -> Metrics:
+    *,
+    wants_outcomes: bool = False,
+) -> Evaluated:
     """As `evaluate_weights`, of a file that `export` wrote, in its own runtime."""
     pending, cpu = list(notes), torch.device("cpu")
     images = build.validation_images(config, pending.append, predictor.classes, str(predictor.path))
@@ -109,15 +175,49 @@ def evaluate_exported(
         loader = build.eval_loader(config, images, predictor.preprocessing, processes, cpu, note)
         kind = type(predictor).__name__.removesuffix("Predictor")
         note(f"{predictor.path}: exported, {len(images):,} images, {kind}, {predictor.metadata.precision}")
-        metrics = evaluate(_AsModule(predictor), loader, reduce=processes.sum)
-        tell_unreadable(metrics, len(images), note)
-        return metrics
+        measured = f"{predictor.metadata.precision} by {kind}"
+        found = _measured(_AsModule(predictor), loader, images, processes, nullcontext, wants_outcomes)
+        tell_unreadable(found[0], len(images), note)
+    return Evaluated(found[0], measured, "exported", images, found[1])
 
 
 def tell_unreadable(metrics: Metrics, images: int, note: Callable[[str], None]) -> None:
     """Say how many of the images could not be read, each of which was named before by the process that met it."""
     if metrics.count < images:
         note(f"{images - metrics.count:,} of {images:,} images could not be read and are not counted")
+
+
+def _measured(
+    model: nn.Module,
+    loader: EvalLoader,
+    images: ImageSet,
+    processes: Processes,
+    autocast: Callable[[], AbstractContextManager[object]],
+    wants_outcomes: bool,
+) -> tuple[Metrics, Outcomes | None]:
+    """One pass over the images, which gives the metrics and, if they are asked for, the answers one by one."""
+    table = OutcomeTable(loader.numbers, len(images), counting_device(model)) if wants_outcomes else None
+    metrics = evaluate(
+        model,
+        loader,
+        autocast=autocast,
+        reduce=processes.sum,
+        classes=len(images.classes),
+        observe=None if table is None else table.add,
+    )
+    return metrics, None if table is None else table.outcomes(processes.sum, loader.unreadable)
+
+
+def _other_precision(weights: Weights, precision: Precision) -> list[str]:
+    """That the run of the checkpoint measured its figures in another precision, where it did."""
+    level = (weights.config or {}).get("amp_level")
+    known = level in AMP_LEVELS and level != "auto"
+    if not known or level == precision.name:
+        return []
+    return [
+        f"the run of this checkpoint measured in {level}, this evaluation in {precision.name}: its figures may differ "
+        f"in the last digits; --amp_level {level} measures as the run did"
+    ]
 
 
 class _AsModule(nn.Module):

@@ -26,11 +26,13 @@ from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import resolve
 from t2t_vit.settings.schema import Config
+from t2t_vit.tables import print_table
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
 
 CALIBRATION = 200
 ALL = "all"
-COLUMNS = "{:<12} {:>10} {:>8} {:>9} {:>11} {:>7}  {}"
+COLUMNS = ("format", "size", "load", "images/s", "difference", "top-1", "file")
+_EMPTY = [""] * (len(COLUMNS) - 2)  # where there is only a name and a sentence
 COMPARED: dict[ExportPrecision, int] = {"fp32": 12, "fp16": 100}
 # int8 is judged by its answers, of which it takes many: 2,000 small pictures, at least 200 large ones.
 INT8_PIXELS, INT8_MOST, INT8_LEAST = 2000 * 64 * 64, 2000, 200
@@ -80,18 +82,19 @@ def export_all(
 ) -> int:
     """Write every format that can be written here, and print a table; 1 where a file did not agree."""
     predictor, evidence = _prepared(weights, config, wish, notes, data_is_named)
-    print(COLUMNS.format("format", "size", "load", "images/s", "difference", "top-1", "file"))
-    code = 0
-    for name in FORMATS:
-        tell(f"{name} ...")
-        try:
-            exported = _written(predictor, config, name, wish, evidence)
-            print(_row(exported, evidence))
-        except UserError as error:
-            print(f"{name:<12} not written: {error}")
-        except DisagreementError as error:
-            code = 1
-            print(f"{name:<12} {error}")
+    code, rows = 0, []
+    try:
+        for name in FORMATS:
+            tell(f"{name} ...")
+            try:
+                rows.append(_row(_written(predictor, config, name, wish, evidence), evidence))
+            except UserError as error:
+                rows.append([name, *_EMPTY, f"not written: {error}"])
+            except DisagreementError as error:
+                code = 1
+                rows.append([name, *_EMPTY, str(error)])
+    finally:  # also where it is stopped: what was written is there
+        print_table(COLUMNS, rows, left=(0, -1))
     return code
 
 
@@ -134,22 +137,22 @@ def _written(predictor: TorchPredictor, config: Config, name: str, wish: Wish, e
     return export_model(predictor, path, arch=config.arch, file_format=name, evidence=evidence, kind=wish.kind)
 
 
-def _row(exported: Exported, evidence: Evidence) -> str:
-    """A line of the table."""
+def _row(exported: Exported, evidence: Evidence) -> list[str]:
+    """Cells of the columns `COLUMNS`."""
     size = f"{exported.size / 1e6:.1f} MB"
     found = exported.agreement
     if found is None:
-        return COLUMNS.format(exported.file_format, size, "", "", "", "", f"{exported.path} ({exported.unverified})")
+        return [exported.file_format, size, *_EMPTY[1:], f"{exported.path} ({exported.unverified})"]
     speed = speed_of(exported, evidence.images)
-    return COLUMNS.format(
+    return [
         exported.file_format,
         size,
         f"{speed.load_seconds:.2f} s",
         f"{speed.images_per_second:,.1f}",
         f"{found.largest_difference:.1e}",
         f"{found.top1_agreement:.1%}",
-        exported.path,
-    )
+        str(exported.path),
+    ]
 
 
 def _wish(options: Options) -> Wish:

@@ -39,7 +39,6 @@ from t2t_vit.data.workers import usable_workers
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
 from t2t_vit.settings.schema import Config
-from t2t_vit.training.journal import to_standard_error
 from t2t_vit.weights import SavedRun
 
 BAD_IMAGES = "bad_images.txt"
@@ -162,7 +161,7 @@ class _Preparation:
 
     def _headers(self) -> tuple[Look, Look]:
         if self.total >= _MANY and self.processes.is_first:
-            to_standard_error(f"looking at {self.total:,} images before the first step")
+            self.job.console.screen(f"looking at {self.total:,} images before the first step")
         looks = (Look.at_none(len(self.files[0])), Look.at_none(len(self.files[1])))
         for files, look in zip(self.files, looks, strict=True):
             read_headers(files, look, self._share(len(files)), self.threads)

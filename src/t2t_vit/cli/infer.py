@@ -126,7 +126,7 @@ def _job(options: Options) -> InferenceJob:
         resume=_resumes(options),
         unique=len(options.words) == 1 and "list" not in extras and not is_archive(options.words[0]),
         shard=_shard(options.extra("shard")),
-        batch_size=cast(int, options.said("batch_size", BATCH_SIZE)),
+        batch_size=cast(int, options.said("batch_size", BATCH_SIZE)) or BATCH_SIZE,
         workers=usable_workers(cast(int, options.said("num_parallel_workers", Config.num_parallel_workers))),
     )
 

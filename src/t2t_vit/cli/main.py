@@ -8,15 +8,17 @@ import gc
 import io
 import os
 import sys
+import threading
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from t2t_vit.errors import UserError, printable
+from t2t_vit.errors import FOREIGN_THREAD, UserError, printable
+from t2t_vit.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from t2t_vit.settings.commands import COMMANDS
-from t2t_vit.settings.names import nearest
+from t2t_vit.settings.names import nearest_command
 from t2t_vit.training.signals import Stopped, heard, stop_at_once
 from t2t_vit.version import __version__
 
@@ -41,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     with heard(stop_at_once):
         code = _exit_code(words)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    is_busy = any(thread.name == FOREIGN_THREAD for thread in threading.enumerate())  # native code would be torn apart
+    if is_busy or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from t2t_vit.training.distributed import leave
 
         gc.collect()  # what holds semaphores gives them back; else Python's resource tracker complains
@@ -66,12 +69,15 @@ def _exit_code(words: list[str]) -> int:
     except BrokenPipeError:
         _discard_output()  # its reader (`| head`) has gone
         return 141
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        _discard_output()
-        _say(f"the output cannot be written ({error.strerror})")
-        return 2
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _discard_output()
+            _say(f"the output cannot be written ({error.strerror})")
+            return 2
+        if is_out_of_memory(error):
+            _say(out_of_memory_sentence(error, words[0]))
+            return 2
+        raise
 
 
 def _say(text: str, *, if_first: bool = False) -> None:
@@ -132,7 +138,7 @@ def _usage() -> str:
 def _unknown(name: str) -> str:
     if name.startswith("-"):
         return f"'{name}' stands before any command; write t2t-vit COMMAND {name} ..., COMMAND being {_listed()}"
-    return f"unknown command '{name}'; did you mean '{nearest(name, COMMANDS)}'? There are {_listed()}"
+    return f"unknown command '{name}'; did you mean '{nearest_command(name, COMMANDS)}'? There are {_listed()}"
 
 
 def _listed() -> str:

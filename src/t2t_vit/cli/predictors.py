@@ -19,11 +19,12 @@ from t2t_vit.inference.load import check_fixed, is_exported, open_exported, rebu
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.runtime_choice import Candidate, fastest
 from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
+from t2t_vit.installing import install_command
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.resolution import resolve
 from t2t_vit.settings.schema import Config
-from t2t_vit.training.compilation import why_not
+from t2t_vit.training.compilation import obstacle_to_compiling
 from t2t_vit.weights import checkpoint_config, read_weights
 
 
@@ -94,7 +95,7 @@ def _opened(
         tell(text)
     # Counting costs a look at every name, which only an accelerator's engine and a choice of runtimes are worth.
     known = Workload(work.count(), work.batch) if work is not None and device.type == "cuda" else Workload()
-    plan = plan_for(device.type, known, lambda: why_not(device))
+    plan = plan_for(device.type, known, lambda: obstacle_to_compiling(device))
     engine = f", {plan}" if device.type == "cuda" else ""
     tell(f"{path}: {config.arch}, {weights.chosen} weights, {device.type}, {precision.name}{engine}")
     predictor = TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision, plan, kernels)
@@ -175,8 +176,7 @@ def _check(name: str, precision: Precision) -> None:
     if missing := _missing(name):
         extra = "openvino" if name == "openvino" else "export"
         raise UserError(
-            f"runtime {name} needs {missing[0]}, which is not installed; install it with: "
-            f'pip install "t2t_vit[{extra}]"'
+            f"runtime {name} needs {missing[0]}, which is not installed; install it with: {install_command(extra)}"
         )
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from t2t_vit.cli import build
 from t2t_vit.cli.console import tell
-from t2t_vit.cli.eval import as_results, evaluate_weights
+from t2t_vit.cli.eval import as_results, evaluate_weights, rounded
 from t2t_vit.cli.export import Wish, announce, export_weights
 from t2t_vit.cli.infer import InferenceJob, predict
 from t2t_vit.cli.run import start_of
-from t2t_vit.cli.train import train_job, where
+from t2t_vit.cli.train import printed, train_job, where
 from t2t_vit.data.images import ImageSet
 from t2t_vit.export.file_formats import find_format
 from t2t_vit.files import atomic_write
@@ -38,7 +38,7 @@ def run(options: Options) -> int:
     start = start_of(options)
     config = start.config
     if options.print_config:
-        print(to_yaml(config), end="")
+        print(to_yaml(printed(start)), end="")
         return 0
     find_format("ONNX").check()  # what is missing had better be said now than after the training
     new_figure(1, 1)
@@ -48,7 +48,7 @@ def run(options: Options) -> int:
     weights = read_weights(trained.checkpoint)
 
     tell("2 of 5: evaluate the checkpoint on the images that it was not trained on")
-    metrics = evaluate_weights(weights, replace(config, num_classes=len(weights.classes or ())), Processes(), tell)
+    measured = evaluate_weights(weights, replace(config, num_classes=len(weights.classes or ())), Processes(), tell)
 
     tell("3 of 5: predict the classes of image files")
     images = build.validation_images(config)
@@ -66,7 +66,8 @@ def run(options: Options) -> int:
     answers = [_answer(images, number, found[file]) for file, number in files.items()]
     draw_pictures(answers, FOLDER / "predictions.png", title=f"{title}, test images")
 
-    print(f"eval results: {as_results(metrics)}")
+    print(rounded(measured))
+    print(f"eval results: {as_results(measured.metrics)}")
     print("\n".join([*where(trained), *(f"{what:<18}{FOLDER / name}" for what, name in LEFT.items())]))
     return code
 

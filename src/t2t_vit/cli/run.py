@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from t2t_vit.bench.circumstances import cores, processor, versions
+from t2t_vit.cli.batch_size import Wanted, wanted
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.data.scan import class_name
@@ -24,10 +25,11 @@ from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import continued, resolve
 from t2t_vit.settings.rules import validate_training
-from t2t_vit.settings.schema import KEYS, SECTIONS, Config
+from t2t_vit.settings.schema import AUTO_BATCH, KEYS, SECTIONS, Config
 from t2t_vit.training.checkpoint import Identity
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.journal import Console
+from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.retention import CheckpointFolder, step_of
 from t2t_vit.training.state import State
 from t2t_vit.weights import SavedRun, Weights, checkpoint_config, read_saved_run, read_weights
@@ -67,11 +69,16 @@ class Folders:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind; the metrics are of the last evaluation, by the name of the weights."""
+    """What a run left behind.
+
+    metrics   what the run reports, by the name of the weights: the last evaluation, with `patience` the best one
+    best      the best checkpoint, where the run came to its end
+    """
 
     checkpoint: Path
     folders: Folders
     metrics: dict[str, Metrics]
+    best: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class Start:
     """What a training begins with.
 
     given     keys that somebody chose, and that the data must not overrule
+    batch     how batch_size auto was asked for, in a new run
     weights   to start from, in a new run
     saved     the run that goes on
     damaged   checkpoints of that run that cannot be read
@@ -100,6 +108,7 @@ class Start:
     config: Config
     notes: Sequence[str]
     given: Collection[str]
+    batch: Wanted | None = None
     weights: Weights | None = None
     saved: SavedRun | None = None
     damaged: Sequence[Path] = ()
@@ -130,7 +139,8 @@ def start_of(options: Options) -> Start:
         return _from(options, read_saved_run(chosen or options.checkpoint))
     weights = read_weights(options.checkpoint) if options.checkpoint else None
     config, notes = resolve(options, checkpoint_config(weights) if weights else None)
-    fresh = Start(replace(config, resume=""), notes, options.line, weights)
+    batch = wanted(options) if config.batch_size == AUTO_BATCH else None
+    fresh = Start(replace(config, resume=""), notes, options.line, batch, weights)
     if chosen != "auto":
         return fresh
     folders = Folders.of(config)
@@ -278,8 +288,12 @@ def agree(saved: SavedRun | None, processes: Processes, device: torch.device) ->
         )
 
 
-def nothing_left(config: Config, state: State) -> str:
+def nothing_left(config: Config, state: State, stopping: EarlyStopping, time: TimeLimit) -> str:
     """What to say of a run that is over."""
+    if stopping.is_over:
+        return f"the run is finished: {stopping.reason}; a larger --patience, or 0, goes on"
+    if time.was_over:
+        return f"the run is finished: {time.reason}; a larger --max_hours, or 0, goes on"
     if config.max_steps and state.step < state.epochs * state.updates_per_epoch:
         return (
             f"the run is finished: max_steps {config.max_steps} ended it at step {state.step}; --max_steps 0 goes on "

@@ -4,15 +4,19 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
 from t2t_vit.cli import build
+from t2t_vit.cli.batch_size import resolved
+from t2t_vit.cli.best import Ending, best_weights, last_weights
 from t2t_vit.cli.callbacks import follow
-from t2t_vit.cli.console import silent
+from t2t_vit.cli.console import silent, tell
 from t2t_vit.cli.images import Prepared, digests, prepare_images, run_images, write_lists
+from t2t_vit.cli.preview import write_preview
 from t2t_vit.cli.run import (
     Folders,
     Job,
@@ -31,6 +35,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.evaluation.findings import details, write_evaluation
 from t2t_vit.evaluation.outcomes import collect
 from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
+from t2t_vit.inference.writers import check_output
 from t2t_vit.model import T2TViT
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_report
@@ -38,12 +43,14 @@ from t2t_vit.report.run_files import EVALUATION, REPORT
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.schema import Config
-from t2t_vit.training.checkpoint import Trained, checkpoint_name, restore
+from t2t_vit.training.checkpoint import Trained, checkpoint_name, recall, restore
 from t2t_vit.training.distributed import Processes, StopAgreement, connected, end_with_launcher, from_environment
 from t2t_vit.training.divergence import StopOnDivergence
-from t2t_vit.training.journal import Console
+from t2t_vit.training.journal import Console, describe_metrics
+from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.loop import Validation, train
 from t2t_vit.training.optimizer import trainable
+from t2t_vit.training.retention import Checkpoints
 from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
 from t2t_vit.training.trackers import check_installed
@@ -61,7 +68,12 @@ def run(options: Options) -> int:
         end_with_launcher()
     start = start_of(options)
     if options.print_config:
-        print(to_yaml(start.config), end="")
+        print(to_yaml(printed(start)), end="")
+        return 0
+    if "preview" in options.extras:
+        check_output(options.extras["preview"])
+        write_preview(start.config, Path(options.extras["preview"]))
+        print(options.extras["preview"])
         return 0
     result = train_job(start, processes)
     if processes.is_first:
@@ -69,10 +81,21 @@ def run(options: Options) -> int:
     return 0
 
 
+def printed(start: Start) -> Config:
+    """The configuration as --print_config shows it, with the batch size that `auto` comes to here."""
+    config = start.config
+    if start.batch is None:
+        return config
+    device = choose_device(config.device_target, config.device_id, note=tell)
+    return resolved(config, start.batch, choose_precision(config.amp_level, device, training=True, note=tell), tell)
+
+
 def where(result: Result) -> list[str]:
     """A line for each thing that a run left behind."""
     folders = result.folders
+    best = [] if result.best is None else [f"best checkpoint   {result.best}"]
     return [
+        *best,
         f"checkpoint        {result.checkpoint}",
         f"best checkpoints  {folders.best}",
         f"log and history   {folders.logs}",
@@ -81,8 +104,8 @@ def where(result: Result) -> list[str]:
     ]
 
 
-def train_job(start: Start, processes: Processes) -> Result:
-    """Train from `start` to the end.
+def train_job(start: Start, processes: Processes, *, quiet: bool = False) -> Result:
+    """Train from `start` to the end; `quiet` shows nothing of it, but keeps the log.
 
     Raises:
         UserError: the data, the device or a combination of settings is not as it should be.
@@ -96,7 +119,7 @@ def train_job(start: Start, processes: Processes) -> Result:
         folders.check()
         check_installed(config.tracker)
     log = folders.logs / "train.log"
-    with closing(Console(log, held=True) if processes.is_first else Console(live=False)) as console:
+    with closing(Console(log, quiet=quiet, held=True) if processes.is_first else Console(live=False)) as console:
         note = console.line if processes.is_first else silent
         for text in [*start.notes, *pending, *_processes_note(config, processes, start.given)]:
             note(text)
@@ -106,6 +129,10 @@ def train_job(start: Start, processes: Processes) -> Result:
         choose_products(precision, note)
         job = Job(config, processes, device, precision, folders, console, note)
         with connected(processes, device):
+            if start.batch is not None:
+                count = len(train_images)
+                config = resolved(config, start.batch, precision, note, processes=processes, images=count)
+                job = replace(job, config=config)
             return _train(job, start, train_images, val_images)
 
 
@@ -124,9 +151,16 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
     if start.saved is not None:
         check_same_data(start.saved, identity, job.note)
         restore(start.saved.content, start.saved.path, trained, state)
+    stopping = EarlyStopping(config.patience, config.best_by, job.note)
+    time = TimeLimit(config.max_hours, state)
+    if start.saved is not None:
+        recall(start.saved.content, start.saved.path, [stopping, time])
+        if stopping.is_over or time.was_over:
+            state.end_here()
+            state.ended = bool(start.saved.content["progress"]["ended"]) and state.complete
     result = Result(job.folders.checkpoints / checkpoint_name(config.arch, state), job.folders, state.results)
     if state.ended:
-        job.note(nothing_left(config, state))
+        job.note(nothing_left(config, state, stopping, time))
         job.console.begin(keep=False)
         return result
     if processes.is_first:
@@ -134,14 +168,16 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
     job.console.begin()
     job.note(_headline(job, model, len(train_images), len(val_images)))
     job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
-    batches, callbacks = follow(job, trained, state, loader, identity, start, _guard(job, loader, state))
+    guards = _guard(job, loader, state), [stopping, time]
+    batches, callbacks = follow(job, trained, state, loader, identity, start, *guards)
     if start.saved is not None:
         start.saved.content.clear()  # the memory of a whole checkpoint
     if processes.is_first:
         record_run(job, model, state, train_images, val_images)
-        if start.saved is None:
-            write_lists(job.folders.logs, train_images, val_images)
+        write_lists(job.folders.logs, train_images, val_images)
     validation = _validation(job, trained, prepared)
+    stop = Stop(StopAgreement() if processes.count > 1 else None, time.is_over)
+    planned = state.last_step
     train(
         build.step_of(config, trained, train_images, job.precision, processes, job.note),
         batches,
@@ -149,13 +185,28 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         state,
         validation=validation,
         callbacks=callbacks,
-        stop=Stop(StopAgreement() if processes.count > 1 else None),
+        stop=stop,
         seed=config.seed,
         rank=processes.rank,
     )
-    report_run(job, state, validation, val_images)
-    return replace(
-        result, checkpoint=job.folders.checkpoints / checkpoint_name(config.arch, state), metrics=state.results
+    if stop.is_time_up and state.step < planned:
+        job.note(f"{time.reason}: the run ends here; --resume auto with a larger --max_hours goes on")
+    ranked = next((one.best for one in callbacks if isinstance(one, Checkpoints)), {})
+    ending = last_weights(state, config.best_by, ranked)
+    if config.patience:
+        ending = best_weights(trained, state, config.best_by, ranked, processes, job.note)
+    job.note(_result_line(job, ending))
+    report_run(job, ending, validation, val_images)
+    last = job.folders.checkpoints / checkpoint_name(config.arch, state)
+    return replace(result, checkpoint=last, metrics=ending.state.results, best=ending.best)
+
+
+def _result_line(job: Job, ending: Ending) -> str:
+    """What the run came to, and in which precision that was measured."""
+    shown = describe_metrics(ending.metrics, job.config.best_by) if ending.state.results else "nothing was evaluated"
+    return (
+        f"result: {ending.weights} weights of epoch {ending.state.epoch}, step {ending.state.step}: {shown} "
+        f"(measured in {job.precision.name} on {job.device.type})"
     )
 
 
@@ -214,6 +265,7 @@ def _validation(job: Job, trained: Trained, images: Prepared) -> Validation:
         job.precision.autocast,
         job.processes.sum,
         partial(for_evaluation, kernels=config.kernels, precision=job.precision),
+        config.num_classes,
     )
 
 
@@ -322,12 +374,13 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
     return sentences
 
 
-def report_run(job: Job, state: State, validation: Validation, images: ImageSet) -> None:
+def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSet) -> None:
     """Evaluate the better weights once more in detail, and write evaluation.json and report.html into the run's logs.
 
     All processes take part; the first one writes. A disk that is full then costs the report, not the run.
     """
-    chosen, batches = better(state), validation.batches
+    state, chosen = ending.state, ending.weights
+    batches = validation.batches
     assert isinstance(batches, EvalLoader)
     outcomes = collect(
         validation.form(validation.weights[chosen]),
@@ -341,18 +394,9 @@ def report_run(job: Job, state: State, validation: Validation, images: ImageSet)
     if not job.processes.is_first:
         return
     try:
-        scores = {
-            name: {key: getattr(metrics, key) for key in ("loss", "top1", "top5", "count")}
-            for name, metrics in state.results.items()
-        }
+        scores = {name: metrics.numbers() for name, metrics in state.results.items()}
         found = {"step": state.step, "epoch": state.epoch, "weights": chosen, "scores": scores}
         write_evaluation(job.folders.logs / EVALUATION, found | details(outcomes, images))
         write_report(job.folders.logs, job.folders.logs / REPORT)
     except UserError as error:
         job.note(f"no report: {error}")
-
-
-def better(state: State) -> str:
-    """Averaged weights, unless the raw ones scored higher: those that eval, infer and export take, too."""
-    results = state.results
-    return "ema" if "ema" in results and results["ema"].top1 >= results["raw"].top1 else "raw"

@@ -169,6 +169,7 @@ class Tree:
                 f"{self.root} holds {_listed(parts)}but no folder train; name the one with train_dir (. is {self.root})"
             )
         if self.val_split == 0:
+            self._check_no_classes()
             raise UserError(
                 f"{self.root} holds no folder train{_others(self.root)}; name it with train_dir, or where these are "
                 "the classes set val_split to 0.2: a fifth of each is then kept for validation"
@@ -185,26 +186,36 @@ class Tree:
         if found is not None and (self.val_split == 0 or found.exists()):
             return found  # what is wrong with a folder that is missing is said when it is opened
         if self.val_split == 0:
+            self._check_no_classes()
             raise UserError(
                 f"{self.root} holds no validation folder ({', '.join(VAL_NAMES)}){_others(self.root)}; name it with "
                 "val_dir, or keep a share of each class of the training images with val_split 0.2"
             )
         return None
 
+    def _check_no_classes(self) -> None:
+        if parts := self.parts_as_classes():
+            raise UserError(
+                f"{', '.join(parts)} of {self.root} hold images themselves, so they are classes as the others: set "
+                f"val_split to 0.2, so that a fifth of each is kept for validation (in a split the images would lie in "
+                f"{parts[0]}/CLASS)"
+            )
+
     def whole(self) -> Path | None:
         """`root`, where nothing divides it and all of its images can be measured; else None."""
-        if self.val_split > 0 or self._named_val() is not None:
-            return None
-        if self.train_dir is not None:
-            return self.root if Path(self.train_dir) == Path() else None
-        named = self._named_train()
-        return self.root if named is None or self._is_class(named) else None
+        divided = self.val_split > 0 or self._named_val() is not None or not self._holds_classes()
+        return None if divided else self.root
 
     def parts_as_classes(self) -> list[str]:
         """Folders of `root` that have the name of a part and are taken for classes: they hold images themselves."""
-        if self.train_dir is not None and Path(self.train_dir) != Path():
-            return []
-        return [name for name in self._parts() if holds_images(self.root / name)]
+        return [name for name in self._parts() if holds_images(self.root / name)] if self._holds_classes() else []
+
+    def _holds_classes(self) -> bool:
+        """Whether the folders of `root` are classes, not parts."""
+        if self.train_dir is not None:
+            return Path(self.train_dir) == Path()
+        named = self._named_train()
+        return named is None or self._is_class(named)
 
     def _named_train(self) -> Path | None:
         return _first_folder(self.root, TRAIN_NAMES)

@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
-from torch import Tensor
 
 from t2t_vit.data.preprocessing import IMAGENET_MEAN, fit_channels, to_tensor
 from t2t_vit.data.seeds import Keys, uniforms
 from t2t_vit.errors import UserError
+
+if TYPE_CHECKING:  # worker processes do without torch
+    from torch import Tensor
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
@@ -103,7 +105,7 @@ class TrainTransform:
         """All the random numbers of a batch at once: (N,) keys -> (N, columns), a row for each `apply`."""
         return uniforms(keys, _COLUMNS)
 
-    def __call__(self, image: Image.Image, key: int) -> Tensor:
+    def __call__(self, image: Image.Image, key: int) -> "Tensor":
         """An image and its key -> uint8 tensor (C, height, width)."""
         return to_tensor(self.apply(image, self.numbers(np.array([key], np.uint64))[0].tolist()))
 

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSamples
 from t2t_vit.data.seeds import Purpose, generator
-from t2t_vit.data.workers import answers, reader, usable_workers
+from t2t_vit.data.workers import WorkerDiedError, WorkersUnavailableError, in_order, usable_workers
 from t2t_vit.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
@@ -32,6 +33,16 @@ _BROKEN_SHARE = 0.01
 
 def _silent(_: str) -> None:
     pass
+
+
+class Arrived(NamedTuple):
+    """`Samples` where they are used."""
+
+    images: Tensor  # (B, C, H, W) uint8
+    targets: Tensor  # (B,) int64
+    indices: NDArray[np.int64]
+    failures: list[Failure]
+    lost: int
 
 
 class TrainLoader:
@@ -81,7 +92,7 @@ class TrainLoader:
         self._requests = _TrainRequests(images.targets, balanced, self.batch_size, batch_transform.seed, rank, world)
         samples = TrainSamples(images, transform, batch_transform.seed)
         modules = [TrainSamples.__module__] + (["timm.data.auto_augment"] if transform.auto_augment else [])
-        self._reader = reader(samples, self._requests, _limited(workers, len(self), note), device, modules)
+        self._read = _reader(samples.__getitem__, _limited(workers, len(self), note), device, modules)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -93,7 +104,7 @@ class TrainLoader:
         self._requests.epoch, self._requests.start, self._requests.strangers = epoch, start, mixes
         batches, device = count(start), self._device
         return on_device(
-            answers(self._reader), lambda samples: self._finish(samples, epoch, next(batches)), device, self._ahead
+            self._read(self._requests), lambda samples: self._finish(samples, epoch, next(batches)), device, self._ahead
         )
 
     def names(self, epoch: int, batch: int, count: int = 1) -> list[str]:
@@ -102,7 +113,7 @@ class TrainLoader:
         images = self._requests.order(epoch)[batch * size : (batch + count) * size]
         return [self._images.name(image % len(self._images)) for image in images.tolist()]
 
-    def _finish(self, samples: Samples, epoch: int, batch: int) -> Batch:
+    def _finish(self, samples: Arrived, epoch: int, batch: int) -> Batch:
         self._broken.add(samples)
         images = samples.images.to(self._device, non_blocking=True)
         targets = samples.targets.to(self._device, non_blocking=True)
@@ -150,9 +161,7 @@ class EvalLoader:
         mine = np.arange(rank, len(images), world)
         self._requests = [Request(0, mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
         samples = EvalSamples(images, preprocessing, kept)
-        self._reader = reader(
-            samples, self._requests, _limited(workers, len(self), note), device, [EvalSamples.__module__]
-        )
+        self._read = _reader(samples.__getitem__, _limited(workers, len(self), note), device, [EvalSamples.__module__])
 
     def __len__(self) -> int:
         """Batches of this rank."""
@@ -160,12 +169,12 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.numbers.clear()
-        yield from on_device(self._readable(answers(self._reader)), self._finish, self._device, self._ahead)
+        yield from on_device(self._readable(self._read(self._requests)), self._finish, self._device, self._ahead)
         new = {number: reason for number, reason in self.unreadable.items() if number not in self._bad.known}
         if new and self._bad.stops:
             raise UserError(not_readable(self._images, new))
 
-    def _readable(self, answers: Iterable[Samples]) -> Iterator[Samples]:
+    def _readable(self, answers: Iterable[Arrived]) -> Iterator[Arrived]:
         """The same samples without broken ones; batches of which nothing is left are left out."""
         for samples in answers:
             for failure in samples.failures:
@@ -180,7 +189,7 @@ class EvalLoader:
             elif rows:
                 yield samples._replace(images=samples.images[rows], targets=samples.targets[rows])
 
-    def _finish(self, samples: Samples) -> Batch:
+    def _finish(self, samples: Arrived) -> Batch:
         images = self._preprocessing.normalize(samples.images.to(self._device, non_blocking=True))
         return images, samples.targets.to(self._device, non_blocking=True)
 
@@ -263,7 +272,7 @@ class _Broken:
         self._limit = min(len(images) // 2, max(_BROKEN_AT_LEAST, math.ceil(_BROKEN_SHARE * len(images))))
         self._seen: set[int] = set()
 
-    def add(self, samples: Samples) -> None:
+    def add(self, samples: Arrived) -> None:
         for failure in samples.failures:
             if failure.image in self._seen or failure.image in self._bad.known:
                 continue
@@ -282,9 +291,42 @@ class _Broken:
         return f"{self._images.name(failure.image)}: {failure.reason}"
 
 
+def _reader(
+    read: Callable[[Request], Samples], workers: int, device: torch.device, modules: list[str]
+) -> Callable[[Iterable[Request]], Iterator[Arrived]]:
+    """Requests -> samples in order, read here or by worker processes, whose failures are sentences."""
+    answers = in_order(read, workers, modules, partial(_arrived, device=device))
+
+    def explained(requests: Iterable[Request]) -> Iterator[Arrived]:
+        fewer = "choose fewer num_parallel_workers (0 reads in the main process)"
+        try:
+            yield from answers(requests)
+        except MemoryError as error:
+            raise UserError(f"there is no memory for a batch; {fewer} or a smaller batch_size") from error
+        except WorkersUnavailableError as error:
+            raise UserError(f"data worker processes cannot be started ({error}); {fewer}") from error
+        except WorkerDiedError as error:
+            raise UserError(
+                f"a data worker process {error}, most often for want of memory; {fewer} or a smaller batch_size"
+            ) from error
+
+    return explained
+
+
+def _arrived(samples: Samples, device: torch.device) -> Arrived:
+    """Tensors over the same memory, or, for CUDA, in memory from which the device copies by itself."""
+    images, targets = torch.from_numpy(samples.images), torch.from_numpy(samples.targets)
+    if device.type == "cuda":
+        with torch.cuda.device(device):  # each thread has a current device of its own
+            images, targets = images.pin_memory(), targets.pin_memory()
+    return Arrived(images, targets, samples.indices, samples.failures, samples.lost)
+
+
 def _limited(workers: int, batches: int, note: Note) -> int:
     usable = usable_workers(workers)
-    if usable < workers:
+    if workers and not usable:
+        note(f"num_parallel_workers {workers}: this system cannot fork; the main process reads the images")
+    elif usable < workers:
         note(f"num_parallel_workers {workers} is cut to {usable}, the number of cores")
     return min(usable, batches)
 

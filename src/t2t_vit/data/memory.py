@@ -1,5 +1,6 @@
 """Memory that processes share, and how much of it there is to take."""
 
+import errno
 import mmap
 import os
 import weakref
@@ -22,10 +23,12 @@ class MemoryFile:
         place: (process, descriptor) of a file that is there already; None makes a new one.
 
     Raises:
-        OSError: there is no such file any more, or it may not be opened from here.
+        OSError: there is no such file any more, it may not be opened from here, or the system has none.
     """
 
     def __init__(self, place: tuple[int, int] | None = None) -> None:
+        if not hasattr(os, "memfd_create"):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         if place is None:
             self.fd = os.memfd_create("t2t_vit", os.MFD_CLOEXEC)
         else:

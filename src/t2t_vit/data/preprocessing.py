@@ -20,6 +20,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Longer side over shorter side, beyond which only the middle of an image is looked at.
 MOST_ELONGATED = 64
+LARGEST_SIDE = 8192
+SMALLEST_CROP = 0.01  # below it an image would be made a hundred times as wide as the network sees
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -54,10 +56,12 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.in_chans not in MODES:
             raise ValueError(f"in_chans is {self.in_chans}; images have 1 (grey), 3 (RGB) or 4 (RGBA) channels")
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise ValueError(f"image_size is {self.image_size}; it must be (height, width), both positive")
-        if not 0.0 < self.crop_pct <= 1.0:
-            raise ValueError(f"crop_pct is {self.crop_pct}; it must lie in (0, 1]")
+        if len(self.image_size) != 2 or not all(1 <= side <= LARGEST_SIDE for side in self.image_size):
+            raise ValueError(f"image_size is {self.image_size}; it must be (height, width), 1 to {LARGEST_SIDE} each")
+        if not SMALLEST_CROP <= self.crop_pct <= 1.0:
+            raise ValueError(f"crop_pct is {self.crop_pct}; it must lie between {SMALLEST_CROP} and 1")
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise ValueError(f"mean is {self.mean} and std {self.std}; every value must be finite")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation is {self.interpolation!r}; choose from {', '.join(INTERPOLATIONS)}")
         if min(self.std) <= 0.0:

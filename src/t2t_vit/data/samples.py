@@ -1,17 +1,14 @@
-"""A batch's samples, read and transformed as one piece of work for a worker process."""
+"""What a worker process computes: the samples of a batch, or the pixels of one image. It imports no torch."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from t2t_vit.data.cache import ByteStore
-from t2t_vit.data.decode import DecodeError
+from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
@@ -35,17 +32,17 @@ class Failure(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """A batch on its way to the device; `lost` counts the samples for which no replacement could be read either."""
+    """A batch on its way from a worker; `lost` counts the samples for which no replacement could be read either."""
 
-    images: Tensor  # (B, C, H, W) uint8
-    targets: Tensor  # (B,) int64
+    images: NDArray[np.uint8]  # (B, C, H, W)
+    targets: NDArray[np.int64]  # (B,)
     indices: NDArray[np.int64]
     failures: list[Failure]
     lost: int
 
 
 @dataclass(frozen=True)
-class TrainSamples(Dataset[Samples]):
+class TrainSamples:
     """Training samples by request: a sample is a function of (seed, epoch, index), whatever batch it is in."""
 
     images: ImageSet
@@ -67,8 +64,8 @@ class TrainSamples(Dataset[Samples]):
                 continue
             pixels[i] = np.asarray(self.transform.apply(image, rows[i])).reshape(height, width, channels)
             targets[i] = self.images.targets[source]
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-        return Samples(images, torch.from_numpy(targets), request.indices, failures, lost)
+        images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        return Samples(images, targets, request.indices, failures, lost)
 
     def _read(self, index: int, epoch: int, failures: list[Failure]) -> tuple[Image.Image | None, int]:
         """The image, or in place of a broken one another, always the same; and the index it was read from."""
@@ -84,7 +81,7 @@ class TrainSamples(Dataset[Samples]):
 
 
 @dataclass(frozen=True)
-class EvalSamples(Dataset[Samples]):
+class EvalSamples:
     """Evaluation samples by request; a broken one is left blank and reported."""
 
     images: ImageSet
@@ -93,14 +90,14 @@ class EvalSamples(Dataset[Samples]):
 
     def __getitem__(self, request: Request) -> Samples:
         height, width = self.preprocessing.image_size
-        images = torch.zeros(len(request.indices), self.preprocessing.in_chans, height, width, dtype=torch.uint8)
+        images = np.zeros((len(request.indices), self.preprocessing.in_chans, height, width), np.uint8)
         failures: list[Failure] = []
         for i, index in enumerate(request.indices.tolist()):
             try:
-                images[i] = torch.from_numpy(self.pixels(index))
+                images[i] = self.pixels(index)
             except DecodeError as error:
                 failures.append(Failure(index, str(error)))
-        targets = torch.from_numpy(self.images.targets[request.indices])
+        targets = self.images.targets[request.indices]
         return Samples(images, targets, request.indices, failures, len(failures))
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
@@ -112,8 +109,22 @@ class EvalSamples(Dataset[Samples]):
         held = None if self.kept is None else self.kept.get(index)
         if held is not None:
             size = (self.preprocessing.in_chans, *self.preprocessing.image_size)
-            return np.frombuffer(bytearray(held[0]), np.uint8).reshape(size)
+            return np.frombuffer(held[0], np.uint8).reshape(size)
         pixels = self.preprocessing.pixels(self.images.read(index))
         if self.kept is not None:
             self.kept.put(index, pixels.tobytes(), pixels.shape[2], pixels.shape[1])
         return pixels
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The pixels of an image file, or of encoded bytes, for inference: uint8 (in_chans, height, width).
+
+    Raises:
+        DecodeError: it is broken.
+    """
+
+    preprocessing: Preprocessing
+
+    def __call__(self, source: str | bytes) -> NDArray[np.uint8]:
+        return self.preprocessing.pixels(decode(source, self.preprocessing.mode))

@@ -1,100 +1,384 @@
-"""Worker processes that read batches ahead, and what their death means."""
+"""Worker processes for training, evaluation and inference: requests go to them, and their answers come back.
+
+Each worker has a socket pair of its own and a thread here that speaks with it. Nothing is shared: there is no folder,
+no address and no shared memory that could be full, and whoever dies closes his end, which the other side notices.
+"""
 
 import atexit
-import multiprocessing
+import itertools
 import os
+import pickle
 import signal
+import socket
+import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
-from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
-from multiprocessing.forkserver import ensure_running as ensure_server
-from multiprocessing.popen_forkserver import Popen
-from multiprocessing.process import parent_process
-from multiprocessing.resource_tracker import ensure_running as ensure_tracker
-from types import TracebackType
-from typing import Any
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from t2t_vit.data.worker import FORK, ORDER, REAP, REPLY, UNKNOWN, receive, send
 
-from t2t_vit.data.samples import Request, Samples
-from t2t_vit.errors import UserError
+Thing = TypeVar("Thing")
+Answer = TypeVar("Answer")
+Task = tuple[Any, "Future[Any]"]
 
-_AHEAD = 2  # batches that each worker reads ahead
-_GRACE = 1.0  # seconds that a worker has to end by itself
+AHEAD = 2  # requests that are under way for each worker
 # What reaches every process of a group, from a terminal, a scheduler or a container's end: the main process decides.
-_OF_THE_GROUP = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP}
+_OF_THE_GROUP = {getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-class Handle(Popen):
-    """How a worker is ended: signals to its group do not reach it, and SIGTERM is one of them."""
-
-    def terminate(self) -> None:
-        """End it at once."""
-        self.kill()
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end, which torch has asked for; what one still reads or imports is not worth waiting for."""
-        code = super().wait(timeout and min(timeout, _GRACE))
-        if code is None and timeout:
-            self.kill()
-            code = super().wait(timeout)
-        return code
+class WorkerDiedError(Exception):
+    """A worker process ended over a request; the message says how: `was killed by SIGKILL`."""
 
 
-class Worker(ForkServerProcess):
-    """A worker process."""
-
-    _Popen = Handle
+class WorkersUnavailableError(Exception):
+    """No worker process can be started; the message says why."""
 
 
-class Workers(ForkServerContext):
-    """What starts worker processes."""
+def usable_workers(wanted: int) -> int:
+    """No more processes than there are cores for this one to run on; none where a system cannot fork."""
+    if not (hasattr(os, "fork") and hasattr(signal, "pthread_sigmask")):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(wanted, cores)
 
-    Process = Worker
 
+def in_order(
+    answer: Callable[[Thing], Any],
+    workers: int,
+    modules: Sequence[str] = (),
+    arrive: Callable[[Any], Answer] = lambda computed: computed,
+) -> Callable[[Iterable[Thing]], Iterator[Answer]]:
+    """A function from requests to their answers, in order: computed here, or by `workers` processes ahead of use.
 
-def reader(
-    dataset: Dataset[Samples], requests: Iterable[Request], workers: int, device: torch.device, modules: list[str]
-) -> "DataLoader[Samples]":
-    """A loader that answers each request with its samples, in order, in this process or in `workers` others.
+    The processes are started at the first request and stay until nobody holds the function any more.
 
-    The workers are started by a fork server, which is safe where this process has threads (a forked copy of them may
-    hang), and which imports `modules` once for all of them. They stay for the next epoch.
+    Args:
+        modules, arrive: see `Pool`.
     """
-    if workers > 0:
-        start_server(modules)
-    return DataLoader(
-        dataset,
-        sampler=requests,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=Workers() if workers > 0 else None,
-        persistent_workers=workers > 0,
-        prefetch_factor=_AHEAD if workers > 0 else None,
-        collate_fn=_as_it_is,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_start,
-        generator=torch.Generator(),  # torch draws a seed an epoch: not from the global generator
+    if workers == 0:
+        return lambda things: (arrive(answer(thing)) for thing in things)
+    pool: Pool[Thing, Answer] = Pool(answer, workers, modules, arrive)
+    return lambda things: _ahead(pool, things, AHEAD * workers)
+
+
+def _ahead(pool: "Pool[Thing, Answer]", things: Iterable[Thing], count: int) -> Iterator[Answer]:
+    rest = iter(things)
+    under_way = deque(pool.submit([thing])[0] for thing in itertools.islice(rest, count))
+    try:
+        while under_way:
+            answer = under_way.popleft().result()
+            under_way.extend(pool.submit([thing])[0] for thing in itertools.islice(rest, 1))
+            yield answer
+    finally:
+        for future in under_way:
+            future.cancel()
+
+
+class Pool(Generic[Thing, Answer]):
+    """`count` processes, each started when there is work for it, that compute `answer(thing)`.
+
+    Args:
+        answer: travels to each worker as a pickle, with what it holds.
+        modules: what all workers need, imported once for all that this process ever starts.
+        arrive: what is done here, in the thread of the worker, with what was computed there.
+        attempts: a thing over which that many workers died is not tried again.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Thing], Any],
+        count: int,
+        modules: Sequence[str] = (),
+        arrive: Callable[[Any], Answer] = lambda computed: computed,
+        *,
+        attempts: int = 1,
+    ) -> None:
+        self._shared = _Shared(answer, modules, arrive, attempts)
+        self._threads = [threading.Thread(target=_settle_all, args=(self._shared,), daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+        self._give_up = weakref.finalize(self, self._shared.give_up, count)
+
+    def submit(self, things: Sequence[Thing]) -> "list[Future[Answer]]":
+        """Hand `things` to the next free worker together; it answers one after the other.
+
+        A future raises what `answer` raised, WorkerDiedError where a worker died over this thing, or
+        WorkersUnavailableError.
+        """
+        futures: list[Future[Answer]] = [Future() for _ in things]
+        self._shared.waiting.put(deque(zip(things, futures, strict=True)))
+        return futures
+
+    def close(self) -> None:
+        """Give up all work, and wait until the workers have ended. Without it they end when nobody holds the pool."""
+        self._give_up()
+        for thread in self._threads:
+            thread.join()
+
+
+class _Shared:
+    """What the threads of a pool share. They do not hold the pool itself, which ends when nobody else does."""
+
+    def __init__(
+        self, answer: Callable[[Any], Any], modules: Sequence[str], arrive: Callable[[Any], Any], attempts: int
+    ) -> None:
+        self.modules, self.arrive, self.attempts = modules, arrive, attempts
+        self.waiting: SimpleQueue[deque[Task] | None] = SimpleQueue()
+        self._answer, self._pickling = answer, threading.Lock()  # what is pickled may change itself the first time
+        self._lock = threading.RLock()  # `give_up` may be called by the garbage collector, wherever a thread is
+        self._workers: set[_Worker] = set()
+        self._given_up = False
+
+    def start(self) -> "_Worker":
+        """A new worker that is ready.
+
+        Raises:
+            WorkersUnavailableError: there can be none, or the pool was given up.
+        """
+        worker = _Worker(self.modules)
+        with self._lock:
+            self._workers.add(worker)
+            given_up = self._given_up
+        try:
+            if given_up:
+                raise WorkersUnavailableError("they are no longer wanted")
+            with self._pickling:
+                program = pickle.dumps(self._answer, protocol=5)
+            worker.begin(program)
+        except BaseException:
+            self.drop(worker)
+            raise
+        return worker
+
+    def drop(self, worker: "_Worker") -> str:
+        """End a worker; how it ended."""
+        with self._lock:
+            self._workers.discard(worker)
+        return worker.end()
+
+    def give_up(self, threads: int) -> None:
+        """Let nobody begin anything more, and end the workers in what they do; the threads do the rest."""
+        with self._lock:
+            self._given_up = True
+            workers = list(self._workers)
+        with suppress(Empty):
+            while True:
+                for _, future in self.waiting.get_nowait() or ():
+                    future.cancel()
+        for _ in range(threads):
+            self.waiting.put(None)
+        for worker in workers:
+            worker.hang_up()
+
+
+def _settle_all(shared: _Shared) -> None:
+    """The thread of one worker. Whatever happens, each future is settled: nobody waits for one for ever."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)  # they are the main thread's, which may wait for an answer
+    worker: _Worker | None = None
+    while (tasks := shared.waiting.get()) is not None:
+        deaths = 0
+        while tasks := _not_cancelled(tasks):
+            before = len(tasks)
+            try:
+                worker = worker or shared.start()
+                worker.ask(tasks, shared.arrive)
+            except _BrokenError:
+                how = shared.drop(worker) if worker else ""
+                worker = None
+                deaths = deaths + 1 if len(tasks) == before else 1
+                if deaths == shared.attempts:
+                    tasks.popleft()[1].set_exception(WorkerDiedError(how))
+                    deaths = 0
+            except BaseException as error:  # no worker, no memory for an answer, or ours
+                if worker is not None:
+                    shared.drop(worker)
+                    worker = None
+                while tasks:
+                    tasks.popleft()[1].set_exception(error)
+    if worker is not None:
+        shared.drop(worker)
+
+
+def _not_cancelled(tasks: "deque[Task]") -> "deque[Task]":
+    return deque(
+        (thing, future) for thing, future in tasks if future.running() or future.set_running_or_notify_cancel()
     )
 
 
-def start_server(modules: list[str]) -> None:
-    """Start the fork server, if it does not run yet, deaf to signals of the group from its first instruction on.
+class _BrokenError(Exception):
+    """The connection to a worker broke."""
 
-    A blocked signal stays blocked through fork and exec, so the server, its workers and Python's resource tracker need
-    no handlers, which would come too late: importing `modules` takes seconds. A signal that comes here meanwhile waits.
+
+class _Worker:
+    """A worker process and the connection to it.
+
+    Raises:
+        WorkersUnavailableError: there can be none.
     """
-    multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
-    with _signals_wait():
-        ensure_tracker()  # by itself it unblocks SIGINT and SIGTERM, so it comes before
-        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)
-        ensure_server()
-    atexit.register(_end_server)
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        with ExitStack() as if_it_fails:
+            try:
+                self._connection, theirs = socket.socketpair()
+                if_it_fails.enter_context(self._connection)
+                with theirs:
+                    self._server = _server(modules)
+                    self._pid = self._server.order(FORK, descriptor=theirs.fileno())
+            except ConnectionError as error:
+                raise WorkersUnavailableError("the process that starts them ended") from error
+            except OSError as error:
+                raise WorkersUnavailableError(error.strerror) from error
+            if self._pid < 0:
+                raise WorkersUnavailableError(os.strerror(-self._pid))
+            if_it_fails.pop_all()
+
+    def begin(self, program: bytes) -> None:
+        """Tell it what it is for, and wait until it is ready: what kills it from then on is a request.
+
+        Raises:
+            WorkersUnavailableError: it cannot do that, or died.
+        """
+        try:
+            send(self._connection, (_current_folder(), program))
+            is_ready, reason = receive(self._connection)
+        except (EOFError, OSError) as error:
+            raise WorkersUnavailableError("the first one died before it was ready") from error
+        if not is_ready:
+            raise WorkersUnavailableError(f"{type(reason).__name__}: {reason}") from reason
+
+    def ask(self, tasks: "deque[Task]", arrive: Callable[[Any], Any]) -> None:
+        """Take the tasks from the left as they are answered; those that it died over are left.
+
+        Raises:
+            _BrokenError: it died.
+        """
+        try:
+            send(self._connection, [thing for thing, _ in tasks])
+            while tasks:
+                is_answer, answer = receive(self._connection)
+                self._settle(tasks[0][1], is_answer, answer, arrive)
+                tasks.popleft()
+        except (EOFError, ConnectionError) as error:
+            raise _BrokenError from error
+
+    @staticmethod
+    def _settle(future: "Future[Any]", is_answer: bool, answer: Any, arrive: Callable[[Any], Any]) -> None:
+        if not is_answer:
+            future.set_exception(answer)
+            return
+        try:
+            future.set_result(arrive(answer))
+        except BaseException as error:
+            future.set_exception(error)
+
+    def hang_up(self) -> None:
+        """It ends at once, and the thread that waits for its answer wakes up."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> str:
+        """Let go of it, in its own thread; how it ended."""
+        self.hang_up()
+        self._connection.close()
+        try:
+            code = self._server.order(REAP, self._pid)
+        except OSError:  # the server was killed as well
+            code = UNKNOWN
+        if code == UNKNOWN:
+            return "was killed"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109  # a worker may be started long after its server, and somewhere else
+    except OSError:
+        return "."
+
+
+class _Server:
+    """The process that forks workers: a copy of this one, which has threads, might hang."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._lock = threading.Lock()
+        self._control, theirs = socket.socketpair()
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}; from t2t_vit.data.worker import serve_forks; "
+            f"serve_forks({theirs.fileno()}, {list(modules)!r})"
+        )
+        try:
+            with theirs, _signals_wait():  # a blocked signal stays blocked through fork and exec
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", program],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env=os.environ | _ONE_THREAD,
+                )
+        except BaseException:
+            self._control.close()
+            raise
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is this process's, and still runs."""
+        return self._process.poll() is None
+
+    def order(self, action: bytes, pid: int = 0, descriptor: int | None = None) -> int:
+        """Its answer to an order; OSError where it is gone."""
+        with self._lock:
+            message = ORDER.pack(action, pid)
+            if descriptor is None:
+                self._control.sendall(message)
+            else:
+                socket.send_fds(self._control, [message], [descriptor])
+            reply = self._control.recv(REPLY.size, socket.MSG_WAITALL)
+        if len(reply) < REPLY.size:
+            raise BrokenPipeError
+        return int(REPLY.unpack(reply)[0])
+
+    def kill(self) -> None:
+        """End it at once: by itself it would notice only when it has imported all modules."""
+        self._process.kill()
+        self._process.wait()
+        self._control.close()
+
+
+_servers: dict[int, _Server] = {}  # by the process that started it: a fork of this one needs another
+_servers_lock = threading.Lock()
+_is_ending = False
+
+
+def _server(modules: Sequence[str]) -> _Server:
+    """This process's server, started if there is none any more."""
+    with _servers_lock:
+        if _is_ending:
+            raise ConnectionError("the program is ending")
+        known = _servers.get(os.getpid())
+        if known is not None and known.is_alive:
+            return known
+        if known is None:
+            atexit.register(_end_server)
+        else:
+            known.kill()
+        _servers[os.getpid()] = _Server(modules)
+        return _servers[os.getpid()]
+
+
+def _end_server() -> None:
+    """When this process ends."""
+    global _is_ending  # noqa: PLW0603
+    _is_ending = True
+    server = _servers.get(os.getpid())
+    if server is not None:
+        server.kill()
 
 
 @contextmanager
@@ -105,87 +389,3 @@ def _signals_wait() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_server() -> None:
-    """When this process ends: by itself the server would notice only when it has imported all modules."""
-    pid = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
-    if pid is not None:
-        with suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def usable_workers(wanted: int) -> int:
-    """No more processes than there are cores for this one to run on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(wanted, cores)
-
-
-def answers(loader: "DataLoader[Samples]") -> Iterator[Samples]:
-    """One pass over the loader; UserError where a worker dies."""
-    try:
-        with _signals_wait():  # a worker that is half started would complain
-            batches = iter(loader)
-        yield from batches
-    except (RuntimeError, EOFError, OSError) as error:
-        workers: list[Worker] = getattr(getattr(loader, "_iterator", None), "_workers", [])
-        wait([worker.sentinel for worker in workers], _GRACE)  # a broken pipe is known before the exit code is
-        explained = dead_worker(error, [worker.exitcode for worker in workers])
-        if explained is None:
-            raise
-        raise explained from error
-
-
-def dead_worker(error: Exception, exit_codes: Iterable[int | None] = ()) -> UserError | None:
-    """What to tell the user where `error` stands for a dead worker; None where it does not.
-
-    torch notices it when the next batch does not come; or a pipe to the worker breaks.
-
-    Args:
-        exit_codes: of the workers, as far as they have ended; a signal is negative.
-    """
-    reported = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
-    broken = isinstance(error, EOFError | ConnectionError | FileNotFoundError) and "Caught" not in str(error)
-    if not (reported or broken):
-        return None
-    code = next((code for code in exit_codes if code), None)
-    if code is None:
-        how, why = "was killed", "want of memory or of shared memory (/dev/shm)"
-    elif code < 0:
-        how = f"was killed by {signal.Signals(-code).name}"
-        why = "want of shared memory (/dev/shm)" if -code == signal.SIGBUS else "want of memory"
-    else:
-        how, why = f"ended with exit code {code}", "want of memory"
-    return UserError(
-        f"a data worker process {how}, most often for {why};"
-        " choose fewer num_parallel_workers (0 reads in the main process) or a smaller batch_size"
-    )
-
-
-def _as_it_is(samples: Any) -> Any:
-    return samples
-
-
-def _start(_: int) -> None:
-    """In a worker, before its first batch."""
-    torch.set_num_threads(1)
-    sys.excepthook = _end_quietly
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A hand-over that broke because the main process was killed in the middle of it is nobody's mistake to read of."""
-    parent = parent_process()
-    if parent is not None and isinstance(error, OSError | EOFError):
-        parent.join(1.0)
-        if not parent.is_alive():
-            os._exit(0)
-    sys.__excepthook__(kind, error, trace)
-
-
-def _end_with_parent() -> None:
-    """A main process that was killed tells nobody, and its workers would wait for requests for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(0)

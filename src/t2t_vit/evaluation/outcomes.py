@@ -45,6 +45,54 @@ class Outcomes:
         return self.rank < 1
 
 
+class OutcomeTable:
+    """The answers of one process to its share of the images, as they come in.
+
+    Six numbers an image are kept, on the device until the end: 2.4 MB for 50,000 images, whatever the class count.
+    Several processes each fill in their own images and add the tables up, so that nothing is counted twice.
+
+    Args:
+        numbers: of this process's images, in their order, among all `total` ones; may grow with the batches.
+        device: where the table is kept, see `counting_device`.
+    """
+
+    def __init__(self, numbers: Sequence[int], total: int, device: torch.device) -> None:
+        self._numbers, self._done = numbers, 0
+        self._table = torch.zeros(total, 6, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """The answers to the next images: logits (B, K), class numbers (B,)."""
+        device = self._table.device
+        rows = torch.tensor(self._numbers[self._done : self._done + len(logits)], device=device)
+        self._table[rows] += _rows(logits.to(device, torch.float64), targets.to(device))
+        self._done += len(logits)
+
+    def outcomes(self, reduce: Callable[[Tensor], Tensor] | None = None, unreadable: Collection[int] = ()) -> Outcomes:
+        """The answers to all images; `reduce` adds a tensor up over the processes.
+
+        Args:
+            unreadable: numbers of this process's images that gave no answer, since they cannot be read.
+
+        Raises:
+            RuntimeError: the shares and the unreadable images are not all images, each once.
+        """
+        self._table[list(unreadable), _SEEN] -= 1
+        table = (self._table if reduce is None else reduce(self._table)).cpu()
+        if not bool((table[:, _SEEN].abs() == 1).all()):
+            raise RuntimeError("the shares of the processes are not all images, each once")
+        number = (table[:, _SEEN] == 1).nonzero()[:, 0]
+        columns = [column.contiguous() for column in table[number].unbind(1)]
+        return Outcomes(
+            columns[_TARGET].long(),
+            columns[_PREDICTED].long(),
+            columns[_CONFIDENCE],
+            columns[_LOSS],
+            columns[_RANK].long(),
+            number,
+        )
+
+
 @torch.no_grad()
 def collect(
     model: nn.Module,
@@ -58,9 +106,6 @@ def collect(
 ) -> Outcomes:
     """Run `model` in eval mode over `batches`; its mode is restored.
 
-    Six numbers an image are kept, on the device until the end: 2.4 MB for 50,000 images, whatever the class count.
-    Several processes each fill in their own images and add the tables up, so that nothing is counted twice.
-
     Args:
         batches: images (B, C, H, W) and class numbers (B,), on the model's device: this process's share.
         numbers: of these images, in their order, among all `total` ones; may grow with the batches.
@@ -70,33 +115,17 @@ def collect(
     Raises:
         RuntimeError: the shares and the unreadable images are not all images, each once.
     """
-    device = counting_device(model)
-    table = torch.zeros(total, 6, dtype=torch.float64, device=device)
-    was_training, done = model.training, 0
+    table = OutcomeTable(numbers, total, counting_device(model))
+    was_training = model.training
     model.eval()
     try:
         for images, targets in batches:
             with autocast():
                 logits = model(images)  # (B, K)
-            rows = torch.tensor(numbers[done : done + len(images)], device=device)
-            table[rows] += _rows(logits.to(device, torch.float64), targets.to(device))
-            done += len(images)
+            table.add(logits, targets)
     finally:
         model.train(was_training)
-    table[list(unreadable), _SEEN] -= 1
-    table = (table if reduce is None else reduce(table)).cpu()
-    if not bool((table[:, _SEEN].abs() == 1).all()):
-        raise RuntimeError("the shares of the processes are not all images, each once")
-    number = (table[:, _SEEN] == 1).nonzero()[:, 0]
-    columns = [column.contiguous() for column in table[number].unbind(1)]
-    return Outcomes(
-        columns[_TARGET].long(),
-        columns[_PREDICTED].long(),
-        columns[_CONFIDENCE],
-        columns[_LOSS],
-        columns[_RANK].long(),
-        number,
-    )
+    return table.outcomes(reduce, unreadable)
 
 
 def _rows(logits: Tensor, targets: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ from t2t_vit.export.torch_formats import (
 )
 from t2t_vit.inference.exported import ExportPrecision
 from t2t_vit.inference.load import load
-from t2t_vit.inference.mindir_predictor import MINDSPORE_MISSING, mindspore_python
+from t2t_vit.inference.mindir_predictor import mindspore_missing, mindspore_python
 from t2t_vit.inference.predictor import Predictor
-from t2t_vit.inference.runtime_predictors import EXECUTORCH_MISSING, ONNX_MISSING, OPENVINO_MISSING, TENSORRT_MISSING
+from t2t_vit.installing import install_command, not_installed
 
 
 def _nothing() -> str | None:
@@ -72,7 +72,7 @@ class Format:
     @property
     def install(self) -> str:
         """The command that brings what is missing."""
-        return f'pip install "t2t_vit[{self.extra}]"'
+        return install_command(self.extra)
 
     def check(self, asked: Kind | None = None) -> None:
         """Refuse what cannot be written here, before hours of work.
@@ -115,8 +115,8 @@ def _missing(modules: tuple[str, ...]) -> str | None:
     return None
 
 
-def _without(module: str, sentence: str) -> str | None:
-    return sentence if _missing((module,)) else None
+def _without(module: str, name: str, extra: str) -> str | None:
+    return not_installed(name, extra) if _missing((module,)) else None
 
 
 def _without_nvidia() -> str | None:
@@ -129,7 +129,7 @@ def _without_nvidia() -> str | None:
 
 
 def _without_mindspore() -> str | None:
-    return None if mindspore_python() else MINDSPORE_MISSING
+    return None if mindspore_python() else mindspore_missing()
 
 
 def _untested() -> str | None:
@@ -145,7 +145,7 @@ FORMATS = {
             write_onnx,
             "export",
             ("onnx", "onnxscript"),
-            partial(_without, "onnxruntime", ONNX_MISSING),
+            partial(_without, "onnxruntime", "ONNX Runtime", "export"),
             precisions=("fp32", "fp16", "int8"),
             dynamic_size=True,
         ),
@@ -159,7 +159,7 @@ FORMATS = {
             write_openvino,
             "openvino",
             ("openvino", "onnx", "onnxscript", "nncf"),
-            partial(_without, "openvino", OPENVINO_MISSING),
+            partial(_without, "openvino", "OpenVINO", "openvino"),
             precisions=("fp32", "fp16", "int8"),
             dynamic_size=True,
         ),
@@ -169,7 +169,7 @@ FORMATS = {
             write_executorch,
             "executorch",
             ("executorch",),
-            partial(_without, "executorch", EXECUTORCH_MISSING),
+            partial(_without, "executorch", "ExecuTorch", "executorch"),
             precisions=("fp32",),
             dynamic_batch=False,
         ),
@@ -179,7 +179,7 @@ FORMATS = {
             write_tensorrt,
             "tensorrt",
             ("tensorrt", "onnx", "onnxscript"),
-            partial(_without, "tensorrt", TENSORRT_MISSING),
+            partial(_without, "tensorrt", "TensorRT", "tensorrt"),
             refusal=_without_nvidia,
         ),
         Format("SAFETENSORS", ".safetensors", write_safetensors, program=False),

@@ -18,7 +18,9 @@ from t2t_vit.weights.location import find_file
 
 Fingerprint = Mapping[str, Any]
 _BLOCK = 2**16
-_VERSION = 1
+# Every journal begins with this key: a file that does not is somebody else's, and is not opened for writing.
+_HEADER, _VERSION = "t2t_vit infer", 2
+_MARKS = (f'{{"{_HEADER}": '.encode(), b'{"journal version": ')  # the second one of version 1
 
 
 class PredictionJournal:
@@ -36,7 +38,8 @@ class PredictionJournal:
         note: called with a sentence about what was found.
 
     Raises:
-        UserError: another run writes this output, or the run to be continued was asked for something else.
+        UserError: another run writes this output, the run to be continued was asked for something else, or the
+            journal's place is taken by another program's file or a link.
     """
 
     def __init__(
@@ -56,7 +59,8 @@ class PredictionJournal:
         self._file: BinaryIO | None = None
         self._held: Sequence[Answered] | None = None
         self._known: _Known | None = None
-        if self.path.is_file():
+        if self.path.is_symlink() or self.path.exists():
+            self._check_own()
             self._file = self._opened()
             for written in (output, *beside):
                 _drop_remains(Path(written))
@@ -104,6 +108,23 @@ class PredictionJournal:
         """Whether anything is kept."""
         return self._file is not None and self._file.tell() > 0
 
+    def _check_own(self) -> None:
+        """Refuse a file that was not written by this class: it would be emptied, and deleted in the end."""
+        instead = "name another output"
+        if self.path.is_symlink() or not self.path.is_file():
+            raise UserError(f"{self.path}: is a link or no file, and infer keeps its journal there; {instead}")
+        try:
+            with self.path.open("rb") as file:
+                begin = file.read(max(map(len, _MARKS)))
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); {instead}") from error
+        if not any(begin.startswith(mark) or mark.startswith(begin) for mark in _MARKS):
+            raise UserError(f"{self.path}: is no journal of infer, which keeps its own there; {instead}")
+
+    def _header(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(json.dumps({_HEADER: _VERSION, **self._fingerprint()}))
+        return content
+
     def _continue(self, file: BinaryIO, note: Callable[[str], None]) -> None:
         _cut_torn_end(file)
         file.seek(0)
@@ -112,8 +133,10 @@ class PredictionJournal:
             note(f"{self.path}: holds nothing yet; beginning at the beginning")
             _empty(file)
             return
-        now = json.loads(json.dumps(self._fingerprint()))
+        now = self._header()
         before = header if isinstance(header, dict) else {}
+        if before.get(_HEADER) != _VERSION:
+            raise UserError(f"{self.path}: is of another version of t2t_vit; leave out --resume to begin anew")
         changed = [key for key in {**now, **before} if now.get(key) != before.get(key)]
         if changed:
             raise UserError(
@@ -129,7 +152,7 @@ class PredictionJournal:
                 self._file = self._opened()
                 _empty(self._file)
             if self._file.tell() == 0:
-                self._file.write(_line(self._fingerprint()))
+                self._file.write(_line(self._header()))
             self._file.write(_line(line))
             self._file.flush()
         except OSError as error:
@@ -158,7 +181,7 @@ def recorded_fingerprint(output: str) -> Fingerprint:
             header = _parsed(file.readline())
     except OSError:
         return {}
-    return header if isinstance(header, dict) else {}
+    return {key: value for key, value in header.items() if key != _HEADER} if isinstance(header, dict) else {}
 
 
 class _Known:
@@ -182,7 +205,10 @@ class _Known:
             return None
         if isinstance(entry[2], str):
             return ImageResult(path, reason=entry[2])
-        return ImageResult(path, tuple(self._prediction(index, probability) for index, probability in entry[2]))
+        try:
+            return ImageResult(path, tuple(self._prediction(index, probability) for index, probability in entry[2]))
+        except IndexError:  # a class that there is not
+            return None
 
 
 def _entries(path: Path) -> Iterator[Any]:
@@ -191,7 +217,23 @@ def _entries(path: Path) -> Iterator[Any]:
         while left > 0:
             line = file.readline()
             left -= len(line)
-            yield from _parsed(line) or []
+            rows = _parsed(line)
+            yield from (row for row in rows if _is_row(row)) if isinstance(rows, list) else ()
+
+
+def _is_row(row: Any) -> bool:
+    """[path, stamp, reason or [[index, probability], ...]]; an image whose row is damaged is computed again."""
+    if not (isinstance(row, list) and len(row) == 3 and isinstance(row[0], str)):
+        return False
+    answer = row[2]
+    return isinstance(answer, str) or (isinstance(answer, list) and bool(answer) and all(map(_is_answer, answer)))
+
+
+def _is_answer(pair: Any) -> bool:
+    if not (isinstance(pair, list) and len(pair) == 2):
+        return False
+    index, probability = pair
+    return type(index) is int and index >= 0 and type(probability) is float and 0 <= probability <= 1
 
 
 def _entry(answered: Answered) -> list[Any]:
@@ -247,7 +289,6 @@ def fingerprint(path: str, predictor: Predictor, top_k: int, asked: Mapping[str,
         asked: what else the user asked for that changes the answers.
     """
     return {
-        "journal version": _VERSION,
         "checkpoint": _content_hash(path),
         "preprocessing": predictor.preprocessing.to_dict(),
         "list of classes": predictor.classes,

@@ -23,7 +23,7 @@ from t2t_vit.inference.runtime_predictors import (
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.precision import choose_precision
-from t2t_vit.weights import Report, Weights, checkpoint_config, file_kind, fit, read_weights
+from t2t_vit.weights import FitReport, Weights, checkpoint_config, file_kind, fit, read_weights
 from t2t_vit.weights.reading import Which
 
 Opener = Callable[[str | Path], ExportedPredictor]
@@ -159,7 +159,7 @@ class Rebuilt:
     model: T2TViT
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
-    report: Report
+    report: FitReport
 
 
 def rebuild(weights: Weights, settings: Mapping[str, Any], note: Callable[[str], None]) -> Rebuilt:
@@ -226,7 +226,7 @@ def _preprocessing(settings: Mapping[str, Any], own: Mapping[str, Any], size: tu
         raise UserError(str(error)) from error
 
 
-def _differences(model: T2TViT, weights: Weights, report: Report) -> list[str]:
+def _differences(model: T2TViT, weights: Weights, report: FitReport) -> list[str]:
     sentences = []
     if weights.unread:
         sentences.append(f"not read in its config.json: {', '.join(weights.unread)}")

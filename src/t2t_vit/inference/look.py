@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.inference.image_like import ImageLike
 from t2t_vit.inference.item import Prediction
-from t2t_vit.inference.predictor import ImageLike
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT, attention_maps
 from t2t_vit.model.head import GlobalPool, pool

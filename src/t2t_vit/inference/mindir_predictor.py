@@ -24,12 +24,9 @@ from t2t_vit.errors import UserError
 from t2t_vit.files import parse_json
 from t2t_vit.formats.mindir import read_mindir
 from t2t_vit.inference.exported import ExportedPredictor, Metadata
+from t2t_vit.installing import not_installed
 
 VARIABLE = "T2T_VIT_MINDSPORE_PYTHON"
-MINDSPORE_MISSING = (
-    'MindSpore is not installed; install it with: pip install "t2t_vit[mindspore]", or name the Python of an '
-    f"environment that has it: {VARIABLE}=/path/to/python"
-)
 RUNNER = Path(__file__).with_name("mindspore_runner.py")
 SECONDS = 600
 
@@ -45,7 +42,7 @@ class MindirPredictor(ExportedPredictor):
     def __init__(self, path: str | Path) -> None:
         python = mindspore_python()
         if python is None:
-            raise UserError(f"{path}: {MINDSPORE_MISSING}")
+            raise UserError(f"{path}: {mindspore_missing()}")
         super().__init__(path, mindir_metadata(path))
         with tempfile.TemporaryDirectory() as folder:
             named = Path(folder) / "model.mindir"  # MindSpore looks at the ending
@@ -181,6 +178,14 @@ def _stop(process: "subprocess.Popen[bytes]", reader: threading.Thread) -> None:
         if pipe is not None:
             with suppress(OSError):  # what was not yet sent
                 pipe.close()
+
+
+def mindspore_missing() -> str:
+    """The sentence on MindSpore that is not there."""
+    return (
+        f"{not_installed('MindSpore', 'mindspore')}, or name the Python of an environment that has it: "
+        f"{VARIABLE}=/path/to/python"
+    )
 
 
 def _first_line(text: str) -> str:

@@ -2,20 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Any, cast, overload
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from t2t_vit.data.decode import DecodeError, convert, decode
+from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
+from t2t_vit.inference.image_like import ImageLike, is_one, name_of, opened
 from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, Prediction
 from t2t_vit.inference.pipeline import stream
 
-ImageLike = str | Path | Image.Image
+Predicted = Prediction | list[Prediction] | list[list[Prediction]]
 
 
 class Predictor(ABC):
@@ -40,33 +41,49 @@ class Predictor(ABC):
         logits = self.logits(images)
         return lambda: logits
 
+    # What is one image may be iterable, too: a str, an array.
     @overload
-    def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is iterable too
+    def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, images: ImageLike, top_k: int) -> list[Prediction]: ...  # type: ignore[overload-overlap]
     @overload
     def predict(self, images: Iterable[ImageLike]) -> list[Prediction]: ...
-    def predict(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | list[Prediction]:
-        """Classify images: paths or Pillow images, of any size and mode; one for one prediction, several for a list.
+    @overload
+    def predict(self, images: Iterable[ImageLike], top_k: int) -> list[list[Prediction]]: ...
+    def predict(self, images: ImageLike | Iterable[ImageLike], top_k: int = 0) -> Predicted:
+        """Classify images of any size; one for one prediction, several for a list.
+
+            predictor.predict("cat.jpg").name
+            predictor.predict([upload.read(), frame], top_k=3)[0][0].probability
+
+        Args:
+            images: an image, or several: a list, any iterable, an array (B, H, W, C) or a tensor (B, C, H, W). An image
+                is a path, the bytes of an image file, a file open for reading, a Pillow image, an array (H, W, C) or
+                (H, W), or a tensor (C, H, W) or (H, W). C is 1 (grey), 3 (RGB, in this order) or 4 (RGBA); numbers are
+                0..255 where they are whole, 0..1 where they are floats.
+            top_k: that many classes for each image, the most probable first, as a list; 0: the best one, by itself.
 
         Raises:
-            UserError: an image cannot be decoded.
+            UserError: an image cannot be decoded, or top_k is negative.
         """
-        if isinstance(images, ImageLike):
-            return self.predict([images])[0]
-        listed = list(images)
-        batches = [listed[start : start + BATCH_SIZE] for start in range(0, len(listed), BATCH_SIZE)]
-        return [answer for batch in batches for answer in self.classify([self._prepared(one) for one in batch])]
+        if top_k < 0:
+            raise UserError(f"top_k takes a number of at least 1, or 0 for the best class by itself; not {top_k}")
+        if is_one(images):
+            only: Any = self.predict([cast(ImageLike, images)], top_k=top_k)
+            return only[0]
+        waiting, answers = iter(cast(Iterable[ImageLike], images)), list[list[Prediction]]()
+        while batch := [self._prepared(image) for image in islice(waiting, BATCH_SIZE)]:
+            answers += map(list, self.rank(batch, max(1, top_k)))
+        return answers if top_k else [best for (best,) in answers]
 
     def prepare(self, image: ImageLike) -> Tensor:
-        """One image -> uint8 (in_chans, height, width).
+        """One image, as of `predict` -> uint8 (in_chans, height, width).
 
         Raises:
             DecodeError: it cannot be decoded.
+            TypeError: it is nothing that could be an image.
         """
-        if isinstance(image, str | Path):
-            return self.preprocessing(decode(image, self.preprocessing.mode))
-        if isinstance(image, Image.Image):
-            return self.preprocessing(convert(image, self.preprocessing.mode))
-        raise TypeError(f"an image is a path or a Pillow image, not {type(image).__name__}")
+        return self.preprocessing(opened(image, self.preprocessing.mode))
 
     def classify(self, images: Sequence[Tensor]) -> list[Prediction]:
         """Prepared images, each uint8 (in_chans, height, width) -> their predictions."""
@@ -102,8 +119,7 @@ class Predictor(ABC):
         Args:
             images: paths, asked for as they are needed.
             top_k: predictions an image.
-            workers: processes that decode; 0 decodes in threads of this one. Programs that start processes need
-                their `if __name__ == "__main__":`.
+            workers: processes that decode; 0 decodes in threads of this one.
         """
         items = (Item(str(path)) for path in images)
         return stream(self, items, top_k=top_k, batch_size=batch_size, workers=workers)
@@ -112,5 +128,4 @@ class Predictor(ABC):
         try:
             return self.prepare(image)
         except DecodeError as error:
-            name = image if isinstance(image, str | Path) else "image"
-            raise UserError(f"{name}: {error}") from error
+            raise UserError(f"{name_of(image)}: {error}") from error

@@ -14,11 +14,8 @@ from torch import Tensor
 from t2t_vit.errors import UserError
 from t2t_vit.files import parse_json
 from t2t_vit.inference.exported import INPUT, OUTPUT, ExportedPredictor, Metadata, quiet
+from t2t_vit.installing import not_installed
 
-ONNX_MISSING = 'ONNX Runtime is not installed; install it with: pip install "t2t_vit[export]"'
-OPENVINO_MISSING = 'OpenVINO is not installed; install it with: pip install "t2t_vit[openvino]"'
-EXECUTORCH_MISSING = 'ExecuTorch is not installed; install it with: pip install "t2t_vit[executorch]"'
-TENSORRT_MISSING = 'TensorRT is not installed; install it with: pip install "t2t_vit[tensorrt]"'
 # Where the metadata stand, in JSON: in the rt_info of OpenVINO's file, as the answer of a method of ExecuTorch's
 # program, and as an entry of AOTInductor's archive. TensorRT's file begins with them, after their length.
 OPENVINO_SECTION = "t2t_vit"
@@ -41,7 +38,7 @@ class OnnxPredictor(ExportedPredictor):
         try:
             import onnxruntime
         except ImportError as error:
-            raise UserError(f"{path}: {ONNX_MISSING}") from error
+            raise UserError(f"{path}: {not_installed('ONNX Runtime', 'export')}") from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ONNX_ERRORS_ONLY
         options.intra_op_num_threads = torch.get_num_threads()
@@ -73,7 +70,7 @@ class OpenVinoPredictor(ExportedPredictor):
         try:
             import openvino
         except ImportError as error:
-            raise UserError(f"{path}: {OPENVINO_MISSING}") from error
+            raise UserError(f"{path}: {not_installed('OpenVINO', 'openvino')}") from error
         if not Path(path).with_suffix(".bin").is_file():
             raise UserError(f"{path}: its weights, {Path(path).with_suffix('.bin').name}, are missing beside it")
         hints = {
@@ -114,7 +111,7 @@ class ExecuTorchPredictor(ExportedPredictor):
             with quiet():
                 from executorch.runtime import Runtime, Verification
         except ImportError as error:
-            raise UserError(f"{path}: {EXECUTORCH_MISSING}") from error
+            raise UserError(f"{path}: {not_installed('ExecuTorch', 'executorch')}") from error
         content = Path(path).read_bytes()
         if not _is_whole_executorch(content):
             raise UserError(f"{path}: is an ExecuTorch program that is cut short")
@@ -223,7 +220,7 @@ class TensorRtPredictor(ExportedPredictor):
         try:
             import tensorrt
         except ImportError as error:
-            raise UserError(f"{path}: {TENSORRT_MISSING}") from error
+            raise UserError(f"{path}: {not_installed('TensorRT', 'tensorrt')}") from error
         if not torch.cuda.is_available():
             raise UserError(f"{path}: is a TensorRT engine, which needs an NVIDIA GPU; there is none here")
         metadata, engine = _tensorrt_parts(path)

@@ -13,6 +13,7 @@ from typing import IO, Any
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write, check_folder
 from t2t_vit.inference.item import ImageResult, Prediction
+from t2t_vit.installing import install_command
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 _ROWS = 10_000  # of a row group in Parquet: what is held in memory
@@ -108,7 +109,8 @@ def require_pyarrow() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise UserError('--format parquet needs pyarrow; install it with: pip install "t2t_vit[parquet]"') from error
+        command = install_command("parquet")
+        raise UserError(f"--format parquet needs pyarrow; install it with: {command}") from error
 
 
 class Parquet(Writer):

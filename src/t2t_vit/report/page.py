@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -27,12 +28,27 @@ def write_report(folder: Path, output: Path) -> None:
         file.write(page)
 
 
-def report(run: RunFiles) -> str:
-    """The page."""
+def write_evaluation_report(output: Path, title: str, found: dict[str, Any]) -> None:
+    """The report of one evaluation, without a run: scores of each class, confusion, mistakes and calibration.
+
+    Args:
+        found: as `evaluation.findings.details` gives it, with the `weights` and how they were `measured`.
+
+    Raises:
+        UserError: the report cannot be written.
+    """
+    page = report(RunFiles(Path(title), [], {}, found), title=title)
+    with atomic_write(output, "w") as file:
+        file.write(page)
+
+
+def report(run: RunFiles, title: str = "") -> str:
+    """The page; with a title it is that of an evaluation alone."""
     found = run.evaluation
     template = _environment().get_template("report.html")
     return template.render(
-        name=run.record.get("name", run.folder.name),
+        name=title or run.record.get("name", run.folder.name),
+        is_of_run=not title,
         record=run.record,
         evaluation=found,
         last_step=sections.last_logged_step(run),

@@ -56,7 +56,7 @@ def tiles(run: RunFiles) -> list[Tile]:
 
 
 @dataclass(frozen=True)
-class Result:
+class Scores:
     """One set of weights: loss, top1 and top5 at the end, and (epoch, top1) at its best, as far as they are known."""
 
     weights: str
@@ -64,10 +64,10 @@ class Result:
     best: tuple[float, float] | None
 
 
-def results(run: RunFiles) -> list[Result]:
+def results(run: RunFiles) -> list[Scores]:
     """The sets of weights that were evaluated."""
     scores = run.evaluation.get("scores", {})
-    found = [Result(weights, scores.get(weights), run.best(f"{column}_top1")) for weights, column in COLUMNS.items()]
+    found = [Scores(weights, scores.get(weights), run.best(f"{column}_top1")) for weights, column in COLUMNS.items()]
     return [each for each in found if each.last or each.best]
 
 

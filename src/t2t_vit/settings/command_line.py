@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from t2t_vit.errors import UserError
-from t2t_vit.settings.commands import COMMANDS, Command, Extra
+from t2t_vit.settings.commands import COMMANDS, DEVICE, Command, Extra
+from t2t_vit.settings.devices import device_keys
 from t2t_vit.settings.file import find_config, read_config
 from t2t_vit.settings.help import RULES, Page, meaning, metavar
-from t2t_vit.settings.names import nearest_key
+from t2t_vit.settings.names import IMAGES, nearest_key
 from t2t_vit.settings.schema import KEYS, SECTIONS
 from t2t_vit.settings.values import NUMBER, Key, Value
 
@@ -95,6 +96,7 @@ def parse(command: str, argv: Sequence[str]) -> Options:
         raise SystemExit(0)
     said, words = read_words(called, argv)
     line = {name: said.pop(name) for name in [*said] if name in called.keys}
+    line |= device_keys(str(said.pop(DEVICE.name)), line) if DEVICE.name in said else {}
     named = list(words) if called.positional == "config" else []
     named += [str(said.pop(name)) for name in ("config", "config_path") if name in said]
     if len(set(named)) > 1:
@@ -124,7 +126,7 @@ def read_words(command: Command, argv: Sequence[str]) -> tuple[dict[str, Value],
         most += len(command.subjects.get(words[0], words))
     if words[most:]:
         raise UserError(_unexpected(command, words[most]))
-    if command.positional == "config" and words and "=" in words[0] and words[0].partition("=")[0] in options:
+    if command.positional == "config" and words and _is_assignment(words[0]):
         raise UserError(_unexpected(command, words[0]))
     return vars(said), tuple(words)
 
@@ -150,6 +152,10 @@ def parser_of(command: Command) -> ArgumentParser:
     for alias, name in command.aliases.items():
         shown = "FILE" if name == "pretrained" else metavar(KEYS[name])
         _add(group, f"--{alias}", KEYS[name], dest=name, metavar=shown, help=f"the same as --{name}")
+    if "device_target" in command.uses:
+        _add(group, f"--{DEVICE.name}", DEVICE, metavar=DEVICE.metavar, help=DEVICE.meaning)
+    elif command.keys:
+        _add(group, f"--{DEVICE.name}", DEVICE, help=SUPPRESS)
     for extra in command.extras:
         if _is_flag(extra):
             group.add_argument(f"--{extra.name}", action="store_true", default=SUPPRESS, help=extra.meaning)
@@ -159,7 +165,7 @@ def parser_of(command: Command) -> ArgumentParser:
     for title, names in SECTIONS.items() if command.keys else ():
         section = parser.add_argument_group(title)
         for key in (KEYS[name] for name in names):
-            shown = meaning(key) if key.name in command.uses else SUPPRESS
+            shown = meaning(key, command.meanings.get(key.name)) if key.name in command.uses else SUPPRESS
             _add(section, f"--{key.name}", key, metavar=metavar(key), help=shown)
     unused = [name for name in command.keys if name not in command.uses]
     if unused:
@@ -198,11 +204,15 @@ def _check_data(command: Command, words: Sequence[str]) -> None:
 
 def _unexpected(command: Command, word: str) -> str:
     """The sentence on a word that is neither an option of the command nor takes a place."""
-    name, equals, _ = word.partition("=")
+    name, equals, value = word.partition("=")
+    names = [*command.options, *([IMAGES] if command.positional == "data" and not command.subjects else [])]
     if word.startswith("-"):
-        near = nearest_key(name.lstrip("-"), command.options)
+        near = nearest_key(name.lstrip("-"), names)
+        if near == IMAGES:
+            return f"unknown option '{name}'; write what to work on without one: {command.usage.splitlines()[0]}"
         return f"unknown option '{name}'; did you mean '--{near}'?"
-    hint = f"write --{word}" if equals and name in command.options else "options are --KEY VALUE"
+    meant = nearest_key(name, names)
+    hint = f"write --{meant}={value}" if equals and name and meant != IMAGES else "options are --KEY VALUE"
     return f"unexpected word '{word}' on the command line of {command.name}; {hint}"
 
 
@@ -260,6 +270,11 @@ def _words_apart(command: Command, argv: Sequence[str]) -> tuple[list[str], list
         else:
             options += [option, rest.popleft()] if rest and not equals else [option]
     return options, words
+
+
+def _is_assignment(word: str) -> bool:
+    """Whether it is a key with its value, as `epochs=3`, and no file."""
+    return re.match(r"[A-Za-z]\w*=", word) is not None and not Path(word).exists()
 
 
 def _is_open(pieces: Sequence[str]) -> bool:

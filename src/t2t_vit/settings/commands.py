@@ -20,7 +20,8 @@ TRAIN_KEYS = frozenset(KEYS) - {"file_format", "runtime"}
 RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
     "pretrained", "resume", "exclude_epoch_state", "epochs", "start_epoch", "max_steps", "eval_every_epochs",
     "cooldown_epochs", "lr_scheduler", "lr_adjust", "lr_gamma", "min_lr", "warmup_length", "warmup_lr",
-    "skipped_steps_limit", "device_num", "val_num_samples", "mixup_off_epoch", "crop_pct",
+    "skipped_steps_limit", "patience", "max_hours", "best_by", "device_num",
+    "val_num_samples", "mixup_off_epoch", "crop_pct",
 })  # fmt: skip
 BENCH_KEYS = TRAIN_KEYS - RUN_KEYS
 EVAL_KEYS = (
@@ -49,6 +50,16 @@ def option(name: str, metavar: str, meaning: str, default: Value = "", allowed: 
     return Extra(name, type(default), default, meaning.format(default=default), allowed, metavar)
 
 
+DEVICE = option(
+    "device",
+    "DEVICE",
+    "where it runs, in place of device_target and device_id: cpu, cuda, cuda:1, mps, or the accelerator's number",
+    allowed=Written(
+        r"(?i:auto|cpu|gpu|mps|(cuda|gpu|npu)(:\d{1,9})?|\d{1,9})",
+        "cpu, cuda, cuda:1, mps, auto or a number; of several devices each needs a process of its own, which "
+        "scripts/run_distribute_train_gpu.sh CONFIG --device_ids 0,1 starts",
+    ),
+)
 UP_TO_100_000 = Range(1, 100_000)
 CONFIG = option("config", "FILE", "YAML file, or the name of a shipped one", allowed=PATH)
 CONFIG_PATH = option("config_path", "FILE", "the same as --config", allowed=PATH)
@@ -58,6 +69,18 @@ NATIVE = flag(
     "allow_native_code", "run an exported file that is a program (.pt2, AOTI, .engine): only one that you trust"
 )
 RESULTS = option("output", "FILE", "write the results into this JSON file, too", allowed=PATH)
+PREVIEW = option(
+    "preview",
+    "FILE.png",
+    "write a picture of training images as the recipe augments and mixes them, and end",
+    allowed=PATH,
+)
+EVALUATION_REPORT = option(
+    "report",
+    "FILE.html",
+    "write scores of each class, confusion matrix, worst mistakes and calibration into this file, too",
+    allowed=PATH,
+)
 INFER = (
     option(
         "output", "FILE", "file of the predictions (default: predictions.json, or of --format's ending)", allowed=PATH
@@ -137,6 +160,7 @@ class Command:
     trains       whether it is a training
     extras       options that are no configuration keys
     aliases      other names of configuration keys
+    meanings     what configuration keys mean to this command, where it is something else
     implied      values of keys whose value may be left out, and which then have no other
     details      paragraphs of the help, besides the summary
     """
@@ -152,6 +176,7 @@ class Command:
     trains: bool = False
     extras: tuple[Extra, ...] = COMMON
     aliases: Mapping[str, str] = field(default_factory=dict)
+    meanings: Mapping[str, str] = field(default_factory=dict)
     implied: Mapping[str, str] = field(default_factory=dict)
     details: str = ""
 
@@ -166,6 +191,7 @@ class Command:
         return (
             {name: KEYS[name] for name in self.keys}
             | {alias: KEYS[name] for alias, name in self.aliases.items()}
+            | ({DEVICE.name: DEVICE} if self.keys else {})
             | {extra.name: extra for extra in self.extras}
         )
 
@@ -183,13 +209,14 @@ COMMANDS = {
             "t2t-vit train [CONFIG] [--KEY VALUE ...]",
             TRAIN_KEYS,
             trains=True,
+            extras=(PREVIEW, *COMMON),
         ),
         Command(
             "eval",
             "measure a checkpoint on the validation images",
             "t2t-vit eval [CONFIG] --pretrained CHECKPOINT [--KEY VALUE ...]",
             EVAL_KEYS,
-            extras=(RESULTS, NATIVE, *COMMON),
+            extras=(RESULTS, EVALUATION_REPORT, NATIVE, *COMMON),
         ),
         Command(
             "infer",
@@ -197,11 +224,14 @@ COMMANDS = {
             "t2t-vit infer DATA ... --checkpoint FILE [--arch ARCH] [--output FILE] [--KEY VALUE ...]",
             TRAVELLING_KEYS
             | DEVICE_KEYS - {"pynative_mode"}
-            | {"pretrained", "batch_size", "num_parallel_workers", "runtime"},
+            | {"pretrained", "batch_size", "num_parallel_workers", "runtime", "resume"},
             positional="data",
             several=True,
             extras=(*INFER, *COMMON),
             aliases={"checkpoint": "pretrained", "workers": "num_parallel_workers"},
+            meanings={
+                "resume": "written alone: go on with what an interrupted run of the same command has answered already"
+            },
             implied={"resume": "auto"},
         ),
         Command(
@@ -234,6 +264,7 @@ COMMANDS = {
             extras=(
                 option("rounds", "INT", "how often everything is measured (default: {default})", 10, UP_TO_100_000),
                 option("output", "FILE", "write the numbers into this JSON file, too", allowed=PATH),
+                flag("step", "of data: measure a training step, too, and compare (compiling it may take minutes)"),
                 *COMMON,
             ),
         ),

@@ -76,7 +76,9 @@ def to_yaml(config: Config, heading: str = "") -> str:
     blocks = ["".join(f"# {line}\n" for line in heading.splitlines())] if heading else []
     values = config.to_dict()
     for title, names in SECTIONS.items():
-        blocks.append(f"# ===== {title} ===== #\n" + "".join(_entry(name, values[name]) for name in names))
+        blocks.append(
+            f"# ===== {title} ===== #\n" + "".join(_entry(name, KEYS[name].written(values[name])) for name in names)
+        )
     return "\n".join(blocks)
 
 

@@ -44,8 +44,10 @@ def metavar(key: Key) -> str:
     return METAVARS.get(key.kind, "NUMBER ...")
 
 
-def meaning(key: Key) -> str:
-    """What the key means, may be and is by default."""
+def meaning(key: Key, own: str | None = None) -> str:
+    """What the key means, may be and is by default; `own` is what it means to one command, in place of all that."""
+    if own is not None:
+        return own
     text = key.meaning
     if isinstance(key.allowed, OneOf) and not all(f"{value}" in text for value in key.allowed.values):
         text += f": {', '.join(map(str, key.allowed.values))}"

@@ -6,13 +6,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from t2t_vit.errors import UserError
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.commands import TRAVELLING_KEYS, VALIDATION_KEYS
 from t2t_vit.settings.rules import fit_channels, inactive_keys, remarks, validate, validate_training
-from t2t_vit.settings.schema import KEYS, Config, checked
+from t2t_vit.settings.schema import AUTO_BATCH, KEYS, Config, checked
 from t2t_vit.settings.values import Value
 
 # The network itself: training from a checkpoint keeps it, whatever the file says.
@@ -40,8 +40,10 @@ FREE = frozenset(
     "skipped_steps_limit file_format runtime device_id device_num summary_root_dir ckpt_root_dir "
     "best_ckpt_root_dir logs_root_dir ckpt_keep_num best_ckpt_num ckpt_save_every_step "
     "ckpt_save_every_seconds print_loss_every summary_loss_collect_freq model_postfix "
-    "collect_input_data dump_graph tracker resume pretrained exclude_epoch_state".split()
+    "collect_input_data dump_graph tracker resume pretrained exclude_epoch_state max_hours patience".split()
 )
+# Keys whose 0 leaves it to the run.
+OPEN = frozenset({"num_classes", "start_epoch", "batch_size"})
 # They say which run to continue, and are no part of it.
 CHOICE = frozenset({"resume", "pretrained", "exclude_epoch_state"})
 
@@ -85,6 +87,8 @@ def resolve(
     line = {name: value for name, value in options.line.items() if name != "num_classes" or value or name not in strong}
     values: dict[str, Any] = {**weak, **options.file, **strong, **line}
     config = fit_channels(Config(**values), values)
+    if config.batch_size == AUTO_BATCH and not options.command.trains:  # it is found for training
+        config = replace(config, batch_size=int(cast(int, KEYS["batch_size"].default)))
     notes = [
         *_against_line(options, line, strong, config),
         *_against_file(options, line, strong, config),
@@ -111,14 +115,15 @@ def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None 
     line = {
         name: value
         for name, value in options.line.items()
-        # Zero classes are as many as there are, and epoch zero is no wish to begin anywhere else.
-        if name not in CHOICE and (value or name not in ("num_classes", "start_epoch"))
+        # Zero classes are as many as there are, epoch zero is no wish to begin anywhere else, and batch_size auto is
+        # what was found when the run began.
+        if name not in CHOICE and (value or name not in OPEN)
     }
     values: dict[str, Any] = {name: getattr(held, name) for name in KEYS} | line | dict(place or {})
     config = replace(fit_channels(Config(**values), line), resume="")
     changed = [name for name in line if not _same(name, line[name], getattr(held, name), config)]
     _refuse([name for name in changed if name in REFUSED], line, held, saved)
-    notes = [*_changed(changed, line, held, saved), *_kept_against_file(options, line, place or {}, config, saved)]
+    notes = [*_changed(changed, line, held, saved), *_kept_against_file(options, place or {}, config, saved)]
     validate(config)
     validate_training(config)
     return config, notes + _without_effect(replace(options, file={}), config, None)
@@ -265,17 +270,15 @@ def _changed(names: list[str], line: Mapping[str, Value], held: Config, saved: S
         yield f"changed from step {saved.step} on: {listed}{another}"
 
 
-def _kept_against_file(
-    options: Options, line: Mapping[str, Value], place: Mapping[str, Value], config: Config, saved: Saved
-) -> Iterable[str]:
+def _kept_against_file(options: Options, place: Mapping[str, Value], config: Config, saved: Saved) -> Iterable[str]:
     differing = [
         name
         for name, value in options.file.items()
-        if name not in line
+        if name not in options.line
         and name not in place
         and name not in CHOICE
         and not _same(name, value, getattr(config, name), config)
-        and (value or name not in ("num_classes", "start_epoch"))
+        and (value or name not in OPEN)
     ]
     if differing:
         listed = ", ".join(

@@ -126,6 +126,7 @@ INACTIVE = (
     ),
     Inactive(("warmup_lr",), lambda c: c.warmup_length == 0, "warmup_length is 0"),
     Inactive(("clip_grad_norm",), lambda c: not c.use_clip_grad_norm, "use_clip_grad_norm is False"),
+    Inactive(("patience",), lambda c: c.eval_every_epochs == 0, "the run is evaluated at its end alone"),
     Inactive(("ema_decay",), lambda c: not c.with_ema, "with_ema is False"),
     Inactive(("loss_scale", "is_dynamic_loss_scale"), lambda c: not _loss_is_scaled(c), "amp_level is {amp_level}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),

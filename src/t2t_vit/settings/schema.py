@@ -21,12 +21,15 @@ BELOW_ONE = Range(0, 1, open_high=True)
 SHARE = Range(0, 1, open_low=True)
 POSITIVE = Range(0, open_low=True)
 COUNT = Range(1)
+AUTO_BATCH = 0  # what `auto` is in a configuration before it is resolved
+BATCH = Range(1, named=(("auto", AUTO_BATCH),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
 ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
 RESAMPLING = OneOf(("random", "bilinear", "bicubic", "nearest"))
 FILE_FORMATS = ("MINDIR", "ONNX", "AIR", "PT2", "AOTI", "OPENVINO", "EXECUTORCH", "TENSORRT", "SAFETENSORS", "all")
+BEST_BY = OneOf(("top1", "loss", "balanced_accuracy", "macro_f1"))
 RUNTIMES = ("openvino", "onnxruntime")
 NUMERAL = r"\d+(\.\d+)?"
 CACHE = Written(r"auto|off|\d+(\.\d+)?[KMGTkmgt][Ii]?[Bb]", "auto, off, or a size such as 4GiB")
@@ -120,7 +123,12 @@ class Optimizer:
 @dataclass(frozen=True)
 class Training:
     epochs: int = key(300, "epochs of the schedule, warm-up included", COUNT)
-    batch_size: int = key(100, "images a step and device", COUNT)
+    batch_size: int = key(
+        100,
+        "images a step and device; auto: as many as memory holds, the images of an update kept by accumulation_step "
+        "unless that is given; on a CPU at most the recipe's number",
+        BATCH,
+    )
     accumulation_step: int = key(1, "batches whose gradients make one step", COUNT)
     is_dynamic_loss_scale: bool = key(True, "adapt the loss scale of fp16 while training")
     loss_scale: float = key(1024.0, "loss scale of fp16: fixed, or the first one when dynamic", LOSS_SCALE)
@@ -137,6 +145,9 @@ class Training:
     ema_decay: float = key(0.9999, "decay of that average a step", BELOW_ONE)
     pynative_mode: bool = key(False, "True: eager; False: compiled graph")
     dataset_sink_mode: bool = key(True, "copy batches to the device ahead of use")
+    patience: int = key(0, "evaluations in a row that are not better by best_by and end the run; 0: off", OR_OFF)
+    max_hours: float = key(0.0, "hours after which the run ends, all its continuations together; 0: no limit", OR_OFF)
+    best_by: str = key("top1", "what makes a checkpoint better, and decides between raw and averaged weights", BEST_BY)
     resume: str = key("", "run to continue: a checkpoint, or auto for the newest of ckpt_root_dir", PATH)
     max_steps: int = key(0, "end after that many optimizer steps; 0: no limit", OR_OFF)
     eval_every_epochs: int = key(1, "epochs between evaluations; 0: only at the end", OR_OFF)
@@ -191,7 +202,7 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Callbacks:
+class CallbackSettings:
     summary_root_dir: str = key("runs/summary", "folder of TensorBoard events", PATH)
     ckpt_root_dir: str = key("runs/checkpoints", "folder of checkpoints", PATH)
     best_ckpt_root_dir: str = key("runs/best_checkpoints", "folder of the best checkpoints", PATH)
@@ -213,7 +224,7 @@ class Callbacks:
 
 
 @dataclass(frozen=True)
-class Config(Callbacks, Hardware, Model, Training, Optimizer, Augmentations, Dataset):
+class Config(CallbackSettings, Hardware, Model, Training, Optimizer, Augmentations, Dataset):
     """All sections in one: `Config(arch="t2t_vit_14", epochs=10)`. Immutable; change it with `dataclasses.replace`."""
 
     @property
@@ -246,7 +257,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Network training config": tuple(Training.__dataclass_fields__),
     "Model arguments": tuple(Model.__dataclass_fields__),
     "Hardware setup": tuple(Hardware.__dataclass_fields__),
-    "Callbacks setup": tuple(Callbacks.__dataclass_fields__),
+    "Callbacks setup": tuple(CallbackSettings.__dataclass_fields__),
 }
 
 

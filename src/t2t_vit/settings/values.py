@@ -26,21 +26,25 @@ KINDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "Tru
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; a bound that is `open` is itself not allowed; `also` lists single exceptions."""
+    """Numbers from `low` to `high`; a bound that is `open` is itself not allowed; `also` lists single exceptions.
+
+    `named` are words that stand for numbers which nobody may write as such.
+    """
 
     low: float
     high: float = math.inf
     open_low: bool = False
     open_high: bool = False
     also: tuple[int, ...] = ()
+    named: tuple[tuple[str, int], ...] = ()
 
     def allows(self, value: float) -> bool:
         above = value > self.low or (value == self.low and not self.open_low)
         below = value < self.high or (value == self.high and not self.open_high)
-        return (above and below) or value in self.also
+        return (above and below) or value in self.also or value in dict(self.named).values()
 
     def words(self, kind: str) -> str:
-        also = "".join(f"{value}, or " for value in self.also)
+        also = "".join(f"{value}, or " for value in [*dict(self.named), *self.also])
         low = f"{'above' if self.open_low else 'of at least'} {self.low}"
         high = f" and {'below' if self.open_high else 'at most'} {self.high}" if self.high < math.inf else ""
         return f"{also}{kind} {low}{high}"
@@ -126,10 +130,15 @@ class Key:
             ValueError: the text is of the wrong kind or its value out of range; the message is the sentence's end,
                 `takes ...; not ...`.
         """
+        named = dict(self.allowed.named) if isinstance(self.allowed, Range) else {}
+        if isinstance(text, str) and text in named:
+            return named[text]
         try:
             value = self.check(_read(self.kind, text))
         except ValueError:
             raise ValueError(self._refusal(text)) from None
+        if value in named.values():
+            raise ValueError(self._refusal(text))
         # Path would drop a trailing slash and turn nothing into '.'.
         return os.path.expanduser(str(value)) if isinstance(self.allowed, Location) else value  # noqa: PTH111
 
@@ -139,11 +148,18 @@ class Key:
         Raises:
             ValueError: it may not; the message is `takes ...; not ...`.
         """
+        if isinstance(value, str) and isinstance(self.allowed, Range) and value in dict(self.allowed.named):
+            return dict(self.allowed.named)[value]
         fitted = _fit(self.kind, value)
         single = fitted if isinstance(fitted, tuple) else (fitted,)
         if fitted is None or not single or (self.allowed and not all(self.allowed.allows(item) for item in single)):  # type: ignore[arg-type]
             raise ValueError(self._refusal(value))
         return fitted
+
+    def written(self, value: object) -> object:
+        """The value as a file and the command line have it: a number that has a name by its name."""
+        named = dict(self.allowed.named) if isinstance(self.allowed, Range) else {}
+        return next((name for name, number in named.items() if number == value), value)
 
     def _refusal(self, value: object) -> str:
         shown = value if isinstance(value, str) else _shown(value)

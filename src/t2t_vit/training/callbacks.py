@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from t2t_vit.errors import UserError
+from t2t_vit.out_of_memory import is_out_of_memory
 from t2t_vit.training.signals import Stopped
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
@@ -72,6 +73,10 @@ class Callbacks(Callback):
             yield
         except (KeyboardInterrupt, Stopped, UserError) as error:
             self.on_stop(state, isinstance(error, UserError) or (isinstance(error, Stopped) and error.whole))
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):  # amid an update, which is then lost
+                self.on_stop(state, False)
             raise
         finally:
             self.close()

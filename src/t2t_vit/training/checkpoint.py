@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -66,7 +66,8 @@ def checkpoint_content(
     model, ema        state dicts under the model's own keys; ema is None where there is none
     optimizer, scaler their state; scaler is None where the loss is not scaled
     progress          where the run is, apart from its step: lr, evaluated_at, closed_at, ended, see `State`
-    metrics           the last evaluation: {"step": its step, "raw": {"loss", "top1", "top5", "count"}, "ema": ...}
+    metrics           the last evaluation: {"step": its step, "raw": {"loss", "top1", "top5", "count", and where they
+                      are known "balanced_accuracy", "macro_f1"}, "ema": ...}
     best              the lists of best checkpoints, see `retention.BestList`
     followers         what the callbacks have to know to go on, by their class: the numbers since the last line
     """
@@ -130,9 +131,7 @@ def remove_checkpoint(path: Path) -> None:
 def _metrics(state: State) -> dict[str, Any]:
     if not state.results:
         return {}
-    kept = ("loss", "top1", "top5", "count")
-    numbers = {name: asdict(metrics) for name, metrics in state.results.items()}
-    return {"step": state.evaluated_at} | {name: {key: values[key] for key in kept} for name, values in numbers.items()}
+    return {"step": state.evaluated_at} | {name: metrics.numbers() for name, metrics in state.results.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ def compile_for_training(model: nn.Module, device: torch.device, note: Callable[
 
     The result shares its weights with `model`; take state dicts from `model`, whose keys stay as they are.
     """
-    reason = why_not(device)
+    reason = obstacle_to_compiling(device)
     if reason:
         note(f"pynative_mode: False asks for a compiled graph, but {reason}; running eagerly")
         return model
@@ -24,7 +24,7 @@ def compile_for_training(model: nn.Module, device: torch.device, note: Callable[
     return torch.compile(model)  # type: ignore[return-value]
 
 
-def why_not(device: torch.device) -> str:
+def obstacle_to_compiling(device: torch.device) -> str:
     """Why torch.compile does not work on `device`, or nothing; it tries with a small function."""
     if not any(which(name) for name in COMPILERS):
         return f"there is no C compiler ({', '.join(COMPILERS)})"

@@ -42,6 +42,14 @@ class Processes:
         dist.all_reduce(total)
         return total
 
+    def of_first(self, tensor: Tensor) -> Tensor:
+        """The first process's `tensor`, in all of them; it has one shape and type everywhere."""
+        if self.count == 1:
+            return tensor
+        copy = tensor.clone()
+        dist.broadcast(copy, 0)
+        return copy
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean of `tensor` over the processes, in all of them."""
         return self.sum(tensor) / self.count

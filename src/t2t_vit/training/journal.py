@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from t2t_vit.errors import UserError, printable
 from t2t_vit.evaluation.metrics import Metrics
@@ -30,22 +30,27 @@ class Console:
     Args:
         log: the file that every line is appended to, as plain text; None: no file.
         live: whether a progress bar is shown, which takes the place of the frequent lines on the screen;
-            None asks whether standard error is a terminal.
+            None asks whether standard error is a terminal. While lines wait there is a small one that counts seconds.
+        quiet: whether nothing is shown on the screen, nor a bar.
         held: whether lines wait, and no log is opened, until `begin`: a run that is refused prints only why, and
             leaves nothing behind.
     """
 
-    def __init__(self, log: Path | None = None, *, live: bool | None = None, held: bool = False) -> None:
-        self.live = sys.stderr.isatty() if live is None else live
-        self.screen: Callable[[str], None] = to_standard_error
+    def __init__(
+        self, log: Path | None = None, *, live: bool | None = None, quiet: bool = False, held: bool = False
+    ) -> None:
+        self.live = not quiet and (sys.stderr.isatty() if live is None else live)
+        self.screen: Callable[[str], None] = _to_nobody if quiet else to_standard_error
         self._path = log
         self._log: TextIO | None = None
         self._held: list[str] | None = []
+        self._waiting = _waiting_bar() if held and self.live else None
         if not held:
             self.begin()
 
     def begin(self, *, keep: bool = True) -> None:
         """Open the log, unless nothing is to be kept, and print the lines that waited."""
+        self._stop_waiting()
         self._log = _open_log(self._path) if keep and self._path is not None else None
         waiting, self._held = self._held, None
         for text in waiting or ():
@@ -68,10 +73,16 @@ class Console:
 
     def close(self) -> None:
         """Close the log; the screen still works."""
+        self._stop_waiting()
         if self._log is not None:
             with suppress(OSError):  # a full disk, which has been reported
                 self._log.close()
             self._log = None
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.stop()
+            self._waiting = None
 
     def _keep(self, text: str) -> None:
         if self._log is None:
@@ -81,6 +92,19 @@ class Console:
         except OSError as error:
             self.close()
             self.screen(f"the log is no longer kept ({error.strerror}); training goes on")
+
+
+def _waiting_bar() -> Progress:
+    """A line on the terminal while data, network and files are made ready; it leaves nothing behind."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    bar = Progress(*columns, console=RichConsole(stderr=True), transient=True)
+    bar.add_task("getting ready: data, network, files")
+    bar.start()
+    return bar
+
+
+def _to_nobody(_: str) -> None:
+    """Where nothing is to be shown."""
 
 
 def to_standard_error(text: str) -> None:
@@ -104,6 +128,7 @@ COLUMNS = (
     "kind", "epoch", "step", "lr", "train_loss", "grad_norm", "param_norm", "update_norm", "skipped",
     "images_per_second", "data_wait", "mfu", "memory", "seconds",
     "val_loss", "val_top1", "val_top5", "ema_loss", "ema_top1", "ema_top5",
+    "val_balanced_accuracy", "val_macro_f1", "ema_balanced_accuracy", "ema_macro_f1",
 )  # fmt: skip
 
 
@@ -173,11 +198,22 @@ def _rows_up_to(path: Path, step: int, closed: bool) -> list[Row]:
     return rows
 
 
+EVALUATED = ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")
+FURTHER = {
+    "balanced_accuracy": "Balanced",
+    "macro_f1": "MacroF1",
+}  # what a line shows where checkpoints are ranked by it
 PREFIX = {"raw": "val"}  # the columns of the history: val_* are the raw weights, ema_* the averaged ones
 
 
 class Journal(Callback):
-    """A line every `every` steps (0: none) and one an epoch, and the same as rows of the history."""
+    """A line every `every` steps (0: none) and one an epoch, and the same as rows of the history.
+
+    So that nobody waits for `every` slow steps to see that the run goes, there is a line after the first step and one
+    some seconds later, which are no rows.
+    Args:
+        best_by: what the run is ranked by; the epoch's line shows it.
+    """
 
     def __init__(
         self,
@@ -187,11 +223,13 @@ class Journal(Callback):
         instruments: Instruments = ON_ONE_CPU,
         every: int = 100,
         history: History | None = None,
+        best_by: str = "top1",
     ) -> None:
-        self._console, self._history, self._every = console, history, every
+        self._console, self._history, self._every, self._best_by = console, history, every, best_by
         self._recent, self._whole = StepWindow(state, instruments), StepWindow(state, instruments)
         self._norms = instruments.norms
         self._epoch_began = state.clock.elapsed
+        self._opening: Opening | None = Opening(state, instruments) if every else None
 
     def on_step(self, state: State, metrics: StepMetrics) -> None:
         self._recent.add(metrics)
@@ -200,11 +238,18 @@ class Journal(Callback):
             reading = self._recent.read()
             self._console.detail(f"{describe_step(state, reading)}  eta {eta(state, reading)}")
             self._write("step", state, reading)
+            self._opening = None
+        elif self._opening is not None:
+            text = self._opening.line(state, metrics)
+            if text is not None:
+                self._console.detail(text)
+            if self._opening.is_over:
+                self._opening = None
 
     def on_epoch(self, state: State) -> None:
         reading, seconds = self._whole.read(), state.clock.elapsed - self._epoch_began
         self._epoch_began = state.clock.elapsed
-        self._console.line(describe_epoch(state, reading, seconds))
+        self._console.line(describe_epoch(state, reading, seconds, self._best_by))
         self._write("epoch", state, reading, seconds)
 
     def state_dict(self) -> dict[str, Any]:
@@ -238,7 +283,7 @@ class Journal(Callback):
             "seconds": seconds,
         }
         for name, metrics in state.results.items() if kind == "epoch" and state.evaluated else ():
-            row |= {f"{PREFIX.get(name, name)}_{key}": getattr(metrics, key) for key in ("loss", "top1", "top5")}
+            row |= {f"{PREFIX.get(name, name)}_{key}": getattr(metrics, key) for key in EVALUATED}
         try:
             self._history.add(row)
         except UserError as error:
@@ -246,13 +291,44 @@ class Journal(Callback):
             self._console.line(f"{error}; training goes on, no more rows are kept")
 
 
-def describe_step(state: State, reading: Reading) -> str:
-    """One line: where the run is, loss, learning rate, images/s, share of time waiting for data, MFU, memory."""
-    parts = [
+class Opening:
+    """The lines of a run before its first regular one: after its first step, and `SOON` seconds of training later."""
+
+    SOON = 10.0
+
+    def __init__(self, state: State, instruments: Instruments) -> None:
+        self._window = StepWindow(state, instruments)
+        self._began = state.clock.elapsed
+        self._first_at: float | None = None  # seconds of training
+        self.is_over = False
+
+    def line(self, state: State, metrics: StepMetrics) -> str | None:
+        """What to print after this step, if anything. The first step's speed is left out: it may have compiled."""
+        self._window.add(metrics)
+        if self._first_at is None:
+            self._first_at = state.clock.training
+            took = duration(state.clock.elapsed - self._began)
+            return "  ".join([*_beginning(state, self._window.read()), f"the first step took {took}"])
+        if state.clock.training - self._first_at < self.SOON:
+            return None
+        self.is_over = True
+        reading = self._window.read()
+        return f"{describe_step(state, reading)}  eta {eta(state, reading)}"
+
+
+def _beginning(state: State, reading: Reading) -> list[str]:
+    return [
         f"epoch {state.epoch}/{state.epochs}",
         f"step {state.step}/{state.last_step}",
         f"loss {reading.loss:.4f}",
         f"lr {state.lr:.2e}",
+    ]
+
+
+def describe_step(state: State, reading: Reading) -> str:
+    """One line: where the run is, loss, learning rate, images/s, share of time waiting for data, MFU, memory."""
+    parts = [
+        *_beginning(state, reading),
         f"{reading.images_per_second:,.0f} images/s" if reading.images_per_second >= 10
         else f"{reading.images_per_second:.2g} images/s",
         f"data wait {reading.data_wait:.0%}",
@@ -266,19 +342,22 @@ def describe_step(state: State, reading: Reading) -> str:
     return "  ".join(parts)
 
 
-def describe_epoch(state: State, reading: Reading, seconds: float) -> str:
+def describe_epoch(state: State, reading: Reading, seconds: float, best_by: str = "top1") -> str:
     """One line: the epoch's mean loss, what each set of weights scored, and how long it took."""
     parts = [f"epoch {state.epoch}/{state.epochs}", f"step {state.step}", f"train loss {reading.loss:.4f}"]
     if state.evaluated:
-        parts += [f"{name}: {describe_metrics(metrics)}" for name, metrics in state.results.items()]
+        parts += [f"{name}: {describe_metrics(metrics, best_by)}" for name, metrics in state.results.items()]
     if reading.skipped:
         parts.append(f"{reading.skipped} updates skipped (gradient not finite)")
     return "  ".join([*parts, f"time {duration(seconds)}"])
 
 
-def describe_metrics(metrics: Metrics) -> str:
-    """Loss and accuracies, rounded for people."""
-    return f"Loss {metrics.loss:.4f} Top1 {metrics.top1:.2%} Top5 {metrics.top5:.2%}"
+def describe_metrics(metrics: Metrics, best_by: str = "top1") -> str:
+    """Loss, accuracies and what checkpoints are ranked by, rounded for people."""
+    shown = f"Loss {metrics.loss:.4f} Top1 {metrics.top1:.2%} Top5 {metrics.top5:.2%}"
+    if best_by in FURTHER:
+        shown += f" {FURTHER[best_by]} {getattr(metrics, best_by):.2%}"
+    return shown
 
 
 def eta(state: State, reading: Reading) -> str:
@@ -310,10 +389,10 @@ class LiveBar(Callback):
     ) -> None:
         terminal = terminal or RichConsole(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[now]}"),
-            console=terminal, refresh_per_second=4, expand=True,
+            TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[now]}"), console=terminal, refresh_per_second=4, expand=True,
         )  # fmt: skip
-        self._task = self._bar.add_task("", total=state.last_step, completed=state.step, now="starting")
+        self._task = self._bar.add_task("", total=state.last_step, completed=state.step, now="the first step")
         self._console, self._interval = console, interval
         self._window, self._read_at = StepWindow(state, instruments), -interval
         console.screen = lambda text: terminal.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -42,12 +42,17 @@ class Validation:
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     reduce: Callable[[Tensor], Tensor] | None = None
     form: Callable[[nn.Module], nn.Module] = _itself  # what is evaluated in place of each network
+    classes: int = 0  # how many logits there are, to count the classes one by one; 0 does not
 
     def __call__(self, stop: Stop, following: Callback) -> dict[str, Metrics]:
         """The metrics of each set of weights; `stop` may break it off, `following` sees it go on."""
         return {
             name: evaluate(
-                self.form(model), self._watched(name, stop, following), autocast=self.autocast, reduce=self.reduce
+                self.form(model),
+                self._watched(name, stop, following),
+                autocast=self.autocast,
+                reduce=self.reduce,
+                classes=self.classes,
             )
             for name, model in self.weights.items()
         }
@@ -99,6 +104,9 @@ def train(
                     state.step += 1
                     following.on_step(state, metrics)
                     stop.check()
+                    if stop.is_time_up:
+                        state.end_here()
+                        break
             if validation is not None and validation.is_due(state):
                 state.record(validation(stop, following))
             state.close_epoch()

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -67,7 +68,9 @@ def create_optimizer(
         )
     if name in {"momentum", "sgd"}:
         nesterov = name == "sgd" and momentum > 0
-        return _fused_if_supported(lambda kind: SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, **kind))
+        return _with_momentum_at_rest(
+            _fused_if_supported(lambda kind: SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, **kind))
+        )
     return _from_timm(groups, name, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, momentum=momentum)
 
 
@@ -83,6 +86,17 @@ def _fused_if_supported(create: Callable[[dict[str, bool]], Optimizer]) -> Optim
         return create({"fused": True})
     except RuntimeError:  # this device or dtype has no fused kernel
         return create({"foreach": True})
+
+
+def _with_momentum_at_rest(optimizer: Optimizer) -> Optimizer:
+    """SGD with its momentum made and zero, which gives the first step that it would take without.
+
+    torch makes it at the first step, of memory as it is found; a fused step that is skipped leaves that as it is.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def _from_timm(
@@ -124,7 +138,7 @@ def trainable(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def steps_on_device(optimizer: Optimizer) -> bool:
+def can_skip_on_device(optimizer: Optimizer) -> bool:
     """Whether `optimizer.step()` skips by itself, without the host looking, where `found_inf` is set."""
     return bool(optimizer.defaults.get("fused"))
 

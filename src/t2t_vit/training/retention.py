@@ -1,6 +1,7 @@
 """Which checkpoints are written and kept, and which files in a folder are the present run's."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -108,14 +109,15 @@ Entry = dict[str, Any]
 
 
 class BestList:
-    """The `size` best checkpoints by top-1 in `folder`, best first.
+    """The `size` best checkpoints by `best_by` in `folder`, best first.
 
-    Between equal top-1 the lower loss is better, and between equal losses the earlier one, so that a tie never
-    replaces what is there. An entry is {"file": name, "step", "top1", "loss"}.
+    Between equal ones the lower loss is better, and between equal losses the earlier one, so that a tie never replaces
+    what is there. An entry is {"file": name, "step", "top1", "loss"} and `best_by`; one that does not know `best_by`,
+    as of a run that was ranked by something else, comes last.
     """
 
-    def __init__(self, folder: Path, size: int) -> None:
-        self.folder, self.size = folder, size
+    def __init__(self, folder: Path, size: int, best_by: str = "top1") -> None:
+        self.folder, self.size, self.best_by = folder, size, best_by
         self.shelf = CheckpointFolder(folder)
         self.entries: list[Entry] = []
 
@@ -140,17 +142,28 @@ class BestList:
         """Whether the checkpoint belongs in the list, where it then is, and the files it pushes out."""
         others = [entry for entry in self.entries if entry["file"] != file]
         new = {"file": file, "step": step, "top1": metrics.top1, "loss": metrics.loss}
-        ranked = sorted([*others, new], key=lambda entry: (-entry["top1"], entry["loss"], entry["step"]))
+        new[self.best_by] = getattr(metrics, self.best_by)
+        ranked = sorted([*others, new], key=self._place)
         self.entries = ranked[: self.size]
         pushed_out = [self.folder / entry["file"] for entry in ranked[self.size :] if entry is not new]
         return new in self.entries, pushed_out
+
+    def score(self, entry: Entry) -> float:
+        """How good an entry is by `best_by`: the larger the better, -inf where that is not known."""
+        value = float(entry.get(self.best_by, math.nan))
+        signed = -value if self.best_by == "loss" else value
+        return signed if math.isfinite(signed) else -math.inf
+
+    def _place(self, entry: Entry) -> tuple[float, float, int]:
+        loss = entry["loss"]
+        return -self.score(entry), math.inf if math.isnan(loss) else loss, entry["step"]
 
 
 class Checkpoints(Callback):
     """Writes `folder`/ARCH-EPOCH_STEP.ckpt, the newest `keep_num` of them, and the best ones elsewhere.
 
     When: every `every_steps` updates, every `every_seconds` seconds (0: not), and at the end of the run.
-    Best: after each evaluation, `best_num` by the raw weights' top-1 in `best_folder`, and as many by the averaged
+    Best: after each evaluation, `best_num` by the raw weights' `best_by` in `best_folder`, and as many by the averaged
     weights' in `best_folder`/ema. Each is a whole checkpoint with both sets of weights. Files of earlier runs
     are left alone.
 
@@ -170,6 +183,7 @@ class Checkpoints(Callback):
         *,
         keep_num: int = 10,
         best_num: int = 5,
+        best_by: str = "top1",
         every_steps: int = 0,
         every_seconds: float = 0,
         note: Callable[[str], None],
@@ -180,7 +194,7 @@ class Checkpoints(Callback):
         self._every_steps, self._every_seconds = every_steps, every_seconds
         self._shelf, self._followers = CheckpointFolder(folder), tuple(followers)
         folders = {"raw": best_folder, "ema": best_folder / "ema"}
-        self.best = {name: BestList(place, best_num) for name, place in folders.items()}
+        self.best = {name: BestList(place, best_num, best_by) for name, place in folders.items()}
         self.kept: list[Path] = []
         self._saved_at, self._saved_step, self._tried_step = perf_counter(), 0, 0
 

@@ -79,6 +79,10 @@ class Agrees(Protocol):
     def meet(self) -> None: ...
 
 
+def _never() -> bool:
+    return False
+
+
 class Stop:
     """The request to stop: a signal makes it at any moment, `check` obeys it where nothing gets lost.
 
@@ -88,10 +92,17 @@ class Stop:
 
     Args:
         agreement: where there are several processes.
+        time_is_up: whether the run has taken as long as it may; asked at each `check`. What one process says holds
+            for all.
+
+    Attributes:
+        is_time_up: what `check` found out, in all processes at the same call. It raises nothing: such a run ends well.
     """
 
-    def __init__(self, agreement: Agrees | None = None) -> None:
+    def __init__(self, agreement: Agrees | None = None, time_is_up: Callable[[], bool] = _never) -> None:
         self.requested = 0  # the signal's number
+        self.is_time_up = False
+        self._time_is_up = time_is_up
         self._agreement = agreement
         self._interrupts = 0
         self._state: Stepping | None = None
@@ -134,9 +145,12 @@ class Stop:
 
     def check(self) -> None:
         """Raise Stopped where a signal asked for it: several processes all at the same call, at most one later."""
-        number = self.requested if self._agreement is None else self._agreement.turn(self.requested)
+        # In one number that processes agree about: twice the signal, and one more where the time is up.
+        own = 2 * self.requested + self._time_is_up()
+        number, time_is_up = divmod(own if self._agreement is None else self._agreement.turn(own), 2)
         if number:
             raise Stopped(number, whole=True)
+        self.is_time_up = self.is_time_up or bool(time_is_up)
 
     def watch(self, batches: Counted[Item]) -> Iterator[Item]:
         """`batches`, broken off by `check`: in all processes after the same number, though some give fewer."""

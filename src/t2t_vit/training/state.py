@@ -137,6 +137,10 @@ class State:
         """Whether `results` belong to the present weights."""
         return self.evaluated_at == self.step
 
+    def end_here(self) -> None:
+        """Make the last update the run's last one: its epoch is evaluated and closed, and no other begins."""
+        self.last_step = self.step
+
     def record(self, results: dict[str, Metrics]) -> None:
         """Take the evaluation of the present weights."""
         self.results, self.evaluated_at = results, self.step

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
-from t2t_vit.training.optimizer import steps_on_device, trainable
+from t2t_vit.training.optimizer import can_skip_on_device, trainable
 from t2t_vit.training.randomness import SampleNumbers
 
 Batch = tuple[Tensor, Tensor]
@@ -123,7 +123,7 @@ class TrainStep:
         return norm
 
     def _step_where(self, finite: Tensor) -> None:
-        if steps_on_device(self.optimizer):
+        if can_skip_on_device(self.optimizer):
             # torch's fused kernels look at found_inf on the device: 1 leaves weights and moments untouched.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
+from t2t_vit.installing import not_installed
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.loop import TrainBatches
 from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
@@ -79,7 +80,7 @@ def check_installed(tracker: str) -> None:
 
 def missing(tracker: str) -> UserError:
     """The error where the tracker's package, or one that it needs, is not installed."""
-    return UserError(f'tracker: {tracker} is not installed; install it with: pip install "t2t_vit[{tracker}]"')
+    return UserError(not_installed(f"tracker: {tracker}", tracker))
 
 
 def first_line(error: Exception) -> str:
@@ -137,7 +138,7 @@ class Summary(Callback):
                 {
                     f"{weights}/{name}": getattr(metrics, name)
                     for weights, metrics in state.results.items()
-                    for name in ("loss", "top1", "top5")
+                    for name in ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")
                 },
             )
 
@@ -179,6 +180,7 @@ class ShowInputs:
 
     Args:
         mean, std: of each channel, which the images were normalised with.
+        accumulation: batches of one update, by which the trackers count.
         count: images in the grid, at most.
     """
 
@@ -189,9 +191,10 @@ class ShowInputs:
         *,
         mean: Sequence[float],
         std: Sequence[float],
+        accumulation: int = 1,
         count: int = 64,
     ) -> None:
-        self._loader, self._trackers, self._count = loader, trackers, count
+        self._loader, self._trackers, self._accumulation, self._count = loader, trackers, accumulation, count
         self._mean, self._std = (torch.tensor(list(values))[:, None, None] for values in (mean, std))
 
     def __len__(self) -> int:
@@ -199,12 +202,13 @@ class ShowInputs:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The loader's own batches."""
+        step = epoch * (len(self) // self._accumulation) + start // self._accumulation  # updates made before
         for index, (images, targets) in enumerate(self._loader.epoch(epoch, start)):
             if index == 0:
                 shown = images[: self._count].float().cpu() * self._std + self._mean  # (N, C, H, W)
                 sheet = grid(shown.clamp(0, 1))
                 for tracker in self._trackers:
-                    tracker.image(epoch * len(self) + start, "inputs/augmented", sheet)
+                    tracker.image(step, "inputs/augmented", sheet)
             yield images, targets
 
 
@@ -298,7 +302,8 @@ WANDB_PROJECT = "t2t_vit"
 class WandbTracker:
     """A tracker that writes to W&B: to the account that `wandb login` named, else to files for `wandb sync`.
 
-    W&B's own environment variables (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, ...) win.
+    W&B's own environment variables (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, ...) win. The number of updates is the
+    field `step` of each record, over which W&B draws all others; records with an earlier one than before are kept, too.
 
     Args:
         folder: the run's logs; W&B's files and the run's id are kept in it.
@@ -331,6 +336,7 @@ class WandbTracker:
                 mode=None if here else "offline",
                 settings=quiet,
             )
+            self._run.define_metric("*", step_metric="step")
         except Exception as error:  # no server, no right, a bad variable: W&B's own message is the clearest
             raise UserError(f"tracker: wandb does not begin ({first_line(error)})") from error
         run_id.keep(self._run.id)
@@ -338,11 +344,11 @@ class WandbTracker:
         note(f"tracker: wandb, run {self._run.id}, {where}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        self._run.log({**values, "step": step})
 
     def image(self, step: int, name: str, image: Tensor) -> None:
         pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
-        self._run.log({name: self._wandb.Image(pixels)}, step=step)
+        self._run.log({name: self._wandb.Image(pixels), "step": step})
 
     def close(self) -> None:
         self._run.finish()

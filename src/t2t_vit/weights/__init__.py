@@ -1,7 +1,7 @@
 """Any checkpoint -> names and tensors -> fitted to a model, with a report."""
 
 from t2t_vit.weights.description import Description, checkpoint_config, describe
-from t2t_vit.weights.fitting import Change, Report, fit, load_weights
+from t2t_vit.weights.fitting import Change, FitReport, fit, load_weights
 from t2t_vit.weights.kind import file_kind
 from t2t_vit.weights.reading import SavedRun, Weights, read_saved_run, read_weights
 from t2t_vit.weights.writing import FORMATS, convert_weights
@@ -10,7 +10,7 @@ __all__ = [
     "FORMATS",
     "Change",
     "Description",
-    "Report",
+    "FitReport",
     "SavedRun",
     "Weights",
     "checkpoint_config",

@@ -31,7 +31,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Report:
+class FitReport:
     """What became of each tensor, by name.
 
     Attributes:
@@ -101,7 +101,7 @@ def load_weights(
     which: Which = "auto",
     position: PositionPolicy = "rebuild",
     partial: bool = False,
-) -> Report:
+) -> FitReport:
     """Load weights of any origin into `model`, whatever their class count, image size and input channels.
 
     Args:
@@ -138,7 +138,7 @@ def fit(
     position: PositionPolicy = "rebuild",
     partial: bool = False,
     state: tuple[str, ...] = (),
-) -> Report:
+) -> FitReport:
     """Copy `tensors` into `model`; see `load_weights`. `state` names what else the file holds, for the report.
 
     The head is left as it is when its class count differs.
@@ -156,7 +156,7 @@ def fit(
         for name, tensor in plan.items():
             job.state[name].copy_(tensor)
     changed = {change.name for change in changes}
-    return Report(
+    return FitReport(
         chosen,
         loaded=tuple(name for name in plan if name not in changed),
         resized=tuple(change.name for change in changes if change.name == POSITIONS),

@@ -1,5 +1,6 @@
 """Any file of weights -> names and tensors; a checkpoint of ours -> all that its run needs to continue."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -52,6 +53,7 @@ RUN_ENTRIES = {
 
 # A configuration of unknown origin is taken only where it is flat: nesting could make a message endless.
 _LONGEST_TEXT = 1000
+_LARGEST_LOSS = 1e300
 _LONGEST_LIST = 16
 
 
@@ -146,7 +148,7 @@ def _torch(path: Path) -> _Content:
 def _ours(path: Path, content: Mapping[str, Any]) -> _Content:
     version = content.get("version")
     if type(version) is not int or version > _NEWEST_VERSION:
-        raise UserError(f"{path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
+        raise UserError(f"{path}: was written by a newer version of t2t_vit; update the checkout of t2t_vit")
     kinds: tuple[tuple[Copy, str], ...] = (("ema", "ema"), ("raw", "model"))
     found = {kind: stored for kind, key in kinds if (stored := state_dict_in(content.get(key)))}
     if _score(content, "raw") > _score(content, "ema"):
@@ -162,10 +164,15 @@ def _ours(path: Path, content: Mapping[str, Any]) -> _Content:
 
 
 def _score(content: Mapping[str, Any], copy: Copy) -> float:
-    metrics = content.get("metrics")
+    """How good the copy was by what the run was ranked by, the larger the better; -inf where nobody knows."""
+    config, metrics = content.get("config"), content.get("metrics")
+    best_by = config.get("best_by", "top1") if type(config) is dict else "top1"
     of_copy = metrics.get(copy) if type(metrics) is dict else None
-    top1 = of_copy.get("top1") if type(of_copy) is dict else None
-    return float(top1) if isinstance(top1, int | float) and abs(top1) <= 1 else 0.0
+    value = of_copy.get(best_by) if type(of_copy) is dict and type(best_by) is str else None
+    largest = _LARGEST_LOSS if best_by == "loss" else 1
+    if not isinstance(value, int | float) or not abs(value) <= largest:  # NaN is not
+        return -math.inf
+    return -float(value) if best_by == "loss" else float(value)
 
 
 def _safetensors(path: Path) -> _Content:
@@ -226,7 +233,7 @@ def read_saved_run(path: str | Path) -> SavedRun:
     if type(content) is not dict or content.get("format") != "t2t_vit":
         raise UserError(f"{path}: holds weights but no run of t2t_vit to continue; {instead}")
     if type(version := content.get("version")) is not int or version > _NEWEST_VERSION:
-        raise UserError(f"{path}: was written by a newer version of t2t_vit; upgrade with pip install -U t2t_vit")
+        raise UserError(f"{path}: was written by a newer version of t2t_vit; update the checkout of t2t_vit")
     lacking = [name for name, form in RUN_ENTRIES.items() if type(content.get(name)) is not form]
     if lacking:
         raise UserError(f"{path}: lacks {', '.join(lacking)}, so its run cannot be continued; {instead}")

@@ -1,9 +1,11 @@
 """What a file of weights holds, as a page of text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from t2t_vit.errors import UserError
+from t2t_vit.model.inputs import size_of
 from t2t_vit.tables import table_lines
 from t2t_vit.weights.description import describe
 from t2t_vit.weights.reading import Weights, Which, read_weights
@@ -48,9 +50,22 @@ def _network(weights: Weights) -> str:
     parts = [found.arch if config.get("arch") else " or ".join(found.fitting)]
     parts.append("no head" if found.num_classes is None else f"{found.num_classes} classes")
     parts.append(f"{found.in_chans} channels")
-    if found.image_size:
-        parts.append(f"{found.image_size[0]} x {found.image_size[1]} pixels")
+    size = _image_size(config)
+    if size:
+        parts.append(f"{size[0]} x {size[1]} pixels")
+    elif found.image_size:
+        parts.append(
+            f"{found.image_size[0]} x {found.image_size[1]} pixels (from the number of positions; others fit, too)"
+        )
     return ", ".join(parts)
+
+
+def _image_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width) that the configuration beside the weights names, if it does."""
+    try:
+        return size_of(config["image_size"])
+    except (KeyError, TypeError, UserError):
+        return None
 
 
 def _about(weights: Weights) -> Iterable[str]:

@@ -1,0 +1,82 @@
+"""Other tools' words are errors that name ours, by a table that is asked before the distance of letters."""
+
+import pytest
+
+from t2t_vit.cli.main import main
+from t2t_vit.errors import UserError
+from t2t_vit.settings.command_line import parse, read_words
+from t2t_vit.settings.commands import COMMANDS
+from t2t_vit.settings.names import IMAGES, OTHER_COMMANDS, OTHER_WORDS
+from t2t_vit.settings.schema import KEYS
+
+
+def test_every_word_of_the_table_leads_to_an_option_that_there_is() -> None:
+    options = {name for command in COMMANDS.values() for name in command.options} | {IMAGES}
+    for word, meant in OTHER_WORDS.items():
+        assert meant and set(meant) <= options, word
+        assert word not in KEYS, word
+    assert set(OTHER_COMMANDS.values()) <= set(COMMANDS)
+    assert not set(OTHER_COMMANDS) & set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [name for name, command in COMMANDS.items() if command.keys])
+def test_a_word_of_the_table_is_an_error_of_every_command_that_names_an_option_it_has(command: str) -> None:
+    called = COMMANDS[command]
+    for word in OTHER_WORDS.keys() - called.options.keys():
+        with pytest.raises(UserError, match=f"unknown option '--{word}'") as error:
+            read_words(called, [f"--{word}", "3"])
+        sentence = str(error.value)
+        if "did you mean" in sentence:
+            assert sentence.split("'--")[2].removesuffix("'?") in called.options
+        else:
+            assert called.positional == "data" and called.usage.splitlines()[0] in sentence
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "ours"),
+    [
+        ("train", "--lr", "--base_lr"),
+        ("train", "--lr0", "--base_lr"),
+        ("train", "--imgsz", "--image_size"),
+        ("train", "--img-size", "--image_size"),
+        ("train", "--batch", "--batch_size"),
+        ("train", "--data", "--data_url"),
+        ("train", "--source", "--data_url"),
+        ("train", "--weights", "--pretrained"),
+        ("infer", "--weights", "--checkpoint"),
+        ("eval", "--weights", "--pretrained"),
+        ("train", "--model", "--arch"),
+        ("train", "--project", "--ckpt_root_dir"),
+        ("train", "--gradient_accumulation_steps", "--accumulation_step"),
+        ("train", "--clip-grad", "--clip_grad_norm"),
+        ("infer", "--topk", "--top_k"),
+        ("export", "--half", "--precision"),
+        ("train", "--half", "--amp_level"),
+    ],
+)
+def test_options_of_other_tools(command: str, word: str, ours: str) -> None:
+    with pytest.raises(UserError, match=f"unknown option '{word}'; did you mean '{ours}'"):
+        parse(command, ["picture.png"] * (command == "infer") + [word, "3"])
+
+
+@pytest.mark.parametrize("word", ["--source", "--data", "--input"])
+def test_what_infer_works_on_has_no_option(word: str) -> None:
+    with pytest.raises(UserError, match=rf"unknown option '{word}'; write what to work on without one: t2t-vit infer"):
+        parse("infer", [word, "photos", "--checkpoint", "a.ckpt"])
+
+
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [("imgsz=64", "--image_size=64"), ("data=photos", "--data_url=photos"), ("epochs=3", "--epochs=3")],
+)
+def test_words_without_dashes(word: str, ours: str) -> None:
+    with pytest.raises(UserError, match=f"unexpected word '{word}' on the command line of train; write {ours}"):
+        parse("train", [word])
+
+
+@pytest.mark.parametrize(
+    ("word", "ours"), [("predict", "infer"), ("val", "eval"), ("detect", "infer"), ("fit", "train"), ("test", "eval")]
+)
+def test_commands_of_other_tools(word: str, ours: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word, "photos"]) == 2
+    assert f"unknown command '{word}'; did you mean '{ours}'?" in capsys.readouterr().err

@@ -108,7 +108,7 @@ def trial(place: Path, kills: int, name: str, processes: int, seed: int, extra: 
     lost = [kill for kill in told if kill.continued is not None and kill.continued < kill.saved]
     differing = differences_of_runs(straight, killed)
     if name != "SIGKILL":  # the signal itself has a checkpoint written, which the other run has no reason to write
-        extra_one = re.compile(r"runs/checkpoints/.*: only in one of the runs")
+        extra_one = re.compile(r"runs/checkpoints/.*-\d+_\d+\.ckpt: only in one of the runs")
         differing = [text for text in differing if not extra_one.fullmatch(text)]
     files = len(list((straight / "runs").rglob("*.ckpt")))
     print(f"{len(told)} kills by {name}, {processes} process(es); {len(lost)} went on before the newest checkpoint")
@@ -190,6 +190,8 @@ def differences_of_runs(straight: Path, other: Path) -> list[str]:
     found = [f"{name}: only in one of the runs" for name in sorted(names[0] ^ names[1])]
     for name in sorted(names[0] & names[1]):
         one, two = (torch.load(place / name, weights_only=True) for place in (straight, other))
+        for content in (one, two):
+            content.pop("run")  # its id, which is random
         found += [f"{name}: {text}" for text in differences(one, two)]
     for path in sorted((straight / "runs/logs").rglob("history.csv")):
         name = path.relative_to(straight)

@@ -149,13 +149,22 @@ def test_an_interrupt_saves_and_is_a_keyboard_interrupt_and_the_run_goes_on(
     with pytest.raises(KeyboardInterrupt, match='resume="auto" continues'):
         t2t_vit.train("quickstart", **SMALL, model_postfix="_stopped")
     assert handlers() == before and torch.equal(torch.get_rng_state(), numbers)
-    (saved,) = Path("r/c/t2t_vit_quickstart_stopped").glob("*.ckpt")
+    (saved,) = Path("r/c/t2t_vit_quickstart_stopped").glob("*-*.ckpt")
     assert saved.name == "t2t_vit_quickstart-1_3.ckpt" and place in saved.resolve().parents
     run = t2t_vit.train("quickstart", **SMALL, model_postfix="_stopped", resume="auto")
     assert run.checkpoint.name == "t2t_vit_quickstart-2_10.ckpt"
     whole = t2t_vit.train("quickstart", **SMALL, model_postfix="_whole")
     ours, theirs = (torch.load(each.checkpoint, weights_only=True)["model"] for each in (run, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_program_without_a_guard_may_have_workers(place: Path) -> None:
+    keys = SMALL | {"num_parallel_workers": 2, "model_postfix": "_workers"}
+    (place / "program.py").write_text(f"import t2t_vit\nprint(t2t_vit.train('quickstart', **{keys!r}).metrics.count)\n")
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=place, capture_output=True, text=True, check=False, timeout=280
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "30\n", "")
 
 
 def test_in_another_thread(place: Path, run: t2t_vit.TrainedRun) -> None:

@@ -41,7 +41,7 @@ from t2t_vit.settings.devices import device_keys
 from t2t_vit.settings.file import find_config, read_config
 from t2t_vit.settings.schema import KEYS, checked
 from t2t_vit.settings.values import Value
-from t2t_vit.training.distributed import end_with_launcher, from_environment
+from t2t_vit.training.distributed import end_with_launcher, from_environment, meet
 from t2t_vit.training.signals import Stopped, heard, stop_at_once
 
 PathLike = str | Path
@@ -107,11 +107,12 @@ def train(recipe: PathLike = "", *, verbose: bool = False, **keys: Any) -> Train
         KeyboardInterrupt: after a checkpoint was saved; `resume="auto"` continues.
     """
     with _at_home("train"):
-        start = start_of(options_of("train", recipe, keys))
         processes = from_environment()
         if processes.count > 1:
             end_with_launcher()
-        result = train_job(start, processes, quiet=not verbose)
+        meeting = meet(processes)
+        start = start_of(options_of("train", recipe, keys), meeting)
+        result = train_job(start, processes, meeting, quiet=not verbose)
     weights = better(result.metrics, start.config.best_by)
     logs = result.folders.logs
     return TrainedRun(

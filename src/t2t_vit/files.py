@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Any
 
 from t2t_vit.errors import UserError
@@ -29,7 +30,8 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
         raise UserError(f"{path}: is a link to {path.readlink()}; name that file itself, or remove the link")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".part", dir=path.parent)
+        beside = path.with_name(f".{path.name[:80]}.{token_hex(4)}.part")
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
     # A name that is no UTF-8 is written with an escape for each byte, as \\udce9.
@@ -39,11 +41,12 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(beside).chmod(_permissions(path))
-        Path(beside).replace(path)
+        if path.exists():
+            beside.chmod(path.stat().st_mode & 0o777)
+        beside.replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
-        Path(beside).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         if isinstance(error, OSError):
             room = _room(path.parent, size) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise UserError(
@@ -52,11 +55,28 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
         raise
 
 
-def _permissions(path: Path) -> int:
+def lead_to(link: Path, target: Path) -> None:
+    """Make `link` another name of the file `target`, in one moment: a relative symlink.
+
+    Where there are none (Windows without the right, some file systems) it is a hard link, else a copy.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    relative = os.path.relpath(target, link.parent)
+    beside = link.with_name(f".{link.name}.{token_hex(4)}.part")
     try:
-        return path.stat().st_mode & 0o777
-    except OSError:
-        return 0o666 & ~_umask()
+        try:
+            beside.symlink_to(relative)
+        except (OSError, NotImplementedError):
+            try:
+                beside.hardlink_to(target)
+            except (OSError, NotImplementedError):
+                shutil.copyfile(target, beside)
+        beside.replace(link)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"{link}: cannot lead to {relative} ({error.strerror})") from error
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -110,12 +130,6 @@ def _room(folder: Path, size: int) -> str:
     """What a file takes, and what its disk has."""
     free = shutil.disk_usage(folder).free
     return f": it takes {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free" if size > free else ""
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -61,7 +61,7 @@ def _kind(error: BaseException) -> str:
         return "host"
     if type(error).__name__ == "OutOfMemoryError":
         return "device"
-    if not isinstance(error, RuntimeError):
+    if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
         return ""
     text = str(error)
     return "device" if _DEVICE.search(text) else "host" if _HOST.search(text) else ""

@@ -110,6 +110,10 @@ VARIANTS: dict[str, Variant] = {
     "t2t_vit_dense": Variant("performer", 128, 19, 8, 2, 80.6, block="dense", stages=(3, 6, 6, 4), growth=64),
     "t2t_vit_16_ghost": Variant("performer", 384, 16, 6, 3, 79.5, block="ghost"),
     "t2t_vit_c_14": Variant("convolution", 384, 14, 6, 3, 80.8),
+    # Ours, for a folder of some thousand images and minutes of a CPU: the preset `scratch`, 16 tokens at 64 pixels.
+    "t2t_vit_4": Variant(
+        "performer", 192, 4, 3, 2, splits=(SoftSplit(6, 4, 1), SoftSplit(3, 2, 1), SoftSplit(3, 2, 1)), token_dim=32
+    ),
     # Ours, for pictures of 28 x 28 pixels: finer splits, for grids of 14, 7 and 4 tokens a side.
     "t2t_vit_quickstart": Variant(
         "performer", 192, 4, 3, 2, splits=(SoftSplit(7, 2, 3), SoftSplit(3, 2, 1), SoftSplit(3, 2, 1)), token_dim=32

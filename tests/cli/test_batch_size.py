@@ -1,6 +1,7 @@
 """`batch_size: auto`: what it comes to on an accelerator and on a CPU, and where the number is written."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import torch
 import yaml
 
 from t2t_vit.cli import batch_size
-from t2t_vit.cli.batch_size import Trial, Wanted, largest, resolved, shared, training_bytes, wanted
+from t2t_vit.cli.batch_size import Trial, Wanted, check_memory, largest, resolved, shared, training_bytes, wanted
 from t2t_vit.cli.main import main
 from t2t_vit.errors import UserError
 from t2t_vit.precision import Precision
 from t2t_vit.settings.command_line import parse
 from t2t_vit.settings.resolution import resolve
 from t2t_vit.settings.schema import Config
+from t2t_vit.training.distributed import Processes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = Precision("O0", torch.device("cpu"))
@@ -177,7 +179,7 @@ def test_the_number_is_written_wherever_the_configuration_is(run: Run, monkeypat
     for found in (written, held, beside):
         assert (found["batch_size"], found["accumulation_step"]) == (8, 2)
     # A run that goes on keeps what was found when it began.
-    monkeypatch.setattr(batch_size, "_free_memory", lambda: pytest.fail("it is known"))
+    monkeypatch.setattr("t2t_vit.cli.train.resolved", lambda *_: pytest.fail("it is known"))
     code, _, err = run(batch_size="auto", resume="auto", max_steps=0)
     assert code == 0 and "step 3" in err and "batch_size" not in err
 
@@ -194,3 +196,26 @@ def test_where_nothing_is_trained_it_is_the_default(tmp_path: Path) -> None:
 def test_other_words_are_refused(word: str) -> None:
     with pytest.raises(UserError, match="--batch_size takes auto, or a whole number of at least 1; not"):
         parse("train", [f"--batch_size={word}"])
+
+
+def test_a_batch_that_would_have_the_process_killed_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_size, "_free_memory", lambda: 30 * 2**20)
+    code, _, err = run(batch_size=48)
+    assert (code, err.count("\n")) == (2, 1) and not Path("runs").exists()
+    assert re.search(
+        r"out of memory on this machine: an update with batch_size 48 takes .* 30 MiB are free: lower", err
+    )
+    # What it says: a smaller batch, or the one that fits.
+    assert run(batch_size=4, max_steps=1)[0] == 0
+    code, _, err = run(batch_size="auto", max_steps=1)
+    assert code == 0 and "batch_size auto: 2 " in err
+
+
+def test_what_may_fit_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(arch=NAME, image_size=28, num_classes=10, batch_size=48)
+    fixed, per_image = training_bytes(config)
+    monkeypatch.setattr(batch_size, "_free_memory", lambda: fixed + 17 * per_image)  # 48 images keep 32 times that
+    check_memory(config, 1000, Processes())
+    with pytest.raises(UserError, match="batch_size 48"):
+        check_memory(config, 1000, Processes(count=2))
+    check_memory(config, 8, Processes(count=2))  # the batch is cut to the images that there are

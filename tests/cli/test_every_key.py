@@ -117,7 +117,13 @@ def left(file: str) -> Seen:
 
 def fewer(start: str, many: int, few: int) -> Seen:
     """So many checkpoints in the folder, and then so many."""
-    return lambda plain, run: (plain.count(start, ".ckpt"), run.count(start, ".ckpt")) == (many, few)
+    return lambda plain, run: (
+        [
+            sum(file.startswith(start) and re.search(r"-\d+_\d+\.ckpt$", file) is not None for file in one.files)
+            for one in (plain, run)
+        ]
+        == [many, few]
+    )
 
 
 loss, lr, val_loss = other("train_loss"), other("lr"), other("val_loss", "epoch")
@@ -219,7 +225,7 @@ ROWS = [
     Row("ema_decay", 0.1, other("ema_loss", "epoch"), {"with_ema": True}),
     Row("pynative_mode", False, says("asks for a compiled graph, but there is no C compiler")),
     Row("dataset_sink_mode", False, says(r"without effect: dataset_sink_mode \(the device is the CPU\)")),
-    Row("resume", "auto", says("resume auto: no checkpoint .*: starting from the beginning")),
+    Row("resume", "auto", says("resume auto: no run .*: starting from the beginning")),
     Row("max_steps", 2, lambda _, run: run.column("step") == ["1", "2"]),
     Row(
         "eval_every_epochs", 0, lambda _, run: [bool(text) for text in run.column("val_loss", "epoch")] == [False, True]
@@ -347,7 +353,7 @@ def start(run: Run, folder: Path) -> Path:
     if not path.exists():
         plain = run("train", {**BASE, "data_url": "../photos"})
         assert plain.code == 0, plain.err
-        (file,) = (plain.place / "runs/checkpoints/t2t_vit_quickstart").glob("*.ckpt")
+        (file,) = (plain.place / "runs/checkpoints/t2t_vit_quickstart").glob("*-*.ckpt")
         path.write_bytes(file.read_bytes())
     return path
 

@@ -58,7 +58,7 @@ def logs() -> Path:
 
 
 def last() -> Path:
-    return max(Path("runs/checkpoints").rglob("*.ckpt"), key=lambda path: int(path.stem.rpartition("_")[2]))
+    return max(Path("runs/checkpoints").rglob("*-*_*.ckpt"), key=lambda path: int(path.stem.rpartition("_")[2]))
 
 
 def content(path: Path) -> dict[str, object]:

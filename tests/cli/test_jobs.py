@@ -103,14 +103,14 @@ def run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 @pytest.fixture
 def checkpoint(place: Path) -> str:
-    (path,) = (place / "runs/checkpoints/t2t_vit_quickstart").glob("*.ckpt")
+    (path,) = (place / "runs/checkpoints/t2t_vit_quickstart").glob("*-*.ckpt")
     return str(path.relative_to(place))
 
 
 def test_train_leaves_the_four_folders(place: Path, checkpoint: str) -> None:
     assert Path(checkpoint).name == "t2t_vit_quickstart-2_6.ckpt"
     assert (place / checkpoint).with_suffix(".yaml").exists()
-    assert list((place / "runs/best_checkpoints/t2t_vit_quickstart").glob("*.ckpt"))
+    assert list((place / "runs/best_checkpoints/t2t_vit_quickstart").glob("*-*.ckpt"))
     assert list((place / "runs/best_checkpoints/t2t_vit_quickstart/ema").glob("*.ckpt"))
     assert list((place / "runs/summary/t2t_vit_quickstart").glob("events*"))
     log = (place / "runs/logs/t2t_vit_quickstart/train.log").read_text()

@@ -44,6 +44,22 @@ Callbacks.on_step = on_step
 sys.exit(main(sys.argv[1:]))
 """
 
+# The same, but process 0 finds a mistake of the user's after 3 updates, while the others know of none.
+MISTAKEN = """
+import os, sys
+from t2t_vit.cli.main import main
+from t2t_vit.errors import UserError
+from t2t_vit.training.callbacks import Callbacks
+
+told = Callbacks.on_step
+def on_step(self, state, metrics):
+    told(self, state, metrics)
+    if state.step == 3 and os.environ["RANK"] == "0":
+        raise UserError("the disk is full")
+Callbacks.on_step = on_step
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 def words(**keys: object) -> list[str]:
     return [f"--{key}={value}" for key, value in keys.items()]
@@ -126,6 +142,17 @@ def test_a_killed_worker_is_started_again_and_the_run_ends_as_if_nothing_had_bee
     assert all(torch.equal(straight[name], tensor) for name, tensor in final(tmp_path).items())
     log = (tmp_path / f"runs/logs/{NAME}/train.log").read_text()
     assert re.search(r"continuing .*_1[01]\.ckpt", log)
+
+
+def test_a_mistake_that_one_process_finds_ends_all_with_its_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mistaken.py").write_text(MISTAKEN)
+    line = ["-m", "t2t_vit.cli.launch", "--standalone", "--nproc-per-node=2", "mistaken.py", "train"]
+    done = subprocess.run(
+        [sys.executable, *line, *words(batch_size=3, **RUN)],
+        cwd=tmp_path, env=ALONE | {"OMP_NUM_THREADS": "1"}, text=True, capture_output=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("t2t-vit: the disk is full\n")) == (2, 1), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_eval_by_three_processes_counts_as_one(one_process: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 
 def steps(place: Path) -> list[int]:
-    return sorted(int(path.stem.rpartition("_")[2]) for path in (place / CHECKPOINTS).rglob("*.ckpt"))
+    return sorted(int(path.stem.rpartition("_")[2]) for path in (place / CHECKPOINTS).rglob("*-*.ckpt"))
 
 
 def last_step(said: str) -> int:

@@ -16,7 +16,7 @@ from t2t_vit.cli import build, callbacks, export, infer, predictors, quickstart,
 from t2t_vit.cli import eval as evaluation
 from t2t_vit.cli.best import Ending, better
 from t2t_vit.cli.main import main
-from t2t_vit.cli.run import Folders, Result
+from t2t_vit.cli.run import Result
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader
@@ -30,6 +30,7 @@ from t2t_vit.settings.schema import Config
 from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.journal import Journal
 from t2t_vit.training.retention import Checkpoints
+from t2t_vit.training.run import ROOT_KEYS, Folders, Run, RunMark
 from t2t_vit.training.state import State
 from t2t_vit.training.trackers import Summary
 from t2t_vit.weights import read_weights
@@ -377,7 +378,8 @@ def test_train_starts_from_weights_and_keeps_their_head(trained: Callable[..., K
 
 
 def test_each_root_has_its_folder() -> None:
-    folders = Folders.of(Config(arch="t2t_vit_7", model_postfix="_z", **ROOTS))
+    config = Config(arch="t2t_vit_7", model_postfix="_z", **ROOTS)
+    folders = Folders.of([getattr(config, key) for key in ROOT_KEYS], config.run_name)
     assert (folders.checkpoints, folders.best) == (Path("c/t2t_vit_7_z"), Path("b/t2t_vit_7_z"))
     assert (folders.summary, folders.logs) == (Path("s/t2t_vit_7_z"), Path("l/t2t_vit_7_z"))
 
@@ -409,7 +411,9 @@ def test_the_report_is_of_the_weights_that_it_names(monkeypatch: pytest.MonkeyPa
     loader = object.__new__(EvalLoader)
     loader.numbers, loader.unreadable = list(range(8)), {8: "it is broken"}
     validation = train.Validation(loader, {"raw": "raw weights", "ema": "averaged weights"})  # type: ignore[arg-type]
-    job = train.Job(Config(), train.Processes(), *[None] * 2, Folders.of(Config()), None, print)  # type: ignore[arg-type]
+    monkeypatch.setattr(train, "finish", lambda _: None)
+    run = Run(RunMark.new("a"), Folders.of("cbsl", "a"))
+    job = train.Job(Config(), train.Processes(), *[None] * 2, run, None, print)  # type: ignore[arg-type]
     train.report_run(job, Ending(state, "ema"), validation, range(9))  # type: ignore[arg-type]
     assert (given["0"], given["1"], list(given["2"]), given["3"]) == ("averaged weights", loader, list(range(8)), 9)
     assert list(given["unreadable"]) == [8]

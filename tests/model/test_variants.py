@@ -35,7 +35,7 @@ def test_parameter_counts(name: str, count: int) -> None:
 
 
 def test_the_table_is_whole() -> None:
-    assert set(PARAMETERS) == set(list_models()) - {"t2t_vit_quickstart"}
+    assert set(PARAMETERS) == set(list_models()) - {"t2t_vit_quickstart", "t2t_vit_4"}
 
 
 def test_convolution_tokens_learn_21_35_million() -> None:

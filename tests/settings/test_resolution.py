@@ -30,7 +30,8 @@ CHECKPOINT = Config(
 def said(command: str, words: Sequence[str], tmp_path: Path, file: str = "") -> Options:
     path = tmp_path / "recipe.yaml"
     path.write_text(file or "seed: 1\n")
-    data = ["x.png"] if command == "infer" else []
+    command, *subject = command.split()
+    data = ["x.png"] if command == "infer" else subject
     return parse(command, [*data, *words, "--config", str(path)])
 
 
@@ -51,6 +52,45 @@ def test_the_line_wins_wherever_it_stands(tmp_path: Path) -> None:
     for words in (["--epochs", "9", "--config", str(path)], [str(path), "--epochs", "9"]):
         config, _ = resolve(parse("train", words))
         assert (config.epochs, config.seed, config.batch_size) == (9, 4, 100)
+
+
+LONG = "epochs: 300\nwarmup_length: 10\ncooldown_epochs: 10\n"
+
+
+def scaled(
+    tmp_path: Path, *words: str, file: str = LONG, command: str = "train"
+) -> tuple[tuple[float, ...], list[str]]:
+    config, notes = resolve(said(command, words, tmp_path, file))
+    return (config.epochs, config.warmup_length, config.cooldown_epochs), [n for n in notes if n.startswith("with ")]
+
+
+def test_warmup_and_cooldown_follow_the_epochs_of_the_command_line(tmp_path: Path) -> None:
+    assert scaled(tmp_path, "--epochs", "30") == (
+        (30, 1.0, 1),
+        ["with --epochs 30 in place of 300: warmup_length 10 -> 1, cooldown_epochs 10 -> 1"],
+    )
+    assert scaled(tmp_path, "--epochs", "1")[0] == (1, 0.03333, 0)
+    assert scaled(tmp_path, "--epochs", "600")[0] == (600, 20.0, 20)
+
+
+def test_what_is_given_is_not_scaled(tmp_path: Path) -> None:
+    found, told = scaled(tmp_path, "--epochs", "30", "--warmup_length", "2")
+    assert found == (30, 2.0, 1)
+    assert told == ["with --epochs 30 in place of 300: cooldown_epochs 10 -> 1"]
+    assert scaled(tmp_path, "--epochs", "30", "--warmup_length", "2", "--cooldown_epochs", "3") == ((30, 2.0, 3), [])
+    assert scaled(tmp_path, "--cooldown_epochs", "3") == ((300, 10.0, 3), [])
+    assert scaled(tmp_path) == ((300, 10.0, 10), [])
+    assert scaled(tmp_path, "--epochs", "300") == ((300, 10.0, 10), [])
+
+
+def test_a_file_without_epochs_has_the_default_ones(tmp_path: Path) -> None:
+    assert scaled(tmp_path, "--epochs", "30", file="seed: 1\n")[0] == (30, 0.2, 0)
+    config, notes = resolve(parse("train", ["--epochs", "30"]))
+    assert (config.warmup_length, notes) == (2.0, [])
+
+
+def test_only_a_training_has_a_schedule_to_scale(tmp_path: Path) -> None:
+    assert scaled(tmp_path, "--epochs", "30", command="bench step") == ((30, 10.0, 10), [])
 
 
 def test_a_files_key_that_differs_is_named_in_one_line(tmp_path: Path) -> None:

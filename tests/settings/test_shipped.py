@@ -13,7 +13,15 @@ TRANSFERS = ("finetune", "finetune_384")  # they name no network: the weights do
 
 
 def test_all_recipes_are_there() -> None:
-    expected = {"quickstart", "t2t_vit_19_authors", "t2t_vit_t_14_authors", "t2t_vit_19_cifar", *OF_PAGE, *TRANSFERS}
+    expected = {
+        "quickstart",
+        "scratch",
+        "t2t_vit_19_authors",
+        "t2t_vit_t_14_authors",
+        "t2t_vit_19_cifar",
+        *OF_PAGE,
+        *TRANSFERS,
+    }
     assert expected | {f"t2t_vit_{depth}" for depth in ("7", "10", "12", "14", "24", "t_19", "t_24")} <= set(
         shipped_configs()
     )
@@ -24,10 +32,10 @@ def test_a_recipe_is_whole(name: str) -> None:
     config, notes = resolve(parse("train", [name, *(["--pretrained", "w.ckpt"] if name in TRANSFERS else [])]))
     assert notes == []
     assert config.arch in VARIANTS
-    assert name.startswith((config.arch, "quickstart", *TRANSFERS))
+    assert name.startswith((config.arch, "quickstart", "scratch", *TRANSFERS))
     header = [line for line in find_config(name).read_text().splitlines() if line.startswith("# ")]
     assert all(any(line.startswith(f"# {word}") for line in header) for word in ("Command:", "Hardware:", "Source:"))
-    assert name in ("quickstart", "finetune") or any("Published, not ours:" in line for line in header)
+    assert name in ("quickstart", "scratch", "finetune") or any("Published, not ours:" in line for line in header)
 
 
 @pytest.mark.parametrize("name", OF_PAGE)
@@ -43,7 +51,12 @@ def test_the_pages_recipes_are_in_full_and_hold_its_values(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in shipped_configs() if name not in (*OF_PAGE, *TRANSFERS, "quickstart", "t2t_vit_19_cifar")]
+    "name",
+    [
+        name
+        for name in shipped_configs()
+        if name not in (*OF_PAGE, *TRANSFERS, "quickstart", "scratch", "t2t_vit_19_cifar")
+    ],
 )
 def test_the_authors_recipes(name: str) -> None:
     config, _ = resolve(parse("train", [name]))

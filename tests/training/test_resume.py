@@ -1,5 +1,6 @@
 """Going on from a checkpoint's content, with every optimizer, and what the folders then hold."""
 
+import json
 import sys
 import warnings
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from t2t_vit.training.checkpoint import (
     recall,
     restore,
     restore_optimizer,
+    serialised,
     write_checkpoint,
 )
 from t2t_vit.training.divergence import StopOnDivergence
@@ -85,7 +87,7 @@ def run(trained, loader, state):
 
 
 def saved(trained, state, path):
-    write_checkpoint([path], checkpoint_content(IDENTITY, trained, state), "")
+    write_checkpoint([path], serialised(checkpoint_content(IDENTITY, trained, state)), "")
     return read_saved_run(path)
 
 
@@ -215,9 +217,21 @@ def make(make_model, tmp_path):
 
     def make(folder="ckpt", **settings):
         best = tmp_path / f"{folder}-best"
-        return Checkpoints(tmp_path / folder, best, IDENTITY, trained, note=lambda _: None, **settings)
+        return Waiting(tmp_path / folder, best, IDENTITY, trained, note=lambda _: None, **settings)
 
     return make
+
+
+class Waiting(Checkpoints):
+    """What the thread writes is there when a method returns."""
+
+    def on_step(self, state, metrics):
+        super().on_step(state, metrics)
+        self.wait()
+
+    def on_epoch(self, state):
+        super().on_epoch(state)
+        self.wait()
 
 
 def go_on(checkpoints, path, step, damaged=()):
@@ -225,7 +239,7 @@ def go_on(checkpoints, path, step, damaged=()):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.glob("*.ckpt"))
+    return sorted(path.name for path in folder.glob("*-*.ckpt"))
 
 
 def test_the_newest_of_the_list_are_kept_and_damaged_ones_go_first(tmp_path, make):
@@ -255,15 +269,13 @@ def test_checkpoints_past_the_one_that_is_continued_are_nobodys(tmp_path, make):
     assert names(tmp_path / "ckpt") == ["toy-1_2.ckpt", "toy-1_3.ckpt"]
 
 
-def test_a_file_from_elsewhere_is_written_again_and_touches_nothing(tmp_path, make):
-    other, here = make("other", every_steps=1), make(every_steps=1, keep_num=1)
+def test_a_file_from_elsewhere_is_written_again_here(tmp_path, make):
+    other = make("other", every_steps=1)
     other.on_step(at(2), None)
-    for step in (1, 3):
-        here.on_step(at(step), None)
     again = make(keep_num=1)
     go_on(again, tmp_path / "other/toy-1_2.ckpt", 2)
-    assert names(tmp_path / "ckpt") == ["toy-1_2.ckpt", "toy-1_3.ckpt"]
-    assert [path.name for path in CheckpointFolder(tmp_path / "ckpt").files()] == ["toy-1_2.ckpt"]
+    assert names(tmp_path / "ckpt") == names(tmp_path / "other") == ["toy-1_2.ckpt"]
+    assert (tmp_path / "ckpt/last.ckpt").resolve() == tmp_path / "ckpt/toy-1_2.ckpt"
 
 
 def test_a_best_one_that_was_pushed_out_but_not_deleted_is_deleted(tmp_path, make, monkeypatch):
@@ -292,13 +304,26 @@ def test_the_list_of_a_folder_names_no_other_folder(tmp_path):
         assert [path.name for path in shelf.files()] == ["toy-1_2.ckpt"]  # as where there is no list
 
 
-def test_an_earlier_file_of_the_name_that_is_to_come_does_not_pass_for_it(tmp_path):
+def test_a_file_from_past_the_step_that_is_continued_does_not_pass_for_the_one_to_come(tmp_path):
     shelf = CheckpointFolder(tmp_path)
-    (tmp_path / "toy-1_2.ckpt").write_text("of an earlier run")
-    shelf.begin()
+    shelf.announce([])
+    (tmp_path / "toy-1_2.ckpt").write_text("of an earlier attempt")
     assert shelf.files() == []
     shelf.announce(["toy-1_2.ckpt"])
     assert shelf.files() == []
+
+
+def test_a_list_of_an_older_version_is_one_of_names(tmp_path):
+    for name in ("toy-1_1.ckpt", "toy-1_2.ckpt"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "checkpoints.json").write_text('["toy-1_2.ckpt"]')
+    assert [path.name for path in CheckpointFolder(tmp_path).files()] == ["toy-1_2.ckpt"]
+
+
+def test_the_list_says_whose_it_is(tmp_path):
+    CheckpointFolder(tmp_path, {"id": "a1", "name": "toy"}, "best").announce(["toy-1_2.ckpt"])
+    content = json.loads((tmp_path / "checkpoints.json").read_text())
+    assert content == {"run": {"id": "a1", "name": "toy"}, "kind": "best", "files": ["toy-1_2.ckpt"]}
 
 
 def test_rows_of_an_epoch_that_is_told_again_are_dropped(tmp_path):
@@ -343,15 +368,6 @@ def test_every_callback_gets_its_own_state_back():
     one, two, three = Kept(), Other(), Callback()
     recall({"followers": {"Kept": {"a": 1}, "Stranger": {"b": 2}}}, Path("x"), [one, two, three])
     assert (one.state, two.state) == ({"a": 1}, {})
-
-
-def test_strangers_in_a_folder_are_counted(tmp_path):
-    shelf = CheckpointFolder(tmp_path)
-    for name in ("toy-1_1.ckpt", "toy-1_2.ckpt", "mine.ckpt", "notes.txt"):
-        (tmp_path / name).write_text("x")
-    assert shelf.strangers() == 1  # without a list, whatever is called as checkpoints are is the run's
-    (tmp_path / "checkpoints.json").write_text('["toy-1_2.ckpt"]')
-    assert shelf.strangers() == 2
 
 
 def test_checkpoints_stand_in_the_order_of_their_steps(tmp_path):

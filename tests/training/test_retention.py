@@ -1,4 +1,6 @@
 import os
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ import torch
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.training.callbacks import Callback
-from t2t_vit.training.checkpoint import Identity, Trained, checkpoint_content, write_checkpoint
+from t2t_vit.training.checkpoint import Identity, Trained, checkpoint_content, serialised, write_checkpoint
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LossScaler
 from t2t_vit.training.optimizer import create_optimizer
@@ -32,20 +34,30 @@ def trained(make_model, make_loader):
     return Trained(model, optimizer, LossScaler(torch.device("cpu"), 8.0, dynamic=True), ema)
 
 
+class Waiting(Checkpoints):
+    """What the thread writes is there when a method returns."""
+
+    def on_step(self, state, metrics):
+        super().on_step(state, metrics)
+        self.wait()
+
+    def on_epoch(self, state):
+        super().on_epoch(state)
+        self.wait()
+
+
 @pytest.fixture
 def make(tmp_path, trained):
     def make(**settings):
         notes: list[str] = []
-        checkpoints = Checkpoints(
-            tmp_path / "ckpt", tmp_path / "best", IDENTITY, trained, note=notes.append, **settings
-        )
+        checkpoints = Waiting(tmp_path / "ckpt", tmp_path / "best", IDENTITY, trained, note=notes.append, **settings)
         return checkpoints, notes
 
     return make
 
 
 def names(folder):
-    return sorted(path.name for path in folder.glob("*.ckpt")) if folder.exists() else []
+    return sorted(path.name for path in folder.glob("*-*.ckpt")) if folder.exists() else []
 
 
 def at(step):
@@ -81,12 +93,13 @@ def test_the_file_reads_with_weights_only_and_holds_what_it_promises(tmp_path, m
 
 def test_what_a_checkpoint_says_of_the_run(trained):
     data = {"train_images": 12, "updates_per_epoch": 10}
-    identity = Identity("toy", {"epochs": 3}, ["cat"], "", data)
+    run = {"id": "a1", "name": "toy", "folder": "toy-2"}
+    identity = Identity("toy", {"epochs": 3}, ["cat"], "", data, run)
     state = at(21)
     state.record({"raw": Metrics(1.5, 0.25, 0.75, 40)})
     state.step, state.lr, state.closed_at, state.ended = 24, 0.125, 20, True
     content = checkpoint_content(identity, trained, state)
-    assert content["data"] == data
+    assert (content["data"], content["run"]) == (data, run)
     assert content["progress"] == {"lr": 0.125, "evaluated_at": 21, "closed_at": 20, "ended": True}
     assert content["metrics"] == {"step": 21, "raw": {"loss": 1.5, "top1": 0.25, "top5": 0.75, "count": 40}}
     scaler = LossScaler(torch.device("cpu"))
@@ -108,13 +121,13 @@ def test_callbacks_that_have_a_state_are_in_the_checkpoint(tmp_path, trained):
 
 def test_equal_states_make_equal_bytes(tmp_path, trained):
     for name in ("first", "second"):
-        write_checkpoint([tmp_path / f"{name}.ckpt"], checkpoint_content(IDENTITY, trained, at(7)), "")
+        write_checkpoint([tmp_path / f"{name}.ckpt"], serialised(checkpoint_content(IDENTITY, trained, at(7))), "")
     assert (tmp_path / "first.ckpt").read_bytes() == (tmp_path / "second.ckpt").read_bytes()
 
 
 def test_a_view_does_not_drag_its_storage_along(tmp_path, trained):
     trained.model.pos_embed = torch.zeros(1_000_000)[:12][None]
-    write_checkpoint([tmp_path / "a.ckpt"], checkpoint_content(IDENTITY, trained, at(7)), "")
+    write_checkpoint([tmp_path / "a.ckpt"], serialised(checkpoint_content(IDENTITY, trained, at(7))), "")
     assert (tmp_path / "a.ckpt").stat().st_size < 100_000
 
 
@@ -278,5 +291,68 @@ def test_of_several_places_all_or_none(tmp_path):
     (tmp_path / "raw" / "old.ckpt").write_bytes(b"old")
     paths = [tmp_path / "raw" / "new.ckpt", tmp_path / "raw" / "old.ckpt", tmp_path / "file" / "new.ckpt"]
     with pytest.raises(UserError):
-        write_checkpoint(paths, {"model": {}}, "seed: 0")
+        write_checkpoint(paths, memoryview(b"new"), "seed: 0")
     assert sorted(file.name for file in (tmp_path / "raw").iterdir()) == ["old.ckpt"]
+
+
+def test_the_loop_goes_on_while_the_thread_writes(tmp_path, trained, monkeypatch):
+    """What a checkpoint holds is what was there when it was made, whatever training does in the meantime."""
+    allowed = threading.Event()
+
+    def late(*words):
+        assert allowed.wait(60)
+        write_checkpoint(*words)
+
+    monkeypatch.setattr("t2t_vit.training.retention.write_checkpoint", late)
+    checkpoints = Checkpoints(tmp_path / "ckpt", tmp_path / "best", IDENTITY, trained, every_steps=5, note=print)
+    before = trained.model.head.weight.detach().clone()
+    checkpoints.on_step(at(5), None)
+    with torch.no_grad():
+        trained.model.head.weight.add_(1)
+    checkpoints.on_step(at(6), None)
+    assert names(tmp_path / "ckpt") == [] and checkpoints.kept == []
+    allowed.set()
+    checkpoints.on_step(at(10), None)  # one at a time: waits for the one before
+    assert names(tmp_path / "ckpt")[-1] == "toy-1_5.ckpt"
+    checkpoints.close()
+    assert names(tmp_path / "ckpt") == ["toy-1_10.ckpt", "toy-1_5.ckpt"]
+    held = torch.load(tmp_path / "ckpt" / "toy-1_5.ckpt", weights_only=True)["model"]["head.weight"]
+    assert torch.equal(held, before)
+    assert torch.load(tmp_path / "ckpt" / "last.ckpt", weights_only=True)["step"] == 10
+
+
+def test_a_failure_of_the_thread_is_reported_at_the_next_point(tmp_path, trained, monkeypatch):
+    notes: list[str] = []
+    checkpoints = Checkpoints(tmp_path / "ckpt", tmp_path / "best", IDENTITY, trained, every_steps=5, note=notes.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        checkpoints.on_step(at(5), None)
+        checkpoints.on_epoch(evaluated(6, 0.5))
+        checkpoints.wait()
+    assert [note.partition(":")[0] for note in notes] == [
+        f"checkpoint of step {step} not written, training goes on" for step in (5, 6)
+    ]
+    assert checkpoints.best["raw"].entries == checkpoints.kept == []
+    checkpoints.on_end(at(7))
+    assert names(tmp_path / "ckpt") == ["toy-1_7.ckpt"]
+
+
+def test_best_leads_to_the_best_of_both_lists(tmp_path, make):
+    checkpoints, _ = make(best_num=1)
+    for step, raw, ema, best in ((1, 0.1, 0.2, "ema/toy-1_1"), (2, 0.3, 0.1, "toy-1_2"), (3, 0.2, 0.3, "ema/toy-1_3")):
+        checkpoints.on_epoch(evaluated(step, raw, ema))
+        assert (tmp_path / "best/best.ckpt").readlink() == Path(f"{best}.ckpt")
+
+
+def test_after_a_divergence_the_checkpoint_from_before_is_named_and_none_is_written(tmp_path, make):
+    checkpoints, notes = make(every_steps=2)
+    for step in (2, 4, 6):
+        checkpoints.on_step(at(step), None)
+    state = at(7)
+    state.diverged_since = 5
+    checkpoints.on_stop(state, True)
+    assert f"from before step 5 is {tmp_path}/ckpt/toy-1_4.ckpt: --resume {tmp_path}/ckpt/toy-1_4.ckpt" in notes[-1]
+    assert "toy-1_7.ckpt" not in names(tmp_path / "ckpt")
+    state.diverged_since = 1
+    checkpoints.on_stop(state, True)
+    assert notes[-1] == "stopped at step 7; no checkpoint is older than step 1, so begin again"

@@ -252,7 +252,7 @@ def wandb_records(folder: Path) -> list[dict[str, object]]:
 
 def test_wandb_keeps_what_comes_in_any_order_of_steps(tmp_path: Path) -> None:
     """A run that goes on from an earlier checkpoint, and inputs that are shown between two readings."""
-    tracker = WandbTracker(tmp_path, "a run", {}, goes_on=False, note=lambda _: None)
+    tracker = WandbTracker(tmp_path, "a run", {}, run="a1", goes_on=False, note=lambda _: None)
     tracker.image(8, "inputs/augmented", PICTURE)
     for step in (1, 2, 3, 2):
         tracker.scalars(step, {"train/loss": float(step)})
@@ -263,8 +263,9 @@ def test_wandb_keeps_what_comes_in_any_order_of_steps(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def wandb_run(logs: Path, told: list[str], *, goes_on: bool) -> None:
-    tracker = WandbTracker(logs, "a run", {"epochs": 2, "arch": "t2t_vit_7"}, goes_on=goes_on, note=told.append)
+def wandb_run(logs: Path, told: list[str], *, goes_on: bool, run: str = "a1b2c3") -> None:
+    config = {"epochs": 2, "arch": "t2t_vit_7"}
+    tracker = WandbTracker(logs, "a run", config, run=run, goes_on=goes_on, note=told.append)
     tracker.scalars(4, {"train/loss": 1.5})
     tracker.image(4, "inputs/augmented", PICTURE)
     tracker.scalars(8, {"train/loss": 1.25, "raw/top1": 0.5})
@@ -283,8 +284,9 @@ def test_wandb_offline_and_again_under_the_same_id(tmp_path: Path) -> None:
     assert run_id in told[0] and "wandb sync" in told[0]
     wandb_run(tmp_path, told, goes_on=True)
     assert json.loads((tmp_path / "wandb.json").read_text())["run_id"] == run_id
-    wandb_run(tmp_path, told, goes_on=False)
-    assert json.loads((tmp_path / "wandb.json").read_text())["run_id"] != run_id
+    assert run_id == "a1b2c3"
+    wandb_run(tmp_path, told, goes_on=True, run="another")
+    assert json.loads((tmp_path / "wandb.json").read_text())["run_id"] == "another"
 
 
 def test_wandb_without_an_account_writes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +300,7 @@ def test_wandb_without_an_account_writes_files(tmp_path: Path, monkeypatch: pyte
 
 def mlflow_run(root: Path, told: list[str], *, goes_on: bool) -> None:
     tracker = MlflowTracker(
-        root, root / "run", "a run", {"epochs": 2, "data_url": ""}, goes_on=goes_on, note=told.append
+        root, root / "run", "a run", {"epochs": 2, "data_url": ""}, run="a1b2c3", goes_on=goes_on, note=told.append
     )
     first = 4 if not goes_on else 12
     tracker.scalars(first, {"train/loss": 1.5})
@@ -371,4 +373,13 @@ def test_a_tracker_that_fails_is_told_once_and_left_alone() -> None:
 @pytest.mark.parametrize("content", ["", "[]", '{"run_id": 3}', '{"run_id": ""}', "\xff"])
 def test_a_damaged_id_is_no_id(tmp_path: Path, content: str) -> None:
     (tmp_path / "wandb.json").write_text(content, encoding="latin-1")
-    assert RunId(tmp_path, "wandb", goes_on=True).known is None
+    assert RunId(tmp_path, "wandb", run="a1", goes_on=True).known is None
+
+
+def test_an_id_is_of_the_run_that_it_was_kept_for(tmp_path: Path) -> None:
+    RunId(tmp_path, "mlflow", run="a1", goes_on=False).keep("x9")
+    assert RunId(tmp_path, "mlflow", run="a1", goes_on=True).known == "x9"
+    assert RunId(tmp_path, "mlflow", run="a1", goes_on=False).known is None
+    assert RunId(tmp_path, "mlflow", run="b2", goes_on=True).known is None
+    (tmp_path / "mlflow.json").write_text('{"run_id": "old"}')  # of an older version
+    assert RunId(tmp_path, "mlflow", run="b2", goes_on=True).known == "old"

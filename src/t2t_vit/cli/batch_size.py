@@ -35,6 +35,10 @@ _STEPS = 2  # updates of a trial: the first one makes the optimizer's moments
 _LARGEST = 8192  # images that are tried where nothing else ends the search
 # What autograd keeps for the backward pass is not all: gradients of the activations live beside it.
 _BESIDE = 1.5
+# A compiler makes some of what is kept again, and half precision keeps some of it in half as many bytes.
+_COMPILED = 0.5
+# More than any of our networks keeps for a pixel of an image, and for its weights: 2 KB and 1 GB were the most.
+_A_PIXEL, _WEIGHTS = 4000, 2 * 10**9
 _IMAGES = 2  # of the pass that is looked at
 _CLASSES = 1000  # at least, so that the answer does not depend on whether their number is known yet
 
@@ -214,6 +218,32 @@ def held_by_memory(config: Config, processes: Processes, note: Note) -> int:
         f"{shown_bytes(per_image)} more for each image"
     )
     return max(0, min(held, _LARGEST))
+
+
+def check_memory(config: Config, images: int, processes: Processes) -> None:
+    """Refuse, before the first step on a CPU, a batch that its memory cannot hold: the system would kill the process,
+    which can then say nothing.
+
+    Refused is only what is beyond doubt: half of what autograd keeps would not fit. Looked at is only what comes near.
+
+    Args:
+        images: of each process, which a batch is cut to.
+
+    Raises:
+        UserError: it cannot be held.
+    """
+    free, batch = _free_memory() // processes.count, min(config.batch_size, images)
+    height, width = image_size_of(config)
+    if not free or _WEIGHTS + batch * height * width * _A_PIXEL < free:
+        return
+    fixed, per_image = training_bytes(config)
+    least = fixed + int(batch * per_image / _BESIDE * _COMPILED)
+    if least > free:
+        raise UserError(
+            f"out of memory on this machine: an update with batch_size {batch} takes at least "
+            f"{shown_bytes(least)}, and {shown_bytes(free)} are free: lower batch_size (accumulation_step keeps the "
+            "images of an update) or image_size, or write --batch_size auto, which finds what fits"
+        )
 
 
 def training_bytes(config: Config) -> tuple[int, int]:

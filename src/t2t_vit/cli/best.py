@@ -10,7 +10,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.training.checkpoint import Trained
 from t2t_vit.training.distributed import Processes
-from t2t_vit.training.retention import BestList
+from t2t_vit.training.retention import BestList, best_of
 from t2t_vit.training.state import State
 from t2t_vit.weights import read_saved_run
 
@@ -47,16 +47,6 @@ def last_weights(state: State, best_by: str, ranked: Mapping[str, BestList]) -> 
         ranked: the best checkpoints, by the name of the weights; empty in processes other than the first.
     """
     return Ending(state, better(state.results, best_by), best_of(ranked))
-
-
-def best_of(ranked: Mapping[str, BestList]) -> Path | None:
-    """The best checkpoint of all lists; of equal ones that of the averaged weights."""
-    found = [(each.score(each.entries[0]), name == "ema", each) for name, each in ranked.items() if each.entries]
-    if not found:
-        return None
-    *_, chosen = max(found, key=lambda one: one[:2])
-    path: Path = chosen.folder / chosen.entries[0]["file"]
-    return path
 
 
 def best_weights(

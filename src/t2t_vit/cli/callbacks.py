@@ -110,11 +110,15 @@ def _trackers(job: Job, trained: Trained, state: State, *, goes_on: bool) -> lis
         _dump_graph(job, trained, board)
     trackers: list[Tracker] = [Guarded(board, "the summary", job.note)]
     if config.tracker == "wandb":
-        wandb = WandbTracker(logs, config.run_name, config.to_dict(), goes_on=goes_on, note=job.note)
+        wandb = WandbTracker(
+            logs, job.folders.name, config.to_dict(), run=job.run.mark.id, goes_on=goes_on, note=job.note
+        )
         trackers.append(Guarded(wandb, "tracker: wandb", job.note))
     if config.tracker == "mlflow":
         settings = config.to_dict()
-        mlflow = MlflowTracker(logs.parent, logs, config.run_name, settings, goes_on=goes_on, note=job.note)
+        mlflow = MlflowTracker(
+            logs.parent, logs, job.folders.name, settings, run=job.run.mark.id, goes_on=goes_on, note=job.note
+        )
         trackers.append(Guarded(mlflow, "tracker: mlflow", job.note))
     return trackers
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from t2t_vit.cli import build
-from t2t_vit.cli.run import Job
+from t2t_vit.cli.run import Job, Start, recorded_place
 from t2t_vit.data.cache import ByteStore, Place, keep_decoded, shared_store
 from t2t_vit.data.datasets import Recorded
 from t2t_vit.data.decode import MODES, Reduction
@@ -38,8 +38,7 @@ from t2t_vit.data.samples import EvalSamples
 from t2t_vit.data.workers import usable_workers
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
-from t2t_vit.settings.schema import Config
-from t2t_vit.weights import SavedRun
+from t2t_vit.training.run import Folders
 
 BAD_IMAGES = "bad_images.txt"
 TRAINING_LIST, VALIDATION_LIST = "train_images.txt", "val_images.txt"
@@ -78,24 +77,18 @@ def prepare_images(job: Job, train: ImageSet, val: ImageSet) -> Prepared:
     return _Preparation(job, train, val, files, val_files).prepare()
 
 
-def run_images(
-    config: Config, saved: SavedRun | None, folders: Sequence[Path], note: build.Note
-) -> tuple[ImageSet, ImageSet]:
-    """The training and the validation images of a run; those that it was begun with, where it goes on.
-
-    Args:
-        saved: the run that goes on.
-        folders: where its lists of images may be.
-    """
+def run_images(start: Start, note: build.Note) -> tuple[ImageSet, ImageSet]:
+    """The training and the validation images of a run; those that it was begun with, where it goes on."""
+    saved = start.saved
     if saved is None:
-        return build.training_images(config, note)
-    classes = saved.content["classes"]
-    for folder in folders:
-        train, val = read_list(folder / TRAINING_LIST), read_list(folder / VALIDATION_LIST)
-        held = saved.content["data"]
+        return build.training_images(start.config, note)
+    held, classes = saved.content["data"], saved.content["classes"]
+    recorded = Folders.of(*recorded_place(saved.content))
+    for logs in ([] if start.run is None else [start.run.folders.logs]) + [recorded.logs]:
+        train, val = read_list(logs / TRAINING_LIST), read_list(logs / VALIDATION_LIST)
         if train and val and (digest(train), digest(val)) == (held.get("train_files"), held.get("val_files")):
-            return build.training_images(config, note, Recorded(train, val, classes))
-    return build.training_images(config, note, classes=classes)
+            return build.training_images(start.config, note, Recorded(train, val, classes))
+    return build.training_images(start.config, note, classes=classes)
 
 
 def digests(train: ImageSet, val: ImageSet) -> dict[str, int]:

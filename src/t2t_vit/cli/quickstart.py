@@ -9,9 +9,10 @@ from t2t_vit.cli.console import tell
 from t2t_vit.cli.eval import as_results, evaluate_weights, rounded
 from t2t_vit.cli.export import Wish, announce, export_weights
 from t2t_vit.cli.infer import InferenceJob, predict
-from t2t_vit.cli.run import start_of
+from t2t_vit.cli.run import Start, start_of
 from t2t_vit.cli.train import printed, train_job, where
 from t2t_vit.data.images import ImageSet
+from t2t_vit.errors import UserError
 from t2t_vit.export.file_formats import find_format
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.item import ImageResult, Item, Prediction
@@ -19,10 +20,12 @@ from t2t_vit.inference.load import load
 from t2t_vit.report.pictures import Answer, draw_pictures, new_figure
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import find_config, read_config, to_yaml
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes
+from t2t_vit.training.run import ROOT_KEYS, AliveError, Folders, Lock, runs_of
 from t2t_vit.weights import read_weights
 
-FOLDER = Path("runs/quickstart")
+FOLDER, NAME = Path("runs/quickstart"), "quickstart"
 SHOWN = 40
 LEFT = {
     "image files": "images",
@@ -33,18 +36,30 @@ LEFT = {
 
 
 def run(options: Options) -> int:
-    """Everything once; what it leaves is in `runs/quickstart`."""
+    """Everything once; what it leaves is in `runs/quickstart`, in place of what a finished quickstart left there."""
     options = replace(options, file=read_config(find_config("quickstart")))
-    start = start_of(options)
-    config = start.config
     if options.print_config:
-        print(to_yaml(printed(start)), end="")
+        print(to_yaml(printed(start_of(options, locks=False, name=NAME))), end="")
         return 0
     find_format("ONNX").check()  # what is missing had better be said now than after the training
     new_figure(1, 1)
+    lock = Lock(tell)
+    try:
+        lock.take(FOLDER, fresh=False)
+        lock.tell({})
+        return _run(start_of(options, name=NAME))
+    except AliveError as alive:
+        raise UserError(
+            f"{FOLDER} belongs to a quickstart that {alive.who} is making; wait for it or stop it"
+        ) from None
+    finally:
+        lock.release()
 
+
+def _run(start: Start) -> int:
+    config = start.config
     tell("1 of 5: train")
-    trained = train_job(start, Processes())
+    trained = train_job(start if start.run or start.saved else replace(start, replaces=_earlier(config)), Processes())
     weights = read_weights(trained.checkpoint)
 
     tell("2 of 5: evaluate the checkpoint on the images that it was not trained on")
@@ -68,8 +83,26 @@ def run(options: Options) -> int:
 
     print(rounded(measured))
     print(f"eval results: {as_results(measured.metrics)}")
-    print("\n".join([*where(trained), *(f"{what:<18}{FOLDER / name}" for what, name in LEFT.items())]))
+    left = [f"{what:<18}{FOLDER / name}" for what, name in LEFT.items()]
+    print("\n".join([*where(replace(trained, images=str(FOLDER / "images"))), *left]))
     return code
+
+
+def _earlier(config: Config) -> Folders | None:
+    """The folders of a finished quickstart, which this one takes the place of.
+
+    Raises:
+        UserError: one was stopped before its end.
+    """
+    roots = [getattr(config, key) for key in ROOT_KEYS]
+    runs = [run for run in runs_of(NAME, config.run_name, roots) if run.mark is not None]
+    stopped = [run.folders.checkpoints for run in runs if not run.finished]
+    if stopped:
+        raise UserError(
+            f"{stopped[0]} is of a quickstart that was stopped; t2t-vit quickstart --resume auto continues it, and "
+            f"where {FOLDER} is deleted a new one begins"
+        )
+    return runs[0].folders if runs else None
 
 
 def write_images(images: ImageSet, folder: Path) -> dict[str, int]:

@@ -14,6 +14,10 @@ def run(options: Options) -> int:
         UserError: no run in the folder, or a report that cannot be written.
     """
     folder = Path(options.data)
+    if folder.is_file():
+        from t2t_vit.cli.run import logs_of  # a folder's report needs no torch
+
+        folder = logs_of(folder)
     output = Path(options.extras.get("output", folder / REPORT))
     write_report(folder, output)
     print(output)

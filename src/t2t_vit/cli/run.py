@@ -1,6 +1,5 @@
-"""What a training run is: where it begins, its folders, its identity, and the record that it leaves."""
+"""Which run a training command works on, what its checkpoints say of it, and the record that it leaves."""
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,12 +12,12 @@ from torch import nn
 
 from t2t_vit.bench.circumstances import cores, processor, versions
 from t2t_vit.cli.batch_size import Wanted, wanted
+from t2t_vit.cli.scratch import prepared
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.data.scan import class_name
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import atomic_write, check_folder, remove_leftovers
 from t2t_vit.precision import Precision
 from t2t_vit.report.run_files import EVALUATION, RECORD, REPORT
 from t2t_vit.settings.command_line import Options
@@ -26,45 +25,29 @@ from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import continued, resolve
 from t2t_vit.settings.rules import validate_training
 from t2t_vit.settings.schema import AUTO_BATCH, KEYS, SECTIONS, Config
-from t2t_vit.training.checkpoint import Identity
-from t2t_vit.training.distributed import Processes
+from t2t_vit.training.checkpoint import Identity, recall
+from t2t_vit.training.distributed import Meeting, Processes
 from t2t_vit.training.journal import Console
 from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.retention import CheckpointFolder, step_of
+from t2t_vit.training.run import (
+    ROOT_KEYS,
+    Folders,
+    Found,
+    Run,
+    RunMark,
+    enter,
+    home_of,
+    led_to,
+    mark_in,
+    runs_of,
+    write_record,
+)
 from t2t_vit.training.state import State
 from t2t_vit.weights import SavedRun, Weights, checkpoint_config, read_saved_run, read_weights
 
-
-@dataclass(frozen=True)
-class Folders:
-    """The four folders of a run."""
-
-    checkpoints: Path
-    best: Path
-    summary: Path
-    logs: Path
-
-    @classmethod
-    def of(cls, config: Config) -> "Folders":
-        """A folder of the run's name in each of the four roots."""
-        roots = (config.ckpt_root_dir, config.best_ckpt_root_dir, config.summary_root_dir, config.logs_root_dir)
-        return cls(*(Path(root) / config.run_name for root in roots))
-
-    def check(self) -> None:
-        """Refuse, before hours of work, folders that cannot be written.
-
-        Raises:
-            UserError: one of them cannot.
-        """
-        check_folder(self.checkpoints, "ckpt_root_dir")
-        check_folder(self.best, "best_ckpt_root_dir")
-        check_folder(self.summary, "summary_root_dir")
-        check_folder(self.logs, "logs_root_dir")
-
-    def sweep(self) -> None:
-        """Remove halves of files that a kill left behind."""
-        for folder in (self.checkpoints, self.best, self.best / "ema", self.summary, self.logs):
-            remove_leftovers(folder)
+# Keys that a run that came to its end goes on with, where they ask for more.
+LENGTH_KEYS = ("epochs", "max_steps", "cooldown_epochs", "patience", "max_hours")
 
 
 @dataclass(frozen=True)
@@ -72,13 +55,15 @@ class Result:
     """What a run left behind.
 
     metrics   what the run reports, by the name of the weights: the last evaluation, with `patience` the best one
-    best      the best checkpoint, where the run came to its end
+    best      the best checkpoint, where there is one
+    images    a folder with images of the data set; empty where they are no files
     """
 
     checkpoint: Path
     folders: Folders
     metrics: dict[str, Metrics]
     best: Path | None = None
+    images: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,9 +74,14 @@ class Job:
     processes: Processes
     device: torch.device
     precision: Precision
-    folders: Folders
+    run: Run
     console: Console
     note: Callable[[str], None]
+
+    @property
+    def folders(self) -> Folders:
+        """The run's four folders."""
+        return self.run.folders
 
 
 @dataclass(frozen=True)
@@ -101,17 +91,32 @@ class Start:
     given     keys that somebody chose, and that the data must not overrule
     batch     how batch_size auto was asked for, in a new run
     weights   to start from, in a new run
-    saved     the run that goes on
+    run       the run that goes on, in its folders, which are locked; None: a new one, which claims its own
+    name      what the run is called, apart from its number
+    mark      which run it is, where it is one that was before
+    saved     where it goes on; None: at its beginning
     damaged   checkpoints of that run that cannot be read
+    over      why there is nothing left to do
+    replaces  folders that the run takes the place of
     """
 
     config: Config
     notes: Sequence[str]
     given: Collection[str]
+    name: str
     batch: Wanted | None = None
     weights: Weights | None = None
+    run: Run | None = None
+    mark: RunMark | None = None
     saved: SavedRun | None = None
     damaged: Sequence[Path] = ()
+    over: str = ""
+    replaces: Folders | None = None
+
+    def close(self) -> None:
+        """Let go of the run."""
+        if self.run is not None:
+            self.run.close()
 
 
 @dataclass
@@ -123,36 +128,140 @@ class Search:
     notes: list[str] = field(default_factory=list)
 
 
-def start_of(options: Options) -> Start:
-    """Where the training that the user asks for begins.
+@dataclass(frozen=True)
+class Choice:
+    """The run that `--resume auto` or a checkpoint stands for, as the first process decided.
+
+    run    None: a new one; without folders of its own yet where `mark` is there
+    path   the checkpoint to go on from; None: from the beginning
+    """
+
+    run: Run | None = None
+    mark: RunMark | None = None
+    path: Path | None = None
+    damaged: Sequence[Path] = ()
+    notes: Sequence[str] = ()
+    over: str = ""
+
+
+class Chooser:
+    """Finds the run that a command continues. What the first process read of it, it need not read again.
+
+    Args:
+        locks: whether the run is locked for this process, which is to train it.
+    """
+
+    def __init__(self, options: Options, *, locks: bool) -> None:
+        self._options, self._locks = options, locks
+        self.saved: SavedRun | None = None
+
+    def by_file(self, path: Path) -> Choice:
+        """The run of a checkpoint.
+
+        Raises:
+            UserError: the file cannot be read, or its run is alive.
+        """
+        saved = self.saved = read_saved_run(led_to(path) if path.exists() else path)
+        path = saved.path
+        held, _ = continued(self._options, saved)
+        mark = RunMark.of(saved.content.get("run"))
+        chosen = {key: str(value) for key, value in self._options.line.items() if key in ROOT_KEYS}
+        recorded, name = recorded_place(saved.content)
+        if held.run_name != _base_of(saved.content):  # it was given another name, so it is another run from here on
+            return Choice(mark=RunMark.new(held.run_name), path=path)
+        folders = home_of(path, mark, name, recorded, chosen)
+        if folders is None:
+            there = mark is not None and mark_in(Path(recorded[0]) / name) == mark
+            return Choice(mark=RunMark.new(held.run_name) if mark is None or there else mark, path=path)
+        return self._entered(folders, mark or RunMark.new(held.run_name), path=path)
+
+    def auto(self, config: Config, name: str) -> Choice:
+        """The newest run called `name` that did not come to its end; a finished one where there is more to do now.
+
+        Raises:
+            UserError: that run is alive.
+        """
+        roots = [getattr(config, key) for key in ROOT_KEYS]
+        runs = runs_of(name, config.run_name, roots)
+        found = next((run for run in runs if not run.finished), runs[0] if runs else None)
+        if found is None:
+            return Choice(notes=[f"resume auto: no run {name} in {config.ckpt_root_dir}: starting from the beginning"])
+        mark = found.mark or RunMark.new(name)
+        if found.finished:
+            self.saved = newest(found).saved
+            if self.saved is not None and (over := _over(self._options, self.saved)):
+                return Choice(Run(mark, found.folders), mark, self.saved.path, over=over)
+        choice = self._entered(found.folders, mark)
+        try:
+            search = newest(found)
+            self.saved = saved = search.saved
+            if saved is None and search.damaged:
+                close(choice)
+                told = f"resume auto: no whole checkpoint in {found.folders.checkpoints}: starting from the beginning"
+                return Choice(notes=[*search.notes, told])
+            if saved is None:
+                told = (
+                    f"resume auto: the run {found.folders.name} was stopped before its first checkpoint: "
+                    "starting from the beginning"
+                )
+                return replace(choice, notes=[told, *choice.notes])
+            return replace(choice, path=saved.path, damaged=search.damaged, notes=[*choice.notes, *search.notes])
+        except BaseException:
+            close(choice)
+            raise
+
+    def _entered(self, folders: Folders, mark: RunMark, path: Path | None = None) -> Choice:
+        notes: list[str] = []
+        run = enter(folders, mark, notes.append) if self._locks else Run(mark, folders)
+        return Choice(run, mark, path, notes=notes)
+
+
+def close(choice: Choice) -> None:
+    """Let go of the run that was chosen."""
+    if choice.run is not None:
+        choice.run.close()
+
+
+def start_of(options: Options, meeting: Meeting | None = None, *, locks: bool = True, name: str = "") -> Start:
+    """Where the training that the user asks for begins. The run that it continues is locked: close what comes back.
 
     `resume FILE`, and `pretrained FILE` with `exclude_epoch_state False`, continue the run of FILE; `resume auto` the
-    run that the folders hold, or begins one. Else `pretrained` gives weights to a new run.
+    newest run of that name that did not come to its end, or begins one. Else `pretrained` gives weights to a new run.
+
+    Args:
+        meeting: of several processes, the first of which decides.
+        locks: whether the run is to be trained.
+        name: of the run, in place of that of its network.
 
     Raises:
-        UserError: a file that cannot be read or holds no run, a configuration that cannot be.
+        UserError: a file that cannot be read or holds no run, a run that is alive, a configuration that cannot be.
     """
+    meeting = meeting or Meeting(Processes())
     chosen = str(options.said("resume", ""))
     continues = not options.said("exclude_epoch_state", True) and bool(options.checkpoint)
+    chooser = Chooser(options, locks=locks)
     if chosen not in ("", "auto") or (continues and not chosen):
         validate_training(Config(**{**options.file, **options.line}))  # type: ignore[arg-type]
-        return _from(options, read_saved_run(chosen or options.checkpoint))
+        path = Path(chosen or options.checkpoint)
+        return _from(options, meeting.of_first(lambda: chooser.by_file(path)), chooser.saved)
+    options, choices = prepared(options)
     weights = read_weights(options.checkpoint) if options.checkpoint else None
     config, notes = resolve(options, checkpoint_config(weights) if weights else None)
+    notes = [*choices, *notes]
+    name = name or config.run_name
     batch = wanted(options) if config.batch_size == AUTO_BATCH else None
-    fresh = Start(replace(config, resume=""), notes, options.line, batch, weights)
+    fresh = Start(replace(config, resume=""), notes, options.line, name, batch, weights)
     if chosen != "auto":
         return fresh
-    folders = Folders.of(config)
-    search = newest(folders)
-    if search.saved is not None:
-        place = {"ckpt_root_dir": config.ckpt_root_dir, "model_postfix": config.model_postfix}
-        return _from(options, search.saved, search, place)
-    return replace(fresh, notes=[*notes, *search.notes, _nothing(folders, search)])
+    choice = meeting.of_first(lambda: chooser.auto(config, name))
+    if choice.path is not None:
+        return _from(options, choice, chooser.saved)
+    return replace(fresh, run=choice.run, notes=[*choice.notes, *notes])
 
 
-def newest(folders: Folders) -> Search:
+def newest(run: Found) -> Search:
     """Look at the checkpoints of the run, the best ones included, the newest first, until one can be read."""
+    folders = run.folders
     regular = CheckpointFolder(folders.checkpoints).files()
     best = [path for folder in (folders.best, folders.best / "ema") for path in CheckpointFolder(folder).files()]
     search = Search()
@@ -161,7 +270,7 @@ def newest(folders: Folders) -> Search:
         if step_of(path) < reached:
             break
         saved = _readable(path, search)
-        if saved is None or (path not in regular and not _writes_to(saved, folders)):
+        if saved is None or (path not in regular and run.mark is None and not _writes_to(saved, folders)):
             continue
         # Of one step there may be one from before its evaluation, a best one from after it, and the run's last.
         if search.saved is None or _further(saved) > _further(search.saved):
@@ -172,15 +281,72 @@ def newest(folders: Folders) -> Search:
     return search
 
 
-def _from(
-    options: Options, saved: SavedRun, search: Search | None = None, place: dict[str, str] | None = None
-) -> Start:
-    config, notes = continued(options, saved, place)
-    found = search or Search()
-    epoch = saved.content.get("epoch")
-    told = f"continuing {saved.path}, epoch {epoch}, step {saved.step}"
-    chosen = (KEYS.keys() - {"device_num"}) | options.line.keys()  # what was decided at the run's beginning stays so
-    return Start(config, [*found.notes, told, *notes], chosen, saved=saved, damaged=found.damaged)
+def _from(options: Options, choice: Choice, saved: SavedRun | None) -> Start:
+    """Go on from the checkpoint that was chosen; `saved` is what the first process has read of it."""
+    assert choice.path is not None
+    try:
+        if saved is None:
+            saved = _read_by_another(choice.path)
+        place = {} if choice.run is None else choice.run.folders.roots
+        config, notes = continued(options, saved, place)
+        if choice.over:
+            return Start(config, [choice.over], (), config.run_name, run=choice.run, saved=saved, over=choice.over)
+        name = choice.run.folders.name if choice.run is not None else recorded_place(saved.content)[1]
+        told = f"continuing the run {name} from {saved.path}, epoch {saved.content.get('epoch')}, step {saved.step}"
+        given = (KEYS.keys() - {"device_num"}) | options.line.keys()  # what was decided at the run's beginning stays
+        mark = choice.mark or RunMark.new(config.run_name)
+        return Start(
+            config,
+            [told, *choice.notes, *notes],
+            given,
+            mark.name,
+            run=choice.run,
+            mark=mark,
+            saved=saved,
+            damaged=choice.damaged,
+        )
+    except BaseException:
+        close(choice)
+        raise
+
+
+def _read_by_another(path: Path) -> SavedRun:
+    if not path.is_file():
+        raise UserError(
+            f"{path}: the first process continues from it, and another one does not find it; ckpt_root_dir has to be "
+            "one folder that all machines share"
+        )
+    return read_saved_run(path)
+
+
+def _base_of(content: Mapping[str, Any]) -> str:
+    """The name of a run by its configuration: that of its folders, but for their number."""
+    config = content["config"]
+    return Config(arch=str(config.get("arch")), model_postfix=str(config.get("model_postfix", "0"))).run_name
+
+
+def recorded_place(content: Mapping[str, Any]) -> tuple[list[str], str]:
+    """The four roots and the name of the folders that a checkpoint says its run had, in the order of `ROOT_KEYS`."""
+    roots = [str(content["config"].get(key, KEYS[key].default)) for key in ROOT_KEYS]
+    run = content.get("run")
+    name = run.get("folder") if isinstance(run, dict) else None
+    is_plain = isinstance(name, str) and Path(name).name == name
+    return roots, str(name) if is_plain else _base_of(content)
+
+
+def logs_of(path: Path) -> Path:
+    """The folder of the logs of the run that the checkpoint `path` belongs to.
+
+    Raises:
+        UserError: it is no checkpoint of a run, or its run's logs are not found.
+    """
+    path = led_to(path)
+    content = read_saved_run(path).content
+    roots, name = recorded_place(content)
+    folders = home_of(path, RunMark.of(content.get("run")), name, roots, {})
+    if folders is None or not (folders.logs / RECORD).is_file():
+        raise UserError(f"{path}: the logs of its run are not found; name their folder, such as runs/logs/{name}")
+    return folders.logs
 
 
 def _readable(path: Path, search: Search) -> SavedRun | None:
@@ -193,9 +359,14 @@ def _readable(path: Path, search: Search) -> SavedRun | None:
 
 
 def _writes_to(saved: SavedRun, folders: Folders) -> bool:
-    """Whether the run of a best checkpoint is the one of these folders: runs of a name may share the best ones."""
+    """Whether the run of a best checkpoint of an older version is the one of these folders.
+
+    Runs of one name shared the best ones then. Where the folder that it names is gone, the run was moved.
+    """
     root = saved.content["config"].get("ckpt_root_dir")
-    return isinstance(root, str) and Path(root).resolve() == folders.checkpoints.parent.resolve()
+    if not isinstance(root, str):
+        return False
+    return Path(root).resolve() == folders.checkpoints.parent.resolve() or not (Path(root) / folders.name).exists()
 
 
 def _further(saved: SavedRun) -> tuple[bool, bool]:
@@ -203,11 +374,21 @@ def _further(saved: SavedRun) -> tuple[bool, bool]:
     return progress.get("closed_at") == saved.step, progress.get("ended") is True
 
 
-def _nothing(folders: Folders, search: Search) -> str:
-    strangers = CheckpointFolder(folders.checkpoints).strangers()
-    others = f" ({strangers} of earlier runs are left alone; --resume FILE continues one)" if strangers else ""
-    kind = "no whole checkpoint" if search.damaged else "no checkpoint of a run to continue"
-    return f"resume auto: {kind} in {folders.checkpoints}{others}: starting from the beginning"
+def _over(options: Options, saved: SavedRun) -> str:
+    """Why nothing is left to do in a run that came to its end; empty where the command line asks for more."""
+    config, _ = continued(options, saved)
+    held = saved.content["config"]
+    if any(getattr(config, key) != held.get(key, KEYS[key].default) for key in LENGTH_KEYS):
+        return ""
+    updates = saved.content["data"]["updates_per_epoch"]
+    state = State(updates, config.epochs + config.cooldown_epochs, saved.step, step=saved.step)
+    stopping, time = EarlyStopping(config.patience, config.best_by, _unheard), TimeLimit(config.max_hours, state)
+    recall(saved.content, saved.path, [stopping, time])
+    return nothing_left(config, state, stopping, time)
+
+
+def _unheard(_: str) -> None:
+    """For what says nothing new."""
 
 
 def identity_of(
@@ -217,6 +398,7 @@ def identity_of(
     train: ImageSet,
     val: ImageSet,
     processes: Processes,
+    run: Run,
     files: Mapping[str, int],
 ) -> Identity:
     """What every checkpoint of the run says of it; `files` tells its lists of images from others."""
@@ -228,7 +410,7 @@ def identity_of(
         "processes": processes.count,
         **files,
     }
-    return Identity(config.arch, config.to_dict(), train.classes, to_yaml(config), data)
+    return Identity(config.arch, config.to_dict(), train.classes, to_yaml(config), data, run.to_dict())
 
 
 def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None]) -> None:
@@ -269,25 +451,6 @@ def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None])
         )
 
 
-def agree(saved: SavedRun | None, processes: Processes, device: torch.device) -> None:
-    """Make sure that all processes go on from the same step.
-
-    Raises:
-        UserError: they do not: several machines that do not share the folder.
-    """
-    if processes.count == 1:
-        return
-    step = -1 if saved is None else saved.step
-    steps = torch.zeros(processes.count, dtype=torch.int64, device=device)
-    steps[processes.rank] = step + 1
-    if len(set(found := (processes.sum(steps) - 1).tolist())) > 1:
-        told = ", ".join("none" if each < 0 else f"step {each}" for each in found)
-        raise UserError(
-            f"the processes found different checkpoints to continue ({told}); ckpt_root_dir has to be one folder that "
-            "all machines share"
-        )
-
-
 def nothing_left(config: Config, state: State, stopping: EarlyStopping, time: TimeLimit) -> str:
     """What to say of a run that is over."""
     if stopping.is_over:
@@ -316,14 +479,15 @@ def _named(name: str | None) -> str:
 
 
 def record_run(job: Job, model: nn.Module, state: State, train_images: ImageSet, val_images: ImageSet) -> None:
-    """Write run.json into the run's logs; what an earlier run in the same folder found at its end goes.
+    """Write run.json into the run's logs; what the run found at an earlier end, which it goes on from, goes.
 
     Raises:
         UserError: the folder cannot be written.
     """
     config, logs = job.config, job.folders.logs
+    for name in (EVALUATION, REPORT):
+        (logs / name).unlink(missing_ok=True)
     content = {
-        "name": config.run_name,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "arch": config.arch,
         "image_size": list(getattr(model, "image_size", ())),
@@ -340,11 +504,7 @@ def record_run(job: Job, model: nn.Module, state: State, train_images: ImageSet,
         "software": versions(),
         "configuration": configuration(config),
     }
-    with atomic_write(logs / RECORD, "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-    for name in (EVALUATION, REPORT):
-        (logs / name).unlink(missing_ok=True)
+    write_record(job.run, content)
 
 
 def hardware(job: Job) -> dict[str, Any]:

@@ -1,34 +1,26 @@
 """`t2t-vit train`: a configuration, and perhaps weights or a stopped run -> checkpoints, logs and curves."""
 
-from collections.abc import Callable, Collection, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
 from t2t_vit.cli import build
-from t2t_vit.cli.batch_size import resolved
+from t2t_vit.cli.batch_size import check_memory, resolved
 from t2t_vit.cli.best import Ending, best_weights, last_weights
 from t2t_vit.cli.callbacks import follow
 from t2t_vit.cli.console import silent, tell
 from t2t_vit.cli.images import Prepared, digests, prepare_images, run_images, write_lists
 from t2t_vit.cli.preview import write_preview
-from t2t_vit.cli.run import (
-    Folders,
-    Job,
-    Result,
-    Start,
-    agree,
-    check_same_data,
-    identity_of,
-    nothing_left,
-    record_run,
-    start_of,
-)
+from t2t_vit.cli.run import Job, Result, Start, check_same_data, identity_of, nothing_left, record_run, start_of
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader, TrainLoader
 from t2t_vit.errors import UserError
@@ -43,22 +35,36 @@ from t2t_vit.report.run_files import EVALUATION, REPORT
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.schema import Config
-from t2t_vit.training.checkpoint import Trained, checkpoint_name, recall, restore
-from t2t_vit.training.distributed import Processes, StopAgreement, connected, end_with_launcher, from_environment
+from t2t_vit.training.checkpoint import Trained, checkpoint_name, metrics_in, recall, restore
+from t2t_vit.training.distributed import (
+    Meeting,
+    Processes,
+    StopAgreement,
+    connected,
+    end_with_launcher,
+    from_environment,
+    meet,
+)
 from t2t_vit.training.divergence import StopOnDivergence
-from t2t_vit.training.journal import Console, describe_metrics
+from t2t_vit.training.journal import Console, describe_metrics, to_standard_error
 from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.loop import Validation, train
-from t2t_vit.training.optimizer import trainable
-from t2t_vit.training.retention import Checkpoints
+from t2t_vit.training.optimizer import Schedule, trainable
+from t2t_vit.training.retention import BEST, LAST, BestList, Checkpoints, best_lists, best_of
+from t2t_vit.training.run import ROOT_KEYS, Folders, Run, RunMark, claim, finish, is_finished, remove
 from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
 from t2t_vit.training.trackers import check_installed
-from t2t_vit.weights import Weights
+from t2t_vit.weights import SavedRun, Weights
 
 FROZEN = {"tokens": "the T2T module", "backbone": "all but the head"}
+SKIPPED = "skipped.jsonl"
 FEW = 10  # images a class below which a network hardly learns anything but these very images
 UNEVEN = 4  # times that the largest class is larger than the smallest
+# Keys that the learning rate of a step follows from.
+SCHEDULE_KEYS = (
+    "lr_scheduler", "base_lr", "min_lr", "warmup_lr", "warmup_length", "lr_adjust", "lr_gamma", "epochs",
+)  # fmt: skip
 
 
 def run(options: Options) -> int:
@@ -66,16 +72,16 @@ def run(options: Options) -> int:
     processes = from_environment()
     if processes.count > 1:
         end_with_launcher()
-    start = start_of(options)
     if options.print_config:
-        print(to_yaml(printed(start)), end="")
+        print(to_yaml(printed(start_of(options, locks=False))), end="")
         return 0
     if "preview" in options.extras:
         check_output(options.extras["preview"])
-        write_preview(start.config, Path(options.extras["preview"]))
+        write_preview(start_of(options, locks=False).config, Path(options.extras["preview"]))
         print(options.extras["preview"])
         return 0
-    result = train_job(start, processes)
+    meeting = meet(processes)
+    result = train_job(start_of(options, meeting), processes, meeting)
     if processes.is_first:
         print("\n".join(where(result)))
     return 0
@@ -91,49 +97,92 @@ def printed(start: Start) -> Config:
 
 
 def where(result: Result) -> list[str]:
-    """A line for each thing that a run left behind."""
+    """A line for each thing that a run left behind, and the commands that use it."""
     folders = result.folders
-    best = [] if result.best is None else [f"best checkpoint   {result.best}"]
-    return [
+    report = folders.logs / REPORT
+    best = [("best checkpoint", result.best)] if result.best else []
+    named = [
         *best,
-        f"checkpoint        {result.checkpoint}",
-        f"best checkpoints  {folders.best}",
-        f"log and history   {folders.logs}",
-        f"report            {folders.logs / REPORT}",
-        f"summary           {folders.summary}  (tensorboard --logdir {folders.summary.parent})",
+        ("checkpoint", result.checkpoint),
+        ("best checkpoints", folders.best),
+        ("log and history", folders.logs),
     ]
+    lines = [f"{what:<18}{path}" for what, path in [*named, ("report", report)] if path.exists()]
+    lines.append(f"{'summary':<18}{folders.summary}  (tensorboard --logdir {quote(str(folders.summary.parent))})")
+    file = next(
+        (path for path in (folders.best / BEST, folders.checkpoints / LAST, result.checkpoint) if path.exists()), None
+    )
+    if file is not None:
+        images = quote(result.images) if result.images else "IMAGE_OR_FOLDER"
+        lines.append(f"{'predict':<18}{_program('infer')} {images} --checkpoint {quote(str(file))}")
+        lines.append(f"{'evaluate':<18}{_program('eval')} --pretrained {quote(str(file))}")
+    return lines
 
 
-def train_job(start: Start, processes: Processes, *, quiet: bool = False) -> Result:
-    """Train from `start` to the end; `quiet` shows nothing of it, but keeps the log.
+def _program(command: str) -> str:
+    """How another command is called, by the way this one was."""
+    script = Path(sys.argv[0])
+    sibling = script.with_name(f"{command}.py")
+    return f"python {quote(str(sibling))}" if script.name == "train.py" and sibling.exists() else f"t2t-vit {command}"
+
+
+def train_job(start: Start, processes: Processes, meeting: Meeting | None = None, *, quiet: bool = False) -> Result:
+    """Train from `start` to the end, and let go of the run; `quiet` shows nothing of it, but keeps the log.
 
     Raises:
         UserError: the data, the device or a combination of settings is not as it should be.
     """
+    with closing(start):
+        if start.over and start.run is not None and start.saved is not None:
+            if processes.is_first and not quiet:
+                to_standard_error(start.over)
+            content, folders = start.saved.content, start.run.folders
+            best = best_of(_ranked(start.config, folders, content))
+            return Result(start.saved.path, folders, metrics_in(content), best)
+        return _train_job(start, processes, meeting or meet(processes), quiet=quiet)
+
+
+def _train_job(start: Start, processes: Processes, meeting: Meeting, *, quiet: bool) -> Result:
     pending: list[str] = []
-    logs = [Folders.of(start.config).logs]
-    train_images, val_images = run_images(start.config, start.saved, logs, pending.append)
+    train_images, val_images = run_images(start, pending.append)
     config = fit_to_data(start.config, train_images, start.given, pending.append)
-    folders = Folders.of(config)
     if processes.is_first:
-        folders.check()
         check_installed(config.tracker)
-    log = folders.logs / "train.log"
-    with closing(Console(log, quiet=quiet, held=True) if processes.is_first else Console(live=False)) as console:
+    first: list[str] = []
+    run = start.run or meeting.of_first(lambda: _claimed(start, config, first.append))
+    console = Console(quiet=quiet, held=True) if processes.is_first else Console(live=False)
+    with closing(run), closing(console):
         note = console.line if processes.is_first else silent
-        for text in [*start.notes, *pending, *_processes_note(config, processes, start.given)]:
+        opening = 1 if start.saved is not None else 0  # which run goes on is the first line
+        for text in [*start.notes[:opening], *first, *start.notes[opening:], *pending]:
+            note(text)
+        for text in _processes_note(config, processes, start.given):
             note(text)
         device = choose_device(config.device_target, _device_number(config, processes), note=note)
         check_kernels(config.kernels, device)
         precision = choose_precision(config.amp_level, device, training=True, note=note)
         choose_products(precision, note)
-        job = Job(config, processes, device, precision, folders, console, note)
-        with connected(processes, device):
+        job = Job(config, processes, device, precision, run, console, note)
+        with connected(processes, device, meeting):
             if start.batch is not None:
                 count = len(train_images)
                 config = resolved(config, start.batch, precision, note, processes=processes, images=count)
                 job = replace(job, config=config)
+            elif device.type == "cpu":
+                check_memory(config, len(train_images) // processes.count, processes)
             return _train(job, start, train_images, val_images)
+
+
+def _claimed(start: Start, config: Config, note: Callable[[str], None]) -> Run:
+    """Folders for a run that has none yet."""
+    roots = [getattr(config, key) for key in ROOT_KEYS]
+    Folders.of(roots, config.run_name).check()
+    if start.replaces is not None:
+        remove(start.replaces)
+    run = claim(roots, config.run_name, start.mark or RunMark.new(start.name), note)
+    if run.folders.name != config.run_name:
+        note(f"{config.run_name} is taken by another run: this one is {run.folders.name}, in {run.folders.checkpoints}")
+    return run
 
 
 def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet) -> Result:
@@ -146,42 +195,52 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
     )
     state = _beginning(config, loader)
     files = digests(train_images, val_images)
-    identity = identity_of(config, state, loader, train_images, val_images, processes, files)
-    agree(start.saved, processes, job.device)
+    identity = identity_of(config, state, loader, train_images, val_images, processes, job.run, files)
+    schedule = build.schedule_of(config, state)
+    validation = _validation(job, trained, prepared)
+    stopping = EarlyStopping(config.patience, config.best_by, job.note)
+    time = TimeLimit(config.max_hours, state)
+    result = Result(job.folders.checkpoints, job.folders, state.results, images=_folder_of_images(val_images))
+    ranked: Mapping[str, BestList] = {}
     if start.saved is not None:
         check_same_data(start.saved, identity, job.note)
         restore(start.saved.content, start.saved.path, trained, state)
-    stopping = EarlyStopping(config.patience, config.best_by, job.note)
-    time = TimeLimit(config.max_hours, state)
-    if start.saved is not None:
         recall(start.saved.content, start.saved.path, [stopping, time])
         if stopping.is_over or time.was_over:
             state.end_here()
             state.ended = bool(start.saved.content["progress"]["ended"]) and state.complete
-    result = Result(job.folders.checkpoints / checkpoint_name(config.arch, state), job.folders, state.results)
-    if state.ended:
-        job.note(nothing_left(config, state, stopping, time))
-        job.console.begin(keep=False)
-        return result
+        ranked = _ranked(config, job.folders, start.saved.content) if processes.is_first else {}
+        result = replace(result, checkpoint=start.saved.path, metrics=state.results, best=best_of(ranked))
+        if state.ended and (start.run is None or is_finished(job.folders, job.run.mark)):
+            job.note(nothing_left(config, state, stopping, time))
+            job.console.begin(keep=False)
+            return result
+        for text in _jump(config, start.saved, schedule, state):
+            job.note(text)
     if processes.is_first:
+        job.run.keep()
         job.folders.sweep()
-    job.console.begin()
+        job.console.begin(job.folders.logs / "train.log")
+    if state.ended:
+        job.note("the run has made its last step, but its report is missing: it is made now")
+        return _ended(job, trained, state, ranked, validation, val_images, result)
     job.note(_headline(job, model, len(train_images), len(val_images)))
     job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
+    if processes.is_first:
+        record_run(job, model, state, train_images, val_images)
+        write_lists(job.folders.logs, train_images, val_images)
+        if start.saved is None:  # rows of a beginning that is made again
+            (job.folders.logs / SKIPPED).unlink(missing_ok=True)
     guards = _guard(job, loader, state), [stopping, time]
     batches, callbacks = follow(job, trained, state, loader, identity, start, *guards)
     if start.saved is not None:
         start.saved.content.clear()  # the memory of a whole checkpoint
-    if processes.is_first:
-        record_run(job, model, state, train_images, val_images)
-        write_lists(job.folders.logs, train_images, val_images)
-    validation = _validation(job, trained, prepared)
     stop = Stop(StopAgreement() if processes.count > 1 else None, time.is_over)
     planned = state.last_step
     train(
         build.step_of(config, trained, train_images, job.precision, processes, job.note),
         batches,
-        build.schedule_of(config, state),
+        schedule,
         state,
         validation=validation,
         callbacks=callbacks,
@@ -190,15 +249,59 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         rank=processes.rank,
     )
     if stop.is_time_up and state.step < planned:
-        job.note(f"{time.reason}: the run ends here; --resume auto with a larger --max_hours goes on")
+        last = quote(str(job.folders.checkpoints / LAST))
+        job.note(f"{time.reason}: the run ends here; --resume {last} with a larger --max_hours goes on")
     ranked = next((one.best for one in callbacks if isinstance(one, Checkpoints)), {})
+    result = replace(result, checkpoint=job.folders.checkpoints / checkpoint_name(config.arch, state))
+    return _ended(job, trained, state, ranked, validation, val_images, result)
+
+
+def _ended(
+    job: Job,
+    trained: Trained,
+    state: State,
+    ranked: Mapping[str, BestList],
+    validation: Validation,
+    images: ImageSet,
+    result: Result,
+) -> Result:
+    """Report the run, which has made its last step: with `patience` its best weights, else the last ones."""
+    config = job.config
     ending = last_weights(state, config.best_by, ranked)
     if config.patience:
-        ending = best_weights(trained, state, config.best_by, ranked, processes, job.note)
+        ending = best_weights(trained, state, config.best_by, ranked, job.processes, job.note)
     job.note(_result_line(job, ending))
-    report_run(job, ending, validation, val_images)
-    last = job.folders.checkpoints / checkpoint_name(config.arch, state)
-    return replace(result, checkpoint=last, metrics=ending.state.results, best=ending.best)
+    report_run(job, ending, validation, images)
+    return replace(result, metrics=ending.state.results, best=ending.best)
+
+
+def _ranked(config: Config, folders: Folders, content: Mapping[str, Any]) -> dict[str, BestList]:
+    """The best checkpoints as the checkpoint `content` knows them, as far as they are there."""
+    ranked = best_lists(folders.best, config.best_ckpt_num, config.best_by, {}, with_ema=content["ema"] is not None)
+    for name, each in ranked.items():
+        each.know(content["best"].get(name, ()))
+    return ranked
+
+
+def _jump(config: Config, saved: SavedRun, schedule: Schedule, state: State) -> list[str]:
+    """What to say where another schedule makes the learning rate of the next step another than the last one's."""
+    held = saved.content["config"]
+    if state.ended or all(getattr(config, key) == held.get(key) for key in SCHEDULE_KEYS):
+        return []
+    last, next_one = state.lr, schedule(state.step)
+    if abs(next_one - last) <= 0.05 * max(next_one, last):
+        return []
+    return [
+        f"the learning rate goes from {last:.3g} at step {state.step} to {next_one:.3g} at the next one, since its "
+        f"schedule has changed; a schedule of its own, from these weights, has a new run with --pretrained "
+        f"{quote(str(saved.path))}"
+    ]
+
+
+def _folder_of_images(images: ImageSet) -> str:
+    """A folder with validation images; empty where they are no files."""
+    path = Path(images.name(0)) if len(images) else Path()
+    return str(path.parent) if path.is_file() else ""
 
 
 def _result_line(job: Job, ending: Ending) -> str:
@@ -225,7 +328,7 @@ def _guard(job: Job, loader: TrainLoader, state: State) -> StopOnDivergence:
     return StopOnDivergence(
         config.skipped_steps_limit,
         names=lambda step: _names(loader, state, config.accumulation_step, step),
-        log=job.folders.logs / "skipped.jsonl" if job.processes.is_first else None,
+        log=job.folders.logs / SKIPPED if job.processes.is_first else None,
         note=job.note,
     )
 
@@ -377,7 +480,8 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
 def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSet) -> None:
     """Evaluate the better weights once more in detail, and write evaluation.json and report.html into the run's logs.
 
-    All processes take part; the first one writes. A disk that is full then costs the report, not the run.
+    With that the run is finished. All processes take part; the first one writes. A disk that is full then costs the
+    report, not the run.
     """
     state, chosen = ending.state, ending.weights
     batches = validation.batches
@@ -400,3 +504,7 @@ def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSe
         write_report(job.folders.logs, job.folders.logs / REPORT)
     except UserError as error:
         job.note(f"no report: {error}")
+    try:
+        finish(job.run)
+    except UserError as error:
+        job.note(f"--resume auto will make the report again: {error}")

@@ -1,7 +1,7 @@
 """Worker processes for training, evaluation and inference: requests go to them, and their answers come back.
 
 Each worker has a socket pair of its own and a thread here that speaks with it. Nothing is shared: there is no folder,
-no address and no shared memory that could be full, and whoever dies closes his end, which the other side notices.
+no address and no shared memory that could be full. A process that dies closes its end, which the other side notices.
 """
 
 import atexit
@@ -309,8 +309,9 @@ class _Server:
     def __init__(self, modules: Sequence[str]) -> None:
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair()
+        path = [entry for entry in sys.path if isinstance(entry, str)]
         program = (
-            f"import sys; sys.path[:] = {sys.path!r}; from t2t_vit.data.worker import serve_forks; "
+            f"import sys; sys.path[:] = {path!r}; from t2t_vit.data.worker import serve_forks; "
             f"serve_forks({theirs.fileno()}, {list(modules)!r})"
         )
         try:

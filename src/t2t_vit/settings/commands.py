@@ -307,7 +307,7 @@ COMMANDS = {
             extras=(option("output", "FILE", "the report (default: report.html in RUN_FOLDER)", allowed=PATH),),
             details="The report is one HTML file that needs no network. Training writes it by itself at its end; this "
             "makes it again, or for the first time for a run that was killed.\n\n"
-            "RUN_FOLDER is the logs folder of the run, such as runs/logs/t2t_vit_14.",
+            "RUN_FOLDER is the logs folder of the run, such as runs/logs/t2t_vit_14, or one of its checkpoints.",
         ),
     )
 }

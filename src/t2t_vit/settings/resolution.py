@@ -85,11 +85,13 @@ def resolve(
     weak = {name: value for name, value in held.items() if name not in strong}
     # Zero classes on the command line mean: as many as there are, which the checkpoint knows.
     line = {name: value for name, value in options.line.items() if name != "num_classes" or value or name not in strong}
-    values: dict[str, Any] = {**weak, **options.file, **strong, **line}
+    scaled = _scaled_to_epochs(options)
+    values: dict[str, Any] = {**weak, **options.file, **strong, **scaled, **line}
     config = fit_channels(Config(**values), values)
     if config.batch_size == AUTO_BATCH and not options.command.trains:  # it is found for training
         config = replace(config, batch_size=int(cast(int, KEYS["batch_size"].default)))
     notes = [
+        *_scaling_note(options, scaled),
         *_against_line(options, line, strong, config),
         *_against_file(options, line, strong, config),
         *_inherited(options, held if options.command.trains else weak, values),
@@ -164,6 +166,29 @@ def _other_dataset(options: Options, checkpoint: Mapping[str, Any]) -> bool:
     """Whether command line or file name another data set than the checkpoint's, whose folders then mean nothing."""
     named = options.line.get("dataset", options.file.get("dataset"))
     return named is not None and named != checkpoint.get("dataset")
+
+
+def _scaled_to_epochs(options: Options) -> dict[str, Value]:
+    """Warm-up and cooldown of a recipe whose number of epochs the command line changes; empty where nothing changes.
+
+    Each keeps its share of the epochs, unless it stands on the command line itself. A cooldown is whole epochs.
+    """
+    if not (options.command.trains and options.path and "epochs" in options.line):
+        return {}
+    base = Config(**options.file)  # type: ignore[arg-type]
+    share = float(str(options.line["epochs"])) / base.epochs
+    scaled: dict[str, Value] = {
+        "warmup_length": float(f"{base.warmup_length * share:.4g}"),
+        "cooldown_epochs": round(base.cooldown_epochs * share),
+    }
+    return {name: value for name, value in scaled.items() if name not in options.line and value != getattr(base, name)}
+
+
+def _scaling_note(options: Options, scaled: Mapping[str, Value]) -> Iterable[str]:
+    if scaled:
+        base = Config(**options.file)  # type: ignore[arg-type]
+        listed = ", ".join(f"{name} {getattr(base, name):g} -> {value:g}" for name, value in scaled.items())
+        yield f"with --epochs {options.line['epochs']} in place of {base.epochs}: {listed}"
 
 
 def _against_line(

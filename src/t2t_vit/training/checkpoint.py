@@ -31,7 +31,7 @@ class Identity:
     config is flat, of plain numbers, strings, booleans and lists; config_text is the same as a file a run can
     be repeated from, and is written next to each checkpoint. data counts what the steps are counted in:
     train_images, val_images, images_per_update, updates_per_epoch, processes; train_files and val_files tell the lists
-    of their names from others.
+    of their names from others. run says whose it is, see `run.RunMark`: id, name and the name of its folders.
     """
 
     arch: str
@@ -39,6 +39,7 @@ class Identity:
     classes: Sequence[str]
     config_text: str
     data: Mapping[str, int] = field(default_factory=dict)
+    run: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def checkpoint_content(
     """The checkpoint of the present moment: tensors on the CPU, plain values, no time and no path.
 
     format, version   "t2t_vit", 1
-    arch, config, classes, data   see `Identity`
+    arch, config, classes, data, run   see `Identity`
     epoch, step       as in the file's name: the epoch from 1, the updates made
     model, ema        state dicts under the model's own keys; ema is None where there is none
     optimizer, scaler their state; scaler is None where the loss is not scaled
@@ -78,6 +79,7 @@ def checkpoint_content(
         "config": identity.config,
         "classes": list(identity.classes),
         "data": identity.data,
+        "run": identity.run,
         "epoch": state.epoch,
         "step": state.step,
         "model": trained.model.state_dict(),
@@ -97,24 +99,29 @@ def checkpoint_name(arch: str, state: State) -> str:
     return f"{arch}-{state.epoch}_{state.step}.ckpt"
 
 
-def write_checkpoint(paths: Sequence[Path], content: Mapping[str, Any], config_text: str) -> None:
-    """Write one checkpoint under each of `paths`, and the configuration next to each as .yaml.
+def serialised(content: Mapping[str, Any]) -> memoryview:
+    """The bytes of a checkpoint; what happens to the tensors afterwards does not change them."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    return buffer.getbuffer()
+
+
+def write_checkpoint(paths: Sequence[Path], data: memoryview, config_text: str) -> None:
+    """Write the bytes of one checkpoint under each of `paths`, and the configuration next to each as .yaml.
 
     All new ones appear whole or none does; what was there before stays until then.
 
     Raises:
         UserError: a folder cannot be written, or the disk is full.
     """
-    buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
     pairs = [(path, path.with_suffix(".yaml")) for path in paths]
     new = [file for pair in pairs for file in pair if not file.exists()]
     try:
         for path, config_path in pairs:
             with atomic_write(config_path, "w") as file:
                 file.write(config_text)
-            with atomic_write(path, size=buffer.getbuffer().nbytes) as file:
-                file.write(buffer.getbuffer())
+            with atomic_write(path, size=data.nbytes) as file:
+                file.write(data)
     except BaseException:
         for path in new:  # a disk that is full has no room for what no list names
             with suppress(OSError):
@@ -175,8 +182,12 @@ def restore(content: Mapping[str, Any], path: Path, trained: Trained, state: Sta
         for name in PROGRESS:
             setattr(state, name, content["progress"][name])
         state.ended = state.ended and state.complete
-        measured = {name: numbers for name, numbers in content["metrics"].items() if name != "step"}
-        state.results = {name: Metrics(**numbers) for name, numbers in measured.items()}
+        state.results = metrics_in(content)
+
+
+def metrics_in(content: Mapping[str, Any]) -> dict[str, Metrics]:
+    """The last evaluation that a checkpoint knows, by the name of the weights."""
+    return {name: Metrics(**numbers) for name, numbers in content["metrics"].items() if name != "step"}
 
 
 def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:

@@ -2,15 +2,17 @@
 
 import ctypes
 import os
+import pickle
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import torch
@@ -19,6 +21,11 @@ from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
+
+from t2t_vit.errors import UserError
+
+Found = TypeVar("Found")
+_SECONDS_TO_EXPLAIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -62,26 +69,96 @@ def from_environment() -> Processes:
     return Processes(rank, count, local)
 
 
+class Meeting:
+    """Several processes that can talk before each knows its device: what the first one finds out, all know.
+
+    Args:
+        store: that `of_this_attempt` made; None where there is one process.
+    """
+
+    def __init__(self, processes: Processes, store: Store | None = None) -> None:
+        self.processes, self.store = processes, store
+        self._asked = 0
+
+    def of_first(self, find: Callable[[], Found]) -> Found:
+        """What `find` returns in the first process, in all of them; call it in all of them.
+
+        Raises:
+            UserError: the first process's, in all of them.
+        """
+        if self.store is None:
+            return find()
+        self._asked += 1
+        key = f"found/{self._asked}"
+        if not self.processes.is_first:
+            found, mistake = pickle.loads(bytes.fromhex(self.store.get(key).decode()))
+            if mistake is not None:
+                raise UserError(mistake)
+            return found
+        try:
+            found = find()
+        except UserError as error:
+            self.store.set(key, pickle.dumps((None, str(error))).hex())
+            raise
+        self.store.set(key, pickle.dumps((found, None)).hex())
+        return found
+
+    def tell_mistake(self, error: UserError) -> None:
+        """Let the others know why this process ends."""
+        if self.store is not None:
+            with suppress(RuntimeError):  # the store has gone, and with it those who would hear
+                self.store.set("mistake", str(error))
+
+    def mistake_of_another(self) -> str | None:
+        """Why another process ended, where that explains an error of this one's; waits a moment for it."""
+        end = time.monotonic() + _SECONDS_TO_EXPLAIN
+        with suppress(RuntimeError):
+            while self.store is not None and time.monotonic() < end:
+                if self.store.check(["mistake"]):
+                    return self.store.get("mistake").decode()
+                time.sleep(_PAUSE)
+        return None
+
+
+def meet(processes: Processes) -> Meeting:
+    """The processes find each other."""
+    if processes.count == 1:
+        return Meeting(processes)
+    store, rank, count = next(rendezvous("env://"))
+    return Meeting(processes, of_this_attempt(store, rank, count))
+
+
 @contextmanager
-def connected(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Around a run: the processes find each other (NCCL on CUDA, gloo on the CPU), and part at the end."""
+def connected(processes: Processes, device: torch.device, meeting: Meeting | None = None) -> Iterator[None]:
+    """Around a run: the processes make a group (NCCL on CUDA, gloo on the CPU), and part at the end.
+
+    A mistake of the user's that ends one of them ends the others with the same sentence.
+    """
     if processes.count == 1:
         yield
         return
     if device.type != "cpu":
         torch.accelerator.set_device_index(device)
     backend = dist.get_default_backend_for_device(device)
-    store, rank, count = next(rendezvous("env://"))
+    meeting = meeting or meet(processes)
     dist.init_process_group(
         backend,
-        store=of_this_attempt(store, rank, count),
-        rank=rank,
-        world_size=count,
+        store=meeting.store,
+        rank=processes.rank,
+        world_size=processes.count,
         device_id=device if device.type == "cuda" else None,
     )
     try:
         yield
         dist.barrier()  # one that leaves while another still listens can bring that one down
+    except UserError as error:
+        meeting.tell_mistake(error)
+        raise
+    except Exception as error:
+        told = meeting.mistake_of_another()
+        if told is None:
+            raise
+        raise UserError(told) from error
     finally:
         dist.destroy_process_group()
 

@@ -33,7 +33,8 @@ class StopOnDivergence(Callback):
         note: reports where the log is when the first update is skipped.
 
     Raises:
-        UserError: from `on_step` and `on_epoch`, with the names of the last one's images.
+        UserError: from `on_step` and `on_epoch`, with the names of the last one's images; `state.diverged_since` is
+            then the first update of the streak.
     """
 
     def __init__(
@@ -53,10 +54,10 @@ class StopOnDivergence(Callback):
     def on_step(self, state: State, metrics: StepMetrics, /) -> None:
         self._unread.append((state.step, metrics.skipped))
         if len(self._unread) >= self.limit:
-            self._look()
+            self._look(state)
 
-    def on_epoch(self, _: State, /) -> None:
-        self._look()
+    def on_epoch(self, state: State, /) -> None:
+        self._look(state)
 
     def on_stop(self, _: State, whole: bool, /) -> None:
         if whole:
@@ -74,7 +75,7 @@ class StopOnDivergence(Callback):
             with atomic_write(self._log, "w") as file:
                 file.write("".join(row for row in rows if _step(row) <= self._looked))
 
-    def _look(self) -> None:
+    def _look(self, state: State) -> None:
         if not self._unread:
             return
         device = self._unread[-1][1].device
@@ -86,6 +87,7 @@ class StopOnDivergence(Callback):
         for step, skipped in zip(steps, flags, strict=True):
             self._streak = [*self._streak, step] if skipped else []
             if len(self._streak) >= self.limit:
+                state.diverged_since = self._streak[0]
                 raise UserError(self._explained())
 
     def _explained(self) -> str:

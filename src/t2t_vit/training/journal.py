@@ -32,8 +32,8 @@ class Console:
         live: whether a progress bar is shown, which takes the place of the frequent lines on the screen;
             None asks whether standard error is a terminal. While lines wait there is a small one that counts seconds.
         quiet: whether nothing is shown on the screen, nor a bar.
-        held: whether lines wait, and no log is opened, until `begin`: a run that is refused prints only why, and
-            leaves nothing behind.
+        held: whether lines wait until `begin`, which may also name the log: a run that is refused prints only why,
+            and leaves nothing behind.
     """
 
     def __init__(
@@ -48,9 +48,10 @@ class Console:
         if not held:
             self.begin()
 
-    def begin(self, *, keep: bool = True) -> None:
+    def begin(self, log: Path | None = None, *, keep: bool = True) -> None:
         """Open the log, unless nothing is to be kept, and print the lines that waited."""
         self._stop_waiting()
+        self._path = log or self._path
         self._log = _open_log(self._path) if keep and self._path is not None else None
         waiting, self._held = self._held, None
         for text in waiting or ():
@@ -139,8 +140,8 @@ class History:
     for one row an epoch, whose train_loss is the epoch's and whose val_* (raw weights) and ema_* columns hold
     the evaluation, if there was one. epoch is a fraction. Empty (null) is unknown or not finite.
 
-    A new run sets the files of an earlier one aside (`history.old.csv`); one that continues from a checkpoint of
-    step `resumed_at` keeps the rows up to it, and of that step's own epoch row only if the epoch was `closed`.
+    A run that continues from a checkpoint of step `resumed_at` keeps the rows up to it, and of that step's own epoch
+    row only if the epoch was `closed`; one that begins, or begins again, keeps none.
 
     Raises:
         UserError: the folder cannot be written.
@@ -150,8 +151,6 @@ class History:
         self._csv, self._jsonl = folder / "history.csv", folder / "history.jsonl"
         kept = _rows_up_to(self._jsonl, resumed_at, closed) if resumed_at else []
         for path, text in ((self._csv, _csv_text(kept, header=True)), (self._jsonl, _json_text(kept))):
-            if not resumed_at and path.exists():
-                path.replace(path.with_suffix(f".old{path.suffix}"))
             with atomic_write(path, "w") as file:
                 file.write(text)
 

@@ -70,6 +70,7 @@ class State:
     evaluated_at        the step that `results` belong to
     closed_at           the step at which an epoch was last closed: evaluated, reported and ranked
     ended               whether the end of the run was reached and reported
+    diverged_since      the first of the updates without a finite gradient that ended this run; in no checkpoint
     clock               in no checkpoint: equal runs make equal files
     """
 
@@ -82,6 +83,7 @@ class State:
     evaluated_at: int = -1
     closed_at: int = 0
     ended: bool = False
+    diverged_since: int | None = None
     clock: Clock = field(default_factory=Clock)
 
     @classmethod

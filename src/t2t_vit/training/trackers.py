@@ -90,10 +90,14 @@ def first_line(error: Exception) -> str:
 
 
 class RunId:
-    """The id of the run at a tracker, kept in `folder`, so that a continued run is the same run there, too."""
+    """The id of the run at a tracker, kept in `folder`, so that a continued run is the same run there, too.
 
-    def __init__(self, folder: Path, name: str, *, goes_on: bool) -> None:
-        self._path = folder / f"{name}.json"
+    Args:
+        run: the run's own id; what was kept for another run is not taken.
+    """
+
+    def __init__(self, folder: Path, name: str, *, run: str, goes_on: bool) -> None:
+        self._path, self._run = folder / f"{name}.json", run
         self.known: str | None = self._read() if goes_on else None
 
     def keep(self, run_id: str) -> None:
@@ -103,14 +107,15 @@ class RunId:
             UserError: the folder cannot be written.
         """
         with atomic_write(self._path, "w") as file:
-            file.write(json.dumps({"run_id": run_id}) + "\n")
+            file.write(json.dumps({"run_id": run_id, "run": self._run}) + "\n")
 
     def _read(self) -> str | None:
         try:
-            run_id = json.loads(self._path.read_text(encoding="utf-8"))["run_id"]
-        except (OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            run_id, run = kept["run_id"], kept.get("run", self._run)  # older versions kept no run
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return run_id if isinstance(run_id, str) and run_id else None
+        return run_id if isinstance(run_id, str) and run_id and run == self._run else None
 
 
 class Summary(Callback):
@@ -240,6 +245,7 @@ class MlflowTracker:
         folder: this run's logs, which keep its id.
         name: of the run.
         config: becomes its parameters.
+        run: the run's id.
         goes_on: whether the run of the id in `folder` is continued.
 
     Raises:
@@ -247,7 +253,7 @@ class MlflowTracker:
     """
 
     def __init__(
-        self, root: Path, folder: Path, name: str, config: Mapping[str, Any], *, goes_on: bool, note: Note
+        self, root: Path, folder: Path, name: str, config: Mapping[str, Any], *, run: str, goes_on: bool, note: Note
     ) -> None:
         try:
             from mlflow import MlflowClient
@@ -255,7 +261,7 @@ class MlflowTracker:
         except ImportError as error:
             raise missing("mlflow") from error
         self._metric = Metric
-        run_id = RunId(folder, "mlflow", goes_on=goes_on)
+        run_id = RunId(folder, "mlflow", run=run, goes_on=goes_on)
         for talkative in ("mlflow", "alembic"):
             logging.getLogger(talkative).setLevel(logging.WARNING)
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute() / MLFLOW_DATABASE}"
@@ -309,26 +315,29 @@ class WandbTracker:
         folder: the run's logs; W&B's files and the run's id are kept in it.
         name: of the run.
         config: the run's settings, shown with it.
+        run: the run's id, which is W&B's for it, too.
         goes_on: whether the run of the id in `folder` is continued.
 
     Raises:
         UserError: wandb is not installed, or refuses to begin.
     """
 
-    def __init__(self, folder: Path, name: str, config: Mapping[str, Any], *, goes_on: bool, note: Note) -> None:
+    def __init__(
+        self, folder: Path, name: str, config: Mapping[str, Any], *, run: str, goes_on: bool, note: Note
+    ) -> None:
         try:
             import wandb
         except ImportError as error:
             raise missing("wandb") from error
         self._wandb = wandb
-        run_id = RunId(folder, "wandb", goes_on=goes_on)
+        run_id = RunId(folder, "wandb", run=run, goes_on=goes_on)
         quiet = wandb.Settings(silent=True, console="off", save_code=False, disable_git=True)
         try:
             here = os.environ.get("WANDB_MODE") or wandb.login(prompt=False, verify=False)
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
                 name=name,
-                id=run_id.known,
+                id=run_id.known or run,
                 resume="allow",
                 config=dict(config),
                 allow_val_change=True,

@@ -1,0 +1,523 @@
+"""What a run is: its identity, its folders, the lock on them while it lives, and whether it has come to its end.
+
+A run has four folders of one name: checkpoints, best checkpoints, summary and logs. Each holds `.run.lock`, which says
+whose the folder is; `run.json` in the logs and `checkpoints.json` beside the checkpoints say it as well, and so does
+every checkpoint. A folder that holds anything is never given to another run.
+"""
+
+import errno
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Self
+
+from t2t_vit.errors import UserError
+from t2t_vit.files import atomic_write, check_folder, parse_json, remove_leftovers
+from t2t_vit.report.run_files import RECORD, REPORT
+from t2t_vit.training.retention import LIST, CheckpointFolder
+
+LOCK = ".run.lock"
+SECONDS_TO_DIE = 3.0  # a process that was killed holds its lock until its memory is given back
+ROOT_KEYS = ("ckpt_root_dir", "best_ckpt_root_dir", "summary_root_dir", "logs_root_dir")
+_NO_LOCKS = {getattr(errno, name) for name in ("ENOLCK", "ENOSYS", "EINVAL", "ENOTSUP", "EOPNOTSUPP")}
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunMark:
+    """Which run it is: `id` is random, made once and kept however often the run is continued or moved.
+
+    name is what its folders would be called if no other run had been there: ARCH and model_postfix. `--resume auto`
+    goes by it.
+    """
+
+    id: str
+    name: str
+
+    @classmethod
+    def new(cls, name: str) -> Self:
+        """A run that never was before."""
+        return cls(token_hex(8), name)
+
+    @classmethod
+    def of(cls, content: object) -> Self | None:
+        """The mark in `content`, as a checkpoint or a file of a run holds it; None where there is none."""
+        if not isinstance(content, Mapping):
+            return None
+        held, name = content.get("id"), content.get("name")
+        return cls(held, name) if isinstance(held, str) and held and isinstance(name, str) else None
+
+    def to_dict(self) -> dict[str, str]:
+        """The inverse of `of`."""
+        return {"id": self.id, "name": self.name}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The four folders of a run."""
+
+    checkpoints: Path
+    best: Path
+    summary: Path
+    logs: Path
+
+    @classmethod
+    def of(cls, roots: Sequence[str | Path], name: str) -> Self:
+        """A folder called `name` in each of the four roots, in the order of `ROOT_KEYS`.
+
+        Roots may be one and the same; the best checkpoints then have a folder within the others'.
+        """
+        checkpoints, best, summary, logs = (Path(root) / name for root in roots)
+        shared = os.path.realpath(checkpoints) == os.path.realpath(best)
+        return cls(checkpoints, checkpoints / "best" if shared else best, summary, logs)
+
+    @property
+    def name(self) -> str:
+        """What all four are called."""
+        return self.logs.name
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """The configuration keys that lead to these folders."""
+        best = self.best.parent.parent if self.best.parent == self.checkpoints else self.best.parent
+        parents = (self.checkpoints.parent, best, self.summary.parent, self.logs.parent)
+        return dict(zip(ROOT_KEYS, map(str, parents), strict=True))
+
+    @property
+    def distinct(self) -> list[Path]:
+        """The folders, each once."""
+        found: dict[str, Path] = {}
+        for folder in (self.checkpoints, self.best, self.summary, self.logs):
+            found.setdefault(os.path.realpath(folder), folder)
+        return list(found.values())
+
+    def check(self) -> None:
+        """Refuse, before hours of work, folders that cannot be written.
+
+        Raises:
+            UserError: one of them cannot.
+        """
+        for folder, key in zip((self.checkpoints, self.best, self.summary, self.logs), ROOT_KEYS, strict=True):
+            check_folder(folder, key)
+
+    def sweep(self) -> None:
+        """Remove halves of files that a kill left behind."""
+        for folder in (*self.distinct, self.best / "ema"):
+            remove_leftovers(folder)
+
+
+def mark_in(folder: Path) -> RunMark | None:
+    """Whose `folder` is; None where nothing in it says so."""
+    for name in (LOCK, RECORD, LIST):
+        if mark := RunMark.of(_json(folder / name).get("run")):
+            return mark
+    return None
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether anything is there that a new run must not touch; an empty folder is free."""
+    try:
+        return any(folder.iterdir())
+    except OSError:  # nothing, a file, a folder that may not be read, or a root that is none
+        with suppress(OSError):
+            return folder.exists()
+        return False
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class Lock:
+    """`.run.lock` in each folder of a run, held until `release`, or until this process ends in whatever way.
+
+    Where the platform or the file system has no locks, that is reported once, and nothing is held.
+    """
+
+    def __init__(self, note: Note) -> None:
+        self._note, self._warned = note, False
+        self._held: list[int] = []
+        self._files: list[Path] = []
+        self._made: list[Path] = []
+        if hasattr(os, "register_at_fork"):  # a child that outlives this process must not hold the lock for it
+            os.register_at_fork(after_in_child=self.release)
+
+    def take(self, folder: Path, *, fresh: bool) -> None:
+        """Lock one more folder, which is made where it is missing.
+
+        Raises:
+            FileExistsError: `fresh`, and the folder holds anything.
+            AliveError: another process holds it.
+            UserError: the folder cannot be written.
+        """
+        path = folder / LOCK
+        try:
+            self._make(folder)
+            if fresh and is_taken(folder):
+                raise FileExistsError(path)
+            flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if fresh else 0)
+            descriptor = os.open(path, flags, 0o666)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+        self._held.append(descriptor)
+        if fresh:
+            self._files.append(path)
+        self._lock(descriptor, path)
+        if fresh and any(file.name != LOCK for file in folder.iterdir()):  # of a program that knows no locks
+            raise FileExistsError(path)
+
+    def tell(self, content: Mapping[str, Any]) -> None:
+        """Write into the files that are held whose they are and who holds them."""
+        who = {"process": os.getpid(), "host": socket.gethostname()}
+        text = json.dumps({**content, **who}).encode()
+        for descriptor in self._held:
+            with suppress(OSError):  # a disk that is full; the lock itself holds
+                os.ftruncate(descriptor, 0)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                os.write(descriptor, text)
+
+    def release(self) -> None:
+        """Let go; the files stay, since they say whose the folders are."""
+        held, self._held = self._held, []
+        for descriptor in held:
+            with suppress(OSError):
+                os.close(descriptor)
+
+    def withdraw(self) -> None:
+        """Let go, and take back the files and the empty folders that were made."""
+        self.release()
+        for path in reversed(self._files):
+            with suppress(OSError):
+                if not any(file.name != LOCK for file in path.parent.iterdir()):
+                    path.unlink()
+                    path.parent.rmdir()
+        for folder in reversed(self._made):
+            with suppress(OSError):
+                folder.rmdir()
+        self._files, self._made = [], []
+
+    def _make(self, folder: Path) -> None:
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
+        for place in reversed(missing):
+            with suppress(FileExistsError):
+                place.mkdir()
+                self._made.append(place)
+
+    def _lock(self, descriptor: int, path: Path) -> None:
+        try:
+            flock, how = _flock()
+        except ImportError:
+            return self._warn(path, "this platform has none")
+        end = time.monotonic() + SECONDS_TO_DIE
+        while True:
+            try:
+                return flock(descriptor, how)
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    return self._warn(path, f"its file system has none ({error.strerror})")
+                if time.monotonic() > end:
+                    raise AliveError(path.parent) from None
+            time.sleep(0.05)
+
+    def _warn(self, path: Path, why: str) -> None:
+        if not self._warned:
+            self._note(
+                f"{path.parent} cannot be locked, {why}: two processes that continue this run at once would not notice"
+            )
+        self._warned = True
+
+
+def _flock() -> tuple[Callable[[int, int], None], int]:
+    fcntl = import_module("fcntl")
+    return fcntl.flock, fcntl.LOCK_EX | fcntl.LOCK_NB
+
+
+class AliveError(UserError):
+    """A run that another process works on: `who` it is."""
+
+    def __init__(self, folder: Path) -> None:
+        held = _json(folder / LOCK)
+        self.who = f"process {held['process']} on {held.get('host')}" if "process" in held else "another process"
+        super().__init__(
+            f"the run in {folder} is alive: {self.who} works on it; wait for it or stop it, or leave --resume out to "
+            "begin a new run"
+        )
+
+
+@dataclass
+class Run:
+    """A run in its folders; `lock` is None in all processes but the first, which speaks and writes for all."""
+
+    mark: RunMark
+    folders: Folders
+    lock: Lock | None = field(default=None, repr=False)
+    is_new: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: without the lock."""
+        return {**self.__dict__, "lock": None}
+
+    def to_dict(self) -> dict[str, str]:
+        """What every checkpoint says of the run."""
+        return {**self.mark.to_dict(), "folder": self.folders.name}
+
+    def tell(self) -> None:
+        """Write into the lock whose it is."""
+        if self.lock is not None:
+            known = [began for folder in self.folders.distinct if (began := _json(folder / LOCK).get("began"))]
+            folders = [str(folder.absolute()) for folder in self._folders]
+            began = known[0] if known else datetime.now().timestamp()
+            self.lock.tell({"run": self.mark.to_dict(), "began": began, "folders": folders})
+
+    def keep(self) -> None:
+        """From here on the folders stay, however the run ends."""
+        self.is_new = False
+
+    def close(self) -> None:
+        """Let go of the folders; those of a run that never began go with it."""
+        if self.lock is not None:
+            if self.is_new:
+                self.lock.withdraw()
+            self.lock.release()
+
+    @property
+    def _folders(self) -> tuple[Path, Path, Path, Path]:
+        return self.folders.checkpoints, self.folders.best, self.folders.summary, self.folders.logs
+
+
+def claim(roots: Sequence[str | Path], base: str, mark: RunMark, note: Note) -> Run:
+    """Folders that nobody has used, for a new run: `base` in all four roots, or `base`-2, `base`-3, ...
+
+    Whoever makes the lock first has the folder, so of several processes that begin at once each gets a number.
+
+    Raises:
+        UserError: a folder cannot be written.
+    """
+    for number in count(1):
+        folders = Folders.of(roots, base if number == 1 else f"{base}-{number}")
+        if not any(map(is_taken, folders.distinct)) and (lock := _claimed(folders, note)):
+            run = Run(mark, folders, lock, is_new=True)
+            run.tell()
+            return run
+    raise AssertionError("unreachable: the numbers have no end")
+
+
+def _claimed(folders: Folders, note: Note) -> Lock | None:
+    lock = Lock(note)
+    try:
+        for folder in folders.distinct:
+            lock.take(folder, fresh=True)
+    except (FileExistsError, AliveError):  # another run was faster
+        lock.withdraw()
+        return None
+    except BaseException:
+        lock.withdraw()
+        raise
+    return lock
+
+
+def enter(folders: Folders, mark: RunMark, note: Note) -> Run:
+    """The run `mark` in its own folders, locked for this process.
+
+    Raises:
+        AliveError: another process works on it.
+        UserError: a folder cannot be written.
+    """
+    lock = Lock(note)
+    try:
+        for folder in folders.distinct:
+            lock.take(folder, fresh=False)
+    except BaseException:
+        lock.release()
+        raise
+    run = Run(mark, folders, lock)
+    run.tell()
+    return run
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that its folders tell of; `mark` is None for one of an older version, which had no identity."""
+
+    folders: Folders
+    mark: RunMark | None
+    began: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end, report and all."""
+        return is_finished(self.folders, self.mark)
+
+    @property
+    def number(self) -> int:
+        """2 for NAME-2, 1 for NAME."""
+        ending = self.folders.name.rpartition("-")[2]
+        return int(ending) if self.mark and self.folders.name != self.mark.name and ending.isdigit() else 1
+
+
+def runs_of(name: str, base: str, roots: Sequence[str | Path]) -> list[Found]:
+    """The runs called `name` that these roots hold, the one that began last first.
+
+    Looked at are the roots of the checkpoints and of the best ones. One of an older version is called by its folder,
+    `base`.
+    """
+    marks: dict[str, RunMark] = {}
+    for root in map(Path, roots[:2]):
+        for folder in _subfolders(root):
+            if (mark := mark_in(folder)) and mark.name == name:
+                marks.setdefault(folder.name, mark)
+    found = [_placed(folder, mark, roots) for folder, mark in marks.items()]
+    old = Folders.of(roots, base)
+    if base not in marks and not any(map(mark_in, old.distinct)) and _has_checkpoints(old):
+        found.append(Found(old, None))
+    return sorted(found, key=lambda run: (run.began, run.number), reverse=True)
+
+
+def _has_checkpoints(folders: Folders) -> bool:
+    return any(CheckpointFolder(folder).files() for folder in (folders.checkpoints, folders.best, folders.best / "ema"))
+
+
+def _subfolders(root: Path) -> Iterator[Path]:
+    with suppress(OSError):
+        yield from (folder for folder in sorted(root.iterdir()) if folder.is_dir())
+
+
+def _placed(name: str, mark: RunMark, roots: Sequence[str | Path]) -> Found:
+    """The folders of the run `mark` called `name`: those in `roots`, or those that it had where they are not there."""
+    folders = Folders.of(roots, name)
+    own = [folder for folder in folders.distinct if mark_in(folder) == mark]
+    held = _json(own[0] / LOCK) if own else {}
+    recorded = held.get("folders")
+    if isinstance(recorded, list) and len(recorded) == 4 and all(isinstance(path, str) for path in recorded):
+        changed: dict[str, Path] = {}
+        for kind, path in zip(("checkpoints", "best", "summary", "logs"), map(Path, recorded), strict=True):
+            if mark_in(getattr(folders, kind)) != mark == mark_in(path):
+                changed[kind] = path
+        folders = replace(folders, **changed)
+    began = held.get("began")
+    return Found(folders, mark, float(began) if isinstance(began, int | float) else 0.0)
+
+
+def _is_free_for(folder: Path, mark: RunMark) -> bool:
+    """Whether the run may use `folder`: it is its own already, or empty."""
+    return mark_in(folder) == mark or not is_taken(folder)
+
+
+def home_of(
+    path: Path, mark: RunMark | None, name: str, recorded: Sequence[str], chosen: Mapping[str, str]
+) -> Folders | None:
+    """The folders that the run of the checkpoint `path` goes on in; None where it needs new ones.
+
+    That is where the file lies, if that folder is the run's: a run may have been moved, and its other folders are
+    looked for beside it first. A file that lies elsewhere is a copy: the run goes on in the folders that it names, if
+    they are still its own.
+
+    Args:
+        mark: what the checkpoint says of its run; None: it is of an older version.
+        name: of the folders, as the checkpoint says.
+        recorded: the four roots that the checkpoint names.
+        chosen: those of the command line, by their keys.
+    """
+    folder = path.parent.parent if path.parent.name == "ema" else path.parent
+    kind = _kind_of(path, folder, mark, recorded)
+    roots = [chosen.get(key, root) for key, root in zip(ROOT_KEYS, recorded, strict=True)]
+    if kind is not None and folder.name == "best" and _is_own(folder.parent, mark):
+        folder, kind = folder.parent, 0  # the best ones within the folder of checkpoints
+    if kind is not None:
+        name = folder.name
+        for number, key in enumerate(ROOT_KEYS):
+            if key not in chosen:
+                beside = os.path.normpath(folder.parent / os.path.relpath(recorded[number], recorded[kind]))
+                there = Path(recorded[number]) / name
+                moved = not _is_own(there, mark) and os.path.realpath(beside) != os.path.realpath(recorded[number])
+                roots[number] = str(beside) if moved else recorded[number]
+        if ROOT_KEYS[kind] not in chosen:
+            roots[kind] = str(folder.parent)
+    folders = Folders.of(roots, name)
+    if kind is None and (mark is None or mark_in(folders.checkpoints) != mark):
+        return None
+    if mark is None:
+        return folders if kind is not None and not any(map(mark_in, folders.distinct)) else None
+    return folders if all(_is_free_for(each, mark) for each in folders.distinct) else None
+
+
+def led_to(path: Path) -> Path:
+    """The checkpoint that `path` stands for: last.ckpt and best.ckpt lead to one."""
+    return path.parent / path.readlink() if path.is_symlink() else path
+
+
+def _is_own(folder: Path, mark: RunMark | None) -> bool:
+    return folder.is_dir() and mark_in(folder) == mark
+
+
+def _kind_of(path: Path, folder: Path, mark: RunMark | None, recorded: Sequence[str]) -> int | None:
+    """Where in `ROOT_KEYS` the folder of the run stands that `path` lies in; None where it is not the run's."""
+    if mark_in(folder) != mark:
+        return None
+    if mark is None and path.name not in {file.name for file in CheckpointFolder(path.parent).files()}:
+        return None
+    if mark is None and not (path.parent / LIST).is_file():
+        return None
+    kind = _json(path.parent / LIST).get("kind")
+    if kind is None:
+        kind = "best" if path.parent != folder or folder.parent.name == Path(recorded[1]).name else "checkpoints"
+    return 0 if kind == "checkpoints" else 1
+
+
+def write_record(run: Run, content: Mapping[str, Any]) -> None:
+    """Write run.json into the run's logs: which run it is, that it is not finished, and `content`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    record = {"run": run.mark.to_dict(), "name": run.folders.name, "finished": None, **content}
+    _write_json(run.folders.logs / RECORD, record)
+
+
+def is_finished(folders: Folders, mark: RunMark | None) -> bool:
+    """Whether the run `mark` came to its end in these folders; one of an older version did where its report is."""
+    record = _json(folders.logs / RECORD)
+    recorded = RunMark.of(record.get("run"))
+    if recorded is None:
+        return (folders.logs / REPORT).is_file()
+    return recorded == mark and bool(record.get("finished"))
+
+
+def finish(run: Run) -> None:
+    """Write into run.json that the run came to its end.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = run.folders.logs / RECORD
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    _write_json(path, {**_json(path), "run": run.mark.to_dict(), "finished": now})
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+
+
+def remove(folders: Folders) -> None:
+    """Delete the folders of a run, and all that is in them."""
+    for folder in folders.distinct:
+        shutil.rmtree(folder, ignore_errors=True)

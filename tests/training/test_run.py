@@ -1,0 +1,312 @@
+"""Which folders a run gets, who holds them, and which run a checkpoint belongs to."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2t_vit.errors import UserError
+from t2t_vit.training.retention import CheckpointFolder
+from t2t_vit.training.run import (
+    LOCK,
+    AliveError,
+    Folders,
+    Run,
+    RunMark,
+    claim,
+    enter,
+    finish,
+    home_of,
+    is_finished,
+    is_taken,
+    mark_in,
+    runs_of,
+    write_record,
+)
+
+ROOTS = ["c", "b", "s", "l"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def begun(base: str = "net", roots: list[str] = ROOTS, note: Any = print) -> Run:
+    run = claim(roots, base, RunMark.new(base), note)
+    run.keep()
+    return run
+
+
+def left(base: str = "net", roots: list[str] = ROOTS, files: tuple[str, ...] = ()) -> Run:
+    """A run that ended in whatever way, with some checkpoints."""
+    run = begun(base, roots)
+    CheckpointFolder(run.folders.checkpoints, run.to_dict()).announce(files)
+    for file in files:
+        (run.folders.checkpoints / file).write_text("x")
+    run.close()
+    return run
+
+
+def test_every_new_run_has_its_own_number_in_all_roots_together() -> None:
+    names = [left().folders.name for _ in range(3)]
+    assert names == ["net", "net-2", "net-3"]
+    for root in ROOTS:
+        assert sorted(folder.name for folder in Path(root).iterdir()) == names
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_a_folder_that_holds_anything_is_taken_in_whichever_root_it_is(root: str) -> None:
+    (Path(root) / "net").mkdir(parents=True)
+    (Path(root) / "net/notes.txt").write_text("somebody's")
+    (Path("b") / "net-2").mkdir(parents=True)  # empty: free
+    assert begun().folders.name == "net-2"
+    assert (Path(root) / "net/notes.txt").read_text() == "somebody's"
+
+
+def test_what_is_no_folder_is_taken_too() -> None:
+    Path("l").mkdir()
+    Path("l/net").write_text("a file")
+    assert begun().folders.name == "net-2"
+
+
+def test_a_name_that_ends_in_a_number_is_a_name() -> None:
+    assert [left("net-2").folders.name for _ in range(2)] == ["net-2", "net-2-2"]
+    assert [left("net").folders.name for _ in range(2)] == ["net", "net-3"]
+    assert [run.folders.name for run in runs_of("net-2", "net-2", ROOTS)] == ["net-2-2", "net-2"]
+    assert [run.folders.name for run in runs_of("net", "net", ROOTS)] == ["net-3", "net"]
+
+
+def test_roots_may_be_one_folder() -> None:
+    first, second = left(roots=["r"] * 4), left(roots=["r"] * 4)
+    assert [first.folders.name, second.folders.name] == ["net", "net-2"]
+    assert first.folders.best == Path("r/net/best")
+    assert first.folders.distinct == [Path("r/net"), Path("r/net/best")]
+    assert set(first.folders.roots.values()) == {"r"}
+    assert [run.folders for run in runs_of("net", "net", ["r"] * 4)] == [second.folders, first.folders]
+
+
+CLAIMS = """
+import sys
+from t2t_vit.training.run import *
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(5):
+    print(claim(["c", "b", "s", "l"], "net", RunMark.new("net"), print).folders.name)
+"""
+
+
+def test_processes_that_begin_at_once_share_no_folder() -> None:
+    line = [sys.executable, "-c", CLAIMS]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    names = [name for process in processes for name in process.communicate(timeout=60)[0].split()]
+    assert len(set(names)) == len(names) == 15
+    for root in ROOTS:
+        held = {folder.name: mark_in(folder) for folder in Path(root).iterdir()}
+        assert held.keys() == set(names)
+        assert len(set(held.values())) == 15
+
+
+def test_a_run_that_never_began_leaves_nothing(here: Path) -> None:
+    run = claim(["a/c", "a/b", "s", "l"], "net", RunMark.new("net"), print)
+    run.close()
+    assert list(here.iterdir()) == []
+
+
+def test_what_was_put_there_in_the_meantime_stays() -> None:
+    run = claim(ROOTS, "net", RunMark.new("net"), print)
+    (run.folders.logs / "bad_images.txt").write_text("a.png\n")
+    run.close()
+    assert [path.name for path in Path().rglob("*") if path.is_file() and path.name != LOCK] == ["bad_images.txt"]
+
+
+def test_a_run_that_is_alive_is_not_continued_and_its_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2t_vit.training.run.SECONDS_TO_DIE", 0.1)
+    run = begun()
+    with pytest.raises(AliveError, match=rf"c/net is alive: process {os.getpid()} on \S+ works on it; .* begin a new"):
+        enter(run.folders, run.mark, print)
+    run.close()
+    again = enter(run.folders, run.mark, print)
+    assert again.mark == mark_in(run.folders.summary) == run.mark
+    again.close()
+
+
+@pytest.fixture
+def holder() -> Iterator["subprocess.Popen[str]"]:
+    program = (
+        "from t2t_vit.training.run import *\n"
+        "run = claim(['c', 'b', 's', 'l'], 'net', RunMark.new('net'), print); run.keep()\n"
+        "print('here', flush=True); import time; time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        yield process
+        process.kill()
+
+
+def test_a_killed_process_lets_go(holder: "subprocess.Popen[str]") -> None:
+    (found,) = runs_of("net", "net", ROOTS)
+    assert found.mark is not None
+    with pytest.raises(AliveError, match=f"process {holder.pid} on"):
+        enter(found.folders, found.mark, print)
+    holder.kill()  # and nobody waits for it: its lock is given back with its memory, a moment later
+    enter(found.folders, found.mark, print).close()
+
+
+def test_a_child_that_is_left_behind_holds_nothing() -> None:
+    run = begun()
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        run.close()
+        enter(run.folders, run.mark, print).close()
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def test_where_there_are_no_locks_it_is_said_once_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "fcntl", None)
+        run = begun(note=told.append)
+    assert run.folders.name == "net"
+    assert len(told) == 1 and "cannot be locked, this platform has none" in told[0]
+
+    def refuses(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuses)
+    enter(run.folders, run.mark, told.append)
+    assert len(told) == 2 and "its file system has none (No locks available)" in told[1]
+    assert begun(note=told.append).folders.name == "net-2"
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence() -> None:
+    Path("file").write_text("")
+    with pytest.raises(UserError, match=r"file/net/\.run\.lock: cannot be written"):
+        claim(["c", "b", "s", "file"], "net", RunMark.new("net"), print)
+    assert not Path("c").exists()
+
+
+def test_what_is_sent_to_another_process_holds_no_lock() -> None:
+    run = begun()
+    copy = pickle.loads(pickle.dumps(run))
+    assert (copy.lock, copy.mark, copy.folders) == (None, run.mark, run.folders)
+
+
+def test_the_newest_unfinished_one_comes_first_and_the_finished_ones_say_so() -> None:
+    runs = [left() for _ in range(3)]
+    for run in runs:
+        write_record(run, {"arch": "net"})
+    finish(runs[1])
+    found = runs_of("net", "net", ROOTS)
+    assert [(run.folders.name, run.finished) for run in found] == [("net-3", False), ("net-2", True), ("net", False)]
+    assert not is_finished(runs[1].folders, runs[0].mark)
+    assert json.loads((runs[1].folders.logs / "run.json").read_text())["arch"] == "net"
+
+
+def test_a_run_of_an_older_version_is_found_by_its_folder() -> None:
+    folder = Path("c/net")
+    folder.mkdir(parents=True)
+    (folder / "net-1_4.ckpt").write_text("x")
+    (folder / "checkpoints.json").write_text('["net-1_4.ckpt"]')
+    (found,) = runs_of("net", "net", ROOTS)
+    assert (found.mark, found.finished) == (None, False)
+    Path("l/net").mkdir(parents=True)
+    Path("l/net/report.html").write_text("")
+    assert runs_of("net", "net", ROOTS)[0].finished
+    assert begun().folders.name == "net-2"
+    assert [run.mark is None for run in runs_of("net", "net", ROOTS)] == [False, True]
+
+
+def test_runs_that_share_some_roots_only_are_kept_apart() -> None:
+    first, second = left(), left(roots=["other", "b", "s", "l"])
+    assert second.folders.name == "net-2"
+    found = runs_of("net", "net", ROOTS)
+    assert [run.mark for run in found] == [second.mark, first.mark]
+    assert [run.folders.checkpoints.resolve() for run in found] == [
+        Path("other/net-2").resolve(),
+        Path("c/net").resolve(),
+    ]
+    assert found[0].folders.logs == second.folders.logs
+
+
+def home(path: Path, run: Run, **chosen: str) -> Folders | None:
+    return home_of(path, run.mark, run.folders.name, ROOTS, chosen)
+
+
+def test_a_checkpoint_belongs_to_the_run_that_it_names() -> None:
+    first, second = left(files=("net-1_4.ckpt",)), left(files=("net-1_4.ckpt",))
+    shutil.copytree("c/net", "copy")
+    Path("backup").mkdir()
+    backup = shutil.copy("c/net/net-1_4.ckpt", "backup")
+    for run in (first, second):
+        assert home(run.folders.checkpoints / "net-1_4.ckpt", run) == run.folders
+        assert home(Path(backup), run) == run.folders  # a copy elsewhere
+    shutil.rmtree("c/net")
+    shutil.copytree("c/net-2", "c/net")  # another run has its name now
+    assert home(Path(backup), first) is None
+    assert home(Path("c/net-2") / "net-1_4.ckpt", first) is None
+
+
+def test_a_run_that_was_moved_goes_on_where_its_file_lies() -> None:
+    run = left(files=("net-1_4.ckpt",))
+    best = CheckpointFolder(run.folders.best / "ema", run.to_dict(), "ema")
+    best.announce(["net-1_4.ckpt"])
+    (best.folder / "net-1_4.ckpt").write_text("x")
+    Path("new").mkdir()
+    for root in ROOTS:
+        shutil.move(root, f"new/{root}")
+    Path("new/c/net").rename("new/c/renamed")
+    moved = Folders.of([f"new/{root}" for root in ROOTS], "net")
+    for file in (moved.best / "ema/net-1_4.ckpt",):
+        assert home(file, run) == moved
+    assert home(Path("new/c/renamed/net-1_4.ckpt"), run) == Folders.of([f"new/{root}" for root in ROOTS], "renamed")
+
+
+def test_a_root_of_the_command_line_wins() -> None:
+    run = left(files=("net-1_4.ckpt",))
+    file = run.folders.checkpoints / "net-1_4.ckpt"
+    assert home(file, run, logs_root_dir="elsewhere") == Folders.of(["c", "b", "s", "elsewhere"], "net")
+    left(roots=["x", "y", "z", "elsewhere"])
+    assert home(file, run, logs_root_dir="elsewhere") is None  # another run's
+
+
+def test_a_checkpoint_of_an_older_version_belongs_to_the_folder_that_lists_it() -> None:
+    folder = Path("c/net")
+    folder.mkdir(parents=True)
+    for name in ("net-1_4.ckpt", "net-1_8.ckpt"):
+        (folder / name).write_text("x")
+    (folder / "checkpoints.json").write_text('["net-1_4.ckpt"]')
+    assert home_of(folder / "net-1_4.ckpt", None, "net", ROOTS, {}) == Folders.of(ROOTS, "net")
+    assert home_of(folder / "net-1_8.ckpt", None, "net", ROOTS, {}) is None
+    Path("backup").mkdir()
+    assert home_of(Path(shutil.copy(folder / "net-1_4.ckpt", "backup")), None, "net", ROOTS, {}) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"run": 3}', '{"run": {"id": "", "name": "net"}}', "\xff"])
+def test_a_file_that_says_nothing_makes_no_mark(here: Path, text: str) -> None:
+    (here / LOCK).write_text(text, encoding="latin-1")
+    assert mark_in(here) is None
+    assert is_taken(here)

@@ -34,8 +34,10 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+    # A name that is no UTF-8 is written with an escape for each byte, as \\udce9.
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with os.fdopen(descriptor, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -95,6 +97,12 @@ def user_cache() -> Path | None:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2t_vit"
     except RuntimeError:  # neither $HOME nor an entry in the list of users
         return None
+
+
+def chosen_cache() -> Path | None:
+    """$T2T_VIT_CACHE, else the user's cache, where there is one."""
+    own = os.environ.get("T2T_VIT_CACHE")
+    return Path(own) if own else user_cache()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -15,6 +15,7 @@ from t2t_vit.cli import build
 from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ArrayImages, ImageSet
+from t2t_vit.data.loader import BadImages
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT
@@ -101,6 +102,7 @@ def test_training_loader(record: Any) -> None:
         "world": 2,
         "device": CPU,
         "ahead": False,
+        "bad": BadImages(note=said),
         "note": said,
     }
     build.train_loader(replace(CONFIG, class_balance="sampling"), images, 9, SECOND_OF_TWO, CPU, said)
@@ -118,6 +120,8 @@ def test_evaluation_loader(record: Any) -> None:
         "world": 2,
         "device": CPU,
         "ahead": False,
+        "kept": None,
+        "bad": BadImages(note=print),
         "note": print,
     }
 
@@ -130,6 +134,8 @@ OPENED = {
     "val_dir": "check",
     "val_split": 0.3,
     "in_chans": 3,
+    "split_seed": 0,
+    "own": [Path("runs", name).resolve() for name in ("checkpoints", "best_checkpoints", "summary", "logs")],
     "seed": 7,
     "note": print,
 }
@@ -142,8 +148,8 @@ def test_where_images_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     build.validation_images(FOLDERS, print)
     build.training_images(FOLDERS, print)
     assert seen == [
-        ("val", OPENED | {"num_samples": 20}),
-        OPENED | {"train_num_samples": 30, "val_num_samples": 20},
+        ("val", OPENED | {"num_samples": 20, "classes": None, "path": ""}),
+        OPENED | {"train_num_samples": 30, "val_num_samples": 20, "recorded": None, "classes": None},
     ]
     usual = replace(FOLDERS, train_dir=Config().train_dir, val_dir=Config().val_dir)
     build.training_images(usual, print)
@@ -157,7 +163,7 @@ def names(images: ImageSet) -> list[str]:
 def test_eval_measures_on_the_images_that_training_did() -> None:
     _, of_training = build.training_images(CONFIG, lambda _: None)
     assert names(build.validation_images(CONFIG)) == names(of_training)
-    assert names(build.validation_images(replace(CONFIG, seed=8))) != names(of_training)
+    assert names(build.validation_images(replace(CONFIG, split_seed=8))) != names(of_training)
 
 
 def test_a_class_count_that_the_images_do_not_have_is_refused() -> None:

@@ -140,6 +140,8 @@ ROWS = [
     Row("val_num_samples", 3, says("12 training and 3 validation")),
     Row("val_split", 0.25, says("3 of 12 images"), {"val_dir": "nowhere", "val_split": 0.5}),
     Row("val_split", 0.25, says("val_split 0.25 is of no use")),
+    Row("split_seed", 2, val_loss, {"val_num_samples": 3}),
+    Row("bad_images", "error", says("cannot be read.*with --bad_images skip", 2), {"data_url": "../broken"}),
     Row("class_balance", "weights", loss, {"train_num_samples": 5}),
     Row("class_balance", "sampling", loss, {"train_num_samples": 5}),
     # ===== Augmentations
@@ -210,7 +212,7 @@ ROWS = [
     Row("max_hours", 1e-9, says("max_hours 1e-09 are over .*: the run ends here; --resume auto with a larger")),
     Row("best_by", "macro_f1", says("raw: Loss .* MacroF1 .*%")),
     Row("num_parallel_workers", 999, says("num_parallel_workers 999 is cut to"), {"batch_size": 12, "max_steps": 1}),
-    Row("cache", "9KiB", says("9 validation images, about 31.6 KiB decoded, do not fit the 9 KiB")),
+    Row("cache", "9KiB", says("of the 12 training images 2 are decoded once and stay in memory, 7.08 KiB; ")),
     Row("cache", "off", lambda plain, run: "cache:" in plain.err and "cache:" not in run.err and not loss(plain, run)),
     Row("start_epoch", 1, lambda _, run: run.column("step") == ["4", "5", "6"]),
     Row("warmup_length", 0, lr),
@@ -288,7 +290,7 @@ def test_every_key_has_a_row() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """photos/ of three classes and two/ of two, images of 40 x 30 noise, and start.ckpt."""
+    """photos/ of three classes, two/ of two, broken/ with a file that is no image; images are 40 x 30 noise."""
     folder = tmp_path_factory.mktemp("every_key")
     rng = np.random.default_rng(0)
     for part, classes, each in (
@@ -296,11 +298,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("photos/val", "abc", 3),
         ("two/train", "ab", 4),
         ("two/val", "ab", 2),
+        ("broken/train", "abc", 4),
+        ("broken/val", "abc", 3),
     ):
         for name, number in itertools.product(classes, range(each)):
             path = folder / part / name / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
+    (folder / "broken/train/b/1.png").write_bytes(b"no image")
     return folder
 
 

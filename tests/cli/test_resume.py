@@ -295,7 +295,7 @@ def test_what_the_file_says_otherwise_is_named(run: Run, stopped: Path, tmp_path
         ({"resume": "text.txt"}, "text.txt: is no checkpoint of a run of t2t_vit"),
         ({"resume": "old.ckpt"}, "old.ckpt: lacks progress, so its run cannot be continued"),
         ({"resume": "other.ckpt"}, "its class 0 is 'boot', and now it is 't-shirt_top'"),
-        ({"resume": "fewer.ckpt"}, "it has 36 training images, and there are 35 now"),
+        ({"resume": "fewer.ckpt"}, "it has 36 training images, there are 35 now, and the list"),
         ({"resume": "torn.ckpt"}, "does not fit"),
     ],
 )

@@ -35,10 +35,11 @@ def test_two_classes_are_not_smoothed_unless_somebody_says_so() -> None:
             (20, 300, 25),
             "none",
             [
-                "training images a class: 20 (a) to 300 (b); rare classes may lose: class_balance weights or sampling "
-                "makes up for it"
+                "training images a class: 20 (a) to 300 (b); rare classes may lose: --class_balance weights (or "
+                "sampling) makes up for it"
             ],
         ),
+        ((20, 79, 25), "none", ["training images a class: 20 (a) to 79 (b)"]),
         ((20, 300, 25), "weights", ["training images a class: 20 (a) to 300 (b)"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from t2t_vit.cli.main import main
 from t2t_vit.cli.run import Result
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.images import ImageSet
+from t2t_vit.data.loader import EvalLoader
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.export.job import Kind
@@ -110,9 +112,11 @@ def test_eval_rebuilds_network_preprocessing_and_images(evaluated: Callable[...,
     assert given["0"].image_size == (28, 28)
     assert torch.equal(given["0"].head.weight, read_weights("q.ckpt").tensors["head.weight"])
     assert (loader["1"], loader["batch_size"], loader["workers"]) == (PREPROCESSING, 7, 0)
-    of_training = build.training_images(Config.from_dict({**HELD, "num_classes": 0}), lambda _: None)[1]
+    # The checkpoint is from before there was a split_seed: its seed chose the validation images.
+    config = Config.from_dict({**HELD, "num_classes": 0, "split_seed": HELD["seed"]})
+    of_training = build.training_images(config, lambda _: None)[1]
     assert names(loader["0"]) == names(of_training)
-    assert names(evaluated("--seed", "6")[1]["0"]) != names(of_training)
+    assert names(evaluated("--split_seed", "6")[1]["0"]) != names(of_training)
 
 
 @pytest.mark.parametrize(("level", "dtype"), [("O0", torch.float32), ("bf16", torch.bfloat16), ("O3", None)])
@@ -271,7 +275,7 @@ def test_export_hands_on_its_options(exported: Callable[..., Kept]) -> None:
 def test_export_compares_on_validation_images_and_calibrates_on_training_images(exported: Callable[..., Kept]) -> None:
     evidence = exported("--precision", "int8", "--calibration", "9")["evidence"]
     config = Config.from_dict({**HELD, "num_classes": 0})
-    train_images, val_images = build.training_images(config, lambda _: None)
+    train_images, val_images = build.training_images(replace(config, split_seed=config.seed), lambda _: None)
     assert torch.equal(evidence.images, torch.stack([PREPROCESSING(val_images.read(number)) for number in range(30)]))
     assert evidence.targets.tolist() == val_images.targets.tolist()
     expected = [PREPROCESSING(train_images.read(number)) for number in build.some_images(train_images, 9)]
@@ -404,12 +408,15 @@ def test_the_report_is_of_the_weights_that_it_names(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(train, "write_report", lambda *_: None)
     state = State(4, 2, 8, step=8)
     state.record({"raw": Metrics(0.1, 0.2, 0.3, 4), "ema": Metrics(0.5, 0.6, 0.7, 8)})
-    validation = train.Validation("batches", {"raw": "raw weights", "ema": "averaged weights"})  # type: ignore[arg-type]
+    loader = object.__new__(EvalLoader)
+    loader.numbers, loader.unreadable = list(range(8)), {8: "it is broken"}
+    validation = train.Validation(loader, {"raw": "raw weights", "ema": "averaged weights"})  # type: ignore[arg-type]
     monkeypatch.setattr(train, "finish", lambda _: None)
     run = Run(RunMark.new("a"), Folders.of("cbsl", "a"))
     job = train.Job(Config(), train.Processes(), *[None] * 2, run, None, print)  # type: ignore[arg-type]
     train.report_run(job, Ending(state, "ema"), validation, range(9))  # type: ignore[arg-type]
-    assert (given["0"], given["1"], list(given["2"]), given["3"]) == ("averaged weights", "batches", list(range(9)), 9)
+    assert (given["0"], given["1"], list(given["2"]), given["3"]) == ("averaged weights", loader, list(range(8)), 9)
+    assert list(given["unreadable"]) == [8]
     assert written["1"] == {
         "step": 8,
         "epoch": 2,

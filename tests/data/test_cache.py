@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from t2t_vit.data.batch_transform import BatchTransform, RandomErasing
@@ -18,6 +19,7 @@ from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.loader import EvalLoader, TrainLoader
 from t2t_vit.data.memory import MemoryFile, SharedArray
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.data.readable import read_sizes
 
 LARGE = 2**30
 NOTES: list[str] = []
@@ -49,9 +51,13 @@ class Counting(FolderImages):
         return super().read(index)
 
 
+def sizes_of(images: FolderImages) -> NDArray[np.int64]:
+    return read_sizes(images, lambda _: 1)
+
+
 def keep(images: FolderImages, budget: int = LARGE, mode: str = "RGB") -> tuple[KeptImages, int]:
     notes: list[str] = []
-    kept, left = keep_decoded(images, mode, budget, what="images", note=notes.append)  # type: ignore[arg-type]
+    kept, left = keep_decoded(images, mode, budget, sizes_of(images), what="images", note=notes.append)  # type: ignore[arg-type]
     assert len(notes) == 1
     assert isinstance(kept, KeptImages), notes
     return kept, left
@@ -67,7 +73,7 @@ def test_kept_images_are_the_decoded_ones_to_the_pixel(folder: Path, mode: str) 
             assert kept.read(index).mode == mode
             assert kept.read(index).size == plain.read(index).size
             assert kept.read(index).tobytes() == plain.read(index).tobytes()
-    assert sorted(counting.decoded) == list(range(12))  # each once, the broken one among them
+    assert sorted(counting.decoded) == good  # each once
     assert 0 < LARGE - left < 12 * 31 * 30 * 4
     assert (kept.classes, len(kept), kept.name(3)) == (plain.classes, 12, plain.name(3))
 
@@ -109,13 +115,31 @@ def first_ten(images: FolderImages | KeptImages) -> list[tuple[torch.Tensor, tor
 def test_what_does_not_fit_is_said_and_left_alone(folder: Path) -> None:
     images = FolderImages(folder, "RGB")
     notes: list[str] = []
-    kept, left = keep_decoded(images, "RGB", 5000, what="12 training images", note=notes.append)
+    kept, left = keep_decoded(images, "RGB", 500, sizes_of(images), what="12 training images", note=notes.append)
     assert kept is images
-    assert left == 5000
-    assert notes == [
-        "cache: the 12 training images, about 19.8 KiB decoded, do not fit the 4.88 KiB that they may take; they are "
-        "decoded in every epoch"
-    ]
+    assert left == 500
+    assert notes[0].startswith("cache: the 12 training images, 20.1 KiB, do not fit the 500 bytes that they may take: ")
+    assert len(notes) == 1
+
+
+def test_what_fits_is_kept_and_the_largest_are_not(folder: Path) -> None:
+    """One image of 2,000 x 2,000 pixels, which takes more room than all the others, does not turn the cache off."""
+    Image.new("RGB", (2000, 2000)).save(folder / "a" / "huge.png")
+    images = Counting(folder)
+    notes: list[str] = []
+    kept, left = keep_decoded(images, "RGB", 30_000, sizes_of(images), what="13 training images", note=notes.append)
+    assert notes[0].startswith(
+        "cache: of the 13 training images 11 are decoded once and stay in memory, 20.1 KiB; the "
+    )
+    assert notes[0].endswith("the largest (1, 11.4 MiB) are decoded in every epoch")
+    assert 0 < left < 30_000
+    huge = next(i for i in range(13) if images.name(i).endswith("huge.png"))
+    broken = next(i for i in range(13) if images.name(i).endswith("b/5.jpg"))
+    good = [i for i in range(13) if i != broken]
+    for _ in range(2):
+        for index in good:
+            assert kept.read(index).tobytes() == FolderImages(folder, "RGB").read(index).tobytes()
+    assert [images.decoded.count(i) for i in good] == [2 if i == huge else 1 for i in good]
 
 
 def test_the_budget_holds_where_the_estimate_was_wrong(folder: Path) -> None:
@@ -131,12 +155,18 @@ def test_the_budget_holds_where_the_estimate_was_wrong(folder: Path) -> None:
 def test_processes_of_a_machine_share_one_memory(folder: Path) -> None:
     first = Counting(folder)
     places: list[tuple[int, int] | None] = []
-    kept, _ = keep_decoded(first, "RGB", LARGE, what="images", share=lambda p: places.append(p) or p, note=NOTES.append)
+    sizes = sizes_of(first)
+    kept, _ = keep_decoded(
+        first, "RGB", LARGE, sizes, what="images", share=lambda p: places.append(p) or p, note=NOTES.append
+    )
     second = Counting(folder)
-    same, _ = keep_decoded(second, "RGB", LARGE, what="", first=False, share=lambda _: places[0], note=NOTES.append)
-    assert same.read(0).tobytes() == kept.read(0).tobytes()
+    same, _ = keep_decoded(
+        second, "RGB", LARGE, sizes, what="", first=False, share=lambda _: places[0], note=NOTES.append
+    )
+    held = kept.read(0).tobytes()
+    assert same.read(0).tobytes() == held
     assert second.decoded == []
-    third, _ = keep_decoded(second, "RGB", LARGE, what="", first=False, share=lambda _: None, note=NOTES.append)
+    third, _ = keep_decoded(second, "RGB", LARGE, sizes, what="", first=False, share=lambda _: None, note=NOTES.append)
     assert third is second
 
 

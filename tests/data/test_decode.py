@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2t_vit.data.decode import EXTENSIONS, DecodeError, convert, decode, to_mode
+from t2t_vit.data.decode import EXTENSIONS, DecodeError, convert, decode, image_size, is_image_ending, to_mode
 
 IMAGES = Path(__file__).parents[1] / "fixtures" / "images"
 READABLE = sorted(
@@ -204,3 +204,43 @@ def test_sources_and_opened_images_agree() -> None:
         assert convert(image, "RGB").tobytes() == expected
     with Image.open(IMAGES / "truncated_jpeg.jpg") as image, pytest.raises(DecodeError, match="truncated"):
         convert(image, "RGB")
+
+
+HEIC_HEAD = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
+
+
+def test_without_its_reader_a_heic_image_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2t_vit.data.decode.has_heif", lambda: False)
+    monkeypatch.setattr("t2t_vit.data.decode._heif_is_registered", lambda: False)
+    with pytest.raises(DecodeError, match="it is a HEIC image, which needs pillow-heif: pip install pillow-heif"):
+        decode(HEIC_HEAD + bytes(100), "RGB")
+    assert not is_image_ending("a.heic")
+    assert is_image_ending("a.AVIF")
+
+
+def test_heic_is_read_where_its_reader_is_installed(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    pillow_heif.register_heif_opener()
+    image = Image.new("RGB", (40, 30), (200, 40, 90))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    image.save(tmp_path / "a.heic", format="HEIF", quality=95, exif=exif.tobytes())
+    assert is_image_ending("A.HEIC") and is_image_ending("a.heif")
+    found = decode(tmp_path / "a.heic", "RGB")
+    assert found.size == (30, 40)
+    assert np.abs(np.asarray(found, np.int16) - (200, 40, 90)).max() <= 6
+    assert image_size(tmp_path / "a.heic") == (30, 40)
+    for broken in (HEIC_HEAD + bytes(100), (tmp_path / "a.heic").read_bytes()[:200]):
+        with pytest.raises(DecodeError):
+            decode(broken, "RGB")
+
+
+def test_headers_tell_the_size_without_the_pixels(tmp_path: Path) -> None:
+    Image.new("L", (40, 30)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:60])
+    assert image_size(tmp_path / "a.png") == (40, 30)
+    for content, reason in ((b"", "empty"), (b"no image", "not an image"), (whole[:20], ".")):
+        (tmp_path / "b.png").write_bytes(content)
+        with pytest.raises(DecodeError, match=reason):
+            image_size(tmp_path / "b.png")

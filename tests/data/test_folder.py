@@ -1,6 +1,7 @@
 import os
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from t2t_vit.data.datasets import open_images, open_training_images
 from t2t_vit.data.decode import DecodeError
-from t2t_vit.data.images import check_class_count, check_same_classes
+from t2t_vit.data.images import by_name, check_class_count
 from t2t_vit.errors import UserError
 
 
@@ -91,7 +92,7 @@ def test_folder_mistakes_each_have_a_sentence(tmp_path: Path) -> None:
         folder(tmp_path / "b")
     (tmp_path / "a" / "train" / "ant").mkdir()
     with wrong("ant holds no images"):
-        folder(tmp_path / "a")
+        open_training_images(dataset="ImageNet", data_url=str(tmp_path / "a"))
     (tmp_path / "c" / "train" / "ant").mkdir(parents=True)
     (tmp_path / "c" / "train" / "ant" / "readme.md").write_text("")
     with wrong("no images in them"):
@@ -106,19 +107,36 @@ def test_folder_mistakes_each_have_a_sentence(tmp_path: Path) -> None:
         folder(tmp_path / "a", in_chans=2)
 
 
-def test_class_lists_are_compared(tmp_path: Path) -> None:
-    tree(tmp_path)
-    train, val = open_training_images(dataset="ImageNet", data_url=str(tmp_path), train_num_samples=2)
-    assert (len(train), len(val)) == (2, 4)
-    put(tmp_path / "val" / "emu" / "0.png")
-    with wrong("val differ from those of .*train: it has 'emu' besides"):
-        open_training_images(dataset="ImageNet", data_url=str(tmp_path))
-    put(tmp_path / "train" / "fox" / "0.png")
-    with wrong("lacks 'fox' and has 'emu' besides"):
-        open_training_images(dataset="ImageNet", data_url=str(tmp_path))
-    with wrong("another order"):
-        check_same_classes(("b", "a"), ("a", "b"), "this", "that")
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
+    tree(tmp_path, ("ant", "cat", "dog"))
+    train, val = open_training_images(dataset="ImageNet", data_url=str(tmp_path), train_num_samples=3)
+    assert (len(train), len(val)) == (3, 6)
     check_class_count(train, 0, "here")
-    check_class_count(train, 2, "here")
-    with wrong("here has 2 classes but num_classes is 5; set num_classes to 2, or to 0"):
+    check_class_count(train, 3, "here")
+    with wrong("here has 3 classes but num_classes is 5; set num_classes to 3, or to 0"):
         check_class_count(train, 5, "here")
+    told: list[str] = []
+    turned = by_name(val, ("dog", "emu", "cat", "ant"), "this", "that", told.append)
+    assert turned.classes == ("dog", "emu", "cat", "ant")
+    assert turned.targets.tolist() == [3, 3, 2, 2, 0, 0]
+    assert [turned.name(i) for i in range(6)] == [val.name(i) for i in range(6)]
+    assert told == ["this: 3 of the 4 classes of that; missing: 'emu'"]
+    assert by_name(val, ("ant", "cat", "dog"), "this", "that", told.append) is val
+
+
+def test_validation_images_take_the_numbers_of_the_training_classes(tmp_path: Path) -> None:
+    tree(tmp_path, ("ant", "cat", "dog"))
+    shutil.rmtree(tmp_path / "val" / "cat")
+    told: list[str] = []
+    train, val = open_training_images(dataset="ImageNet", data_url=str(tmp_path), note=told.append)
+    assert val.classes == train.classes == ("ant", "cat", "dog")
+    assert val.targets.tolist() == [0, 0, 2, 2]
+    assert f"{tmp_path / 'val'}: 2 of the 3 classes of {tmp_path / 'train'}; missing: 'cat'" in told
+    put(tmp_path / "val" / "emu" / "0.png")
+    with wrong("val differ from those of .*train: it lacks 'cat' and has 'emu' besides$"):
+        open_training_images(dataset="ImageNet", data_url=str(tmp_path))
+    (tmp_path / "val" / "emu").rename(tmp_path / "val" / "Cat")
+    with wrong("has 'Cat' besides; names are compared letter by letter, so rename 'Cat' to 'cat'"):
+        open_training_images(dataset="ImageNet", data_url=str(tmp_path))
+    (tmp_path / "val" / "Cat").rename(tmp_path / "val" / "cat")  # as told
+    assert len(open_training_images(dataset="ImageNet", data_url=str(tmp_path))[1]) == 5

@@ -219,3 +219,26 @@ def test_the_grammar_refuses_the_rest(text: str) -> None:
 def test_wrong_settings(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         TrainTransform((8, 8), **wrong)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (64, 64), (96, 160)])
+@pytest.mark.parametrize("min_crop", [0.08, 0.5, 1.0])
+def test_a_reduced_image_keeps_twice_the_pixels_that_any_crop_needs(size: tuple[int, int], min_crop: float) -> None:
+    transform = TrainTransform(size, min_crop=min_crop)
+    rng = np.random.default_rng(0)
+    for width, height in ((4032, 3024), (3024, 4032), (20_990, 29_700), (10_000, 500), (640, 480), (1, 1), (300, 9000)):
+        factor = transform.reduction((width, height))
+        assert factor >= 1
+        if factor == 1:
+            continue
+        small = (-(-width // factor), -(-height // factor))
+        for numbers in rng.random((200, 40)).tolist():
+            left, top, right, bottom = crop_box(small, size[1] / size[0], min_crop, numbers)
+            assert right - left >= 2 * size[1] - 1
+            assert bottom - top >= 2 * size[0] - 1
+
+
+def test_photographs_are_not_reduced_for_the_usual_crop() -> None:
+    usual = TrainTransform((224, 224))
+    assert [usual.reduction(size) for size in ((500, 375), (1920, 1080), (4032, 3024))] == [1, 1, 1]
+    assert TrainTransform((64, 64)).reduction((4032, 3024)) == 4

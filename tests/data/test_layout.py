@@ -47,7 +47,7 @@ def test_a_share_of_the_training_images_where_there_is_no_other_folder(tmp_path:
     assert all("Training" in name for name in train + val)
     assert told == [
         f"no validation folder in {tmp_path}: 0.2 of each class of {tmp_path / 'Training'} is kept for validation, "
-        "4 of 20 images, chosen by their names and seed 0"
+        "4 of 20 images, chosen by their names and split_seed 0"
     ]
     assert len(both(tmp_path, val_dir="test")[1]) == 20
 
@@ -60,17 +60,18 @@ def test_the_folder_itself_where_its_folders_are_the_classes(tmp_path: Path) -> 
 def test_evaluation_has_the_very_images_that_training_kept(tmp_path: Path) -> None:
     root = fill(tmp_path / "photos", "abc", 7)
     for seed in (0, 1):
-        kept = both(root, val_split=0.3, seed=seed)[1]
-        images = open_images("val", dataset="ImageNet", data_url=str(root), val_split=0.3, seed=seed)
+        kept = both(root, val_split=0.3, split_seed=seed)[1]
+        images = open_images("val", dataset="ImageNet", data_url=str(root), val_split=0.3, split_seed=seed)
         assert [images.name(i) for i in range(len(images))] == kept
-    assert both(root, val_split=0.3)[1] != kept  # of seed 1
+    assert both(root, val_split=0.3)[1] != kept  # of split_seed 1
+    assert both(root, val_split=0.3, seed=5) == both(root, val_split=0.3)
 
 
 def test_the_training_part_alone_is_what_the_validation_part_leaves(tmp_path: Path) -> None:
     root = fill(tmp_path / "photos", "abc", 7)
-    train, val, _ = both(root, val_split=0.3, seed=2)
+    train, val, _ = both(root, val_split=0.3, split_seed=2)
     for part, expected in (("train", train), ("val", val)):
-        images = open_images(part, dataset="ImageNet", data_url=str(root), val_split=0.3, seed=2)  # type: ignore[arg-type]
+        images = open_images(part, dataset="ImageNet", data_url=str(root), val_split=0.3, split_seed=2)  # type: ignore[arg-type]
         assert [images.name(i) for i in range(len(images))] == expected
 
 

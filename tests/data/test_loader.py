@@ -1,7 +1,6 @@
 import os
 import pickle
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from t2t_vit.data.datasets import open_images
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ArrayImages, ImageSet
-from t2t_vit.data.loader import EvalLoader, TrainLoader
+from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Request, TrainSamples
 from t2t_vit.errors import UserError
@@ -273,13 +272,48 @@ def test_more_ranks_than_images() -> None:
     assert list(EvalLoader(Numbered(1), PREPROCESSING, batch_size=4, rank=1, world=2)) == []
 
 
-def test_evaluation_with_a_broken_image_names_it(tmp_path: Path) -> None:
-    folder = tmp_path / "val" / "cat"
-    folder.mkdir(parents=True)
-    (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff")
-    images = open_images("val", dataset="ImageNet", data_url=str(tmp_path), in_chans=1)
-    with pytest.raises(UserError, match=r"bad\.jpg: .*evaluation counts every image"):
-        list(EvalLoader(images, PREPROCESSING, batch_size=4))
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_leaves_broken_images_out_and_counts_the_others_once(world: int, workers: int) -> None:
+    notes: list[str] = []
+    found: list[tuple[str, str]] = []
+    bad = BadImages(known=frozenset({4}), note=notes.append, found=lambda *pair: found.append(pair))
+    seen: list[int] = []
+    for rank in range(world):
+        images = Numbered(11, broken=(0, 1, 2, 4, 7))
+        evaluation = EvalLoader(images, PREPROCESSING, batch_size=2, rank=rank, world=world, workers=workers, bad=bad)
+        for _ in range(2):
+            batches = list(evaluation)
+            assert evaluation.numbers == [number for _, targets in batches for number in targets.tolist()]
+        assert set(evaluation.unreadable) == {0, 1, 2, 4, 7} & set(range(rank, 11, world))
+        seen += evaluation.numbers
+    assert sorted(seen) == [3, 5, 6, 8, 9, 10]
+    assert sorted(notes) == [f"numbered image {i}: the file is truncated; it is not counted" for i in (0, 1, 2, 7)]
+    assert sorted(found) == [(f"numbered image {i}", "the file is truncated") for i in (0, 1, 2, 7)]
+
+
+def test_evaluation_may_refuse_broken_images_and_names_all_of_them() -> None:
+    evaluation = EvalLoader(Numbered(9, broken=(1, 2, 4, 7)), PREPROCESSING, batch_size=4, bad=BadImages(stops=True))
+    with pytest.raises(UserError, match=r"4 of 9 images cannot be read .*image 1: .*image 4: .*, and 1 more.*skip"):
+        list(evaluation)
+    known = BadImages(stops=True, known=frozenset({1, 2, 4, 7}))  # of which the run has said what is done
+    ((_, targets),) = EvalLoader(Numbered(9, broken=(1, 2, 4, 7)), PREPROCESSING, batch_size=9, bad=known)
+    assert targets.tolist() == [0, 3, 5, 6, 8]
+
+
+def test_training_may_refuse_broken_images() -> None:
+    train = loader(Numbered(20, broken=(3,)), bad=BadImages(stops=True))
+    with pytest.raises(UserError, match=r"1 of 20 images cannot be read .*image 3: .*--bad_images skip"):
+        list(train.epoch(0))
+
+
+def test_images_that_are_known_to_be_broken_are_not_named_again_and_change_no_number() -> None:
+    notes: list[str] = []
+    broken = tuple(range(12))
+    known = loader(Numbered(30, broken=broken), bad=BadImages(known=frozenset(broken), note=notes.append))
+    met = loader(Numbered(30, broken=broken))
+    assert classes(known.epoch(1)) == classes(met.epoch(1))
+    assert notes == []
 
 
 def test_evaluation_with_a_worker_equals_without() -> None:

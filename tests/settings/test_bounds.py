@@ -54,6 +54,7 @@ NUMBERS = {
     "warmup_lr": OR_OFF,
     "clip_grad_norm": POSITIVE,
     "seed": COUNT_OR_OFF,
+    "split_seed": COUNT_OR_OFF,
     "ema_decay": BELOW_ONE,
     "max_steps": COUNT_OR_OFF,
     "eval_every_epochs": COUNT_OR_OFF,
@@ -81,6 +82,7 @@ LISTS = {"beta": (2, BELOW_ONE), "mean": (3, SHARE), "std": (3, POSITIVE)}
 CHOICES = {
     "dataset": "ImageNet FashionMNIST CIFAR10 CIFAR100",
     "class_balance": "none weights sampling",
+    "bad_images": "skip error",
     "aa_interpolation": "random bilinear bicubic nearest",
     "re_mode": "const rand pixel",
     "mixup_mode": "batch pair elem",

@@ -29,9 +29,11 @@ from t2t_vit.cli.console import tell
 from t2t_vit.data.batch_transform import Share
 from t2t_vit.data.cache import keep_decoded
 from t2t_vit.data.decode import MODES
+from t2t_vit.data.folder import reduced
 from t2t_vit.data.images import ArrayImages, ImageSet
 from t2t_vit.data.loader import Batch
 from t2t_vit.data.memory import budget_of
+from t2t_vit.data.readable import read_sizes
 from t2t_vit.data.workers import usable_workers
 from t2t_vit.errors import UserError
 from t2t_vit.fast.kernels import check_kernels, fused_or_plain
@@ -189,9 +191,9 @@ def of_data(bench: Bench) -> Results:
     With `--step` what a training step takes comes last: a recipe's network is compiled for it, which takes minutes.
     """
     config = bench.config
-    images, _ = build.training_images(config, bench.waiting.append)
-    bench.begin()
     mode, transform = MODES[config.in_chans], build.train_transform(config)
+    images = reduced(build.training_images(config, bench.waiting.append)[0], transform.reduction)
+    bench.begin()
     batch = min(config.batch_size, len(images))
     found: Results = {"images": len(images), "kept": None, "loader": []}
 
@@ -201,7 +203,8 @@ def of_data(bench: Bench) -> Results:
 
     keep(print_reading, reading=measure_reading(images, mode, transform, batch, bench.rounds))
     if config.dataset == "ImageNet" and config.cache != "off":
-        kept, _ = keep_decoded(images, mode, budget_of(config.cache), what="training images", note=tell)
+        sizes = read_sizes(images, transform.reduction)
+        kept, _ = keep_decoded(images, mode, budget_of(config.cache), sizes, what="training images", note=tell)
         if kept is not images:
             keep(print_kept, kept=measure_reading(kept, mode, transform, batch, bench.rounds, kept=True))
     on_device = build.batch_transform(config, len(images.classes))

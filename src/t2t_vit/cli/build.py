@@ -1,6 +1,7 @@
 """A configuration -> the objects that it describes: images, loaders, network, optimizer, schedule, training step."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,11 +9,13 @@ from torch.nn.functional import cross_entropy
 
 from t2t_vit.cli.console import silent
 from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
-from t2t_vit.data.datasets import open_images, open_training_images
+from t2t_vit.data.cache import ByteStore
+from t2t_vit.data.datasets import Recorded, open_images, open_training_images
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet, check_class_count
-from t2t_vit.data.loader import EvalLoader, TrainLoader
+from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.data.scan import class_name
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.precision import Precision
 from t2t_vit.settings.rules import image_size_of
@@ -39,8 +42,15 @@ def preprocessing_of(config: Config) -> Preprocessing:
     return Preprocessing(image_size_of(config), config.crop_pct, config.mean, config.std, config.in_chans)
 
 
-def training_images(config: Config, note: Note) -> tuple[ImageSet, ImageSet]:
-    """The training and the validation images, whose classes agree with each other and with `num_classes`."""
+def training_images(
+    config: Config, note: Note, recorded: Recorded | None = None, classes: Sequence[str] | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """The training and the validation images, whose classes agree with each other and with `num_classes`.
+
+    Args:
+        recorded: the images of a run that goes on.
+        classes: their order, where they are these.
+    """
     train, val = open_training_images(
         dataset=config.dataset,
         data_url=config.data_url,
@@ -51,14 +61,20 @@ def training_images(config: Config, note: Note) -> tuple[ImageSet, ImageSet]:
         train_num_samples=config.train_num_samples,
         val_num_samples=config.val_num_samples,
         seed=config.seed,
+        split_seed=config.split_seed,
+        own=_own_folders(config),
         note=note,
+        recorded=recorded,
+        classes=classes,
     )
     check_class_count(train, config.num_classes, _where(config))
     return train, val
 
 
-def validation_images(config: Config, note: Note = silent) -> ImageSet:
-    """The validation images, of as many classes as `num_classes` says."""
+def validation_images(
+    config: Config, note: Note = silent, classes: Sequence[str] | None = None, path: str = ""
+) -> ImageSet:
+    """The validation images, numbered as `classes`, those of `path`; without them as many classes as `num_classes`."""
     images = open_images(
         "val",
         dataset=config.dataset,
@@ -69,10 +85,20 @@ def validation_images(config: Config, note: Note = silent) -> ImageSet:
         in_chans=config.in_chans,
         num_samples=config.val_num_samples,
         seed=config.seed,
+        split_seed=config.split_seed,
+        own=_own_folders(config),
         note=note,
+        classes=classes,
+        path=path,
     )
-    check_class_count(images, config.num_classes, _where(config))
+    if classes is None:
+        check_class_count(images, config.num_classes, _where(config))
     return images
+
+
+def _own_folders(config: Config) -> list[Path]:
+    roots = (config.ckpt_root_dir, config.best_ckpt_root_dir, config.summary_root_dir, config.logs_root_dir)
+    return [Path(root).resolve() for root in roots]
 
 
 def train_transform(config: Config) -> TrainTransform:
@@ -110,7 +136,13 @@ def batch_transform(config: Config, num_classes: int) -> BatchTransform:
 
 
 def train_loader(
-    config: Config, images: ImageSet, num_classes: int, processes: Processes, device: torch.device, note: Note
+    config: Config,
+    images: ImageSet,
+    num_classes: int,
+    processes: Processes,
+    device: torch.device,
+    note: Note,
+    bad: BadImages | None = None,
 ) -> TrainLoader:
     """Augmented, mixed training batches on the device."""
     return TrainLoader(
@@ -124,6 +156,7 @@ def train_loader(
         world=processes.count,
         device=device,
         ahead=config.dataset_sink_mode,
+        bad=bad or BadImages(config.bad_images == "error", note=note),
         note=note,
     )
 
@@ -135,8 +168,10 @@ def eval_loader(
     processes: Processes,
     device: torch.device,
     note: Note,
+    bad: BadImages | None = None,
+    kept: ByteStore | None = None,
 ) -> EvalLoader:
-    """Every image once over all processes, normalised, on the device."""
+    """Every image that can be read once over all processes, normalised, on the device."""
     return EvalLoader(
         images,
         preprocessing,
@@ -146,6 +181,8 @@ def eval_loader(
         world=processes.count,
         device=device,
         ahead=config.dataset_sink_mode,
+        kept=kept,
+        bad=bad or BadImages(config.bad_images == "error", note=note),
         note=note,
     )
 
@@ -181,7 +218,9 @@ def start_from(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[
 
 def _filled(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[str]:
     known = weights.classes
-    if known is None or known == tuple(classes) or HEAD[0] not in weights.tensors:
+    if known is not None:
+        known, classes = tuple(map(class_name, known)), tuple(map(class_name, classes))
+    if known is None or known == classes or HEAD[0] not in weights.tensors:
         return [f"{weights.path}: {fit(model, weights.tensors, path=weights.path, chosen=weights.chosen)}"]
     body = {name: tensor for name, tensor in weights.tensors.items() if name not in HEAD}
     report = fit(model, body, path=weights.path, chosen=weights.chosen)

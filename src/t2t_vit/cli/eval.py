@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from t2t_vit.cli import build
 from t2t_vit.cli.console import silent, tell
 from t2t_vit.cli.predictors import open_asked
-from t2t_vit.data.images import ImageSet, check_same_classes
+from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader
+from t2t_vit.errors import UserError
 from t2t_vit.evaluation.findings import details
 from t2t_vit.evaluation.metrics import Metrics, counting_device, evaluate
 from t2t_vit.evaluation.outcomes import Outcomes, OutcomeTable
@@ -136,7 +137,12 @@ def evaluate_weights(
     choose_products(precision, pending.append)
     check_kernels(config.kernels, device)
     rebuilt = rebuild(weights, config.to_dict(), pending.append)
-    images = _images(config, rebuilt.classes, str(weights.path), pending.append)
+    if set(build.HEAD) & set(rebuilt.report.new):
+        raise UserError(
+            f"{weights.path}: holds no head for {config.num_classes} classes, and a new one knows nothing; fine-tune "
+            "it before it is evaluated"
+        )
+    images = build.validation_images(config, pending.append, rebuilt.classes, str(weights.path))
     pending += _other_precision(weights, precision)
     for text in pending:
         note(text)
@@ -147,6 +153,7 @@ def evaluate_weights(
         note(f"network: {made_of}")
         measured = f"{precision.name} on {device.type}"
         found = _measured(model, loader, images, processes, precision.autocast, wants_outcomes)
+        tell_unreadable(found[0], len(images), note)
     return Evaluated(found[0], measured, weights.chosen, images, found[1])
 
 
@@ -161,7 +168,7 @@ def evaluate_exported(
 ) -> Evaluated:
     """As `evaluate_weights`, of a file that `export` wrote, in its own runtime."""
     pending, cpu = list(notes), torch.device("cpu")
-    images = _images(config, predictor.classes, str(predictor.path), pending.append)
+    images = build.validation_images(config, pending.append, predictor.classes, str(predictor.path))
     for text in pending:
         note(text)
     with connected(processes, cpu):
@@ -170,7 +177,14 @@ def evaluate_exported(
         note(f"{predictor.path}: exported, {len(images):,} images, {kind}, {predictor.metadata.precision}")
         measured = f"{predictor.metadata.precision} by {kind}"
         found = _measured(_AsModule(predictor), loader, images, processes, nullcontext, wants_outcomes)
+        tell_unreadable(found[0], len(images), note)
     return Evaluated(found[0], measured, "exported", images, found[1])
+
+
+def tell_unreadable(metrics: Metrics, images: int, note: Callable[[str], None]) -> None:
+    """Say how many of the images could not be read, each of which was named before by the process that met it."""
+    if metrics.count < images:
+        note(f"{images - metrics.count:,} of {images:,} images could not be read and are not counted")
 
 
 def _measured(
@@ -182,8 +196,7 @@ def _measured(
     wants_outcomes: bool,
 ) -> tuple[Metrics, Outcomes | None]:
     """One pass over the images, which gives the metrics and, if they are asked for, the answers one by one."""
-    numbers = range(processes.rank, len(images), processes.count)
-    table = OutcomeTable(numbers, len(images), counting_device(model)) if wants_outcomes else None
+    table = OutcomeTable(loader.numbers, len(images), counting_device(model)) if wants_outcomes else None
     metrics = evaluate(
         model,
         loader,
@@ -192,7 +205,7 @@ def _measured(
         classes=len(images.classes),
         observe=None if table is None else table.add,
     )
-    return metrics, None if table is None else table.outcomes(processes.sum)
+    return metrics, None if table is None else table.outcomes(processes.sum, loader.unreadable)
 
 
 def _other_precision(weights: Weights, precision: Precision) -> list[str]:
@@ -219,10 +232,3 @@ class _AsModule(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.predictor.logits_of_normalised(images)
-
-
-def _images(config: Config, classes: Sequence[str] | None, path: str, note: Callable[[str], None]) -> ImageSet:
-    images = build.validation_images(config, note)
-    if classes is not None:
-        check_same_classes(images.classes, classes, "the validation images", path)
-    return images

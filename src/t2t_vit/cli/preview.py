@@ -9,6 +9,7 @@ from PIL import Image
 
 from t2t_vit.cli import build
 from t2t_vit.cli.console import silent, tell
+from t2t_vit.data.folder import reduced
 from t2t_vit.files import atomic_write
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes
@@ -24,7 +25,7 @@ def write_preview(config: Config, path: Path) -> None:
     Raises:
         UserError: no images, or the file cannot be written.
     """
-    images, _ = build.training_images(config, tell)
+    images = reduced(build.training_images(config, tell)[0], build.train_transform(config).reduction)
     small = replace(config, batch_size=COLUMNS, num_parallel_workers=0)
     loader = build.train_loader(small, images, len(images.classes), Processes(), torch.device("cpu"), silent)
     rows = [batch for batch, _ in islice(loader.epoch(0), ROWS)]

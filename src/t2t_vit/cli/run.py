@@ -15,6 +15,7 @@ from t2t_vit.cli.batch_size import Wanted, wanted
 from t2t_vit.cli.scratch import prepared
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
+from t2t_vit.data.scan import class_name
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.precision import Precision
@@ -391,33 +392,53 @@ def _unheard(_: str) -> None:
 
 
 def identity_of(
-    config: Config, state: State, loader: TrainLoader, train: ImageSet, val: ImageSet, processes: Processes, run: Run
+    config: Config,
+    state: State,
+    loader: TrainLoader,
+    train: ImageSet,
+    val: ImageSet,
+    processes: Processes,
+    run: Run,
+    files: Mapping[str, int],
 ) -> Identity:
-    """What every checkpoint of the run says of it."""
+    """What every checkpoint of the run says of it; `files` tells its lists of images from others."""
     data = {
         "train_images": len(train),
         "val_images": len(val),
         "images_per_update": loader.batch_size * config.accumulation_step * processes.count,
         "updates_per_epoch": state.updates_per_epoch,
         "processes": processes.count,
+        **files,
     }
     return Identity(config.arch, config.to_dict(), train.classes, to_yaml(config), data, run.to_dict())
 
 
 def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None]) -> None:
-    """Hold the classes and counts against those that the run was begun with.
+    """Compare the classes and images with those that the run was begun with.
+
+    The run's own lists of images, where they are found, make them the same. Without them, other validation images
+    change what is measured and no step; another number of training images changes every step that follows.
 
     Raises:
-        UserError: they differ, so that its steps, epochs and best lists would mean something else.
+        UserError: classes or training images differ, so that its steps and epochs would mean something else.
     """
     _check_classes(saved, now.classes)
     then = saved.content["data"]
-    for name, what in (("train_images", "training images"), ("val_images", "validation images")):
-        if then.get(name) != now.data[name]:
-            raise UserError(
-                f"the run of {saved.path} cannot be continued: it has {then.get(name)} {what}, and there are "
-                f"{now.data[name]} now; bring the old ones back, or begin a new run with --pretrained {saved.path}"
-            )
+    if then.get("train_images") != now.data["train_images"]:
+        raise UserError(
+            f"the run of {saved.path} cannot be continued: it has {then.get('train_images')} training images, there "
+            f"are {now.data['train_images']} now, and the list of those that it began with is not in its logs folder; "
+            f"begin a new run with --pretrained {saved.path}"
+        )
+    if then.get("train_files", now.data.get("train_files")) != now.data.get("train_files"):
+        note("the training images have other names than when the run began: from here on their order is another one")
+    if then.get("val_images") != now.data["val_images"]:
+        note(
+            f"there were {then.get('val_images')} validation images when the run began, and there are "
+            f"{now.data['val_images']} now: scores before and after are of different images"
+        )
+    elif then.get("val_files", now.data.get("val_files")) != now.data.get("val_files"):
+        note("the validation images have other names than when the run began: scores may be of different images")
     if then.get("images_per_update") != now.data["images_per_update"]:
         raise UserError(
             f"the run of {saved.path} cannot be continued: an update takes {then.get('images_per_update')} images, and "
@@ -446,7 +467,7 @@ def nothing_left(config: Config, state: State, stopping: EarlyStopping, time: Ti
 
 def _check_classes(saved: SavedRun, classes: Sequence[str]) -> None:
     for number, (old, new) in enumerate(zip_longest(saved.content["classes"], classes)):
-        if old != new:
+        if old is None or new is None or class_name(old) != class_name(new):
             raise UserError(
                 f"the run of {saved.path} cannot be continued: its class {number} is {_named(old)}, and now it is "
                 f"{_named(new)}; bring the old classes back, or begin a new run with --pretrained {saved.path}"

@@ -10,7 +10,6 @@ from shlex import quote
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -19,13 +18,11 @@ from t2t_vit.cli.batch_size import check_memory, resolved
 from t2t_vit.cli.best import Ending, best_weights, last_weights
 from t2t_vit.cli.callbacks import follow
 from t2t_vit.cli.console import silent, tell
+from t2t_vit.cli.images import Prepared, digests, prepare_images, run_images, write_lists
 from t2t_vit.cli.preview import write_preview
 from t2t_vit.cli.run import Job, Result, Start, check_same_data, identity_of, nothing_left, record_run, start_of
-from t2t_vit.data.cache import Place, keep_decoded
-from t2t_vit.data.decode import MODES
 from t2t_vit.data.images import ImageSet
-from t2t_vit.data.loader import TrainLoader
-from t2t_vit.data.memory import budget_of
+from t2t_vit.data.loader import EvalLoader, TrainLoader
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.findings import details, write_evaluation
 from t2t_vit.evaluation.outcomes import collect
@@ -63,7 +60,7 @@ from t2t_vit.weights import SavedRun, Weights
 FROZEN = {"tokens": "the T2T module", "backbone": "all but the head"}
 SKIPPED = "skipped.jsonl"
 FEW = 10  # images a class below which a network hardly learns anything but these very images
-UNEVEN = 10  # times that the largest class is larger than the smallest
+UNEVEN = 4  # times that the largest class is larger than the smallest
 # Keys that the learning rate of a step follows from.
 SCHEDULE_KEYS = (
     "lr_scheduler", "base_lr", "min_lr", "warmup_lr", "warmup_length", "lr_adjust", "lr_gamma", "epochs",
@@ -147,7 +144,7 @@ def train_job(start: Start, processes: Processes, meeting: Meeting | None = None
 
 def _train_job(start: Start, processes: Processes, meeting: Meeting, *, quiet: bool) -> Result:
     pending: list[str] = []
-    train_images, val_images = build.training_images(start.config, pending.append)
+    train_images, val_images = run_images(start, pending.append)
     config = fit_to_data(start.config, train_images, start.given, pending.append)
     if processes.is_first:
         check_installed(config.tracker)
@@ -191,12 +188,15 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
     config, processes = job.config, job.processes
     model = _initial(job, start.weights, train_images.classes)
     trained = build.trained_of(config, model, job.precision)
-    train_read, val_read = keep_images(job, train_images, val_images)
-    loader = build.train_loader(config, train_read, config.num_classes, processes, job.device, job.note)
+    prepared = prepare_images(job, train_images, val_images)
+    loader = build.train_loader(
+        config, prepared.train, config.num_classes, processes, job.device, job.note, prepared.bad_train
+    )
     state = _beginning(config, loader)
-    identity = identity_of(config, state, loader, train_images, val_images, processes, job.run)
+    files = digests(train_images, val_images)
+    identity = identity_of(config, state, loader, train_images, val_images, processes, job.run, files)
     schedule = build.schedule_of(config, state)
-    validation = _validation(job, trained, val_read)
+    validation = _validation(job, trained, prepared)
     stopping = EarlyStopping(config.patience, config.best_by, job.note)
     time = TimeLimit(config.max_hours, state)
     result = Result(job.folders.checkpoints, job.folders, state.results, images=_folder_of_images(val_images))
@@ -227,6 +227,7 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
     job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
     if processes.is_first:
         record_run(job, model, state, train_images, val_images)
+        write_lists(job.folders.logs, train_images, val_images)
         if start.saved is None:  # rows of a beginning that is made again
             (job.folders.logs / SKIPPED).unlink(missing_ok=True)
     guards = _guard(job, loader, state), [stopping, time]
@@ -351,11 +352,13 @@ def _initial(job: Job, weights: Weights | None, classes: Sequence[str]) -> T2TVi
     return model
 
 
-def _validation(job: Job, trained: Trained, images: ImageSet) -> Validation:
+def _validation(job: Job, trained: Trained, images: Prepared) -> Validation:
     config = job.config
     preprocessing = build.preprocessing_of(config)
     # The training loader has said already how many workers there can be.
-    loader = build.eval_loader(config, images, preprocessing, job.processes, job.device, silent)
+    loader = build.eval_loader(
+        config, images.val, preprocessing, job.processes, job.device, silent, images.bad_val, images.val_kept
+    )
     weights = {"raw": trained.model} | ({} if trained.ema is None else {"ema": trained.ema.module})
     return Validation(
         loader,
@@ -457,13 +460,13 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
     fewest, most = int(counts.argmin()), int(counts.argmax())
     low, high = int(counts[fewest]), int(counts[most])
     if low == high:
-        sentences = [f"{low:,} training images a class"]
+        sentences = [f"{low:,} training {'image' if low == 1 else 'images'} a class"]
     else:
         sentences = [
             f"training images a class: {low:,} ({images.classes[fewest]}) to {high:,} ({images.classes[most]})"
         ]
-    if high > UNEVEN * max(1, low) and class_balance == "none":
-        sentences[0] += "; rare classes may lose: class_balance weights or sampling makes up for it"
+    if high >= UNEVEN * max(1, low) and class_balance == "none":
+        sentences[0] += "; rare classes may lose: --class_balance weights (or sampling) makes up for it"
     few = int((counts < FEW).sum())
     if few:
         sentences.append(
@@ -473,45 +476,6 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
     return sentences
 
 
-def keep_images(job: Job, train: ImageSet, val: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """The training and the validation images as the loaders read them; the training images take what they need first.
-
-    Data sets that are read whole are in memory as they are, and in a single epoch nothing is read twice.
-    """
-    config, processes = job.config, job.processes
-    once = config.epochs + config.cooldown_epochs == 1
-    budget = budget_of(config.cache)
-    # The processes of a machine share one memory; each of them must come to the same answer here.
-    if config.dataset != "ImageNet" or once or config.cache == "off":
-        return train, val
-
-    def told(place: Place | None) -> Place | None:
-        return _of_the_machine(place, processes, job.device)
-
-    kept = []
-    for images, what in ((train, f"{len(train):,} training images"), (val, f"{len(val):,} validation images")):
-        reading, budget = keep_decoded(
-            images,
-            MODES[config.in_chans],
-            budget,
-            what=what,
-            first=processes.local == 0,
-            share=told,
-            note=job.note,
-        )
-        kept.append(reading)
-    return kept[0], kept[1]
-
-
-def _of_the_machine(place: Place | None, processes: Processes, device: torch.device) -> Place | None:
-    """What the first process of this machine has."""
-    places = torch.zeros(processes.count, 2, dtype=torch.int64, device=device)
-    if place is not None:
-        places[processes.rank] = torch.tensor(place, device=device)
-    process, descriptor = processes.sum(places)[processes.rank - processes.local].tolist()
-    return (process, descriptor) if process else None
-
-
 def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSet) -> None:
     """Evaluate the better weights once more in detail, and write evaluation.json and report.html into the run's logs.
 
@@ -519,11 +483,14 @@ def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSe
     report, not the run.
     """
     state, chosen = ending.state, ending.weights
+    batches = validation.batches
+    assert isinstance(batches, EvalLoader)
     outcomes = collect(
         validation.form(validation.weights[chosen]),
-        validation.batches,
-        range(job.processes.rank, len(images), job.processes.count),
+        batches,
+        batches.numbers,
         len(images),
+        unreadable=batches.unreadable,
         autocast=validation.autocast,
         reduce=validation.reduce,
     )

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -9,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2t_vit.data.decode import DecodeError, Mode
+from t2t_vit.data.decode import Mode
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.memory import MemoryFile, shown_bytes
 
 Place = tuple[int, int]
 
-_LOOKED_AT = 32  # images by which the size of all is estimated
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 _PLACE = struct.Struct("<q")
@@ -36,6 +36,7 @@ class ByteStore:
     def __init__(self, file: MemoryFile, count: int, budget: int) -> None:
         self._file, self._count, self._budget = file, count, budget
         self._end: int | None = None  # a second descriptor, which always writes at the end
+        self._lock = threading.Lock()  # between a write and the look where it went
         if file.size < _PLACE.size * count:
             os.ftruncate(file.fd, _PLACE.size * count)
 
@@ -57,10 +58,11 @@ class ByteStore:
         if self._file.size + length > self._budget:
             return False
         try:
-            if self._end is None:
-                self._end = self._open_at_end()
-            written = os.writev(self._end, [_HEAD.pack(len(content), first, second), content])
-            place = os.lseek(self._end, 0, os.SEEK_CUR) - written
+            with self._lock:
+                if self._end is None:
+                    self._end = self._open_at_end()
+                written = os.writev(self._end, [_HEAD.pack(len(content), first, second), content])
+                place = os.lseek(self._end, 0, os.SEEK_CUR) - written
         except OSError:
             return False
         if written == length:
@@ -79,10 +81,13 @@ class KeptImages:
 
     A broken image stays one: it is read again, and raises DecodeError again. What finds no room in the store is
     decoded each time.
+
+    Args:
+        kept: (N,) bool, which images go into the store; None: all.
     """
 
-    def __init__(self, images: ImageSet, mode: Mode, store: ByteStore) -> None:
-        self._images, self._mode, self._store = images, mode, store
+    def __init__(self, images: ImageSet, mode: Mode, store: ByteStore, kept: NDArray[np.bool_] | None = None) -> None:
+        self._images, self._mode, self._store, self._kept = images, mode, store, kept
         self.classes = images.classes
 
     @property
@@ -93,6 +98,8 @@ class KeptImages:
         return len(self._images)
 
     def read(self, index: int) -> Image.Image:
+        if self._kept is not None and not self._kept[index]:
+            return self._images.read(index)
         kept = self._store.get(index)
         if kept is not None:
             return Image.frombytes(self._mode, kept[1:], kept[0])
@@ -105,64 +112,71 @@ class KeptImages:
         return self._images.name(index)
 
 
+Share = Callable[[Place | None], Place | None]
+
+
 def keep_decoded(
     images: ImageSet,
     mode: Mode,
     budget: int,
+    sizes: NDArray[np.int64],
     *,
     what: str,
     first: bool = True,
-    share: Callable[[Place | None], Place | None] = lambda place: place,
+    share: Share = lambda place: place,
     note: Callable[[str], None],
 ) -> tuple[ImageSet, int]:
-    """`images`, kept in memory from their first reading on where all of them fit `budget` bytes; and the bytes left.
+    """`images`, of which those that fit `budget` bytes stay in memory from their first reading on; and the bytes left.
 
-    How large they are is estimated from a few, which are decoded for it, and stay.
+    Where not all fit, the largest are left out: a few of them may take more room than all the others.
 
     Args:
+        sizes: (N, 2) width and height of each as it is read; 0 for what cannot be read.
         what: what they are called in the one line that says what is done.
-        first: whether this process decides and makes the memory for all of the machine.
+        first: whether this process makes the memory for all of the machine.
         share: hands the first one's (process, descriptor), or None for no memory, to all.
     """
-    if not first:
-        place = share(None)
-        return (images, 0) if place is None else _from_elsewhere(images, mode, place, budget)
-    try:
-        file = MemoryFile()
-    except OSError as error:
-        note(f"cache: no memory can be had for it ({error.strerror}); images are decoded in every epoch")
-        share(None)
-        return images, budget
-    kept = KeptImages(images, mode, ByteStore(file, len(images), budget))
-    needed = _estimate(kept, _CHANNELS[mode])
-    if needed > budget:
+    pixels = sizes.prod(1)
+    needed = np.where(pixels > 0, pixels * _CHANNELS[mode] + _HEAD.size + _PLACE.size, 0)
+    order = np.argsort(needed, kind="stable")
+    fitting = np.zeros(len(needed), np.bool_)
+    fitting[order] = np.cumsum(needed[order]) <= budget
+    fitting &= pixels > 0
+    left_out = ~fitting & (pixels > 0)
+    total, taken = int(needed.sum()), int(needed[fitting].sum())
+    if not fitting.any():
         note(
-            f"cache: the {what}, about {shown_bytes(needed)} decoded, do not fit the {shown_bytes(budget)} that they "
-            "may take; they are decoded in every epoch"
+            f"cache: the {what}, {shown_bytes(total)}, do not fit the {shown_bytes(budget)} that they may take: each "
+            "is decoded in every epoch"
         )
-        share(None)
         return images, budget
-    note(f"cache: the {what} are decoded once and stay in memory, about {shown_bytes(needed)}")
-    share(file.place)
-    return kept, budget - needed
+    store = shared_store(len(needed), budget, first, share, note)
+    if store is None:
+        return images, budget
+    if not left_out.any():
+        note(f"cache: the {what} are decoded once and stay in memory, {shown_bytes(total)}")
+    else:
+        note(
+            f"cache: of the {what} {int(fitting.sum()):,} are decoded once and stay in memory, {shown_bytes(taken)}; "
+            f"the largest ({int(left_out.sum()):,}, {shown_bytes(total - taken)}) are decoded in every epoch"
+        )
+    return KeptImages(images, mode, store, fitting), budget - taken
 
 
-def _from_elsewhere(images: ImageSet, mode: Mode, place: Place, budget: int) -> tuple[ImageSet, int]:
+def shared_store(count: int, budget: int, first: bool, share: Share, note: Callable[[str], None]) -> ByteStore | None:
+    """Memory for `count` pieces that the processes of a machine share, or None where it cannot be had."""
     try:
-        return KeptImages(images, mode, ByteStore(MemoryFile(place), len(images), budget)), budget
-    except OSError:  # the processes of a machine may be kept apart
-        return images, budget
-
-
-def _estimate(images: KeptImages, channels: int) -> int:
-    """Bytes of all images decoded; broken ones take none."""
-    numbers = np.linspace(0, len(images) - 1, min(_LOOKED_AT, len(images))).astype(int).tolist()
-    sizes = []
-    for number in numbers:
-        try:
-            width, height = images.read(number).size
-        except DecodeError:
-            sizes.append(0)
+        if first:
+            file = MemoryFile()
+            share(file.place)
         else:
-            sizes.append(width * height * channels)
-    return sum(sizes) * len(images) // max(1, len(sizes))
+            place = share(None)
+            if place is None:
+                return None
+            file = MemoryFile(place)
+    except OSError as error:
+        if first:
+            note(f"cache: no memory can be had for it ({error.strerror}); images are decoded in every epoch")
+            share(None)
+        return None  # another process of the machine may be kept apart from the first one
+    return ByteStore(file, count, budget)

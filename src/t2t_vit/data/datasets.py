@@ -1,16 +1,18 @@
 """Every data set by its name: its name and its folders in, images out."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from t2t_vit.data.cifar import cifar
 from t2t_vit.data.decode import MODES, Mode
 from t2t_vit.data.fashion_mnist import fashion_mnist
-from t2t_vit.data.folder import FolderImages, Tree, split
-from t2t_vit.data.images import ImageSet, Split, check_same_classes, subset
+from t2t_vit.data.folder import FolderImages, Tree, check_known, check_level, split
+from t2t_vit.data.images import ImageSet, Note, Split, by_name, subset
+from t2t_vit.data.scan import Scan, class_name, scan, some
 from t2t_vit.errors import UserError
 
-Note = Callable[[str], None]
 SPLITS: tuple[Split, Split] = ("train", "val")
 DATASETS = ("ImageNet", "FashionMNIST", "CIFAR10", "CIFAR100")
 
@@ -30,7 +32,11 @@ def open_images(
     in_chans: int = 3,
     num_samples: int = -1,
     seed: int = 0,
+    split_seed: int = 0,
+    own: Sequence[Path] = (),
     note: Note = _silent,
+    classes: Sequence[str] | None = None,
+    path: str = "",
 ) -> ImageSet:
     """The images of one part, in 1 (grey), 3 (RGB) or 4 (RGBA) channels.
 
@@ -39,19 +45,27 @@ def open_images(
         train_dir, val_dir: None looks for the usual names (`TRAIN_NAMES` and `VAL_NAMES` of `folder`).
         val_split: share of each class of the training images that is the validation part where there is no `val_dir`;
             where there is no `train_dir` either, the folders of `data_url` are the classes.
-        num_samples: a class-balanced part of so many images, drawn by `seed`; -1 for all.
-        note: called with where the validation images come from, if that is not `val_dir` itself.
+        num_samples: a class-balanced part of so many images; -1 for all.
+        seed, split_seed: the first draws the training images of `num_samples`; the second their validation images, and
+            which images are kept by `val_split`.
+        own: folders that a run writes into, which are never classes.
+        note: called with where the validation images come from, if that is not `val_dir` itself, and what is left out.
+        classes, path: of a network, by whose names the images are numbered, and the file that it came from.
 
     Raises:
-        UserError: an unknown data set, or files that are missing, damaged or laid out otherwise.
+        UserError: an unknown data set, or files that are missing, damaged or laid out otherwise, or of a class that is
+            none of `classes`.
     """
     mode = _mode(in_chans)
     images: ImageSet
     if dataset != "ImageNet":
         images = _in_memory(part, dataset, data_url, mode)
     else:
-        images = _one(part, _tree(data_url, train_dir, val_dir, val_split), mode, seed, note)
-    return subset(images, num_samples, seed, f"{part}_num_samples")
+        tree = _tree(data_url, train_dir, val_dir, val_split)
+        images = _one(part, tree, _Opening(mode, split_seed, own, note, tree.root, classes or ()))
+    if classes is not None:
+        images = by_name(images, classes, "the validation images", path, note)
+    return subset(images, num_samples, seed if part == "train" else split_seed, f"{part}_num_samples")
 
 
 def open_training_images(
@@ -65,9 +79,21 @@ def open_training_images(
     train_num_samples: int = -1,
     val_num_samples: int = -1,
     seed: int = 0,
+    split_seed: int = 0,
+    own: Sequence[Path] = (),
     note: Note = _silent,
+    recorded: "Recorded | None" = None,
+    classes: Sequence[str] | None = None,
 ) -> tuple[ImageSet, ImageSet]:
-    """The training and validation images of one data set; UserError also where their class lists differ."""
+    """The training and validation images of one data set, whose classes are those of the training images.
+
+    Args:
+        recorded: take these files, there or not, in place of what the folders hold now.
+        classes: the order of the classes, where their names are these.
+
+    Raises:
+        UserError: as of `open_images`; fewer than two classes; validation images of a class that is not trained.
+    """
     mode = _mode(in_chans)
     train: ImageSet
     val: ImageSet
@@ -75,42 +101,140 @@ def open_training_images(
         train, val = (_in_memory(part, dataset, data_url, mode) for part in SPLITS)
     else:
         tree = _tree(data_url, train_dir, val_dir, val_split)
-        train, val = _both(tree, mode, seed, note)
+        if recorded is not None:
+            whole = train_num_samples == val_num_samples == -1
+            return _again(tree, _Opening(mode, split_seed, own, note, tree.root), recorded, whole)
+        train, val = _both(tree, _Opening(mode, split_seed, own, note, tree.root))
+    if classes is not None and set(map(class_name, classes)) == set(map(class_name, train.classes)):
+        train, val = (by_name(images, classes, "the data", "the run", note) for images in (train, val))
     return (
         subset(train, train_num_samples, seed, "train_num_samples"),
-        subset(val, val_num_samples, seed, "val_num_samples"),
+        subset(val, val_num_samples, split_seed, "val_num_samples"),
     )
 
 
-def _one(part: Split, tree: Tree, mode: Mode, seed: int, note: Note) -> ImageSet:
+@dataclass(frozen=True)
+class _Opening:
+    """How folders are opened, and who is told what was seen."""
+
+    mode: Mode
+    split_seed: int
+    own: Sequence[Path]
+    note: Note
+    root: Path
+    classes: Sequence[str] = ()
+
+    def found(self, folder: Path) -> Scan:
+        found = scan(folder, self.own)
+        found.check_some()
+        if self.classes:
+            check_known(found, self.root, self.classes)
+        for text in found.remarks():
+            self.note(text)
+        return found
+
+
+def _one(part: Split, tree: Tree, opening: _Opening) -> ImageSet:
     if part == "train" and tree.val_split == 0:
-        return FolderImages(tree.train(), mode)
+        return _of(tree.train(), opening)
+    if part == "val" and (whole := tree.whole()) is not None:
+        opening.note(f"no validation folder in {whole}: all of its images are measured")
+        return _of(whole, opening)
     folder = tree.val()
     if folder is None:
-        return _divided(tree, mode, seed, note)[SPLITS.index(part)]
-    return FolderImages(tree.train() if part == "train" else folder, mode)
+        return _divided(tree, opening, _of(tree.train(), opening))[SPLITS.index(part)]
+    return _of(tree.train() if part == "train" else folder, opening)
 
 
-def _both(tree: Tree, mode: Mode, seed: int, note: Note) -> tuple[ImageSet, ImageSet]:
+def _both(tree: Tree, opening: _Opening) -> tuple[ImageSet, ImageSet]:
     """Training and validation images of a tree, each from its folder or one kept from the other."""
     folder = tree.val()
+    train = _training(tree, opening)
     if folder is None:
-        return _divided(tree, mode, seed, note)
-    train, val = FolderImages(tree.train(), mode), FolderImages(folder, mode)
-    check_same_classes(val.classes, train.classes, str(val.folder), str(train.folder))
+        return _divided(tree, opening, train)
+    val = by_name(_of(folder, opening), train.classes, str(folder), str(train.folder), opening.note)
     if tree.val_dir is None:
-        note(f"validation images are those of {folder}")
+        opening.note(f"validation images are those of {folder}")
     if tree.val_split > 0:
-        note(f"val_split {tree.val_split:g} is of no use: {folder} holds the validation images")
+        opening.note(f"val_split {tree.val_split:g} is of no use: {folder} holds the validation images")
     return train, val
 
 
-def _divided(tree: Tree, mode: Mode, seed: int, note: Note) -> tuple[ImageSet, ImageSet]:
-    images = FolderImages(tree.train(), mode)
-    train, val = split(images, tree.val_split, seed)
-    note(
+def _of(folder: Path, opening: _Opening) -> FolderImages:
+    return FolderImages(folder, opening.mode, opening.found(folder))
+
+
+def _training(tree: Tree, opening: _Opening) -> FolderImages:
+    """The images of the training folder, of two classes or more."""
+    folder = tree.train()
+    found = opening.found(folder)
+    found.check_complete()
+    is_root = folder == tree.root
+    if is_root:
+        check_level(found, Path(), "data_url", guess=tree.train_dir is None)
+    else:
+        check_level(found, tree.root, "train_dir", guess=tree.train_dir is None)
+    if is_root and (parts := tree.parts_as_classes()):
+        opening.note(
+            f"{', '.join(parts)} of {folder} hold images themselves, so they are classes as the others; in a split "
+            f"the images would lie in {parts[0]}/CLASS"
+        )
+    return FolderImages(folder, opening.mode, found)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The images that a run was begun with: CLASS/PATH of each, in their order, and the classes in theirs."""
+
+    train: Sequence[bytes]
+    val: Sequence[bytes]
+    classes: Sequence[str]
+
+
+def _again(tree: Tree, opening: _Opening, recorded: Recorded, whole: bool) -> tuple[ImageSet, ImageSet]:
+    """The images of a run that goes on. What was removed since then stays in its place, as an image that is broken.
+
+    Args:
+        whole: whether the run took all the images of its folders.
+    """
+    folder = tree.train()
+    val_folder = tree.val() or folder
+    there = {place: _files_in(place, opening) for place in {folder, val_folder}}
+    parts = (
+        (folder, recorded.train, "training", "training takes others for them"),
+        (val_folder, recorded.val, "validation", "they are not counted"),
+    )
+    for place, names, what, instead in parts:
+        gone = [os.fsdecode(name) for name in names if name not in there[place]]
+        if gone:
+            opening.note(
+                f"{len(gone):,} of the {len(names):,} {what} images that the run was begun with are not in {place} any "
+                f"more ({some(gone)}): {instead}"
+            )
+    for place in sorted(there) if whole else ():
+        mine = {name for at, names, _, _ in parts if at == place for name in names}
+        new = sorted(os.fsdecode(name) for name in there[place] - mine)
+        if new:
+            opening.note(
+                f"{len(new):,} images in {place} are new since the run began and are left out ({some(new)}); a new run "
+                "takes them in"
+            )
+    return (
+        FolderImages.of_files(folder, opening.mode, recorded.classes, recorded.train),
+        FolderImages.of_files(val_folder, opening.mode, recorded.classes, recorded.val),
+    )
+
+
+def _files_in(folder: Path, opening: _Opening) -> set[bytes]:
+    by_class = scan(folder, opening.own).by_class()
+    return {os.fsencode(path) for paths in by_class.values() for path in paths}
+
+
+def _divided(tree: Tree, opening: _Opening, images: FolderImages) -> tuple[ImageSet, ImageSet]:
+    train, val = split(images, tree.val_split, opening.split_seed)
+    opening.note(
         f"no validation folder in {tree.root}: {tree.val_split:.3g} of each class of {images.folder} is kept for "
-        f"validation, {len(val):,} of {len(images):,} images, chosen by their names and seed {seed}"
+        f"validation, {len(val):,} of {len(images):,} images, chosen by their names and split_seed {opening.split_seed}"
     )
     return train, val
 

@@ -4,11 +4,15 @@ Pillow alone decodes. Its `convert` is not enough: it turns 16-bit grey all whit
 meant, and ignores the EXIF orientation.
 """
 
+import importlib
+import importlib.util
 import io
+import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -28,7 +32,12 @@ EXTENSIONS = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm",
     ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
+# Read where pillow-heif is installed, which brings the codec that Pillow lacks.
+HEIF_EXTENSIONS = frozenset({".heic", ".heif", ".hif"})
+HEIF_INSTALL = "pip install pillow-heif"
 MODES: dict[int, Mode] = {1: "L", 3: "RGB", 4: "RGBA"}  # input channels -> mode
+# (width, height) of an image -> the power of two by which it may be made smaller before it is used.
+Reduction = Callable[[tuple[int, int]], int]
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,6 +48,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262  # 0: the smallest value is white
 
@@ -47,26 +57,33 @@ class DecodeError(ValueError):
     """An image that cannot be decoded; the message is the reason, without the name of the file."""
 
 
-def decode(source: str | Path | bytes | BinaryIO, mode: Mode) -> Image.Image:
+def is_image_ending(name: str) -> bool:
+    """Whether a file of this name counts as an image: by its ending, in any case."""
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122  # a million names
+    return ending in EXTENSIONS or (ending in HEIF_EXTENSIONS and has_heif())
+
+
+@cache
+def has_heif() -> bool:
+    """Whether HEIC and HEIF images can be read: pillow-heif is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def decode(source: str | Path | bytes | BinaryIO, mode: Mode, reduction: Reduction | None = None) -> Image.Image:
     """Read the first frame of an image, turn it upright and convert it to `mode`.
 
     Args:
         source: a path, the encoded bytes, or an open binary file.
         mode: `"RGB"` and `"L"` show transparent images on white; `"RGBA"` keeps alpha.
+        reduction: gives the factor by which an image of its size may be made smaller, each new pixel the mean of
+            factor x factor old ones; of JPEG up to 8 is left to the codec, which then decodes less.
 
     Raises:
         DecodeError: missing, empty, truncated, too large, or not an image of `FORMATS`.
     """
     try:
-        if isinstance(source, bytes):
-            return _decode_file(io.BytesIO(source), mode)
-        if isinstance(source, str | Path):
-            path = Path(source)
-            if path.exists() and not path.is_file():  # opening a pipe would wait forever
-                raise DecodeError("it is not a regular file")
-            with path.open("rb") as file:
-                return _decode_file(file, mode)
-        return _decode_file(source, mode)
+        with _file_of(source) as file:
+            return _decode_file(file, mode, reduction)
     except DecodeError:
         raise
     except Exception as error:  # broken files make Pillow raise almost any type: struct.error, SyntaxError, IndexError
@@ -80,12 +97,26 @@ def image_size(source: str | Path) -> tuple[int, int]:
         DecodeError: missing, empty, too large, or not an image of `FORMATS`; the pixels are not looked at.
     """
     try:
-        with Path(source).open("rb") as file, _without_pillow_warnings(), _opened(file) as image:
+        with _file_of(source) as file, _without_pillow_warnings(), _opened(file) as image:
             return image.size
     except DecodeError:
         raise
     except Exception as error:
         raise DecodeError(_reason(error)) from error
+
+
+@contextmanager
+def _file_of(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+    elif isinstance(source, str | Path):
+        path = Path(source)
+        if path.exists() and not path.is_file():  # opening a pipe would wait forever
+            raise DecodeError("it is not a regular file")
+        with path.open("rb") as file:
+            yield file
+    else:
+        yield source
 
 
 def convert(image: Image.Image, mode: Mode) -> Image.Image:
@@ -124,20 +155,46 @@ def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
     return opaque.convert(mode)
 
 
-def _decode_file(file: BinaryIO, mode: Mode) -> Image.Image:
+def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None) -> Image.Image:
     with _without_pillow_warnings(), _opened(file) as image:
+        factor = 1 if reduction is None else reduction(image.size)
+        if factor > 1:
+            width, height = image.size
+            image.draft(None, (-(-width // factor), -(-height // factor)))
+            factor //= max(1, round(width / image.size[0]))
         image.load()
-        return to_mode(_upright(image), mode)
+        upright = to_mode(_upright(image), mode)
+        return upright.reduce(factor) if factor > 1 else upright
 
 
 def _opened(file: BinaryIO) -> ImageFile.ImageFile:
+    formats = (*FORMATS, "HEIF") if _is_heif(file) and _heif_is_registered() else FORMATS
     try:
-        return Image.open(file, formats=FORMATS)
+        return Image.open(file, formats=formats)
     except UnidentifiedImageError as error:
+        if _is_heif(file) and not has_heif():
+            raise DecodeError(f"it is a HEIC image, which needs pillow-heif: {HEIF_INSTALL}") from error
         file.seek(0, io.SEEK_END)
         if file.tell() == 0:
             raise DecodeError("the file is empty") from error
         raise
+
+
+def _is_heif(file: BinaryIO) -> bool:
+    if not file.seekable():
+        return False
+    file.seek(0)
+    head = file.read(12)
+    file.seek(0)
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+@cache
+def _heif_is_registered() -> bool:
+    """Bring the reader in, with the first image that needs it."""
+    if has_heif():
+        importlib.import_module("pillow_heif").register_heif_opener()
+    return has_heif()
 
 
 def _upright(image: Image.Image) -> Image.Image:

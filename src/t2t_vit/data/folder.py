@@ -1,51 +1,77 @@
 """Image folders: one folder a class, images anywhere below it; which part is for training, which for validation."""
 
+import copy
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2t_vit.data.decode import EXTENSIONS, Mode, decode
-from t2t_vit.data.images import Subset
+from t2t_vit.data.decode import Mode, Reduction, decode
+from t2t_vit.data.images import ImageSet, Subset
+from t2t_vit.data.scan import Scan, class_name, folders_in, holds_images, scan
 from t2t_vit.errors import UserError
 
 # The names that are looked for, in this order and in any case, where none is given.
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("validation_preprocess", "val", "valid", "validation")
-# Parts of a data set that must not be taken for classes. Test images are taken only when they are named: a checkpoint
-# that was chosen by them says nothing about new images.
+# Parts of a data set, whose folders hold the classes. Test images are taken only when they are named: a checkpoint that
+# was chosen by them says nothing about new images.
 _PART_NAMES = frozenset({*TRAIN_NAMES, *VAL_NAMES, "test", "testing"})
 
 
 class FolderImages:
     """The images of `folder/CLASS/**/*`, classes sorted by name, files sorted by path within a class.
 
-    Files count by their ending, in any case (`EXTENSIONS`); hidden files and folders do not, links do.
+    Files count by their ending, in any case (`decode.is_image_ending`); hidden files and folders do not, links do.
+    Folders whose names are the same text (`scan.class_name`) are one class.
+
+    Args:
+        found: what is in `folder`, where that is known already.
 
     Raises:
-        UserError: the folder is missing or no folder, holds no class folders, or a class folder holds no images.
+        UserError: the folder is missing or no folder, holds no class folders, or no images in them.
     """
 
-    def __init__(self, folder: Path, mode: Mode) -> None:
-        self.folder = folder
-        self._mode: Mode = mode
-        self.classes = _classes(folder)
-        paths: list[bytes] = []
-        counts: list[int] = []
-        for name in self.classes:
-            found = sorted(_image_files(folder / name))
-            counts.append(len(found))
-            paths += (os.fsencode(f"{name}/{path}") for path in found)
-        _check_counts(folder, self.classes, counts)
-        self.targets = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    def __init__(self, folder: Path, mode: Mode, found: Scan | None = None) -> None:
+        found = found or scan(folder)
+        found.check_some()
+        by_class = found.by_class()
+        files = [[os.fsencode(path) for path in paths] for paths in by_class.values()]
+        targets = np.repeat(np.arange(len(files), dtype=np.int64), [len(paths) for paths in files])
+        self._fill(folder, mode, tuple(by_class), targets, [path for paths in files for path in paths])
+
+    @classmethod
+    def of_files(cls, folder: Path, mode: Mode, classes: Sequence[str], files: Sequence[bytes]) -> "FolderImages":
+        """The images `files`, each CLASS/PATH below `folder`, in that order, there or not.
+
+        Raises:
+            UserError: a file belongs to none of `classes`.
+        """
+        numbers = {class_name(name): number for number, name in enumerate(classes)}
+        targets = []
+        for file in files:
+            name = class_name(os.fsdecode(file.partition(b"/")[0]))
+            if name not in numbers:
+                raise UserError(f"{folder}: {os.fsdecode(file)} belongs to none of the classes {', '.join(classes)}")
+            targets.append(numbers[name])
+        images = cls.__new__(cls)
+        images._fill(folder, mode, tuple(classes), np.array(targets, np.int64), files)
+        return images
+
+    def _fill(
+        self, folder: Path, mode: Mode, classes: tuple[str, ...], targets: NDArray[np.int64], files: Sequence[bytes]
+    ) -> None:
+        self.folder, self._mode, self.classes, self.targets = folder, mode, classes, targets
+        self._reduction: Reduction | None = None
         # One block of bytes instead of a million strings: it is sent to every worker process.
-        self._paths = b"".join(paths)
-        self._ends = np.cumsum([len(path) for path in paths])
+        self._paths = b"".join(files)
+        self._ends = np.cumsum([len(path) for path in files], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,78 +86,53 @@ class FolderImages:
         return self._paths[start : int(self._ends[index])]
 
     def read(self, index: int) -> Image.Image:
-        return decode(self.path(index), self._mode)
+        return decode(self.path(index), self._mode, self._reduction)
 
     def name(self, index: int) -> str:
         return str(self.path(index))
 
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    try:
-        with os.scandir(folder) as entries:
-            names = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
-    except FileNotFoundError as error:
-        raise UserError(f"the folder {folder} does not exist{_neighbours(folder)}") from error
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read as a folder ({error.strerror})") from error
-    classes = tuple(sorted(name for name, is_folder in names.items() if is_folder))
-    if classes:
-        return classes
-    if any(_is_image(name) for name in names):
-        raise UserError(
-            f"{folder} holds images but no class folders; put the images of each class into a folder of its name"
-        )
-    raise UserError(f"{folder} holds no class folders; it must hold one folder of images a class")
+    def reduced(self, reduction: Reduction) -> "FolderImages":
+        """The same images, each read as much smaller as `reduction` says of its size."""
+        images = copy.copy(self)
+        images._reduction = reduction
+        return images
 
 
-def _image_files(folder: Path) -> Iterator[str]:
-    """Paths of images below `folder`, relative to it, following links but never in a circle."""
-    pending: list[tuple[str, tuple[str, ...]]] = [("", ())]
-    while pending:
-        relative, above = pending.pop()
-        here = os.path.realpath(folder / relative)
-        if here in above:
-            continue
-        try:
-            with os.scandir(folder / relative) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    path = f"{relative}/{entry.name}" if relative else entry.name
-                    if entry.is_dir():
-                        pending.append((path, (*above, here)))
-                    elif _is_image(entry.name):
-                        yield path
-        except OSError as error:
-            raise UserError(f"{folder / relative} cannot be read ({error.strerror})") from error
+@dataclass(frozen=True)
+class Files:
+    """The files that an image set reads: number i is `relative(i)` below `folder`."""
+
+    images: FolderImages
+    numbers: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, images: ImageSet) -> "Files | None":
+        """Those of a folder's images or of a part of them; None where an image is no file."""
+        if isinstance(images, FolderImages):
+            return cls(images, np.arange(len(images)))
+        if isinstance(images, Subset):
+            files = cls.of(images.base)
+            return None if files is None else cls(files.images, files.numbers[images.indices])
+        return None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def relative(self, index: int) -> bytes:
+        """CLASS/PATH of image `index`."""
+        return self.images.relative(int(self.numbers[index]))
+
+    def path(self, index: int) -> Path:
+        return self.images.path(int(self.numbers[index]))
 
 
-def _is_image(name: str) -> bool:
-    return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
-
-
-def _check_counts(folder: Path, classes: tuple[str, ...], counts: list[int]) -> None:
-    empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
-    if not empty:
-        return
-    if len(empty) == len(classes):
-        raise UserError(f"{folder} holds class folders but no images in them; images end in .jpg, .png or the like")
-    others = f" (and so do {len(empty) - 1} more)" if len(empty) > 1 else ""
-    raise UserError(
-        f"the class folder {folder / empty[0]} holds no images{others};"
-        " add some, or remove the folder and give one class fewer"
-    )
-
-
-def _neighbours(folder: Path) -> str:
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder.parent) if entry.is_dir() and entry.name[0] != ".")
-    except OSError:
-        return f", nor does {folder.parent}" if not folder.parent.exists() else ""
-    if not names:
-        return f"; {folder.parent} holds no folders"
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"; {folder.parent} holds {shown}"
+def reduced(images: ImageSet, reduction: Reduction) -> ImageSet:
+    """The same images, those of files read as much smaller as `reduction` says of the size of each."""
+    if isinstance(images, FolderImages):
+        return images.reduced(reduction)
+    if isinstance(images, Subset):
+        return images.of(reduced(images.base, reduction))
+    return images
 
 
 @dataclass(frozen=True)
@@ -154,16 +155,21 @@ class Tree:
         Raises:
             UserError: `root` is neither divided into parts nor, with `val_split`, into classes.
         """
-        found = _first_folder(self.root, TRAIN_NAMES) if self.train_dir is None else self.root / self.train_dir
+        if self.train_dir is not None:
+            return self.root / self.train_dir
+        named = self._named_train()
+        if named is not None and not self._is_class(named):
+            return named
         usual = self.root / TRAIN_NAMES[0]
-        if found is not None or usual.exists():
-            return found or usual
-        parts = [name for name in _folders(self.root) if name.lower() in _PART_NAMES]
+        if named is None and usual.exists():  # a file, of which the opening says what is wrong with it
+            return usual
+        parts = [] if named else [name for name in self._parts() if not holds_images(self.root / name)]
         if parts or (self.val_dir is not None and (self.root / self.val_dir).exists()):
             raise UserError(
                 f"{self.root} holds {_listed(parts)}but no folder train; name the one with train_dir (. is {self.root})"
             )
         if self.val_split == 0:
+            self._check_no_classes()
             raise UserError(
                 f"{self.root} holds no folder train{_others(self.root)}; name it with train_dir, or where these are "
                 "the classes set val_split to 0.2: a fifth of each is then kept for validation"
@@ -176,33 +182,165 @@ class Tree:
         Raises:
             UserError: there is none, and no share is to be kept.
         """
-        found = _first_folder(self.root, VAL_NAMES) if self.val_dir is None else self.root / self.val_dir
+        found = self._named_val()
         if found is not None and (self.val_split == 0 or found.exists()):
             return found  # what is wrong with a folder that is missing is said when it is opened
         if self.val_split == 0:
+            self._check_no_classes()
             raise UserError(
                 f"{self.root} holds no validation folder ({', '.join(VAL_NAMES)}){_others(self.root)}; name it with "
                 "val_dir, or keep a share of each class of the training images with val_split 0.2"
             )
         return None
 
+    def _check_no_classes(self) -> None:
+        if parts := self.parts_as_classes():
+            raise UserError(
+                f"{', '.join(parts)} of {self.root} hold images themselves, so they are classes as the others: set "
+                f"val_split to 0.2, so that a fifth of each is kept for validation (in a split the images would lie in "
+                f"{parts[0]}/CLASS)"
+            )
+
+    def whole(self) -> Path | None:
+        """`root`, where nothing divides it and all of its images can be measured; else None."""
+        divided = self.val_split > 0 or self._named_val() is not None or not self._holds_classes()
+        return None if divided else self.root
+
+    def parts_as_classes(self) -> list[str]:
+        """Folders of `root` that have the name of a part and are taken for classes: they hold images themselves."""
+        return [name for name in self._parts() if holds_images(self.root / name)] if self._holds_classes() else []
+
+    def _holds_classes(self) -> bool:
+        """Whether the folders of `root` are classes, not parts."""
+        if self.train_dir is not None:
+            return Path(self.train_dir) == Path()
+        named = self._named_train()
+        return named is None or self._is_class(named)
+
+    def _named_train(self) -> Path | None:
+        return _first_folder(self.root, TRAIN_NAMES)
+
+    def _named_val(self) -> Path | None:
+        if self.val_dir is not None:
+            return self.root / self.val_dir
+        found = _first_folder(self.root, VAL_NAMES)
+        return None if found is not None and self._val_is_class(found) else found
+
+    def _val_is_class(self, found: Path) -> bool:
+        if self.train_dir is not None:
+            return Path(self.train_dir) == Path() and holds_images(found)
+        named = self._named_train()
+        return holds_images(found) and (self._is_class(named) if named else bool(self._with_images(found)))
+
+    def _is_class(self, named: Path) -> bool:
+        """Whether the folder `named` train is a class: it holds images itself, and so do folders beside it.
+
+        Raises:
+            UserError: it may be a class and a part: it holds folders with images, too.
+        """
+        others = self._with_images(named)
+        if not holds_images(named) or not others:
+            return False
+        if any(holds_images(named / name, deep=True) for name in folders_in(named)):
+            raise UserError(
+                f"{named} holds images and folders of images, and {_listed(others)}beside it hold images: it may be "
+                f"the part for training, whose folders are the classes (--train_dir ./{quote(named.name)}), or one "
+                "class of several (--train_dir .); say which with train_dir"
+            )
+        return True
+
+    def _with_images(self, besides: Path) -> list[str]:
+        """The folders beside `besides` that hold images themselves."""
+        return [n for n in folders_in(self.root) if n != besides.name and holds_images(self.root / n)]
+
+    def _parts(self) -> list[str]:
+        return [name for name in folders_in(self.root) if name.lower() in _PART_NAMES]
+
+
+def check_level(found: Scan, root: Path, key: str, *, guess: bool = True) -> None:
+    """Refuse to train on a folder whose classes probably lie a level below.
+
+    Args:
+        found: what was found in the folder of classes.
+        root: what `key`, data_url or train_dir, is relative to: "." where it is data_url.
+        guess: whether the level was guessed, not named: then also two or more data sets side by side are a mistake.
+
+    Raises:
+        UserError: there are fewer than two classes, or each is a data set of its own.
+    """
+    classes = found.by_class()
+    if len(classes) < 2:
+        raise UserError(_one_class(found, root, key))
+    if not guess:
+        return
+    for name in found.folders():
+        below = found.below(name)
+        named = {part.lower() for part in below} & _PART_NAMES
+        if named & set(TRAIN_NAMES) and len(named) > 1 and not found.directly(name):
+            divided = [part for part in below if part.lower() in _PART_NAMES]
+            if any(found.below(f"{name}/{part}") for part in divided):
+                raise UserError(
+                    f"{found.folder / name} is a data set of its own, with {', '.join(divided)} in it; name it: "
+                    f"--data_url {quote(str(found.folder / name))}"
+                )
+            raise UserError(
+                f"{found.folder / name} is divided into {', '.join(divided)}, which lie within a class: it has to be "
+                f"the other way round, {found.folder}/{divided[0]}/{name}; or say with --train_dir . that all of them "
+                "are images of the class"
+            )
+
+
+def check_known(found: Scan, root: Path, classes: Sequence[str]) -> None:
+    """Refuse to measure a folder whose own folders have none of the names, where those within one of them do.
+
+    Raises:
+        UserError: the classes lie a level below.
+    """
+    known = set(map(class_name, classes))
+    if known & found.by_class().keys():
+        return
+    for name in found.folders():
+        if known & set(map(class_name, found.below(name))):
+            raise UserError(
+                f"{found.folder} holds none of the classes, but {found.folder / name} does: name the folder that holds "
+                f"them: {_named(found.folder / name, found.folder, root)}"
+            )
+
+
+def _named(meant: Path, there: Path, root: Path) -> str:
+    """The option that names `meant` in place of `there`, which is `root` or one of its parts."""
+    return f"--data_url {quote(str(meant))}" if there == root else f"--val_dir {quote(os.path.relpath(meant, root))}"
+
+
+def _one_class(found: Scan, root: Path, key: str) -> str:
+    place = found.folder
+    (name,) = found.folders() or [""]
+    level, below = name, found.below(name)
+    while len(below) == 1 and not found.directly(level):
+        level = f"{level}/{below[0]}"
+        below = found.below(level)
+    if len(below) > 1 or (below and not found.directly(level)):
+        meant = place / level
+        shown = quote(str(meant) if key == "data_url" else os.path.relpath(meant, root))
+        return (
+            f"{place} holds one folder of images, {name}, and {_listed(below)}lie in {meant}: if those are the "
+            f"classes, name the folder that holds them: --{key} {shown}"
+        )
+    loose = f", and {found.loose_images:,} images that lie in no folder" if found.loose_images else ""
+    return (
+        f"{place} holds one class, {name}{loose}; to learn anything, a network needs two or more: put the images of "
+        "each class into a folder of its name"
+    )
+
 
 def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
     """The first of `names` among the folders of `root`, in any case."""
-    there = {name.lower(): name for name in reversed(_folders(root))}
+    there = {name.lower(): name for name in reversed(folders_in(root))}
     return next((root / there[name] for name in names if name in there), None)
 
 
-def _folders(root: Path) -> list[str]:
-    try:
-        with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{root} cannot be read as a folder ({error.strerror})") from error
-
-
 def _others(root: Path) -> str:
-    names = _folders(root)
+    names = folders_in(root)
     return f" but {_listed(names).rstrip()}" if names else " nor any other"
 
 

@@ -29,6 +29,7 @@ Size = tuple[int, int]
 Box = tuple[int, int, int, int]
 
 _ATTEMPTS = 10
+_DETAIL = 2.0
 _LOG_RATIO = math.log(4 / 3)
 # The columns of a sample's random numbers. Another transform takes the next column and leaves these as they are.
 _FLIP, _INTERPOLATION, _POLICY, _TOP, _LEFT = range(5)
@@ -121,6 +122,23 @@ class TrainTransform:
         if self.color_jitter > 0.0:
             return jitter(image, self.color_jitter, numbers[_JITTER : _JITTER + 6])
         return image
+
+    def reduction(self, size: Size) -> int:
+        """The power of two by which an image of `size` (width, height) may be made smaller before it is cropped.
+
+        The smallest crop that can be drawn keeps `_DETAIL` times the pixels of `image_size` in each direction, so that
+        it is still made smaller by the crop's own resampling; 1 for most photographs.
+        """
+        width, height = size
+        target_height, target_width = self.image_size
+        area = self.min_crop * width * height
+        shape = target_width / target_height
+        least = min(
+            math.sqrt(area * shape * 3 / 4) / target_width,
+            math.sqrt(area / (shape * 4 / 3)) / target_height,
+            min(width, height) / max(self.image_size),
+        )
+        return 2 ** max(0, math.floor(math.log2(max(least, 1.0) / _DETAIL)))
 
     def _interpolation(self, number: float) -> Image.Resampling:
         if self.train_interpolation == "random":

@@ -1,6 +1,6 @@
 """What every image set offers, the one that lives in memory, parts of a set, and the checks on class lists."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Protocol
 
@@ -10,10 +10,12 @@ from PIL import Image
 
 from t2t_vit.data.decode import Mode, to_mode
 from t2t_vit.data.memory import SharedArray
+from t2t_vit.data.scan import class_name
 from t2t_vit.data.seeds import Purpose, generator
 from t2t_vit.errors import UserError
 
 Split = Literal["train", "val"]
+Note = Callable[[str], None]
 
 
 class ImageSet(Protocol):
@@ -80,22 +82,36 @@ class ArrayImages:
 
 
 class Subset:
-    """The images of `base` at `indices`, in that order."""
+    """The images of `base` at `indices`, in that order; with the classes of `base` unless others are given.
 
-    def __init__(self, base: ImageSet, indices: NDArray[np.int64]) -> None:
-        self._base = base
-        self._indices = indices
-        self.classes = base.classes
-        self.targets = base.targets[indices]
+    Args:
+        classes, targets: the classes and the class of each of these images.
+    """
+
+    def __init__(
+        self,
+        base: ImageSet,
+        indices: NDArray[np.int64],
+        classes: tuple[str, ...] | None = None,
+        targets: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.base = base
+        self.indices = indices
+        self.classes = base.classes if classes is None else classes
+        self.targets = base.targets[indices] if targets is None else targets
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def read(self, index: int) -> Image.Image:
-        return self._base.read(int(self._indices[index]))
+        return self.base.read(int(self.indices[index]))
 
     def name(self, index: int) -> str:
-        return self._base.name(int(self._indices[index]))
+        return self.base.name(int(self.indices[index]))
+
+    def of(self, base: ImageSet) -> "Subset":
+        """The same part of `base`, which has the same images in another form."""
+        return Subset(base, self.indices, self.classes, self.targets)
 
 
 def check_class_count(images: ImageSet, num_classes: int, where: str) -> None:
@@ -108,21 +124,51 @@ def check_class_count(images: ImageSet, num_classes: int, where: str) -> None:
         )
 
 
-def check_same_classes(found: Sequence[str], expected: Sequence[str], where: str, expected_where: str) -> None:
-    """Raise UserError where two class lists differ, with the names that make the difference."""
-    if tuple(found) == tuple(expected):
-        return
-    missing = [name for name in expected if name not in set(found)]
-    extra = [name for name in found if name not in set(expected)]
-    parts = [f"lacks {_some(missing)}"] if missing else []
-    parts += [f"has {_some(extra)} besides"] if extra else []
-    if not parts:
-        parts = ["has them in another order"]
-    raise UserError(f"the classes of {where} differ from those of {expected_where}: it {' and '.join(parts)}")
+def by_name(images: ImageSet, classes: Sequence[str], where: str, expected_where: str, note: Note) -> ImageSet:
+    """The same images with the numbers that `classes` give to their classes, which are found by name.
+
+    Args:
+        classes: of a network or of the training images; names are compared in composed form (`scan.class_name`).
+        note: gets a line where `images` lack some of them.
+
+    Raises:
+        UserError: a class of `images` is none of `classes`.
+    """
+    if tuple(images.classes) == tuple(classes):
+        return images
+    numbers = {class_name(name): number for number, name in enumerate(classes)}
+    present = set(images.targets.tolist())
+    own = [name for number, name in enumerate(images.classes) if number in present]
+    extra = [name for name in own if class_name(name) not in numbers]
+    found = set(map(class_name, own))
+    missing = [name for name in classes if class_name(name) not in found]
+    if extra:
+        parts = [f"lacks {_quoted(missing)}"] if missing else []
+        parts.append(f"has {_quoted(extra)} besides")
+        raise UserError(
+            f"the classes of {where} differ from those of {expected_where}: it {' and '.join(parts)}"
+            f"{_alike(extra, missing)}"
+        )
+    if missing:
+        there = len(classes) - len(missing)
+        note(f"{where}: {there} of the {len(classes)} classes of {expected_where}; missing: {_quoted(missing)}")
+    new = np.array([numbers.get(class_name(name), 0) for name in images.classes], np.int64)
+    return Subset(images, np.arange(len(images)), tuple(classes), new[images.targets])
+
+
+def _alike(extra: Sequence[str], missing: Sequence[str]) -> str:
+    """What to add where a name was probably meant to be another one."""
+    folded = {name.casefold(): name for name in missing}
+    pairs = [f"{name!r} to {folded[name.casefold()]!r}" for name in extra if name.casefold() in folded]
+    return f"; names are compared letter by letter, so rename {_some(pairs)}" if pairs else ""
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return _some([repr(name) for name in names])
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
+    shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 

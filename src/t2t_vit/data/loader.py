@@ -1,7 +1,8 @@
 """Batches on the device: which images, in which order, on which process, how far ahead."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import NamedTuple, TypeVar
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2t_vit.data.batch_transform import BatchTransform, Share
+from t2t_vit.data.cache import ByteStore
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
@@ -50,14 +52,15 @@ class TrainLoader:
     them, of which each rank takes its part. So the images of a step do not depend on how many processes share it,
     nor do the pairs that are mixed; with an odd `batch_size` a rank reads the partner that another one has, too.
 
-    A broken image is named through `note` once and replaced by another, always the same one. More of them than 100 or
-    1 % of the images (whichever is more, but at most half) end the training with UserError.
+    A broken image is replaced by another, always the same one, or with `bad.stops` ends the training with UserError.
+    More of them than `bad` knows, 100 or 1 % of the images (whichever is more, but at most half), end it in any case.
 
     Args:
         batch_size: per process; cut to what there is, with a note.
         balanced: each class comes as often, see `balanced_order`; else every image once.
         workers: processes that read ahead; 0 reads in this one. Cut to the number of cores, with a note.
         ahead: on CUDA, copy and transform the next batch on a stream of its own while this one is worked on.
+        bad: what is done about broken images.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class TrainLoader:
         world: int = 1,
         device: torch.device = _CPU,
         ahead: bool = True,
+        bad: "BadImages | None" = None,
         note: Note = _silent,
     ) -> None:
         if len(images) < world:
@@ -84,7 +88,7 @@ class TrainLoader:
         self._device = device
         self._ahead = ahead
         self._images = images
-        self._broken = _Broken(images, note)
+        self._broken = _Broken(images, bad or BadImages(note=note))
         self._requests = _TrainRequests(images.targets, balanced, self.batch_size, batch_transform.seed, rank, world)
         samples = TrainSamples(images, transform, batch_transform.seed)
         modules = [TrainSamples.__module__] + (["timm.data.auto_augment"] if transform.auto_augment else [])
@@ -120,7 +124,16 @@ class EvalLoader:
     """Evaluation batches of normalised float32 images (B, C, H, W) and int64 targets (B,) on the device.
 
     Every image comes exactly once over all ranks, in order; the last batch may be smaller, and a rank may have a batch
-    less than another. A broken image ends the evaluation with UserError: an exact one cannot skip it.
+    less than another. A broken image is left out, and counted in `unreadable`; with `bad.stops` they end the evaluation
+    after its last batch with UserError.
+
+    Args:
+        kept: memory for pixels, which are the same in every evaluation.
+        bad: what is done about broken images.
+
+    Attributes:
+        numbers: of the images in the batches of the latest evaluation, in their order.
+        unreadable: number -> reason, of this rank's broken images.
     """
 
     def __init__(
@@ -134,15 +147,20 @@ class EvalLoader:
         world: int = 1,
         device: torch.device = _CPU,
         ahead: bool = True,
+        kept: ByteStore | None = None,
+        bad: "BadImages | None" = None,
         note: Note = _silent,
     ) -> None:
+        self.numbers: list[int] = []
+        self.unreadable: dict[int, str] = {}
         self._images = images
+        self._bad = bad or BadImages(note=note)
         self._preprocessing = preprocessing
         self._device = device
         self._ahead = ahead
         mine = np.arange(rank, len(images), world)
         self._requests = [Request(0, mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
-        samples = EvalSamples(images, preprocessing)
+        samples = EvalSamples(images, preprocessing, kept)
         self._read = _reader(samples.__getitem__, _limited(workers, len(self), note), device, [EvalSamples.__module__])
 
     def __len__(self) -> int:
@@ -150,14 +168,28 @@ class EvalLoader:
         return len(self._requests)
 
     def __iter__(self) -> Iterator[Batch]:
-        return on_device(self._read(self._requests), self._finish, self._device, self._ahead)
+        self.numbers.clear()
+        yield from on_device(self._readable(self._read(self._requests)), self._finish, self._device, self._ahead)
+        new = {number: reason for number, reason in self.unreadable.items() if number not in self._bad.known}
+        if new and self._bad.stops:
+            raise UserError(not_readable(self._images, new))
+
+    def _readable(self, answers: Iterable[Arrived]) -> Iterator[Arrived]:
+        """The same samples without broken ones; batches of which nothing is left are left out."""
+        for samples in answers:
+            for failure in samples.failures:
+                if failure.image not in self.unreadable:
+                    self.unreadable[failure.image] = failure.reason
+                    self._bad.met(failure.image, self._images.name(failure.image), failure.reason, "it is not counted")
+            broken = {failure.image for failure in samples.failures}
+            rows = [row for row, number in enumerate(samples.indices.tolist()) if number not in broken]
+            self.numbers += samples.indices[rows].tolist()
+            if len(rows) == len(samples.indices):
+                yield samples
+            elif rows:
+                yield samples._replace(images=samples.images[rows], targets=samples.targets[rows])
 
     def _finish(self, samples: Arrived) -> Batch:
-        for failure in samples.failures:
-            raise UserError(
-                f"{self._images.name(failure.image)}: {failure.reason};"
-                " evaluation counts every image, so repair or remove it"
-            )
         images = self._preprocessing.normalize(samples.images.to(self._device, non_blocking=True))
         return images, samples.targets.to(self._device, non_blocking=True)
 
@@ -196,23 +228,63 @@ class _TrainRequests:
         return balanced_order(self._targets, rng) if self._balanced else rng.permutation(len(self._targets))
 
 
-class _Broken:
-    """The broken images met so far."""
+@dataclass(frozen=True)
+class BadImages:
+    """What is done about images that cannot be read.
 
-    def __init__(self, images: ImageSet, note: Note) -> None:
-        self._images, self._note = images, note
+    stops   they are a mistake of the user's; else training takes others, and evaluation does not count them
+    known   numbers of those that were reported before
+    note    gets a line for each other one
+    found   gets the name of each other one, and the reason
+    """
+
+    stops: bool = False
+    known: frozenset[int] = frozenset()
+    note: Note = _silent
+    found: Callable[[str, str], None] = lambda _name, _reason: None
+
+    def met(self, image: int, name: str, reason: str, instead: str) -> None:
+        """Report image number `image`, once; what is done `instead` ends the line."""
+        if image not in self.known:
+            self.note(f"{name}: {reason}; {instead}")
+            self.found(name, reason)
+
+
+def not_readable(images: ImageSet, reasons: Mapping[int, str], where: str = "") -> str:
+    """The sentence that ends a run whose images have to be readable.
+
+    Args:
+        where: what to say of a file that lists all of them.
+    """
+    shown = [f"{images.name(number)}: {reasons[number]}" for number in sorted(reasons)[:3]]
+    more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return (
+        f"{len(reasons):,} of {len(images):,} images cannot be read{where} ({'; '.join(shown)}{more}); repair or "
+        "remove them, or go on without them with --bad_images skip"
+    )
+
+
+class _Broken:
+    """The broken training images met so far."""
+
+    def __init__(self, images: ImageSet, bad: BadImages) -> None:
+        self._images, self._bad = images, bad
         self._limit = min(len(images) // 2, max(_BROKEN_AT_LEAST, math.ceil(_BROKEN_SHARE * len(images))))
         self._seen: set[int] = set()
 
     def add(self, samples: Arrived) -> None:
         for failure in samples.failures:
-            if failure.image not in self._seen:
-                self._seen.add(failure.image)
-                self._note(f"{self._text(failure)}; another image takes its place")
+            if failure.image in self._seen or failure.image in self._bad.known:
+                continue
+            self._seen.add(failure.image)
+            name = self._images.name(failure.image)
+            if self._bad.stops:
+                raise UserError(not_readable(self._images, {failure.image: failure.reason}))
+            self._bad.met(failure.image, name, failure.reason, "another image takes its place")
         if samples.lost or len(self._seen) > self._limit:
             raise UserError(
-                f"too many training images are broken: {len(self._seen)} so far of {len(self._images)},"
-                f" the last is {self._text(samples.failures[-1])}; repair or remove them"
+                f"too many training images are broken: {len(self._seen) + len(self._bad.known)} so far of "
+                f"{len(self._images)}, the last is {self._text(samples.failures[-1])}; repair or remove them"
             )
 
     def _text(self, failure: Failure) -> str:

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from t2t_vit.data.cache import ByteStore
 from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.seeds import Purpose, keys, uniforms
 
-_REPLACEMENTS = 10
+_REPLACEMENTS = 50
 
 
 class Request(NamedTuple):
@@ -85,6 +86,7 @@ class EvalSamples:
 
     images: ImageSet
     preprocessing: Preprocessing
+    kept: ByteStore | None = None  # of pixels, which are the same in every evaluation
 
     def __getitem__(self, request: Request) -> Samples:
         height, width = self.preprocessing.image_size
@@ -92,11 +94,26 @@ class EvalSamples:
         failures: list[Failure] = []
         for i, index in enumerate(request.indices.tolist()):
             try:
-                images[i] = self.preprocessing.pixels(self.images.read(index))
+                images[i] = self.pixels(index)
             except DecodeError as error:
                 failures.append(Failure(index, str(error)))
         targets = self.images.targets[request.indices]
         return Samples(images, targets, request.indices, failures, len(failures))
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Image `index` as the network gets it: uint8 (C, H, W).
+
+        Raises:
+            DecodeError: it is broken.
+        """
+        held = None if self.kept is None else self.kept.get(index)
+        if held is not None:
+            size = (self.preprocessing.in_chans, *self.preprocessing.image_size)
+            return np.frombuffer(held[0], np.uint8).reshape(size)
+        pixels = self.preprocessing.pixels(self.images.read(index))
+        if self.kept is not None:
+            self.kept.put(index, pixels.tobytes(), pixels.shape[2], pixels.shape[1])
+        return pixels
 
 
 @dataclass(frozen=True)

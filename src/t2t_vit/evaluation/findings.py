@@ -36,6 +36,7 @@ def details(outcomes: Outcomes, images: ImageSet) -> dict[str, Any]:
         taken_for.setdefault(true, (predicted, count))
     return {
         "count": len(outcomes),
+        "unreadable": len(images) - len(outcomes),
         "loss": finite(outcomes.loss.mean().item()),
         "top1": outcomes.right.double().mean().item(),
         "top5": (outcomes.rank < 5).double().mean().item(),
@@ -56,7 +57,7 @@ def details(outcomes: Outcomes, images: ImageSet) -> dict[str, Any]:
         "confusion_matrix": confusion_matrix(outcomes, classes).tolist() if classes <= MATRIX else None,
         "confusions": confusions[:CONFUSIONS],
         "calibration": asdict(calibration(outcomes)),
-        "mistakes": [_mistake(outcomes, images, number) for number in confident_mistakes(outcomes, MISTAKES)],
+        "mistakes": [_mistake(outcomes, images, row) for row in confident_mistakes(outcomes, MISTAKES)],
     }
 
 
@@ -76,12 +77,13 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _mistake(outcomes: Outcomes, images: ImageSet, number: int) -> dict[str, Any]:
+def _mistake(outcomes: Outcomes, images: ImageSet, row: int) -> dict[str, Any]:
+    number = outcomes.number_of(row)
     return {
         "name": images.name(number),
-        "true": int(outcomes.target[number]),
-        "predicted": int(outcomes.predicted[number]),
-        "confidence": outcomes.confidence[number].item(),
+        "true": int(outcomes.target[row]),
+        "predicted": int(outcomes.predicted[row]),
+        "confidence": outcomes.confidence[row].item(),
         "picture": data_uri(images.read(number)),
     }
 

@@ -1,6 +1,6 @@
 """One answer an image, and what follows from them: scores of each class, confusions and calibration."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -15,13 +15,14 @@ _SEEN, _TARGET, _PREDICTED, _CONFIDENCE, _LOSS, _RANK = range(6)
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The answers to N images, in the order of their set, on the CPU.
+    """The answers to the N images that could be read, in the order of their set, on the CPU.
 
     target       (N,) int64
     predicted    (N,) int64, `NO_ANSWER` where the logits held a NaN
     confidence   (N,) float64, the probability of what was predicted; 0 where there is no answer
     loss         (N,) float64, cross-entropy in nats
     rank         (N,) int64, how many classes came before the right one
+    number       (N,) int64, which image of the set it is; None: image i is number i
     """
 
     target: Tensor
@@ -29,6 +30,11 @@ class Outcomes:
     confidence: Tensor
     loss: Tensor
     rank: Tensor
+    number: Tensor | None = None
+
+    def number_of(self, row: int) -> int:
+        """Which image of the set row `row` is."""
+        return row if self.number is None else int(self.number[row])
 
     def __len__(self) -> int:
         return len(self.target)
@@ -46,7 +52,7 @@ class OutcomeTable:
     Several processes each fill in their own images and add the tables up, so that nothing is counted twice.
 
     Args:
-        numbers: of this process's images, in their order, among all `total` ones.
+        numbers: of this process's images, in their order, among all `total` ones; may grow with the batches.
         device: where the table is kept, see `counting_device`.
     """
 
@@ -62,22 +68,28 @@ class OutcomeTable:
         self._table[rows] += _rows(logits.to(device, torch.float64), targets.to(device))
         self._done += len(logits)
 
-    def outcomes(self, reduce: Callable[[Tensor], Tensor] | None = None) -> Outcomes:
+    def outcomes(self, reduce: Callable[[Tensor], Tensor] | None = None, unreadable: Collection[int] = ()) -> Outcomes:
         """The answers to all images; `reduce` adds a tensor up over the processes.
 
+        Args:
+            unreadable: numbers of this process's images that gave no answer, since they cannot be read.
+
         Raises:
-            RuntimeError: the shares are not all images, each once.
+            RuntimeError: the shares and the unreadable images are not all images, each once.
         """
+        self._table[list(unreadable), _SEEN] -= 1
         table = (self._table if reduce is None else reduce(self._table)).cpu()
-        if not bool((table[:, _SEEN] == 1).all()):
+        if not bool((table[:, _SEEN].abs() == 1).all()):
             raise RuntimeError("the shares of the processes are not all images, each once")
-        columns = [column.contiguous() for column in table.unbind(1)]
+        number = (table[:, _SEEN] == 1).nonzero()[:, 0]
+        columns = [column.contiguous() for column in table[number].unbind(1)]
         return Outcomes(
             columns[_TARGET].long(),
             columns[_PREDICTED].long(),
             columns[_CONFIDENCE],
             columns[_LOSS],
             columns[_RANK].long(),
+            number,
         )
 
 
@@ -88,6 +100,7 @@ def collect(
     numbers: Sequence[int],
     total: int,
     *,
+    unreadable: Collection[int] = (),
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> Outcomes:
@@ -95,11 +108,12 @@ def collect(
 
     Args:
         batches: images (B, C, H, W) and class numbers (B,), on the model's device: this process's share.
-        numbers: of these images, in their order, among all `total` ones.
+        numbers: of these images, in their order, among all `total` ones; may grow with the batches.
+        unreadable: numbers of this share that gave no image; looked at after the last batch.
         reduce: adds a tensor up over the processes; called once, after the last batch.
 
     Raises:
-        RuntimeError: the shares are not all images, each once.
+        RuntimeError: the shares and the unreadable images are not all images, each once.
     """
     table = OutcomeTable(numbers, total, counting_device(model))
     was_training = model.training
@@ -111,7 +125,7 @@ def collect(
             table.add(logits, targets)
     finally:
         model.train(was_training)
-    return table.outcomes(reduce)
+    return table.outcomes(reduce, unreadable)
 
 
 def _rows(logits: Tensor, targets: Tensor) -> Tensor:
@@ -187,7 +201,7 @@ def top_confusions(outcomes: Outcomes, classes: int, most: int) -> list[tuple[in
 
 
 def confident_mistakes(outcomes: Outcomes, most: int) -> list[int]:
-    """Numbers of the wrong answers that were given with the most confidence, the most confident first."""
+    """Rows of the wrong answers that were given with the most confidence, the most confident first."""
     wrong = (~outcomes.right & (outcomes.predicted != NO_ANSWER)).nonzero()[:, 0]
     order = outcomes.confidence[wrong].argsort(descending=True, stable=True)[:most]
     return wrong[order].tolist()

@@ -1,11 +1,10 @@
 """One image to answer for, wherever it lies, and what becomes of it."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2t_vit.data.decode import EXTENSIONS
+from t2t_vit.data.decode import is_image_ending
 
 Stamp = tuple[int, int]
 BATCH_SIZE = 32  # images of a forward pass, by default
@@ -79,4 +78,4 @@ def stamp_of(path: str) -> Stamp | None:
 def is_image_name(path: str) -> bool:
     """Whether the last part of a path is not hidden and has an image ending, in any case."""
     name = path.rpartition("/")[2]
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122  # a million names
+    return not name.startswith(".") and is_image_ending(name)

@@ -26,7 +26,9 @@ _IMAGES = "its steps, epochs and best lists count the old images"
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("arch", "in_chans", "image_size", "num_classes", "disable_approximate_gelu"), _NETWORK),
     **dict.fromkeys(("optimizer", "layer_decay", "freeze"), _OPTIMIZER),
-    **dict.fromkeys(("dataset", "train_num_samples", "val_num_samples", "val_split", "class_balance"), _IMAGES),
+    **dict.fromkeys(
+        ("dataset", "train_num_samples", "val_num_samples", "val_split", "split_seed", "class_balance"), _IMAGES
+    ),
     "seed": "every random number, and the order of the images, would be another",
     "with_ema": "an average knows all weights since the first step",
     "start_epoch": "a continued run knows its own epoch",
@@ -34,11 +36,11 @@ REFUSED: Mapping[str, str] = {
 # Keys that change where and how a run is made, but no number of it. All others may change, and the run from there on is
 # another one.
 FREE = frozenset(
-    "data_url train_dir val_dir num_parallel_workers cache dataset_sink_mode max_steps skipped_steps_limit max_hours "  # noqa: SIM905
-    "patience file_format runtime device_id device_num summary_root_dir ckpt_root_dir best_ckpt_root_dir logs_root_dir "
-    "ckpt_keep_num best_ckpt_num ckpt_save_every_step ckpt_save_every_seconds print_loss_every "
-    "summary_loss_collect_freq model_postfix collect_input_data dump_graph tracker resume pretrained "
-    "exclude_epoch_state".split()
+    "data_url train_dir val_dir bad_images num_parallel_workers cache dataset_sink_mode max_steps "  # noqa: SIM905
+    "skipped_steps_limit file_format runtime device_id device_num summary_root_dir ckpt_root_dir "
+    "best_ckpt_root_dir logs_root_dir ckpt_keep_num best_ckpt_num ckpt_save_every_step "
+    "ckpt_save_every_seconds print_loss_every summary_loss_collect_freq model_postfix "
+    "collect_input_data dump_graph tracker resume pretrained exclude_epoch_state max_hours patience".split()
 )
 # Keys whose 0 leaves it to the run.
 OPEN = frozenset({"num_classes", "start_epoch", "batch_size"})
@@ -77,6 +79,7 @@ def resolve(
     Raises:
         UserError: the command line contradicts the checkpoint, or keys contradict each other.
     """
+    options = _as_said(options)
     held = _held(options, checkpoint or {})
     strong = {name: value for name, value in held.items() if name in _strong_keys(options)}
     weak = {name: value for name, value in held.items() if name not in strong}
@@ -89,7 +92,7 @@ def resolve(
         config = replace(config, batch_size=int(cast(int, KEYS["batch_size"].default)))
     notes = [
         *_scaling_note(options, scaled),
-        *_against_line(line, strong, config, options.checkpoint),
+        *_against_line(options, line, strong, config),
         *_against_file(options, line, strong, config),
         *_inherited(options, held if options.command.trains else weak, values),
         *_channels_note(config, values),
@@ -110,7 +113,7 @@ def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None 
     Raises:
         UserError: a change that would give the state another meaning, or keys that contradict each other.
     """
-    held = _config_of(saved)
+    options, held = _as_said(options), _config_of(saved)
     line = {
         name: value
         for name, value in options.line.items()
@@ -128,6 +131,19 @@ def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None 
     return config, notes + _without_effect(replace(options, file={}), config, None)
 
 
+def _as_said(options: Options) -> Options:
+    """With a `train_dir` that cannot be mistaken for the default, which lets the usual names be looked for."""
+    default = KEYS["train_dir"].default
+    if options.line.get("train_dir") != default:
+        return options
+    return replace(options, line={**options.line, "train_dir": f"./{default}"})
+
+
+def _with_split_seed(held: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Until there was a `split_seed`, `seed` chose the validation images: a run that began so goes on so."""
+    return {"split_seed": held["seed"], **held} if "seed" in held else held
+
+
 def _strong_keys(options: Options) -> frozenset[str]:
     return NETWORK_KEYS if options.command.trains else TRAVELLING_KEYS
 
@@ -139,6 +155,7 @@ def _held(options: Options, checkpoint: Mapping[str, Any]) -> dict[str, Value]:
         names -= {"num_classes"}
     elif "val_dir" in options.command.uses and not _other_dataset(options, checkpoint):
         names |= VALIDATION_KEYS
+    checkpoint = _with_split_seed(checkpoint)
     try:
         return {name: checked(name, checkpoint[name]) for name in KEYS if name in names and name in checkpoint}
     except UserError as error:
@@ -174,9 +191,17 @@ def _scaling_note(options: Options, scaled: Mapping[str, Value]) -> Iterable[str
         yield f"with --epochs {options.line['epochs']} in place of {base.epochs}: {listed}"
 
 
-def _against_line(line: Mapping[str, Value], strong: Mapping[str, Value], config: Config, source: str) -> Iterable[str]:
+def _against_line(
+    options: Options, line: Mapping[str, Value], strong: Mapping[str, Value], config: Config
+) -> Iterable[str]:
+    source = options.checkpoint
     differing = [name for name in line if name in strong and not _same(name, line[name], strong[name], config)]
     for name in differing:
+        if name == "num_classes" and options.command.name == "eval":
+            raise UserError(
+                f"--num_classes {_shown(line[name])} contradicts {source}, which holds {_shown(strong[name])}: an "
+                "evaluation never draws a new head; leave --num_classes out, classes are matched by name"
+            )
         if name not in REFIT_KEYS:
             raise UserError(
                 f"--{name} {_shown(line[name])} contradicts {source}, which holds {_shown(strong[name])}; "
@@ -249,7 +274,7 @@ def _shown(value: Value) -> str:
 
 def _config_of(saved: Saved) -> Config:
     try:
-        return Config.from_dict(saved.content["config"])
+        return Config.from_dict(_with_split_seed(saved.content["config"]))
     except UserError as error:
         raise UserError(f"{saved.path}: the configuration that it holds cannot be used: {error}") from None
 

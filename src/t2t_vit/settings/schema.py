@@ -61,6 +61,12 @@ class Dataset:
     train_num_samples: int = key(-1, "training images: -1 all, else a class-balanced subset", ALL_OR_COUNT)
     val_num_samples: int = key(-1, "validation images: -1 all, else a class-balanced subset", ALL_OR_COUNT)
     val_split: float = key(0.0, "share of each class kept for validation where val_dir is missing", BELOW_ONE)
+    split_seed: int = key(0, "seed of val_split and val_num_samples, independent of seed", Range(0, 2**63 - 1))
+    bad_images: str = key(
+        "skip",
+        "images that cannot be read: skip takes others in training and does not count them in evaluation; error stops",
+        OneOf(("skip", "error")),
+    )
     class_balance: str = key(
         "none",
         "against rare classes losing: weights in the loss, or sampling each class as often; none: as they come",

@@ -153,12 +153,14 @@ class Stop:
         self.is_time_up = self.is_time_up or bool(time_is_up)
 
     def watch(self, batches: Counted[Item]) -> Iterator[Item]:
-        """`batches`, broken off by `check`: in all processes after the same number, though some have one less."""
+        """`batches`, broken off by `check`: in all processes after the same number, though some give fewer."""
         rounds = len(batches) if self._agreement is None else self._agreement.largest(len(batches))
+        given = 0
         for batch in batches:
             self.check()
+            given += 1
             yield batch
-        for _ in range(rounds - len(batches)):
+        for _ in range(rounds - given if self._agreement is not None else 0):
             self.check()
 
     def _finish(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import user_cache
+from t2t_vit.files import chosen_cache
 from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights.names import authors_names
@@ -89,9 +89,7 @@ def cache_folder() -> Path:
     Raises:
         UserError: the user has no home, and so no cache.
     """
-    if own := os.environ.get("T2T_VIT_CACHE"):
-        return Path(own)
-    folder = user_cache()
+    folder = chosen_cache()
     if folder is None:
         raise UserError("there is no home folder to keep weights in; name a folder in T2T_VIT_CACHE")
     return folder

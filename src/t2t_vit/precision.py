@@ -54,7 +54,7 @@ def _accelerator(device_target: str, device_id: int) -> torch.device:
     found = torch.accelerator.current_accelerator(check_available=True)
     if found is None:
         if device_target == "GPU":
-            raise UserError("device_target: GPU, but PyTorch finds no GPU here; use auto or CPU")
+            raise UserError("device_target: GPU, but PyTorch finds no GPU here; use auto or CPU (--device cpu)")
         return torch.device("cpu")
     return _numbered(found.type, device_id, torch.accelerator.device_count())
 

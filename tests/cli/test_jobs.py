@@ -78,14 +78,24 @@ def test_eval_writes_a_report_of_its_classes_and_measures_the_same(run: Run, pla
     assert (code, out, err.count("\n")) == (2, "", 1) and str(tmp_path) in err
 
 
-def test_eval_says_that_the_run_measured_in_another_precision(run: Run, place: Path) -> None:
+def test_eval_says_that_the_run_measured_in_another_precision(
+    run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = str(place / "runs/checkpoints/t2t_vit_quickstart/t2t_vit_quickstart-2_6.ckpt")
     line = ["eval", "--pretrained", checkpoint, "--data_url", "photos", "--val_dir", "val", "--device", "cpu"]
     _, _, err = run(*line, "--amp_level", "bf16")
     sentence = "the run of this checkpoint measured in O0, this evaluation in bf16"
     assert sentence in err and "--amp_level O0 measures as the run did" in err
     _, _, err = run(*line, "--amp_level", "O0")
-    assert sentence not in err
+    assert sentence not in err and "measured in O0, this" not in err
+    held = torch.load(checkpoint, weights_only=True)
+    monkeypatch.setattr("t2t_vit.precision.cpu_multiplies_bf16", lambda: True)
+    torch.save(held | {"config": held["config"] | {"amp_level": "auto"}}, tmp_path / "auto.ckpt")
+    line[2] = str(tmp_path / "auto.ckpt")
+    _, _, err = run(*line)
+    assert "measured in bf16, as amp_level auto is here, this evaluation in O0" in err and "--amp_level bf16" in err
+    _, _, err = run(*line, "--amp_level", "bf16")
+    assert "measures as the run did" not in err
 
 
 @pytest.fixture

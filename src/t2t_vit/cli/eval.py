@@ -198,12 +198,15 @@ def _measured(
 def _other_precision(weights: Weights, precision: Precision) -> list[str]:
     """That the run of the checkpoint measured its figures in another precision, where it did."""
     level = (weights.config or {}).get("amp_level")
-    known = level in AMP_LEVELS and level != "auto"
-    if not known or level == precision.name:
+    if level not in AMP_LEVELS or level == "O3":
         return []
+    of_run = choose_precision(level, precision.device, training=True).name
+    if of_run == precision.name:
+        return []
+    auto = ", as amp_level auto is here" if level == "auto" else ""
     return [
-        f"the run of this checkpoint measured in {level}, this evaluation in {precision.name}: its figures may differ "
-        f"in the last digits; --amp_level {level} measures as the run did"
+        f"the run of this checkpoint measured in {of_run}{auto}, this evaluation in {precision.name}: its figures may "
+        f"differ in the last digits; --amp_level {of_run} measures as the run did"
     ]
 
 

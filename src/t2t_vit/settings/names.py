@@ -92,7 +92,8 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "interpolation": ("train_interpolation",),
     # the machine
     **dict.fromkeys(("workers", "num_workers", "j", "dataloader_num_workers"), ("workers", "num_parallel_workers")),
-    **dict.fromkeys(("gpu", "gpu_id", "accelerator", "cuda"), ("device",)),
+    "device": ("device_target",),  # in a file; on the command line it is an option
+    **dict.fromkeys(("gpu", "gpu_id", "accelerator", "cuda"), ("device", "device_target")),
     **dict.fromkeys(("gpus", "devices", "nproc", "world_size", "num_gpus"), ("device_num",)),
     **dict.fromkeys(("amp", "fp16", "bf16", "half", "precision", "mixed_precision"), ("precision", "amp_level")),
     **dict.fromkeys(("compile", "torchcompile"), ("pynative_mode",)),

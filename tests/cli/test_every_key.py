@@ -209,7 +209,7 @@ ROWS = [
         says("early stopping: the last evaluation was no better by top1 than that of step"),
         {"base_lr": 1e-30, "warmup_lr": 1e-30, "min_lr": 1e-30, "epochs": 4},
     ),
-    Row("max_hours", 1e-9, says("max_hours 1e-09 are over .*: the run ends here; --resume auto with a larger")),
+    Row("max_hours", 1e-9, says("max_hours 1e-09 are over .*: the run ends here; --resume .*/last.ckpt with a larger")),
     Row("best_by", "macro_f1", says("raw: Loss .* MacroF1 .*%")),
     Row("num_parallel_workers", 999, says("num_parallel_workers 999 is cut to"), {"batch_size": 12, "max_steps": 1}),
     Row("cache", "9KiB", says("of the 12 training images 2 are decoded once and stay in memory, 7.08 KiB; ")),
@@ -272,7 +272,7 @@ ROWS = [
     Row("ckpt_save_every_seconds", 4, fewer(CHECKPOINTS, 1, 2)),
     Row("print_loss_every", 3, lambda _, run: run.column("step") == ["3", "6"]),
     Row("summary_loss_collect_freq", 3, lambda _, run: run.events.count(b"train/loss") < 6),
-    Row("model_postfix", "_b", lambda _, run: run.count(f"{CHECKPOINTS}t2t_vit_quickstart_b/", ".ckpt") == 1),
+    Row("model_postfix", "_b", lambda _, run: run.count(f"{CHECKPOINTS}t2t_vit_quickstart_b/", "_6.ckpt") == 1),
     Row(
         "collect_input_data",
         True,

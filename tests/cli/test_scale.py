@@ -170,6 +170,6 @@ def test_eval_by_three_processes_counts_as_one(one_process: Path, capsys: pytest
 
 
 def results(out: str) -> dict[str, float]:
-    (line,) = out.strip().splitlines()  # printed once, by the first process
+    (line,) = re.findall("^eval results: .*$", out, re.MULTILINE)  # printed once, by the first process
     found: dict[str, float] = ast.literal_eval(line.removeprefix("eval results: "))
     return found

@@ -383,6 +383,45 @@ def test_runs_at_once_each_have_a_folder_and_the_living_are_not_continued(
         assert steps(name) == list(range(1, len(steps(name)) + 1))
 
 
+def test_one_folder_may_hold_everything(train: Command) -> None:
+    keys = {**BASE, "ckpt_keep_num": 1, **dict.fromkeys(PARTS, "r")}
+    assert train("on_step", 5, **keys)[0] == -9
+    assert train(**keys)[0] == 0
+    for name in (NAME, f"{NAME}-2"):
+        assert train(arch=NAME, resume="auto", **dict.fromkeys(PARTS, "r"))[0] == 0
+        assert [path.name for path in Path("r", name).glob("*-*.ckpt")] == [f"{NAME}-2_6.ckpt"]
+        assert len(list(Path("r", name, "best").glob("*-*.ckpt"))) == 1
+        assert Path("r", name, "best/best.ckpt").exists() and Path("r", name, "report.html").exists()
+
+
+def test_a_run_of_an_older_version_goes_on_and_gets_an_identity(train: Command) -> None:
+    assert train("on_step", 4, **BASE)[0] == -9
+    for path in Path("runs").rglob("*"):
+        if path.name == "checkpoints.json":
+            path.write_text(json.dumps(json.loads(path.read_text())["files"]))
+        elif path.name in (LOCK, "run.json", "last.ckpt", "best.ckpt"):
+            path.unlink()
+        elif path.suffix == ".ckpt":
+            held = torch.load(path, weights_only=True)
+            del held["run"]
+            torch.save(held, path)
+    Path("backup").mkdir()
+    file = shutil.copy(f"runs/checkpoints/{NAME}/{NAME}-2_4.ckpt", "backup")
+    before = content(NAME)
+    code, _, err = train("on_step", 5, resume=file)
+    assert code == -9
+    assert err.splitlines()[1].startswith(f"{NAME} is taken by another run: this one is {NAME}-2")
+    assert content(NAME) == before
+    shutil.rmtree(f"runs/checkpoints/{NAME}-2")
+    shutil.rmtree(f"runs/best_checkpoints/{NAME}-2")
+    code, _, err = train(arch=NAME, resume="auto")
+    assert code == 0, err
+    assert err.startswith(f"continuing the run {NAME} from runs/checkpoints/{NAME}/{NAME}-2_4.ckpt")
+    assert mark_in(Path("runs/logs", NAME)) == mark_in(Path("runs/checkpoints", NAME)) is not None
+    assert steps() == [1, 2, 3, 4, 5, 6]
+    assert "the run is finished" in train(arch=NAME, resume="auto")[2]
+
+
 QUICK = [
     "quickstart", "--train_num_samples=40", "--val_num_samples=20", "--epochs=1", "--warmup_length=0",
     "--batch_size=10", "--device_target=CPU", "--amp_level=O0",

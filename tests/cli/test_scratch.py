@@ -11,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+import t2t_vit
 from t2t_vit.cli import scratch
 from t2t_vit.cli.main import main
 from t2t_vit.cli.scratch import Choice, Facts, Machine, choose, chosen_keys, look
@@ -128,7 +129,7 @@ def test_a_folder_is_enough(run: Run) -> None:
 def test_a_continued_run_repeats_the_choices(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(*LINE, "--epochs", "2", "--max_steps", "2")[0] == 0
     monkeypatch.setattr(scratch, "_rhythm", lambda _: Choice({"warmup_length": 9.0}, "as another version would"))
-    code, _, err = run(*LINE, "--epochs", "2", "--max_steps", "0", "--resume", "auto")
+    code, _, err = run("train", "scratch", *QUICK, "--max_steps", "0", "--resume", "auto")  # it knows its images
     assert code == 0, err
     (path,) = Path("runs/checkpoints/t2t_vit_4_scratch").glob("*-2_*.ckpt")
     assert torch.load(path, weights_only=True)["config"]["warmup_length"] == 0.5
@@ -139,6 +140,15 @@ def test_a_time_limit_on_the_command_line_is_planned_for(run: Run) -> None:
     assert code == 0, err
     assert 1 <= yaml.safe_load(text)["epochs"] < 100
     assert yaml.safe_load(run(*LINE, "--max_hours", "0.0005", "--epochs", "150", "--print_config")[1])["epochs"] == 150
+
+
+@pytest.mark.usefixtures("run")
+def test_the_door_from_python_chooses_as_well() -> None:
+    found = t2t_vit.train("scratch", data_url="my photos", device="cpu", amp_level="O0", max_steps=1)
+    assert found.checkpoint.is_file()
+    assert found.checkpoint.name.startswith("t2t_vit_4-")
+    with pytest.raises(t2t_vit.UserError, match="finetune starts from weights"):
+        t2t_vit.train("finetune", data_url="my photos", device="cpu")
 
 
 def test_print_config_gives_a_file_that_chooses_nothing(run: Run) -> None:
@@ -176,7 +186,7 @@ def test_a_transfer_to_a_network_that_is_named_is_somebodys_wish(run: Run) -> No
 
 def test_scratch_with_weights_names_finetune(run: Run) -> None:
     assert run(*LINE, "--max_steps", "1", "--model_postfix", "_first")[0] == 0
-    (path,) = Path("runs/checkpoints/t2t_vit_4_first").glob("*.ckpt")
+    (path,) = Path("runs/checkpoints/t2t_vit_4_first").glob("*-*.ckpt")
     code, _, err = run(*LINE, "--pretrained", str(path))
     assert (code, err.count("\n")) == (2, 1)
     command = advice(err)
@@ -200,6 +210,17 @@ def test_a_recipe_of_imagenet_on_a_cpu_names_scratch(run: Run) -> None:
         "t2t_vit_7 is made for ImageNet on 8 GPUs, 300 epochs; for a folder of your own on a CPU"
     )
     assert advice(sentence) == ["train", "scratch", "--data_url", "my photos"]
+
+
+def test_the_readme_begins_with_scratch(run: Run) -> None:
+    """What it says of a folder of images works as it stands there; recipes of ImageNet are not what it names first."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    first, second, *_ = [shlex.split(line) for line in readme.splitlines() if line.startswith("t2t-vit train ")]
+    assert first == ["t2t-vit", "train", "scratch", "--data_url", "photos"]
+    assert second[:5] == ["t2t-vit", "train", "finetune", "--data_url", "photos"] and "--pretrained" in second
+    Path("my photos").rename("photos")
+    code, _, err = run(*first[1:], *QUICK, "--max_steps", "1")
+    assert code == 0, err
 
 
 def save(folder: Path, name: str, pixels: np.ndarray) -> None:

@@ -86,20 +86,6 @@ def test_the_first_lines_do_not_wait_for_many_slow_steps_and_are_no_rows(tmp_pat
     assert [(row["step"], row["train_loss"]) for row in rows(tmp_path)] == [("10", "5.5"), ("20", "15.5")]
 
 
-def test_a_terminal_shows_that_something_goes_on_before_the_first_line(monkeypatch):
-    screen = io.StringIO()
-    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
-    console = Console(live=True, held=True)
-    console.line("a note")
-    console.begin()
-    console.close()
-    shown = screen.getvalue()
-    assert 0 <= shown.index("getting ready") < shown.index("a note")
-    Console(live=True, held=True).close()  # a run that is refused
-
-
 class Norms:
     """What was measured at some steps."""
 

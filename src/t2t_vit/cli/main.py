@@ -20,6 +20,7 @@ from t2t_vit.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from t2t_vit.settings.commands import COMMANDS
 from t2t_vit.settings.names import nearest_command
 from t2t_vit.training.signals import Stopped, heard, stop_at_once
+from t2t_vit.training.waiting import shown_before_a_run
 from t2t_vit.version import __version__
 
 USAGE = """\
@@ -117,7 +118,8 @@ def _dispatch(words: list[str]) -> int:
 
     # The words are read before the command is imported: help and mistakes need not wait for torch.
     options = parse(name, rest)
-    return _finished(import_module(f"t2t_vit.cli.{name}").run(options))
+    with shown_before_a_run(is_run=COMMANDS[name].trains and not options.print_config):
+        return _finished(import_module(f"t2t_vit.cli.{name}").run(options))
 
 
 def _discard_output() -> None:

@@ -115,6 +115,8 @@ def prepared(options: Options) -> tuple[Options, list[str]]:
         )
     config = Config(**{**options.file, **options.line})  # type: ignore[arg-type]
     if config.dataset == "ImageNet" and not config.data_url:
+        if config.resume == "auto":  # the run that goes on knows its images
+            return options, []
         raise UserError(f"{PRESET} looks at the images before it chooses; name their folder with --data_url FOLDER")
     facts, machine = look(config), _machine(config, float(str(options.said("max_hours", 0.0))))
     chosen: dict[str, Value] = {}

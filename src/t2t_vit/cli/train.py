@@ -179,7 +179,6 @@ def _train_job(start: Start, processes: Processes, meeting: Meeting, *, quiet: b
 def _claimed(start: Start, config: Config, note: Callable[[str], None]) -> Run:
     """Folders for a run that has none yet."""
     roots = [getattr(config, key) for key in ROOT_KEYS]
-    Folders.of(roots, config.run_name).check()
     if start.replaces is not None:
         remove(start.replaces)
     run = claim(roots, config.run_name, start.mark or RunMark.new(start.name), note)

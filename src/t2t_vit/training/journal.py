@@ -13,11 +13,12 @@ from time import perf_counter
 from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from t2t_vit.errors import UserError, printable
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.files import atomic_write, parse_json
+from t2t_vit.training import waiting
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
 from t2t_vit.training.state import State
@@ -30,7 +31,7 @@ class Console:
     Args:
         log: the file that every line is appended to, as plain text; None: no file.
         live: whether a progress bar is shown, which takes the place of the frequent lines on the screen;
-            None asks whether standard error is a terminal. While lines wait there is a small one that counts seconds.
+            None asks whether standard error is a terminal. While lines wait, `waiting` shows its own.
         quiet: whether nothing is shown on the screen, nor a bar.
         held: whether lines wait until `begin`, which may also name the log: a run that is refused prints only why,
             and leaves nothing behind.
@@ -44,17 +45,18 @@ class Console:
         self._path = log
         self._log: TextIO | None = None
         self._held: list[str] | None = []
-        self._waiting = _waiting_bar() if held and self.live else None
+        if held and self.live:
+            waiting.begin()
         if not held:
             self.begin()
 
     def begin(self, log: Path | None = None, *, keep: bool = True) -> None:
         """Open the log, unless nothing is to be kept, and print the lines that waited."""
-        self._stop_waiting()
+        waiting.end()
         self._path = log or self._path
         self._log = _open_log(self._path) if keep and self._path is not None else None
-        waiting, self._held = self._held, None
-        for text in waiting or ():
+        held, self._held = self._held, None
+        for text in held or ():
             self.line(text)
 
     def line(self, text: str) -> None:
@@ -74,16 +76,11 @@ class Console:
 
     def close(self) -> None:
         """Close the log; the screen still works."""
-        self._stop_waiting()
+        waiting.end()
         if self._log is not None:
             with suppress(OSError):  # a full disk, which has been reported
                 self._log.close()
             self._log = None
-
-    def _stop_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting.stop()
-            self._waiting = None
 
     def _keep(self, text: str) -> None:
         if self._log is None:
@@ -93,15 +90,6 @@ class Console:
         except OSError as error:
             self.close()
             self.screen(f"the log is no longer kept ({error.strerror}); training goes on")
-
-
-def _waiting_bar() -> Progress:
-    """A line on the terminal while data, network and files are made ready; it leaves nothing behind."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    bar = Progress(*columns, console=RichConsole(stderr=True), transient=True)
-    bar.add_task("getting ready: data, network, files")
-    bar.start()
-    return bar
 
 
 def _to_nobody(_: str) -> None:

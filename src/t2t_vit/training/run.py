@@ -102,15 +102,6 @@ class Folders:
             found.setdefault(os.path.realpath(folder), folder)
         return list(found.values())
 
-    def check(self) -> None:
-        """Refuse, before hours of work, folders that cannot be written.
-
-        Raises:
-            UserError: one of them cannot.
-        """
-        for folder, key in zip((self.checkpoints, self.best, self.summary, self.logs), ROOT_KEYS, strict=True):
-            check_folder(folder, key)
-
     def sweep(self) -> None:
         """Remove halves of files that a kill left behind."""
         for folder in (*self.distinct, self.best / "ema"):
@@ -308,8 +299,10 @@ def claim(roots: Sequence[str | Path], base: str, mark: RunMark, note: Note) -> 
     Whoever makes the lock first has the folder, so of several processes that begin at once each gets a number.
 
     Raises:
-        UserError: a folder cannot be written.
+        UserError: a root cannot be written.
     """
+    for root, key in zip(roots, ROOT_KEYS, strict=True):
+        check_folder(Path(root), key)
     for number in count(1):
         folders = Folders.of(roots, base if number == 1 else f"{base}-{number}")
         if not any(map(is_taken, folders.distinct)) and (lock := _claimed(folders, note)):

@@ -167,6 +167,21 @@ def test_a_program_without_a_guard_may_have_workers(place: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "30\n", "")
 
 
+def test_from_scratch_on_a_folder(place: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        path = place / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 99 + 100 * (number % 2), (64, 64, 3), dtype=np.uint8)).save(path)
+    roots = {name: SMALL[name] for name in SMALL if name.endswith("root_dir")}
+    run = t2t_vit.train("scratch", data_url=place / "photos", epochs=2, device="cpu", **roots)
+    assert run.metrics.count == 4 and run.best is not None
+    image = t2t_vit.predict(place / "photos/a/0.png", run.best, top_k=2)
+    assert {answer.name for answer in image} == {"a", "b"}
+    again = t2t_vit.train("scratch", data_url=place / "photos", epochs=2, device="cpu", **roots)
+    assert again.folder != run.folder and again.metrics == run.metrics
+
+
 def test_in_another_thread(place: Path, run: t2t_vit.TrainedRun) -> None:
     assert place.is_dir()
     found: list[Any] = []

@@ -1,6 +1,6 @@
 """Train, evaluate and predict from Python: the commands' own work, quiet, with results as objects.
 
-    run = t2t_vit.train("t2t_vit_14", data_url="photos", epochs=20)
+    run = t2t_vit.train("scratch", data_url="photos")
     run.metrics.top1, run.best, run.history[-1]
     t2t_vit.evaluate(run.best, data_url="other_photos").confusion_matrix
     t2t_vit.predict("cat.jpg", run.best, top_k=3)

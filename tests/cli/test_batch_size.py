@@ -219,3 +219,16 @@ def test_what_may_fit_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="batch_size 48"):
         check_memory(config, 1000, Processes(count=2))
     check_memory(config, 8, Processes(count=2))  # the batch is cut to the images that there are
+
+
+@pytest.mark.gpu
+def test_a_trial_on_a_gpu_leaves_a_tenth_free_and_gives_all_back() -> None:
+    device = torch.device("cuda", 0)
+    free, total = torch.cuda.mem_get_info(device)
+    held = torch.empty(max(0, free - 4 * 2**30), dtype=torch.uint8, device=device)  # 4 GiB are left
+    config = Config(arch="t2t_vit_7", image_size=224, batch_size=0, num_classes=10)
+    found = resolved(config, Wanted(1024, False), Precision("O0", device), print)
+    assert 1 < found.batch_size < 1024 and found.accumulation_step > 1
+    assert abs(found.batch_size * found.accumulation_step - 1024) <= found.accumulation_step
+    assert torch.cuda.memory_allocated(device) <= held.nbytes + 2**25
+    assert torch.cuda.get_per_process_memory_fraction(device) == 1.0 and total >= free

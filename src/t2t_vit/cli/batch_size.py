@@ -5,6 +5,7 @@ left free. On a CPU, where the system would rather kill than refuse, it is the r
 of the memory allows.
 """
 
+import gc
 import math
 import resource
 from collections.abc import Callable
@@ -155,15 +156,16 @@ def _tried(config: Config, precision: Precision, start: int, most: int) -> int:
     """The largest batch that two updates of the run's network leave a tenth of the device's memory free with."""
     device = precision.device
     trial = Trial(config, precision)
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        torch.cuda.set_per_process_memory_fraction(HEADROOM * free / total, device)
+    if device.type != "cuda":
+        return largest(trial.fits, start, most)
+    free, total = torch.cuda.mem_get_info(device)
+    before = torch.cuda.get_per_process_memory_fraction(device)
+    allowed = (HEADROOM * free + torch.cuda.memory_reserved(device)) / total
+    torch.cuda.set_per_process_memory_fraction(min(before, allowed), device)
     try:
         return largest(trial.fits, start, most)
     finally:
-        trial.end()
-        if device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(before, device)
 
 
 class Trial:
@@ -181,13 +183,10 @@ class Trial:
                 raise
             return False
         finally:
-            self.end()
+            gc.collect()  # a network's hooks refer to it in circles
+            if self._precision.device.type == "cuda":
+                torch.cuda.empty_cache()
         return True
-
-    def end(self) -> None:
-        """Give back what is not in use."""
-        if self._precision.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _updates(self, batch: int) -> None:
         config, precision = self._config, self._precision

@@ -15,7 +15,7 @@ import t2t_vit
 from t2t_vit.cli import scratch
 from t2t_vit.cli.main import main
 from t2t_vit.cli.scratch import Choice, Facts, Machine, choose, chosen_keys, look
-from t2t_vit.settings.file import find_config, read_config
+from t2t_vit.settings.file import SHIPPED, find_config, read_config
 from t2t_vit.settings.schema import Config, checked
 
 Run = Callable[..., tuple[int, str, str]]
@@ -149,6 +149,18 @@ def test_the_door_from_python_chooses_as_well() -> None:
     assert found.checkpoint.name.startswith("t2t_vit_4-")
     with pytest.raises(t2t_vit.UserError, match="finetune starts from weights"):
         t2t_vit.train("finetune", data_url="my photos", device="cpu")
+
+
+def test_the_preset_is_known_by_its_file(run: Run, tmp_path: Path) -> None:
+    """By its name, by its path, through a link such as the checkout's src/configs; a copy is a plain configuration."""
+    (tmp_path / "configs").symlink_to(SHIPPED)
+    rest = ["--data_url", "my photos", *QUICK, "--print_config"]
+    chosen = run("train", "scratch", *rest)[1]
+    assert yaml.safe_load(chosen)["epochs"] == 300
+    assert run("train", "--config", str(SHIPPED / "scratch.yaml"), *rest)[1] == chosen
+    assert run("train", "--config_path", "configs/scratch.yaml", *rest)[1] == chosen
+    Path("copy.yaml").write_bytes((SHIPPED / "scratch.yaml").read_bytes())
+    assert yaml.safe_load(run("train", "copy.yaml", *rest)[1])["epochs"] == 100
 
 
 def test_print_config_gives_a_file_that_chooses_nothing(run: Run) -> None:

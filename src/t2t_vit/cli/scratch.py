@@ -284,7 +284,7 @@ def _machine(config: Config, hours: float) -> Machine:
 
 def _recipe(path: Path | None) -> str:
     """The name of a shipped recipe; empty for a file of the user's."""
-    return path.stem if path is not None and path.parent == SHIPPED else ""
+    return path.stem if path is not None and path.resolve().parent == SHIPPED.resolve() else ""
 
 
 def _made_for(recipe: str, options: Options) -> list[str]:

@@ -72,7 +72,9 @@ def test_what_is_kept_is_read_before_the_clock_runs(photos: FolderImages):
 def test_watching_changes_no_pixel(photos: FolderImages):
     request = Request(0, np.arange(8))
     laps = Laps(CPU)
-    seen = TrainSamples(_Watched(photos, "L", laps, kept=False), _WatchedTransform(TRANSFORM, laps), seed=3)[request]
+    seen = TrainSamples(
+        _Watched(photos, "L", lambda _: 1, laps, kept=False), _WatchedTransform(TRANSFORM, laps), seed=3
+    )[request]
     assert np.array_equal(seen.images, TrainSamples(photos, TRANSFORM, seed=3)[request].images)
 
 

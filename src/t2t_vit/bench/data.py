@@ -11,7 +11,7 @@ from PIL import Image
 
 from t2t_vit.bench.profiling import Laps, Spread, rounds
 from t2t_vit.data.batch_transform import BatchTransform, Share
-from t2t_vit.data.decode import Mode, decode
+from t2t_vit.data.decode import Mode, Reduction, decode
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import Batch, TrainLoader
@@ -32,7 +32,9 @@ def measure_reading(
     reading, and decoding is to get the pixels.
     """
     laps = Laps(CPU)
-    samples = TrainSamples(_Watched(images, mode, laps, kept), _WatchedTransform(transform, laps), seed=0)
+    samples = TrainSamples(
+        _Watched(images, mode, transform.reduction, laps, kept), _WatchedTransform(transform, laps), seed=0
+    )
     batches = _batches(len(images), batch)
 
     def once() -> dict[str, float]:
@@ -133,7 +135,8 @@ def _endless(loader: TrainLoader) -> Iterator[Batch]:
 class _Watched:
     """An image set whose readings are timed."""
 
-    def __init__(self, images: ImageSet, mode: Mode, laps: Laps, kept: bool) -> None:
+    def __init__(self, images: ImageSet, mode: Mode, reduction: Reduction, laps: Laps, kept: bool) -> None:
+        self._reduction = reduction
         self._images, self._mode, self._laps, self._kept = images, mode, laps, kept
         self.classes, self.targets = images.classes, images.targets
 
@@ -148,7 +151,7 @@ class _Watched:
         else:
             content = path.read_bytes()
             self._laps.lap("reading")
-            image = decode(content, self._mode)
+            image = decode(content, self._mode, self._reduction)
         self._laps.lap("decoding")
         return image
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from t2t_vit.cli.console import tell
 from t2t_vit.cli.main import main
 from t2t_vit.errors import printable
+from t2t_vit.notes import tell
 from t2t_vit.training.journal import Console
 
 HOSTILE = "a\x1b[2J\r\nb\x9b31m\u2028c\u202ed\udcff"

@@ -21,10 +21,9 @@ from typing import Any, overload
 
 import torch
 
-from t2t_vit.cli.best import better
-from t2t_vit.cli.console import silent, tell
+from t2t_vit.assembly.best import better
+from t2t_vit.assembly.run import start_of
 from t2t_vit.cli.eval import evaluate_job, write_report_of
-from t2t_vit.cli.run import start_of
 from t2t_vit.cli.train import train_job
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
@@ -33,6 +32,7 @@ from t2t_vit.inference.image_like import ImageLike
 from t2t_vit.inference.item import Prediction
 from t2t_vit.inference.load import load
 from t2t_vit.inference.predictor import Predicted, Predictor
+from t2t_vit.notes import silent, tell
 from t2t_vit.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from t2t_vit.report.run_files import REPORT
 from t2t_vit.settings.command_line import Options

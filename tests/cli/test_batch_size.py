@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from t2t_vit.cli import batch_size
-from t2t_vit.cli.batch_size import Trial, Wanted, check_memory, largest, resolved, shared, training_bytes, wanted
+from t2t_vit.assembly import batch_size
+from t2t_vit.assembly.batch_size import Trial, Wanted, check_memory, largest, resolved, shared, training_bytes, wanted
 from t2t_vit.cli.main import main
 from t2t_vit.errors import UserError
 from t2t_vit.precision import Precision

@@ -67,7 +67,7 @@ DATA = f"data {TINY} --pynative_mode True --num_parallel_workers 1 --train_num_s
 
 def test_bench_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipe's network takes minutes to compile, so none is made unless a step is asked for."""
-    monkeypatch.setattr("t2t_vit.cli.build.network", None)
+    monkeypatch.setattr("t2t_vit.assembly.build.network", None)
     found = measured(DATA, tmp_path)
     printed = capsys.readouterr()
     assert "no data are named: the embedded Fashion-MNIST is read" in printed.err
@@ -90,7 +90,7 @@ def test_bench_data_prints_what_it_has_before_the_step(
     def fail(*_: object) -> None:
         raise RuntimeError("compiling")
 
-    monkeypatch.setattr("t2t_vit.cli.build.network", fail)
+    monkeypatch.setattr("t2t_vit.assembly.build.network", fail)
     with pytest.raises(RuntimeError, match="compiling"):
         measured(f"{DATA} --step", tmp_path)
     again = capsys.readouterr().out.splitlines()

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from t2t_vit import create_model
-from t2t_vit.cli import build
+from t2t_vit.assembly import build
 from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ArrayImages, ImageSet

@@ -137,7 +137,7 @@ def test_bad_images_may_be_an_error_that_names_all_and_both_ways_out_work(run: R
 
 def test_an_image_that_proves_bad_later_stops_and_can_be_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """As told: the run that stopped goes on without it, and so it would with skip."""
-    monkeypatch.setattr("t2t_vit.cli.images.MOST_DECODED", 0)
+    monkeypatch.setattr("t2t_vit.assembly.images.MOST_DECODED", 0)
     put(Path("data/train"), "a", "b")
     put(Path("data/val"), "a", "b", each=3)
     line = [

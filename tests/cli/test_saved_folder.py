@@ -91,7 +91,7 @@ def test_weights_show_names_what_it_is(place: Path, capsys: pytest.CaptureFixtur
 
 
 def test_training_from_another_pool_says_so(place: Path) -> None:
-    from t2t_vit.cli.build import start_from
+    from t2t_vit.assembly.build import start_from
     from t2t_vit.weights import read_weights
 
     model = t2t_vit.create_model("t2t_vit_quickstart", num_classes=7, image_size=28)

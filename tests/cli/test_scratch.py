@@ -12,9 +12,9 @@ import yaml
 from PIL import Image
 
 import t2t_vit
-from t2t_vit.cli import scratch
+from t2t_vit.assembly import scratch
+from t2t_vit.assembly.scratch import Choice, Facts, Machine, choose, chosen_keys, look
 from t2t_vit.cli.main import main
-from t2t_vit.cli.scratch import Choice, Facts, Machine, choose, chosen_keys, look
 from t2t_vit.settings.file import SHIPPED, find_config, read_config
 from t2t_vit.settings.schema import Config, checked
 

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from t2t_vit import PackedNetwork, create_model
-from t2t_vit.cli import build, callbacks, export, infer, predictors, quickstart, train, weights
+from t2t_vit.assembly import build, callbacks
+from t2t_vit.assembly.best import Ending, better
+from t2t_vit.assembly.run import Result
 from t2t_vit.cli import eval as evaluation
-from t2t_vit.cli.best import Ending, better
+from t2t_vit.cli import export, infer, predictors, quickstart, train, weights
 from t2t_vit.cli.main import main
-from t2t_vit.cli.run import Result
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader

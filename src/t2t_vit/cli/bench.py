@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from t2t_vit.assembly import build
 from t2t_vit.bench.circumstances import circumstances
 from t2t_vit.bench.data import measure_batch_transform, measure_loader, measure_reading
 from t2t_vit.bench.network import measure_network
@@ -24,8 +25,6 @@ from t2t_vit.bench.tables import (
     print_step,
     print_step_of_data,
 )
-from t2t_vit.cli import build
-from t2t_vit.cli.console import tell
 from t2t_vit.data.batch_transform import Share
 from t2t_vit.data.cache import keep_decoded
 from t2t_vit.data.decode import MODES
@@ -40,6 +39,7 @@ from t2t_vit.fast.kernels import check_kernels, fused_or_plain
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
 from t2t_vit.inference.writers import check_output
+from t2t_vit.notes import tell
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2t_vit.cli import build
-from t2t_vit.cli.console import silent, tell
+from t2t_vit.assembly import build
 from t2t_vit.cli.predictors import open_asked
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader
@@ -23,6 +22,7 @@ from t2t_vit.files import atomic_write
 from t2t_vit.inference.exported import ExportedPredictor
 from t2t_vit.inference.load import is_exported, rebuild
 from t2t_vit.inference.writers import check_output
+from t2t_vit.notes import silent, tell
 from t2t_vit.precision import AMP_LEVELS, Precision, choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_evaluation_report
 from t2t_vit.settings.command_line import Options

@@ -8,8 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from t2t_vit.cli import build
-from t2t_vit.cli.console import tell
+from t2t_vit.assembly import build
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.images import ImageSet
@@ -22,6 +21,7 @@ from t2t_vit.files import check_folder
 from t2t_vit.inference.exported import ExportPrecision
 from t2t_vit.inference.load import rebuild
 from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.notes import tell
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import resolve

@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from t2t_vit.cli.console import tell
 from t2t_vit.cli.predictors import Work, open_predictor
 from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.errors import UserError, printable
@@ -26,6 +25,7 @@ from t2t_vit.inference.readers import Readers, usable_workers
 from t2t_vit.inference.sources import STANDARD_INPUT, find_images, listed_images
 from t2t_vit.inference.torch_predictor import REPAYS_COMPILING
 from t2t_vit.inference.writers import check_output, format_of, open_rejects, open_writer
+from t2t_vit.notes import tell
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import resolve

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from t2t_vit.cli.console import tell
 from t2t_vit.errors import UserError
 from t2t_vit.export.write import Evidence, export_model
 from t2t_vit.fast.kernels import check_kernels
@@ -20,6 +19,7 @@ from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.runtime_choice import Candidate, fastest
 from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
 from t2t_vit.installing import install_command
+from t2t_vit.notes import tell
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.resolution import resolve

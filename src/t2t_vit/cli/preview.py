@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from t2t_vit.cli import build
-from t2t_vit.cli.console import silent, tell
+from t2t_vit.assembly import build
 from t2t_vit.data.folder import reduced
 from t2t_vit.files import atomic_write
+from t2t_vit.notes import silent, tell
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.trackers import grid

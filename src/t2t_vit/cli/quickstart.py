@@ -4,12 +4,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from t2t_vit.cli import build
-from t2t_vit.cli.console import tell
+from t2t_vit.assembly import build
+from t2t_vit.assembly.run import Start, start_of
 from t2t_vit.cli.eval import as_results, evaluate_weights, rounded
 from t2t_vit.cli.export import Wish, announce, export_weights
 from t2t_vit.cli.infer import InferenceJob, predict
-from t2t_vit.cli.run import Start, start_of
 from t2t_vit.cli.train import printed, train_job, where
 from t2t_vit.data.images import ImageSet
 from t2t_vit.errors import UserError
@@ -17,6 +16,7 @@ from t2t_vit.export.file_formats import find_format
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.item import ImageResult, Item, Prediction
 from t2t_vit.inference.load import load
+from t2t_vit.notes import tell
 from t2t_vit.report.pictures import Answer, draw_pictures, new_figure
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import find_config, read_config, to_yaml

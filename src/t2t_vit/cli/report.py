@@ -15,7 +15,7 @@ def run(options: Options) -> int:
     """
     folder = Path(options.data)
     if folder.is_file():
-        from t2t_vit.cli.run import logs_of  # a folder's report needs no torch
+        from t2t_vit.assembly.run import logs_of  # a folder's report needs no torch
 
         folder = logs_of(folder)
     output = Path(options.extras.get("output", folder / REPORT))

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from t2t_vit.cli.console import tell
 from t2t_vit.cli.predictors import torch_predictor
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.errors import UserError
 from t2t_vit.inference.look import Look, as_colours, look
 from t2t_vit.inference.writers import check_output
+from t2t_vit.notes import tell
 from t2t_vit.report.pictures import draw_view, new_figure
 from t2t_vit.settings.command_line import Options
 

@@ -13,14 +13,13 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from t2t_vit.cli import build
-from t2t_vit.cli.batch_size import check_memory, resolved
-from t2t_vit.cli.best import Ending, best_weights, last_weights
-from t2t_vit.cli.callbacks import follow
-from t2t_vit.cli.console import silent, tell
-from t2t_vit.cli.images import Prepared, digests, prepare_images, run_images, write_lists
+from t2t_vit.assembly import build
+from t2t_vit.assembly.batch_size import check_memory, resolved
+from t2t_vit.assembly.best import Ending, best_weights, last_weights
+from t2t_vit.assembly.callbacks import follow
+from t2t_vit.assembly.images import Prepared, digests, prepare_images, run_images, write_lists
+from t2t_vit.assembly.run import Job, Result, Start, check_same_data, identity_of, nothing_left, record_run, start_of
 from t2t_vit.cli.preview import write_preview
-from t2t_vit.cli.run import Job, Result, Start, check_same_data, identity_of, nothing_left, record_run, start_of
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader, TrainLoader
 from t2t_vit.errors import UserError
@@ -29,6 +28,7 @@ from t2t_vit.evaluation.outcomes import collect
 from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
 from t2t_vit.inference.writers import check_output
 from t2t_vit.model import T2TViT
+from t2t_vit.notes import silent, tell
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_report
 from t2t_vit.report.run_files import EVALUATION, REPORT

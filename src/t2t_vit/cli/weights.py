@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from t2t_vit.cli.console import tell
 from t2t_vit.errors import UserError
+from t2t_vit.notes import tell
 from t2t_vit.settings.command_line import Options
 from t2t_vit.weights import convert_weights
 from t2t_vit.weights.show import shown

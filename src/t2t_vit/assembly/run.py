@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from t2t_vit.assembly.batch_size import Wanted, wanted
+from t2t_vit.assembly.scratch import prepared
 from t2t_vit.bench.circumstances import cores, processor, versions
-from t2t_vit.cli.batch_size import Wanted, wanted
-from t2t_vit.cli.scratch import prepared
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.data.scan import class_name

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from t2t_vit.assembly import build
+from t2t_vit.assembly.run import Job, Start
 from t2t_vit.bench.circumstances import cores
-from t2t_vit.cli import build
-from t2t_vit.cli.run import Job, Start
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.files import atomic_write
 from t2t_vit.settings.schema import Config

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from t2t_vit.cli.console import silent
 from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
 from t2t_vit.data.cache import ByteStore
 from t2t_vit.data.datasets import Recorded, open_images, open_training_images
@@ -17,6 +16,7 @@ from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.scan import class_name
 from t2t_vit.model import T2TViT, create_model
+from t2t_vit.notes import silent
 from t2t_vit.precision import Precision
 from t2t_vit.settings.rules import image_size_of
 from t2t_vit.settings.schema import KEYS, Config

@@ -7,7 +7,8 @@ from t2t_vit.errors import printable
 
 def tell(text: str) -> None:
     """One line on standard error, at once; names and other text that is not ours cannot move the cursor."""
-    print(printable(text), file=sys.stderr, flush=True)
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()
 
 
 def silent(_: str) -> None:

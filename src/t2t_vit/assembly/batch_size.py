@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from t2t_vit.cli import build
-from t2t_vit.cli.console import silent
+from t2t_vit.assembly import build
 from t2t_vit.data.decode import MODES
 from t2t_vit.data.images import ArrayImages
 from t2t_vit.data.memory import free_memory, shown_bytes
 from t2t_vit.errors import UserError
+from t2t_vit.notes import silent
 from t2t_vit.out_of_memory import is_out_of_memory
 from t2t_vit.precision import Precision
 from t2t_vit.settings.command_line import Options

@@ -17,14 +17,14 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
+from t2t_vit.assembly import build
 from t2t_vit.bench.circumstances import cores
-from t2t_vit.cli import build
-from t2t_vit.cli.console import silent
 from t2t_vit.data.decode import DecodeError, image_size
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.memory import shown_bytes
 from t2t_vit.errors import UserError
 from t2t_vit.model.cost import Cost, count_cost
+from t2t_vit.notes import silent
 from t2t_vit.precision import choose_device
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import SHIPPED

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from t2t_vit.cli import build
-from t2t_vit.cli.run import Job, Start, recorded_place
+from t2t_vit.assembly import build
+from t2t_vit.assembly.run import Job, Start, recorded_place
 from t2t_vit.data.cache import ByteStore, Place, keep_decoded, shared_store
 from t2t_vit.data.datasets import Recorded
 from t2t_vit.data.decode import MODES, Reduction

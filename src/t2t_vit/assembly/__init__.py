@@ -1,0 +1,1 @@
+"""From settings to what is trained: the run, its images, its network, its step, and what follows it."""

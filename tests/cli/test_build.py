@@ -163,7 +163,7 @@ def names(images: ImageSet) -> list[str]:
 def test_eval_measures_on_the_images_that_training_did() -> None:
     _, of_training = build.training_images(CONFIG, lambda _: None)
     assert names(build.validation_images(CONFIG)) == names(of_training)
-    assert names(build.validation_images(replace(CONFIG, split_seed=8))) != names(of_training)
+    assert names(build.validation_images(replace(CONFIG, seed=8))) != names(of_training)
 
 
 def test_a_class_count_that_the_images_do_not_have_is_refused() -> None:

@@ -105,7 +105,10 @@ def identity(name: str = NAME) -> str:
     files = [*Path("runs").glob(f"*/{name}/**/checkpoints.json"), *Path("runs").glob(f"*/{name}/{LOCK}")]
     found = {json.loads(path.read_text())["run"]["id"] for path in [*files, Path("runs/logs", name, "run.json")]}
     for path in Path("runs").glob(f"*/{name}/**/*-*.ckpt"):
-        run = torch.load(path, weights_only=True)["run"]
+        try:
+            run = torch.load(path, weights_only=True)["run"]
+        except FileNotFoundError:  # a run that is alive deletes its oldest
+            continue
         found.add(run["id"])
         assert run == {"id": run["id"], "name": NAME, "folder": name}
     (only,) = found

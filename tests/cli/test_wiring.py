@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +112,10 @@ def test_eval_rebuilds_network_preprocessing_and_images(evaluated: Callable[...,
     assert given["0"].image_size == (28, 28)
     assert torch.equal(given["0"].head.weight, read_weights("q.ckpt").tensors["head.weight"])
     assert (loader["1"], loader["batch_size"], loader["workers"]) == (PREPROCESSING, 7, 0)
-    # The checkpoint is from before there was a split_seed: its seed chose the validation images.
-    config = Config.from_dict({**HELD, "num_classes": 0, "split_seed": HELD["seed"]})
+    config = Config.from_dict({**HELD, "num_classes": 0})
     of_training = build.training_images(config, lambda _: None)[1]
     assert names(loader["0"]) == names(of_training)
-    assert names(evaluated("--split_seed", "6")[1]["0"]) != names(of_training)
+    assert names(evaluated("--seed", "6")[1]["0"]) != names(of_training)
 
 
 @pytest.mark.parametrize(("level", "dtype"), [("O0", torch.float32), ("bf16", torch.bfloat16), ("O3", None)])
@@ -276,7 +274,7 @@ def test_export_hands_on_its_options(exported: Callable[..., Kept]) -> None:
 def test_export_compares_on_validation_images_and_calibrates_on_training_images(exported: Callable[..., Kept]) -> None:
     evidence = exported("--precision", "int8", "--calibration", "9")["evidence"]
     config = Config.from_dict({**HELD, "num_classes": 0})
-    train_images, val_images = build.training_images(replace(config, split_seed=config.seed), lambda _: None)
+    train_images, val_images = build.training_images(config, lambda _: None)
     assert torch.equal(evidence.images, torch.stack([PREPROCESSING(val_images.read(number)) for number in range(30)]))
     assert evidence.targets.tolist() == val_images.targets.tolist()
     expected = [PREPROCESSING(train_images.read(number)) for number in build.some_images(train_images, 9)]

@@ -45,9 +45,8 @@ def open_images(
         train_dir, val_dir: None looks for the usual names (`TRAIN_NAMES` and `VAL_NAMES` of `folder`).
         val_split: share of each class of the training images that is the validation part where there is no `val_dir`;
             where there is no `train_dir` either, the folders of `data_url` are the classes.
-        num_samples: a class-balanced part of so many images; -1 for all.
-        seed, split_seed: the first draws the training images of `num_samples`; the second their validation images, and
-            which images are kept by `val_split`.
+        num_samples: a class-balanced part of so many images, drawn by `seed`; -1 for all.
+        split_seed: chooses which images `val_split` keeps.
         own: folders that a run writes into, which are never classes.
         note: called with where the validation images come from, if that is not `val_dir` itself, and what is left out.
         classes, path: of a network, by whose names the images are numbered, and the file that it came from.
@@ -65,7 +64,7 @@ def open_images(
         images = _one(part, tree, _Opening(mode, split_seed, own, note, tree.root, classes or ()))
     if classes is not None:
         images = by_name(images, classes, "the validation images", path, note)
-    return subset(images, num_samples, seed if part == "train" else split_seed, f"{part}_num_samples")
+    return subset(images, num_samples, seed, f"{part}_num_samples")
 
 
 def open_training_images(
@@ -109,7 +108,7 @@ def open_training_images(
         train, val = (by_name(images, classes, "the data", "the run", note) for images in (train, val))
     return (
         subset(train, train_num_samples, seed, "train_num_samples"),
-        subset(val, val_num_samples, split_seed, "val_num_samples"),
+        subset(val, val_num_samples, seed, "val_num_samples"),
     )
 
 

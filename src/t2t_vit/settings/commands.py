@@ -13,7 +13,7 @@ TRAVELLING_KEYS = frozenset(
     "arch num_classes image_size in_chans disable_approximate_gelu crop_pct mean std".split()  # noqa: SIM905
 )
 # Which images a checkpoint is measured on; train_dir, because a share of it may be kept for validation.
-VALIDATION_KEYS = DATASET_KEYS - {"train_num_samples", "class_balance"}
+VALIDATION_KEYS = DATASET_KEYS - {"train_num_samples", "class_balance"} | {"seed"}
 DEVICE_KEYS = frozenset({"device_id", "device_target", "amp_level", "pynative_mode", "kernels"})
 TRAIN_KEYS = frozenset(KEYS) - {"file_format", "runtime"}
 # When a run begins and ends, where its files go and what it is measured on: what a step costs does not depend on it.

@@ -132,7 +132,7 @@ INACTIVE = (
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
     Inactive(("cache",), lambda c: _total_epochs(c) == 1, "in a single epoch nothing is read twice"),
     Inactive(("train_dir", "val_dir", "val_split", "bad_images", "cache"), _in_memory, "dataset is {dataset}"),
-    Inactive(("split_seed",), lambda c: c.val_split == 0 and c.val_num_samples == -1, "val_split is 0"),
+    Inactive(("split_seed",), lambda c: c.val_split == 0, "val_split is 0"),
     Inactive(
         ("layer_decay", "drop_path"), lambda c: c.freeze == "backbone", "freeze is backbone: the head alone learns"
     ),

@@ -61,7 +61,7 @@ class Dataset:
     train_num_samples: int = key(-1, "training images: -1 all, else a class-balanced subset", ALL_OR_COUNT)
     val_num_samples: int = key(-1, "validation images: -1 all, else a class-balanced subset", ALL_OR_COUNT)
     val_split: float = key(0.0, "share of each class kept for validation where val_dir is missing", BELOW_ONE)
-    split_seed: int = key(0, "seed of val_split and val_num_samples, independent of seed", Range(0, 2**63 - 1))
+    split_seed: int = key(0, "which images val_split keeps, independent of seed", Range(0, 2**63 - 1))
     bad_images: str = key(
         "skip",
         "images that cannot be read: skip takes others in training and does not count them in evaluation; error stops",

@@ -139,7 +139,7 @@ ROWS = [
     Row("train_num_samples", 6, says("6 training and 9 validation")),
     Row("val_num_samples", 3, says("12 training and 3 validation")),
     Row("val_split", 0.25, says("3 of 12 images"), {"val_dir": "nowhere", "val_split": 0.5}),
-    Row("val_split", 0.25, says("val_split 0.25 is of no use")),
+    Row("val_split", 0.25, says("val_split 0.25 is not needed")),
     Row("split_seed", 2, says("chosen by their names and split_seed 2"), {"val_dir": "nowhere", "val_split": 0.5}),
     Row("bad_images", "error", says("cannot be read.*with --bad_images skip", 2), {"data_url": "../broken"}),
     Row("class_balance", "weights", loss, {"train_num_samples": 5}),

@@ -32,10 +32,8 @@ def test_the_usual_names_are_found(tmp_path: Path, name: str) -> None:
     train, val, told = both(tmp_path, val_split=0.1)
     assert (len(train), len(val)) == (20, 4)
     assert str(tmp_path / name / "a" / "0.png") in val
-    assert told == [
-        f"validation images are those of {tmp_path / name}",
-        f"val_split 0.1 is of no use: {tmp_path / name} holds the validation images",
-    ]
+    assert told == [f"validation images are those of {tmp_path / name}: val_split 0.1 is not needed"]
+    assert both(tmp_path)[2] == [f"validation images are those of {tmp_path / name}"]
 
 
 def test_a_share_of_the_training_images_where_there_is_no_other_folder(tmp_path: Path) -> None:

@@ -152,10 +152,10 @@ def _both(tree: Tree, opening: _Opening) -> tuple[ImageSet, ImageSet]:
     if folder is None:
         return _divided(tree, opening, train)
     val = by_name(_of(folder, opening), train.classes, str(folder), str(train.folder), opening.note)
-    if tree.val_dir is None:
-        opening.note(f"validation images are those of {folder}")
     if tree.val_split > 0:
-        opening.note(f"val_split {tree.val_split:g} is of no use: {folder} holds the validation images")
+        opening.note(f"validation images are those of {folder}: val_split {tree.val_split:g} is not needed")
+    elif tree.val_dir is None:
+        opening.note(f"validation images are those of {folder}")
     return train, val
 
 

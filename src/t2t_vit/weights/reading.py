@@ -224,7 +224,7 @@ def read_saved_run(path: str | Path) -> SavedRun:
         UserError: no such file, damaged, foreign, or of a version that kept too little.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such file; name the checkpoint whose run is to be continued")
+        raise UserError(f"{path}: there is no such file; name a checkpoint of the run, or auto for the newest run")
     kind = file_kind(path)
     instead = f"--pretrained {path} with exclude_epoch_state True starts from its weights"
     if kind != "torch":

@@ -1,7 +1,11 @@
 """The export command: its options, `all`, and exported files in eval and infer."""
 
 import json
+import os
+import platform
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +88,28 @@ def test_missing_packages_are_listed(
     assert list(here.iterdir()) == []
 
 
+def test_a_writer_that_fails_is_a_row_and_the_others_go_on(
+    checkpoint: str,
+    here: Path,
+    only: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def write(_job: object, _path: Path) -> None:
+        raise LookupError("no such\n operator \x1b[2J")
+
+    only("PT2", "SAFETENSORS")
+    monkeypatch.setitem(FORMATS, "PT2", replace(FORMATS["PT2"], write=write))
+    machine = re.sub(r"\W", "_", platform.node())
+    (here / f".export-{machine}-{2**22 + 1}-killed").mkdir()  # Linux has no process of this number
+    (here / f".export-{machine}-{os.getpid()}-alive").mkdir()
+    assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 1
+    out = capsys.readouterr().out
+    assert r"not written, since its writer fails: LookupError: no such operator \x1b[2J" in out
+    left = {path.name for path in here.iterdir()}
+    assert left == {"t2t_vit_quickstart.safetensors", f".export-{machine}-{os.getpid()}-alive"}
+
+
 def test_a_file_that_disagrees_costs_the_exit_code(
     checkpoint: str,
     here: Path,
@@ -91,8 +117,6 @@ def test_a_file_that_disagrees_costs_the_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from dataclasses import replace
-
     def write(job: object, path: Path) -> None:
         torch.manual_seed(1)
         other = t2t_vit.create_model("t2t_vit_quickstart", image_size=28, num_classes=10, in_chans=1)

@@ -13,7 +13,7 @@ from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.errors import UserError
+from t2t_vit.errors import UserError, printable
 from t2t_vit.export.file_formats import FORMATS, find_format
 from t2t_vit.export.job import Kind
 from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model, speed_of
@@ -80,7 +80,7 @@ def export_weights(
 def export_all(
     weights: Weights, config: Config, wish: Wish, notes: Sequence[str] = (), *, data_is_named: bool = True
 ) -> int:
-    """Write every format that can be written here, and print a table; 1 where a file did not agree."""
+    """Write every format that can be written here, and print a table; 1 where a file disagrees or a writer fails."""
     predictor, evidence = _prepared(weights, config, wish, notes, data_is_named)
     code, rows = 0, []
     try:
@@ -93,6 +93,10 @@ def export_all(
             except DisagreementError as error:
                 code = 1
                 rows.append([name, *_EMPTY, str(error)])
+            except Exception as error:  # of another program that writes or runs the format; the others go on
+                code = 1
+                reason = printable(" ".join(str(error).split()))[:200]
+                rows.append([name, *_EMPTY, f"not written, since its writer fails: {type(error).__name__}: {reason}"])
     finally:  # also where it is stopped: what was written is there
         print_table(COLUMNS, rows, left=(0, -1))
     return code

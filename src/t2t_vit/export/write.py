@@ -1,6 +1,9 @@
 """A network -> a file that is proven before it appears."""
 
 import copy
+import os
+import platform
+import re
 import shutil
 import tempfile
 import time
@@ -132,14 +135,28 @@ def _proof(row: Format, path: Path, reference: TorchPredictor, evidence: Evidenc
 
 @contextmanager
 def _folder_beside(path: Path) -> Iterator[Path]:
-    """A folder on the same disk, which vanishes with what is left in it."""
+    """A folder on the same disk, which vanishes with what is left in it; those of exports that were killed go, too."""
+    machine = re.sub(r"\W", "_", platform.node())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent)
+        for left in path.parent.glob(f".export-{machine}-*-*"):
+            if not _is_alive(left.name.removeprefix(f".export-{machine}-").partition("-")[0]):
+                shutil.rmtree(left, ignore_errors=True)
+        beside = tempfile.TemporaryDirectory(prefix=f".export-{machine}-{os.getpid()}-", dir=path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
     with beside as folder:
         yield Path(folder)
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 @dataclass(frozen=True)

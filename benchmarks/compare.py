@@ -31,7 +31,7 @@ from t2t_vit.bench.rates import rates_of
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
-from t2t_vit.training.compilation import why_not
+from t2t_vit.training.compilation import obstacle_to_compiling
 from t2t_vit.training.measurements import training_flops
 from training import as_shipped, authors_amp, plain
 
@@ -123,7 +123,7 @@ def shipped(options: argparse.Namespace) -> Iterable[Section]:
     precision = choose_precision("auto", DEVICE, training=False)
     choose_products(precision)
     work = Workload(MANY if options.batch > 1 else 0, options.batch)
-    plan = plan_for(DEVICE.type, work, lambda: why_not(DEVICE))
+    plan = plan_for(DEVICE.type, work, lambda: obstacle_to_compiling(DEVICE))
     predictor = TorchPredictor(models[OURS].eval(), preprocessing, None, precision, plan, kernels="auto")
     ours = f"{OURS} as shipped ({precision.name}{f', {plan}' if ON_GPU else ''})"
 

@@ -1,7 +1,9 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+
+from t2t_vit.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -11,3 +13,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """A command in this process: its words -> its exit code, and what it printed on standard output and error."""
+
+    def run(*line: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(line)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from t2t_vit import create_model
-from t2t_vit.cli.main import main
 
 Run = Callable[..., tuple[int, str, str]]
 KEYS = {"device_target": "CPU", "num_parallel_workers": 0, "amp_level": "O0", "batch_size": 8, "epochs": 2}
@@ -35,17 +34,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(place: Path, monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
     monkeypatch.chdir(place)
     monkeypatch.setattr("os.fsync", lambda _: None)
-
-    def run(*line: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(line)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return command
 
 
 def finetune(run: Run, name: str, *words: str) -> tuple[str, dict[str, torch.Tensor]]:

@@ -16,8 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from t2t_vit.cli.main import main
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 Run = Callable[..., tuple[int, str, str]]
 NAME = "t2t_vit_quickstart"
@@ -40,17 +38,10 @@ def put(folder: Path, *classes: str, each: int = 8, start: int = 0) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.fsync", lambda _: None)
-
-    def run(*line: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(line)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return command
 
 
 def logs() -> Path:

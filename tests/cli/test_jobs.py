@@ -99,16 +99,9 @@ def test_eval_says_that_the_run_measured_in_another_precision(
 
 
 @pytest.fixture
-def run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(place: Path, monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
     monkeypatch.chdir(place)
-
-    def run(*line: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(line)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return command
 
 
 @pytest.fixture

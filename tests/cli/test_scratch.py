@@ -14,7 +14,6 @@ from PIL import Image
 import t2t_vit
 from t2t_vit.assembly import scratch
 from t2t_vit.assembly.scratch import Choice, Facts, Machine, choose, chosen_keys, look
-from t2t_vit.cli.main import main
 from t2t_vit.settings.file import SHIPPED, find_config, read_config
 from t2t_vit.settings.schema import Config, checked
 
@@ -81,7 +80,7 @@ def test_the_rest_follows_what_is_given() -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
     """A folder `my photos` of two classes of 30 images as they come, of 60 x 52 pixels, one of them palettes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.fsync", lambda _: None)
@@ -94,14 +93,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
                 (rng.integers(0, 120, (52, 60, 3)) + np.array([0, 90 * number, 0])).astype(np.uint8)
             )
             (image.quantize(64) if number else image).save(folder / f"{i}.png")
-
-    def run(*line: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(line)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return command
 
 
 QUICK = ["--device_target", "CPU", "--amp_level", "O0"]

@@ -28,10 +28,11 @@ from t2t_vit.training.journal import History
 from t2t_vit.training.loop import train
 from t2t_vit.training.mixed_precision import LossScaler
 from t2t_vit.training.optimizer import Schedule, create_optimizer, set_lr
-from t2t_vit.training.retention import CheckpointFolder, Checkpoints
+from t2t_vit.training.retention import CheckpointFolder
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics, TrainStep
 from t2t_vit.weights import read_saved_run
+from waiting_checkpoints import Waiting
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from kill import differences
@@ -220,18 +221,6 @@ def make(make_model, tmp_path):
         return Waiting(tmp_path / folder, best, IDENTITY, trained, note=lambda _: None, **settings)
 
     return make
-
-
-class Waiting(Checkpoints):
-    """What the thread writes is there when a method returns."""
-
-    def on_step(self, state, metrics):
-        super().on_step(state, metrics)
-        self.wait()
-
-    def on_epoch(self, state):
-        super().on_epoch(state)
-        self.wait()
 
 
 def go_on(checkpoints, path, step, damaged=()):

@@ -14,6 +14,7 @@ from t2t_vit.training.mixed_precision import LossScaler
 from t2t_vit.training.optimizer import create_optimizer
 from t2t_vit.training.retention import BestList, Checkpoints
 from t2t_vit.training.state import State
+from waiting_checkpoints import Waiting
 
 IDENTITY = Identity("toy", {"epochs": 3, "mean": [0.5], "arch": "toy"}, ["cat", "dog", "owl"], "epochs: 3\n")
 
@@ -32,18 +33,6 @@ def trained(make_model, make_loader):
     optimizer.step()
     ema.update(torch.tensor(True))
     return Trained(model, optimizer, LossScaler(torch.device("cpu"), 8.0, dynamic=True), ema)
-
-
-class Waiting(Checkpoints):
-    """What the thread writes is there when a method returns."""
-
-    def on_step(self, state, metrics):
-        super().on_step(state, metrics)
-        self.wait()
-
-    def on_epoch(self, state):
-        super().on_epoch(state)
-        self.wait()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,21 @@ def preprocessing_of(config: Config) -> Preprocessing:
     return Preprocessing(image_size_of(config), config.crop_pct, config.mean, config.std, config.in_chans)
 
 
+def _source(config: Config) -> dict[str, Any]:
+    """Where images come from, as `open_images` and `open_training_images` both take it."""
+    return {
+        "dataset": config.dataset,
+        "data_url": config.data_url,
+        "train_dir": _unless_default(config, "train_dir"),
+        "val_dir": _unless_default(config, "val_dir"),
+        "val_split": config.val_split,
+        "in_chans": config.in_chans,
+        "seed": config.seed,
+        "split_seed": config.split_seed,
+        "own": _own_folders(config),
+    }
+
+
 def training_images(
     config: Config, note: Note, recorded: Recorded | None = None, classes: Sequence[str] | None = None
 ) -> tuple[ImageSet, ImageSet]:
@@ -52,17 +68,9 @@ def training_images(
         classes: their order, where they are these.
     """
     train, val = open_training_images(
-        dataset=config.dataset,
-        data_url=config.data_url,
-        train_dir=_unless_default(config, "train_dir"),
-        val_dir=_unless_default(config, "val_dir"),
-        val_split=config.val_split,
-        in_chans=config.in_chans,
+        **_source(config),
         train_num_samples=config.train_num_samples,
         val_num_samples=config.val_num_samples,
-        seed=config.seed,
-        split_seed=config.split_seed,
-        own=_own_folders(config),
         note=note,
         recorded=recorded,
         classes=classes,
@@ -77,16 +85,8 @@ def validation_images(
     """The validation images, numbered as `classes`, those of `path`; without them as many classes as `num_classes`."""
     images = open_images(
         "val",
-        dataset=config.dataset,
-        data_url=config.data_url,
-        train_dir=_unless_default(config, "train_dir"),
-        val_dir=_unless_default(config, "val_dir"),
-        val_split=config.val_split,
-        in_chans=config.in_chans,
+        **_source(config),
         num_samples=config.val_num_samples,
-        seed=config.seed,
-        split_seed=config.split_seed,
-        own=_own_folders(config),
         note=note,
         classes=classes,
         path=path,

@@ -285,6 +285,15 @@ COMMANDS = {
             trains=True,
         ),
         Command(
+            "doctor",
+            "show what this machine has: versions, processor, devices, memory",
+            "t2t-vit doctor [--json]",
+            positional="",
+            extras=(flag("json", "print one JSON object in place of tables"),),
+            details="Put its output into a report of a fault. It holds no paths, no names of users and machines, and "
+            "no values of the environment.",
+        ),
+        Command(
             "weights",
             "show what a file of weights holds, or convert it",
             "t2t-vit weights show FILE [--which ema|raw]\n"

@@ -88,7 +88,10 @@ def from_pretrained(
         path_or_repo: a folder, which needs no network, or "owner/name".
         num_classes: another class count: the head is new and untrained.
         image_size: another side or (height, width) in pixels, with `position` for the position table.
-        revision, cache_dir, token, local_files_only: as in `huggingface_hub.hf_hub_download`.
+        revision: a branch, tag or commit of the repository, as in `huggingface_hub.hf_hub_download`.
+        cache_dir: where fetched files stay.
+        token: of the hub's account, for a private repository.
+        local_files_only: take what was fetched before, and ask no server.
 
     Raises:
         UserError: there is no such folder or repository, or it holds no network of ours.

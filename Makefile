@@ -3,7 +3,8 @@ BIN := .venv/bin
 SETUP := bash scripts/setup.sh
 RESULTS = benchmarks/results/$(shell date -u +%F)-bench
 
-.PHONY: help quickstart test test-mindspore test-peers test-switches test-all check site notebooks bench setup clean
+.PHONY: help quickstart test test-mindspore test-peers test-switches test-container test-wheel test-all check site notebooks bench \
+  setup clean
 
 help:
 	@echo "make quickstart   train, evaluate, predict and export on the embedded images (about 5 minutes on 2 cores)"
@@ -11,6 +12,8 @@ help:
 	@echo "make test-mindspore  the exports held against the real MindSpore, in .venv-mindspore (770 MB to download)"
 	@echo "make test-peers   timm's own tests, peft, torchao and Grad-CAM on a few networks, in .venv-peers (100 MB to download)"
 	@echo "make test-switches  what depends on the processor, at each level that this one can be lowered to"
+	@echo "make test-container  the Dockerfile's steps in a bare Debian without Docker (root, debootstrap, 12 GB)"
+	@echo "make test-wheel   sdist and wheel, built and tried in a fresh environment"
 	@echo "make test-all     all of these tests, what make test leaves out, timm's on every network, site and notebooks"
 	@echo "make check        lint, format, types, import rules, commands of the README"
 	@echo "make site         the documentation into build/site, in .venv-docs (70 MB to download)"
@@ -51,6 +54,12 @@ test-switches: setup
 	@echo "torch as on AVX2" && export TORCHINDUCTOR_CACHE_DIR=$$(mktemp -d) && ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -q $(SWITCHED) $(ARGS)
 	@echo "one thread" && OMP_NUM_THREADS=1 $(PYTEST) -q $(SWITCHED) $(ARGS)
 
+test-container:
+	@bash scripts/test_container.sh
+
+test-wheel:
+	@bash scripts/release.sh --trial
+
 test-all:
 	@$(MAKE) test ARGS="-m ''"
 	@$(MAKE) test-switches
@@ -58,6 +67,8 @@ test-all:
 	@$(MAKE) test-peers ALL=1
 	@$(MAKE) site
 	@$(MAKE) notebooks
+	@$(MAKE) test-container
+	@$(MAKE) test-wheel
 
 check: setup
 	@$(BIN)/ruff check .
@@ -80,4 +91,5 @@ bench: setup
 	@$(BIN)/t2t-vit bench data --config quickstart --output $(RESULTS)-data.json
 
 clean:
-	rm -rf .venv .venv-mindspore .venv-peers .venv-docs .venv-notebooks .mypy_cache .ruff_cache .pytest_cache build dist runs/quickstart src/*.egg-info
+	rm -rf .venv .venv-mindspore .venv-peers .venv-docs .venv-notebooks .venv-container .venv-release .mypy_cache .ruff_cache \
+	  .pytest_cache build dist runs/quickstart src/*.egg-info

@@ -162,9 +162,7 @@ def _text(text: str) -> str:
     """Text that Markdown and HTML leave alone, but for code in backticks."""
     pieces = re.split(r"(`[^`]*`)", text)
     return "".join(
-        piece
-        if piece.startswith("`")
-        else re.sub(r"([\\*_|\[\]])", r"\\\1", escape(piece, quote=False))
+        piece if piece.startswith("`") else re.sub(r"([\\*_|\[\]])", r"\\\1", escape(piece, quote=False))
         for piece in pieces
     )
 

@@ -63,6 +63,10 @@ def _check_words(words: list[str]) -> None:
     elif program in ("t2t-vit", "python", "torchrun") and ours is not None:
         own = [] if words[ours] == "t2t-vit" else [words[ours].removesuffix(".py")]
         _check_ours([*own, *words[ours + 1 :]])
+    elif program == "docker":
+        if rest[0] == "run" and "..." not in rest:
+            image = next(at for at, word in enumerate(rest) if word.startswith("t2t-vit:"))
+            _check_ours(rest[image + 1 :])
     elif script := next((word for word in words[:2] if "scripts/run_" in word), ""):
         _check_launcher(script, words[words.index(script) + 1 :])
     elif program in ("python", "bash") and rest and rest[0].endswith((".py", ".sh")) and "/" in rest[0]:
@@ -120,6 +124,7 @@ def test_commands_are_parsed(page: Path) -> None:
         "t2t-vit infer x.jpg --checkpoint F --top_k -3", "python train.py --epochs many", "pip install -e '.[nothing]'",
         "bash scripts/run_eval_gpu.sh t2t_vit_14 --devices 3", "python benchmarks/kill.py --nothing",
         "bash scripts/run_eval_gpu.sh t2t_vit_14 --extra --nothing 3", "x && make nothing",
+        "docker run --rm t2t-vit:cpu nothing",
     ],
 )  # fmt: skip
 def test_a_wrong_command_is_found(line: str) -> None:

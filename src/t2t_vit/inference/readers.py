@@ -78,7 +78,7 @@ def _hand_on(image: Future[Tensor], answer: Future[Tensor]) -> None:
     except MemoryError:
         image.set_exception(DecodeError("it does not fit into memory"))
     except WorkerDiedError:
-        image.set_exception(DecodeError("the process that decoded it was killed, often for want of memory"))
+        image.set_exception(DecodeError("the process that decoded it was killed, often for lack of memory"))
     except WorkersUnavailableError as error:
         image.set_exception(UserError(f"decoding processes cannot be started here ({error}); --workers 0 does without"))
     except BaseException as error:  # DecodeError; ours: raised where the image is asked for

@@ -259,7 +259,7 @@ COMMANDS = {
                 option(
                     "output",
                     "FILE",
-                    "file for the picture (default: IMAGE_view.png in the current folder)",
+                    "file for the figure (default: IMAGE_view.png in the current folder)",
                     allowed=PATH,
                 ),
                 CONFIG,

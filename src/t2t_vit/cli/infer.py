@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from t2t_vit.cli.predictors import Work, open_predictor
+from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.errors import UserError, printable
 from t2t_vit.inference.archives import GZIPPED, TAR, is_archive
@@ -54,6 +55,7 @@ class InferenceJob:
     shard: tuple[int, int] = (1, 1)
     batch_size: int = BATCH_SIZE
     workers: int = 0
+    max_pixels: int = MAX_PIXELS
     fingerprint: Callable[[], Mapping[str, Any]] = dict
 
     @property
@@ -127,6 +129,7 @@ def _job(options: Options) -> InferenceJob:
         unique=len(options.words) == 1 and "list" not in extras and not is_archive(options.words[0]),
         shard=_shard(options.extra("shard")),
         batch_size=cast(int, options.said("batch_size", BATCH_SIZE)) or BATCH_SIZE,
+        max_pixels=cast(int, options.said("max_pixels", MAX_PIXELS)),
         workers=usable_workers(cast(int, options.said("num_parallel_workers", Config.num_parallel_workers))),
     )
 
@@ -173,7 +176,7 @@ def work_of(options: Options, job: InferenceJob, images: Callable[[], Iterator[I
     return Work(
         job.batch_size,
         lambda: _count(images(), share) if known else 0,
-        lambda predictor: _some(images() if known else iter(()), predictor, job.batch_size),
+        lambda predictor: _some(images() if known else iter(()), predictor, job),
     )
 
 
@@ -193,14 +196,15 @@ def _count(images: Iterator[Item], share: int) -> int:
     return sum(1 for _ in islice(images, REPAYS_COMPILING * share)) // share
 
 
-def _some(images: Iterator[Item], predictor: Predictor, count: int) -> Tensor:
-    """`count` images as the predictor takes them, (B, in_chans, height, width); noise where there are none to read."""
+def _some(images: Iterator[Item], predictor: Predictor, job: InferenceJob) -> Tensor:
+    """A batch of images as the predictor takes them, (B, in_chans, height, width); noise where none can be read."""
+    count, budget = job.batch_size, PixelBudget(job.max_pixels)
     prepared: list[Tensor] = []
     for item in islice(images, _LOOKED_AT * count):
         try:
             if not item.reason:
                 source = item.path if item.content is None else item.content()
-                prepared.append(predictor.preprocessing(decode(source, predictor.preprocessing.mode)))
+                prepared.append(predictor.preprocessing(decode(source, predictor.preprocessing.mode, budget=budget)))
         except (DecodeError, UnreadableError):
             continue
         if len(prepared) == count:
@@ -255,7 +259,7 @@ def _answer(
     seen: Callable[[ImageResult], None],
 ) -> None:
     with ExitStack() as stack:
-        readers = stack.enter_context(closing(Readers(predictor.preprocessing, job.workers)))
+        readers = stack.enter_context(closing(Readers(predictor.preprocessing, job.workers, max_pixels=job.max_pixels)))
         writer = stack.enter_context(open_writer(job.output, job.format, top_k=job.top_k, unique=job.unique))
         reject = stack.enter_context(open_rejects(job.rejects))
         advance = stack.enter_context(_progress(tally))

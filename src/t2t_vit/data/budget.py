@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from t2t_vit.data.memory import MemoryFile
+from t2t_vit.settings.schema import Config
 
 Place = tuple[int, int]
 
-MAX_PIXELS = 178_956_970  # by default: above it Pillow calls an image a bomb
+MAX_PIXELS = Config.max_pixels  # the default: above it Pillow calls an image a bomb
 # Linux locks ranges of a file: byte 0 is held while somebody gathers slots, the bytes behind it are the slots.
 _SLOTS = 16
 _UNCOUNTED = 128  # images of less than a 128th of the budget take no slot: even many of them are little

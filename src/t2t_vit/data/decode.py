@@ -9,6 +9,7 @@ import importlib.util
 import io
 import os
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def decode(
     raise DecodeError(reason)  # here: the frames that hang on the decoder's error hold the file and its pixels
 
 
-def image_size(source: str | Path, budget: PixelBudget | None = None) -> tuple[int, int]:
+def image_size(source: str | Path | BinaryIO, budget: PixelBudget | None = None) -> tuple[int, int]:
     """(width, height) from the header of a file, as stored: before it is turned upright.
 
     Raises:
@@ -116,6 +117,20 @@ def image_size(source: str | Path, budget: PixelBudget | None = None) -> tuple[i
     except Exception as error:
         reason = _reason(error)
     raise DecodeError(reason)
+
+
+def check_header(file: BinaryIO) -> None:
+    """Refuse what does not begin as an image, however many pixels it claims.
+
+    Raises:
+        DecodeError: as `image_size`.
+    """
+    image_size(file, _without_limit())
+
+
+@cache
+def _without_limit() -> PixelBudget:
+    return PixelBudget(sys.maxsize)
 
 
 @cache
@@ -203,7 +218,8 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
             factor //= max(1, round(width / image.size[0]))
             if not image.info.get("progressive"):  # of such a JPEG all is held, however little is wanted
                 pixels = image.width * image.height
-        budget.take(pixels)
+        # The directory of an ICO gives sizes up to 256 only, whatever the PNG within it has.
+        budget.take(budget.max_pixels if image.format == "ICO" else pixels)
         image.load()
         turned = _orientation(image)
         converted = to_mode(image, mode)
@@ -421,3 +437,4 @@ def _without_pillow_warnings(max_pixels: int = 0) -> Iterator[None]:
             if _Quiet.inside == 0 and _Quiet.filters is not None:
                 _Quiet.filters.__exit__(None, None, None)
                 _Quiet.filters = None
+                Image.MAX_IMAGE_PIXELS = _Quiet.pixels

@@ -224,7 +224,7 @@ COMMANDS = {
             "t2t-vit infer DATA ... --checkpoint FILE [--arch ARCH] [--output FILE] [--KEY VALUE ...]",
             TRAVELLING_KEYS
             | DEVICE_KEYS - {"pynative_mode"}
-            | {"pretrained", "batch_size", "num_parallel_workers", "runtime", "resume"},
+            | {"pretrained", "batch_size", "num_parallel_workers", "max_pixels", "runtime", "resume"},
             positional="data",
             several=True,
             extras=(*INFER, *COMMON),
@@ -245,7 +245,7 @@ COMMANDS = {
             "show",
             "draw what a network sees of an image",
             "t2t-vit show IMAGE --checkpoint FILE [--output FILE] [--KEY VALUE ...]",
-            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained"},
+            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained", "max_pixels"},
             positional="data",
             extras=(
                 option("output", "FILE", "the picture (default: IMAGE_view.png, here)", allowed=PATH),

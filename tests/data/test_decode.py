@@ -274,6 +274,9 @@ def test_a_file_that_is_read_whole_may_not_be_of_any_size(tmp_path: Path, monkey
     with pytest.raises(DecodeError):
         decode(path, "RGB")
     assert taken == [MAX_PIXELS]  # nobody else who counts decodes meanwhile
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.ico", sizes=[(16, 16)])
+    assert decode(tmp_path / "a.ico", "RGB").size == (16, 16)
+    assert taken == [MAX_PIXELS, MAX_PIXELS, 256]
 
 
 def test_folders_and_pipes_are_refused_at_once(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class InferenceJob:
     output: str
     format: str = "json"
     top_k: int = 0
+    for_spreadsheets: bool = False
     errors: str = ""
     resume: bool = False
     unique: bool = True
@@ -124,6 +125,7 @@ def _job(options: Options) -> InferenceJob:
         output=extras.get("output", f"{DEFAULT_OUTPUT}.{chosen}"),
         format=chosen,
         top_k=options.extra("top_k"),
+        for_spreadsheets=_for_spreadsheets(options, chosen),
         errors=extras.get("errors", ""),
         resume=_resumes(options),
         unique=len(options.words) == 1 and "list" not in extras and not is_archive(options.words[0]),
@@ -132,6 +134,13 @@ def _job(options: Options) -> InferenceJob:
         max_pixels=cast(int, options.said("max_pixels", MAX_PIXELS)),
         workers=usable_workers(cast(int, options.said("num_parallel_workers", Config.num_parallel_workers))),
     )
+
+
+def _for_spreadsheets(options: Options, chosen: str) -> bool:
+    asked = "spreadsheet" in options.extras
+    if asked and chosen != "csv":
+        raise UserError(f"--spreadsheet is for CSV, and the output is {chosen}; add --format csv")
+    return asked
 
 
 def _images(options: Options) -> Iterator[Item]:
@@ -260,7 +269,15 @@ def _answer(
 ) -> None:
     with ExitStack() as stack:
         readers = stack.enter_context(closing(Readers(predictor.preprocessing, job.workers, max_pixels=job.max_pixels)))
-        writer = stack.enter_context(open_writer(job.output, job.format, top_k=job.top_k, unique=job.unique))
+        writer = stack.enter_context(
+            open_writer(
+                job.output,
+                job.format,
+                top_k=job.top_k,
+                unique=job.unique,
+                for_spreadsheets=job.for_spreadsheets,
+            )
+        )
         reject = stack.enter_context(open_rejects(job.rejects))
         advance = stack.enter_context(_progress(tally))
         top_k, size = max(1, job.top_k), job.batch_size

@@ -51,12 +51,20 @@ class PixelBudget:
         if place is not None:
             self._file = _memory_file(place)
 
+    @property
+    def _total(self) -> int:
+        return max(self.max_pixels, MAX_PIXELS)
+
+    def take_all(self) -> None:
+        """As `take`, for an image of which nobody knows yet how many pixels it has."""
+        self.take(self._total)
+
     def take(self, pixels: int) -> None:
         """Wait until so many pixels may be decoded. They are given back at the end of the `image_turn` around this."""
         held: ExitStack | None = getattr(_turn, "held", None)
         assert held is not None, "an image is decoded outside of image_turn"
         held.close()  # of an earlier image in the same turn: nobody waits for what he holds himself
-        total = max(self.max_pixels, MAX_PIXELS)
+        total = self._total
         if self._file is not None and pixels * _UNCOUNTED > total:
             held.enter_context(_slots(self._file, min(_SLOTS, -(-pixels * _SLOTS // total))))
 

@@ -59,6 +59,7 @@ _TIFF_PHOTOMETRIC = 262  # 0: the smallest value is white
 _MOST_BYTES = 2**30  # of a file that its codec reads whole; the others are read piece by piece
 _MANY_BYTES = 2**23  # of such a file: it is read when nothing else that counts is decoded
 _AT_ONCE = 2**22  # pixels that are converted at once
+_ICO_SIGNATURE = b"\0\0\1\0"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 
@@ -218,8 +219,7 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
             factor //= max(1, round(width / image.size[0]))
             if not image.info.get("progressive"):  # of such a JPEG all is held, however little is wanted
                 pixels = image.width * image.height
-        # The directory of an ICO gives sizes up to 256 only, whatever the PNG within it has.
-        budget.take(budget.max_pixels if image.format == "ICO" else pixels)
+        budget.take(pixels)
         image.load()
         turned = _orientation(image)
         converted = to_mode(image, mode)
@@ -240,7 +240,9 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
         if size > _MOST_BYTES:
             raise DecodeError(f"it has {size:,} bytes; an image of its format may have {_MOST_BYTES:,}")
         if size > _MANY_BYTES:
-            budget.take(max(budget.max_pixels, MAX_PIXELS))
+            budget.take_all()
+    if _head(file)[:4] == _ICO_SIGNATURE:  # decoded as it is opened, whatever size the image within it has
+        budget.take_all()
     formats = (*FORMATS, "HEIF") if _is_heif(file) and _heif_is_registered() else FORMATS
     try:
         image = Image.open(file, formats=formats)

@@ -101,6 +101,10 @@ INFER = (
         allowed=PATH,
     ),
     flag("null", "NUL ends a path of a list, as find -print0 writes them (also: -0)", short="-0"),
+    flag(
+        "spreadsheet",
+        "write ' before CSV cells that a spreadsheet would run as a formula: those that begin with = + - @, tab or CR",
+    ),
     option("errors", "FILE", "write bad images with their reasons there (default: OUTPUT.errors.jsonl)", allowed=PATH),
     option(
         "shard",

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -277,6 +278,14 @@ def test_a_file_that_is_read_whole_may_not_be_of_any_size(tmp_path: Path, monkey
     Image.new("RGB", (16, 16)).save(tmp_path / "a.ico", sizes=[(16, 16)])
     assert decode(tmp_path / "a.ico", "RGB").size == (16, 16)
     assert taken == [MAX_PIXELS, MAX_PIXELS, 256]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libtiff is silenced on Linux alone")
+def test_libtiff_writes_nothing_by_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    tiff = saved(Image.effect_noise((64, 64), 50), "TIFF", compression="tiff_lzw")
+    with pytest.raises(DecodeError):
+        decode(tiff[:8] + bytes(200) + tiff[208:], "L")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_folders_and_pipes_are_refused_at_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Pillow alone decodes. Its `convert` is not enough: it turns 16-bit grey all whit
 meant, and ignores the EXIF orientation.
 """
 
+import ctypes
 import importlib
 import importlib.util
 import io
@@ -13,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, TypeVar
@@ -219,6 +220,8 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
             factor //= max(1, round(width / image.size[0]))
             if not image.info.get("progressive"):  # of such a JPEG all is held, however little is wanted
                 pixels = image.width * image.height
+        if image.format == "TIFF":
+            _silence_libtiff()
         budget.take(pixels)
         image.load()
         turned = _orientation(image)
@@ -323,6 +326,20 @@ def _heif_is_registered() -> bool:
     if has_heif():
         importlib.import_module("pillow_heif").register_heif_opener()
     return has_heif()
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing to standard error by itself, raw and once for every broken strip.
+
+    Pillow has no switch for that. On Linux the library that it has loaded is asked; elsewhere the lines stay.
+    """
+    with suppress(OSError, AttributeError):
+        mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        for library in {line.split(maxsplit=5)[-1] for line in mapped if "/libtiff" in line}:
+            silence = ctypes.CDLL(library).TIFFSetErrorHandler
+            silence.argtypes, silence.restype = [ctypes.c_void_p], ctypes.c_void_p
+            silence(None)
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:

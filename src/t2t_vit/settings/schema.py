@@ -25,6 +25,7 @@ AUTO_BATCH = 0  # what `auto` is in a configuration before it is resolved
 BATCH = Range(1, named=(("auto", AUTO_BATCH),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
+PIXELS = Range(1, 2**32)
 ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
 RESAMPLING = OneOf(("random", "bilinear", "bicubic", "nearest"))
@@ -68,6 +69,9 @@ class Dataset:
         "skip",
         "images that cannot be read: skip replaces them in training and leaves them out of evaluation; error stops",
         OneOf(("skip", "error")),
+    )
+    max_pixels: int = key(
+        178_956_970, "largest image that is decoded, width times height; another is one that cannot be read", PIXELS
     )
     class_balance: str = key(
         "none",

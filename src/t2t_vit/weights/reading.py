@@ -10,12 +10,12 @@ from typing import Any, Literal
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.formats.safetensors_file import read_safetensors_file, read_safetensors_metadata, read_sharded_safetensors
 from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights.kind import Kind, file_kind
 from t2t_vit.weights.location import WEIGHTS_FILES, find_file, folder_config
 from t2t_vit.weights.mindspore_file import read_mindspore_file
 from t2t_vit.weights.names import authors_names
-from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata, read_sharded_safetensors
 from t2t_vit.weights.torch_file import Copy, foreign_copies, own_content, state_dict_in
 
 Which = Literal["auto", "ema", "raw"]
@@ -30,6 +30,10 @@ _REFUSALS: dict[Kind, str] = {
     "openvino": "is an OpenVINO model, which holds no weights to load; name the checkpoint behind it",
     "executorch": "is an ExecuTorch program, which holds no weights to load; name the checkpoint behind it",
     "tensorrt": "is a TensorRT engine, which holds no weights to load; name the checkpoint behind it",
+    "torch index": (
+        "is the index of several files of torch.save, which are not put together here; save it as safetensors, "
+        "or in one file with torch.save(model.state_dict(), path)"
+    ),
     "text": "is a text file, not a checkpoint",
     "tar": "is a real tar archive; unpack it and name the checkpoint inside ('.pth.tar' files of torch are not tars)",
     "gzip": "is compressed with gzip; unpack it first",

@@ -59,7 +59,7 @@ class CheckpointFolder:
         """
         listed = self._listed()
         if listed is None:
-            found = [path for path in self.folder.glob("*.ckpt") if NUMBERED.fullmatch(path.name)]
+            found = [path for path in self.folder.glob("*.ckpt") if NUMBERED.fullmatch(path.name) and path.is_file()]
         else:
             found = [path for name in listed if (path := self.folder / name).is_file()]
         return sorted(found, key=step_of)

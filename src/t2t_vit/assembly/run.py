@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -414,21 +415,20 @@ def identity_of(
 
 
 def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None]) -> None:
-    """Compare the classes and images with those that the run was begun with.
+    """Compare the images with those that the run was begun with.
 
     The run's own lists of images, where they are found, make them the same. Without them, other validation images
     change what is measured and no step; another number of training images changes every step that follows.
 
     Raises:
-        UserError: classes or training images differ, so that its steps and epochs would mean something else.
+        UserError: training images differ, so that its steps and epochs would mean something else.
     """
-    _check_classes(saved, now.classes)
     then = saved.content["data"]
     if then.get("train_images") != now.data["train_images"]:
         raise UserError(
             f"the run of {saved.path} cannot be continued: it has {then.get('train_images')} training images, there "
             f"are {now.data['train_images']} now, and the list of those that it began with is not in its logs folder; "
-            f"begin a new run with --pretrained {saved.path}"
+            f"begin a new run with --pretrained {quote(str(saved.path))}"
         )
     if then.get("train_files", now.data.get("train_files")) != now.data.get("train_files"):
         note("the training images have other names than when the run began: from here on their order is another one")
@@ -465,12 +465,18 @@ def nothing_left(config: Config, state: State, stopping: EarlyStopping, time: Ti
     return f"the run is finished: step {state.step}, epoch {state.epoch}; a larger --epochs goes on"
 
 
-def _check_classes(saved: SavedRun, classes: Sequence[str]) -> None:
+def check_same_classes(saved: SavedRun, classes: Sequence[str]) -> None:
+    """Compare the classes with those that the run was begun with.
+
+    Raises:
+        UserError: they differ, so that the network's answers would mean something else.
+    """
     for number, (old, new) in enumerate(zip_longest(saved.content["classes"], classes)):
         if old is None or new is None or class_name(old) != class_name(new):
             raise UserError(
                 f"the run of {saved.path} cannot be continued: its class {number} is {_named(old)}, and now it is "
-                f"{_named(new)}; bring the old classes back, or begin a new run with --pretrained {saved.path}"
+                f"{_named(new)}; bring the old classes back, or begin a new run with --pretrained "
+                f"{quote(str(saved.path))}"
             )
 
 

@@ -28,7 +28,7 @@ from t2t_vit.evaluation.outcomes import collect
 from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
 from t2t_vit.inference.writers import check_output
 from t2t_vit.model import T2TViT
-from t2t_vit.notes import silent, tell
+from t2t_vit.notes import counted, silent, tell
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_report
 from t2t_vit.report.run_files import EVALUATION, REPORT
@@ -299,8 +299,8 @@ def _jump(config: Config, saved: SavedRun, schedule: Schedule, state: State) -> 
 
 def _folder_of_images(images: ImageSet) -> str:
     """A folder with validation images; empty where they are no files."""
-    path = Path(images.name(0)) if len(images) else Path()
-    return str(path.parent) if path.is_file() else ""
+    paths = (Path(images.name(number)) for number in range(len(images)))
+    return next((str(path.parent) for path in paths if path.is_file()), "")
 
 
 def _result_line(job: Job, ending: Ending) -> str:
@@ -425,7 +425,7 @@ def recipe_line(config: Config, model: nn.Module, optimizer: Optimizer, state: S
         config.optimizer,
         rates,
         f"weight_decay {config.weight_decay:g}",
-        f"{steps:,} steps of {images:,} images, {state.updates_per_epoch:,} an epoch",
+        f"{counted(steps, 'step')} of {counted(images, 'image')}, {state.updates_per_epoch:,} an epoch",
     ]
     if config.freeze:
         learning, total = sum(p.numel() for p in trainable(optimizer)), sum(p.numel() for p in model.parameters())
@@ -460,7 +460,7 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
     fewest, most = int(counts.argmin()), int(counts.argmax())
     low, high = int(counts[fewest]), int(counts[most])
     if low == high:
-        sentences = [f"{low:,} training {'image' if low == 1 else 'images'} a class"]
+        sentences = [f"{counted(low, 'training image')} a class"]
     else:
         sentences = [
             f"training images a class: {low:,} ({images.classes[fewest]}) to {high:,} ({images.classes[most]})"
@@ -470,7 +470,7 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
     few = int((counts < FEW).sum())
     if few:
         sentences.append(
-            f"{few} of {len(counts)} classes have fewer than {FEW} training images: expect little of them, and of the "
+            f"fewer than {FEW} training images in {few} of {len(counts)} classes: expect little of them, and of the "
             "accuracy measured on fewer still"
         )
     return sentences

@@ -132,6 +132,8 @@ OTHER_VALUES: Mapping[str, str] = {
     **dict.fromkeys(("balanced", "bacc", "mean_class_accuracy", "macro_recall"), "balanced_accuracy"),
     **dict.fromkeys(("weighted", "class_weights", "class_weight"), "weights"),
     **dict.fromkeys(("sampler", "oversampling", "weighted_sampler"), "sampling"),
+    **dict.fromkeys(("ignore", "warn"), "skip"),
+    **dict.fromkeys(("raise", "fail", "strict"), "error"),
 }
 
 

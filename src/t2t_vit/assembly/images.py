@@ -39,6 +39,7 @@ from t2t_vit.data.workers import usable_workers
 from t2t_vit.errors import UserError, printable
 from t2t_vit.files import atomic_write
 from t2t_vit.notes import counted
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.run import Folders
 
 BAD_IMAGES = "bad_images.txt"
@@ -96,6 +97,22 @@ def run_images(start: Start, note: build.Note) -> tuple[ImageSet, ImageSet]:
     train_set, val_set = build.training_images(start.config, note, classes=classes)
     check_same_classes(saved, train_set.classes)
     return train_set, val_set
+
+
+def folder_of_images(images: ImageSet) -> str:
+    """A folder with some of the images; empty where they are no files, or all gone."""
+    paths = (Path(images.name(number)) for number in range(len(images)))
+    return next((str(path.parent) for path in paths if path.is_file()), "")
+
+
+def listed_folder_of_images(config: Config, logs: Path) -> str:
+    """As `folder_of_images`, of the validation images that a run lists in its logs, without looking at all of them."""
+    try:
+        folder = build.validation_folder_of(config)
+    except UserError:
+        return ""
+    paths = (folder / os.fsdecode(name) for name in read_list(logs / VALIDATION_LIST) or ())
+    return next((str(path.parent) for path in paths if path.is_file()), "")
 
 
 def digests(train: ImageSet, val: ImageSet) -> dict[str, int]:

@@ -190,7 +190,7 @@ class Chooser:
         mark = found.mark or RunMark.new(name)
         if found.finished:
             self.saved = newest(found).saved
-            if self.saved is not None and (over := _over(self._options, self.saved)):
+            if self.saved is not None and (over := _over(found.folders.name, self._options, self.saved)):
                 return Choice(Run(mark, found.folders), mark, self.saved.path, over=over)
         choice = self._entered(found.folders, mark)
         try:
@@ -375,8 +375,8 @@ def _further(saved: SavedRun) -> tuple[bool, bool]:
     return progress.get("closed_at") == saved.step, progress.get("ended") is True
 
 
-def _over(options: Options, saved: SavedRun) -> str:
-    """Why nothing is left to do in a run that came to its end; empty where the command line asks for more."""
+def _over(name: str, options: Options, saved: SavedRun) -> str:
+    """Why nothing is left to do in the run called `name`, which came to its end; empty where more is asked for."""
     config, _ = continued(options, saved)
     held = saved.content["config"]
     if any(getattr(config, key) != held.get(key, KEYS[key].default) for key in LENGTH_KEYS):
@@ -385,7 +385,7 @@ def _over(options: Options, saved: SavedRun) -> str:
     state = State(updates, config.epochs + config.cooldown_epochs, saved.step, step=saved.step)
     stopping, time = EarlyStopping(config.patience, config.best_by, _unheard), TimeLimit(config.max_hours, state)
     recall(saved.content, saved.path, [stopping, time])
-    return nothing_left(config, state, stopping, time)
+    return nothing_left(name, config, state, stopping, time)
 
 
 def _unheard(_: str) -> None:
@@ -451,18 +451,19 @@ def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None])
         )
 
 
-def nothing_left(config: Config, state: State, stopping: EarlyStopping, time: TimeLimit) -> str:
-    """What to say of a run that is over."""
+def nothing_left(name: str, config: Config, state: State, stopping: EarlyStopping, time: TimeLimit) -> str:
+    """What to say of the run called `name`, which is over."""
+    over = f"the run {name} is finished"
     if stopping.is_over:
-        return f"the run is finished: {stopping.reason}; a larger --patience, or 0, goes on"
+        return f"{over}: {stopping.reason}; a larger --patience, or 0, goes on"
     if time.was_over:
-        return f"the run is finished: {time.reason}; a larger --max_hours, or 0, goes on"
+        return f"{over}: {time.reason}; a larger --max_hours, or 0, goes on"
     if config.max_steps and state.step < state.epochs * state.updates_per_epoch:
         return (
-            f"the run is finished: max_steps {config.max_steps} ended it at step {state.step}; --max_steps 0 goes on "
+            f"{over}: max_steps {config.max_steps} ended it at step {state.step}; --max_steps 0 goes on "
             f"to the end of epoch {state.epochs}"
         )
-    return f"the run is finished: step {state.step}, epoch {state.epoch}; a larger --epochs goes on"
+    return f"{over}: step {state.step}, epoch {state.epoch}; a larger --epochs goes on"
 
 
 def check_same_classes(saved: SavedRun, classes: Sequence[str]) -> None:

@@ -115,6 +115,18 @@ def open_training_images(
     )
 
 
+def validation_folder(
+    data_url: str, train_dir: str | None = None, val_dir: str | None = None, val_split: float = 0.0
+) -> Path:
+    """The folder whose classes the validation images lie in; that of the training images, where it is a share of them.
+
+    Raises:
+        UserError: there is none.
+    """
+    tree = _tree(data_url, train_dir, val_dir, val_split)
+    return tree.val() or tree.train()
+
+
 @dataclass(frozen=True)
 class _Opening:
     """How folders are opened, and who is told what was seen."""

@@ -1,5 +1,5 @@
 # docker build --target cpu --tag t2t-vit:cpu .       docker build --target cuda --tag t2t-vit:cuda .
-# How to run it: docs/containers.md.
+# How to run it: docs/howto/containers.md.
 FROM debian:trixie-slim AS base
 COPY scripts/container.sh /usr/local/bin/container.sh
 RUN sh /usr/local/bin/container.sh system

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What make test-container does, without Docker; see docs/containers.md. Needs root, debootstrap and 12 GB in TMPDIR.
+# What make test-container does, without Docker; see docs/howto/containers.md. Needs root, debootstrap and 12 GB in TMPDIR.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 fail() { echo "test-container: $*" >&2; exit 2; }

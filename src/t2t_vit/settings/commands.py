@@ -263,7 +263,7 @@ COMMANDS = {
                 option(
                     "output",
                     "FILE",
-                    "file for the picture (default: IMAGE_view.png in the current folder)",
+                    "file for the figure (default: IMAGE_view.png in the current folder)",
                     allowed=PATH,
                 ),
                 CONFIG,
@@ -300,6 +300,15 @@ COMMANDS = {
             TRAIN_KEYS,
             positional="",
             trains=True,
+        ),
+        Command(
+            "doctor",
+            "show what this machine has: versions, processor, devices, memory",
+            "t2t-vit doctor [--json]",
+            positional="",
+            extras=(flag("json", "print one JSON object in place of tables"),),
+            details="Put its output into a report of a fault. It holds no paths, no names of users and machines, and "
+            "no values of the environment.",
         ),
         Command(
             "weights",

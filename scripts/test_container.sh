@@ -16,6 +16,7 @@ fi
 .venv-container/bin/kubernetes-validate --strict recipes/kubernetes.yaml
 
 root=$(mktemp -d)
+chmod 755 "$root" # other users enter it
 trap 'umount "$root/proc" "$root/dev" 2>/dev/null || true; rm -rf --one-file-system "$root"' EXIT
 
 echo "a bare Debian 13"

@@ -256,7 +256,7 @@ def test_a_finished_run_says_so_and_writes_nothing(run: Run, straight: Path) -> 
     before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
     code, err = run(straight, **AUTO)
     assert code == 0
-    assert "the run is finished: max_steps 10 ended it at step 10; --max_steps 0 goes on to the end of epoch 3" in err
+    assert " is finished: max_steps 10 ended it at step 10; --max_steps 0 goes on to the end of epoch 3" in err
     assert {path: path.stat().st_mtime_ns for path in straight.rglob("*")} == before
 
 

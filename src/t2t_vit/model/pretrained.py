@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
+from t2t_vit.formats.safetensors_file import read_safetensors_file
 from t2t_vit.model.card import CARD, card_of, keeps_own_card
 from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
 from t2t_vit.model.head import GlobalPool
-from t2t_vit.model.inputs import PositionPolicy
+from t2t_vit.model.inputs import PositionPolicy, check_tokens
 from t2t_vit.model.skeleton import first_difference, skeleton
 from t2t_vit.model.t2t_vit import T2TViT
 from t2t_vit.model.tokens_to_token import TokenPerformer
@@ -124,7 +125,7 @@ def from_pretrained(
     """
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     config = read_folder_config(located(path_or_repo, CONFIG, hub))
-    tensors = _read_tensors(located(path_or_repo, WEIGHTS, hub))
+    tensors = read_safetensors_file(located(path_or_repo, WEIGHTS, hub))
     if config.unread:
         warnings.warn(f"{path_or_repo}: not read in its {CONFIG}: {', '.join(config.unread)}", stacklevel=2)
     build = partial(_built, config, path_or_repo, model_class)
@@ -266,6 +267,10 @@ def _built(config: FolderConfig, source: str | Path, model_class: type[Model]) -
         facts = {"num_classes": config.num_classes, "image_size": config.image_size, "in_chans": config.in_chans}
         lacking = ", ".join(name for name, value in facts.items() if value is None)
         raise UserError(f"{source}: its {CONFIG} is not whole: it does not say {lacking}")
+    try:
+        check_tokens(variant, config.image_size)
+    except UserError as error:
+        raise UserError(f"{source}: its {CONFIG} cannot be used: {error}") from None
     model = model_class(
         variant,
         config.arch,
@@ -284,16 +289,6 @@ def _built(config: FolderConfig, source: str | Path, model_class: type[Model]) -
     names = {"label_names": config.classes} if config.classes else {}
     model.pretrained_cfg = {**model.pretrained_cfg, **known, **names}
     return model
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, KeyError) as error:
-        raise UserError(f"{path}: is a damaged safetensors file, cut short perhaps ({error})") from error
 
 
 def _fill(model: T2TViT, tensors: Mapping[str, Tensor], source: str | Path) -> None:

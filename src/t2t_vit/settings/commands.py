@@ -110,6 +110,10 @@ INFER = (
         "file for the images that could not be read, with reasons (default: OUTPUT.errors.jsonl)",
         allowed=PATH,
     ),
+    flag(
+        "spreadsheet",
+        "write ' before CSV cells that a spreadsheet would run as a formula: those that begin with = + - @, tab or CR",
+    ),
     option(
         "shard",
         "I/N",
@@ -234,7 +238,7 @@ COMMANDS = {
             "t2t-vit infer DATA ... --checkpoint FILE [--arch ARCH] [--output FILE] [--KEY VALUE ...]",
             TRAVELLING_KEYS
             | DEVICE_KEYS - {"pynative_mode"}
-            | {"pretrained", "batch_size", "num_parallel_workers", "runtime", "resume"},
+            | {"pretrained", "batch_size", "num_parallel_workers", "max_pixels", "runtime", "resume"},
             positional="data",
             several=True,
             extras=(*INFER, *COMMON),
@@ -253,7 +257,7 @@ COMMANDS = {
             "show",
             "draw what a network sees in an image",
             "t2t-vit show IMAGE --checkpoint FILE [--output FILE] [--KEY VALUE ...]",
-            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained"},
+            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained", "max_pixels"},
             positional="data",
             extras=(
                 option(

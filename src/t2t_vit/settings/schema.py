@@ -25,8 +25,10 @@ AUTO_BATCH = 0  # what `auto` is in a configuration before it is resolved
 BATCH = Range(1, named=(("auto", AUTO_BATCH),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
+PIXELS = Range(1, 2**32)
 ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
+RUN = Location("a checkpoint, or auto")
 RESAMPLING = OneOf(("random", "bilinear", "bicubic", "nearest"))
 FILE_FORMATS = ("MINDIR", "ONNX", "AIR", "PT2", "AOTI", "OPENVINO", "EXECUTORCH", "TENSORRT", "SAFETENSORS", "all")
 BEST_BY = OneOf(("top1", "loss", "balanced_accuracy", "macro_f1"))
@@ -68,6 +70,9 @@ class Dataset:
         "skip",
         "images that cannot be read: skip replaces them in training and leaves them out of evaluation; error stops",
         OneOf(("skip", "error")),
+    )
+    max_pixels: int = key(
+        178_956_970, "largest image that is decoded, width times height; another is one that cannot be read", PIXELS
     )
     class_balance: str = key(
         "none",
@@ -154,7 +159,7 @@ class Training:
     patience: int = key(0, "stop after this many evaluations in a row without improvement by best_by; 0: off", OR_OFF)
     max_hours: float = key(0.0, "stop after this many hours, counted over all continuations; 0: no limit", OR_OFF)
     best_by: str = key("top1", "metric that ranks checkpoints and chooses between raw and averaged weights", BEST_BY)
-    resume: str = key("", "run to continue: a checkpoint file, or auto for the newest one in ckpt_root_dir", PATH)
+    resume: str = key("", "run to continue: a checkpoint file, or auto for the newest one in ckpt_root_dir", RUN)
     max_steps: int = key(0, "stop after this many optimizer steps; 0: no limit", OR_OFF)
     eval_every_epochs: int = key(1, "epochs between evaluations; 0: only at the end", OR_OFF)
     cooldown_epochs: int = key(0, "epochs at min_lr after the schedule", OR_OFF)

@@ -15,7 +15,7 @@ help:
 	@echo "make test-container  the Dockerfile's steps in a bare Debian without Docker (root, debootstrap, 12 GB)"
 	@echo "make test-wheel   sdist and wheel, built and tried in a fresh environment"
 	@echo "make test-all     all of these tests, what make test leaves out, timm's on every network, site and notebooks"
-	@echo "make check        lint, format, types, import rules, commands of the README"
+	@echo "make check        lint, format, types, import rules, commands and words of the pages"
 	@echo "make site         the documentation into build/site, in .venv-docs (70 MB to download)"
 	@echo "make notebooks    runs the notebooks of docs/notebooks, into build/notebooks, in .venv-notebooks"
 	@echo "make bench        the speed of this machine, into benchmarks/results/"

@@ -40,7 +40,7 @@ def write(folder: Path, classes: list[str], each: int) -> None:
             Image.fromarray(images.pixels[number]).save(folder / name / f"{number}.png")
 
 
-write(WORK / "known", ["trouser", "dress", "sandal", "bag", "shirt"], each=400)
+write(WORK / "known", ["trouser", "dress", "sandal", "bag", "shirt"], each=200)
 write(WORK / "new", ["t-shirt_top", "pullover", "coat", "sneaker", "ankle_boot"], each=40)
 
 # %% [markdown]
@@ -52,7 +52,7 @@ folders = {
     f"{name}_root_dir": str(WORK / name) for name in ("ckpt", "best_ckpt", "summary", "logs")
 }  # everything stays beside the images
 base = t2t_vit.train(
-    "scratch", data_url=str(WORK / "known"), epochs=6, device="cpu", verbose=True, model_postfix="base", **folders
+    "scratch", data_url=str(WORK / "known"), epochs=6, device="cpu", verbose=True, model_postfix="_base", **folders
 )
 print(f"{base.metrics.top1:.1%} of {base.metrics.count} validation images are right")
 
@@ -62,8 +62,8 @@ print(f"{base.metrics.top1:.1%} of {base.metrics.count} validation images are ri
 
 # %%
 run = t2t_vit.train(
-    "finetune", data_url=str(WORK / "new"), pretrained=str(base.best), epochs=8, device="cpu", verbose=True,
-    model_postfix="new", **folders,
+    "finetune", data_url=str(WORK / "new"), pretrained=str(base.best), epochs=6, device="cpu", verbose=True,
+    model_postfix="_new", **folders,
 )  # fmt: skip
 print(f"{run.metrics.top1:.1%} of {run.metrics.count} validation images are right")
 

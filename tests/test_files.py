@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, check_folder, open_regular, read_at_most
+from t2t_vit.files import atomic_write, check_folder, chosen_cache, open_regular, read_at_most
+
+
+def test_the_cache_of_who_runs_the_tests_is_left_alone(pytestconfig: pytest.Config) -> None:
+    assert pytestconfig.cache is not None
+    assert chosen_cache() == Path(pytestconfig.cache.mkdir("user-cache")) / "t2t_vit"
 
 
 def test_appears_whole(tmp_path: Path) -> None:

@@ -9,17 +9,21 @@ import math
 import os
 import select
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 
 import yaml
 
 from t2t_vit.errors import UserError
-from t2t_vit.settings.names import nearest, nearest_key
+from t2t_vit.settings.names import nearest_key
 from t2t_vit.settings.schema import KEYS, SECTIONS, Config
 from t2t_vit.settings.values import Value
+from t2t_vit.variants import VARIANTS
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 EMPTY = ("", "~", "null", "Null", "NULL")
+WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".tar", ".bin", ".onnx")
 LARGEST = 100_000  # bytes of a file; a long one has some 5,000, and YAML of this size takes seconds
 PATIENCE = 5.0  # seconds for which a pipe may keep silent
 
@@ -45,9 +49,26 @@ def find_config(name: str) -> Path:
     if len(path.parts) == 1 and shipped.exists():
         return shipped
     if path.is_dir():
-        raise UserError(f"{name} is a folder; a configuration is a YAML file")
-    near = nearest(path.stem, shipped_configs())
-    raise UserError(f"configuration {name} does not exist; the nearest shipped one is called {near}")
+        raise UserError(f"{name} is a folder, and a configuration is a YAML file; {images_are_named(name)}")
+    raise UserError(f"configuration {name} does not exist; {_instead(path)}")
+
+
+def images_are_named(folder: str) -> str:
+    """What to write in place of a word that names a folder of images."""
+    return (
+        f"images are named with --data_url {quote(folder)} (to train on your own: t2t-vit train scratch --data_url "
+        f"{quote(folder)})"
+    )
+
+
+def _instead(path: Path) -> str:
+    """What to write in place of a name that no configuration has."""
+    if path.name in VARIANTS:
+        return f"{path.name} is a network, which --arch {path.name} chooses beside a configuration, such as scratch"
+    if path.suffix.lower() in WEIGHTS:
+        return f"weights are named with --pretrained {quote(str(path))}"
+    close = get_close_matches(path.stem.lower(), shipped_configs(), n=1, cutoff=0.75)
+    return f"the nearest shipped one is called {close[0]}" if close else f"shipped are {', '.join(shipped_configs())}"
 
 
 def read_config(path: Path) -> dict[str, Value]:
@@ -113,7 +134,10 @@ def _read_text(path: Path) -> str:
     try:
         content = _read_bytes(path)
         if len(content) > LARGEST:
-            raise UserError(f"{path}: is no configuration: it has more than {LARGEST:,} bytes")
+            raise UserError(
+                f"{path}: is no configuration: it has more than {LARGEST:,} bytes (a checkpoint is named by "
+                "--pretrained)"
+            )
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(

@@ -11,7 +11,7 @@ from t2t_vit.data import workers as processes
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Decoded
-from t2t_vit.data.workers import Pool, WorkerDiedError, WorkersUnavailableError
+from t2t_vit.data.workers import Pool, WorkerDiedError, WorkerSilentError, WorkersUnavailableError
 from t2t_vit.errors import UserError
 
 Source = str | bytes  # a path, or an encoded image
@@ -77,6 +77,8 @@ def _hand_on(image: Future[Tensor], answer: Future[Tensor]) -> None:
         image.set_result(answer.result())
     except MemoryError:
         image.set_exception(DecodeError("it does not fit into memory"))
+    except WorkerSilentError as error:
+        image.set_exception(DecodeError(f"the process that decoded it {error}"))
     except WorkerDiedError:
         image.set_exception(DecodeError("the process that decoded it was killed, often for want of memory"))
     except WorkersUnavailableError as error:

@@ -336,7 +336,9 @@ def test_every_key_is_free_refused_or_listed() -> None:
     assert CHOICE <= FREE
 
 
-@pytest.mark.parametrize(("processes", "name"), [(1, "SIGKILL"), (2, "SIGKILL")])
+@pytest.mark.parametrize(
+    ("processes", "name"), [(1, "SIGKILL"), pytest.param(2, "SIGKILL", marks=pytest.mark.thorough)]
+)
 def test_the_command_itself_is_killed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], processes: int, name: str
 ) -> None:

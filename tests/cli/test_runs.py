@@ -431,6 +431,7 @@ QUICK = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_quickstart_replaces_a_finished_one_alone(
     train: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def _source(config: Config) -> dict[str, Any]:
         "in_chans": config.in_chans,
         "seed": config.seed,
         "split_seed": config.split_seed,
+        "max_pixels": config.max_pixels,
         "own": _own_folders(config),
     }
 

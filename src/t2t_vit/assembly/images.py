@@ -143,6 +143,7 @@ class _Preparation:
         self.known = False
 
     def prepare(self) -> Prepared:
+        self._share_budget()
         looks = self._remembered()
         if looks is None:
             looks = self._headers()
@@ -199,6 +200,15 @@ class _Preparation:
 
     def _share(self, count: int) -> range:
         return range(self.processes.rank, count, self.processes.count)
+
+    def _share_budget(self) -> None:
+        """What may be decoded at a time is one number for all processes of a machine."""
+        if self.processes.count == 1:
+            return
+        budget, is_first = self.files[0].images.budget, self.processes.local == 0
+        place = self._of_the_machine(budget.place if is_first else None)
+        if not is_first:
+            budget.join(place)
 
     def _merge(self, looks: Sequence[Look]) -> None:
         """Add up what all processes have found; the first one finds out why, where it was another that found it."""

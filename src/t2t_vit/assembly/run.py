@@ -331,7 +331,7 @@ def recorded_place(content: Mapping[str, Any]) -> tuple[list[str], str]:
     roots = [str(content["config"].get(key, KEYS[key].default)) for key in ROOT_KEYS]
     run = content.get("run")
     name = run.get("folder") if isinstance(run, dict) else None
-    is_plain = isinstance(name, str) and Path(name).name == name
+    is_plain = isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
     return roots, str(name) if is_plain else _base_of(content)
 
 
@@ -381,7 +381,9 @@ def _over(name: str, options: Options, saved: SavedRun) -> str:
     held = saved.content["config"]
     if any(getattr(config, key) != held.get(key, KEYS[key].default) for key in LENGTH_KEYS):
         return ""
-    updates = saved.content["data"]["updates_per_epoch"]
+    updates = saved.content["data"].get("updates_per_epoch")
+    if updates is None:  # of an older version
+        return ""
     state = State(updates, config.epochs + config.cooldown_epochs, saved.step, step=saved.step)
     stopping, time = EarlyStopping(config.patience, config.best_by, _unheard), TimeLimit(config.max_hours, state)
     recall(saved.content, saved.path, [stopping, time])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.cifar import cifar
 from t2t_vit.data.decode import MODES, Mode
 from t2t_vit.data.fashion_mnist import fashion_mnist
@@ -36,6 +37,7 @@ def open_images(
     num_samples: int = -1,
     seed: int = 0,
     split_seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
     own: Sequence[Path] = (),
     note: Note = _silent,
     classes: Sequence[str] | None = None,
@@ -50,6 +52,7 @@ def open_images(
             where there is no `train_dir` either, the folders of `data_url` are the classes.
         num_samples: a class-balanced part of so many images, drawn by `seed`; -1 for all.
         split_seed: chooses which images `val_split` keeps.
+        max_pixels: of the largest image that is decoded, see `PixelBudget`.
         own: folders that a run writes into, which are never classes.
         note: called with where the validation images come from, if that is not `val_dir` itself, and what is left out.
         classes, path: of a network, by whose names the images are numbered, and the file that it came from.
@@ -64,7 +67,8 @@ def open_images(
         images = _in_memory(part, dataset, data_url, mode)
     else:
         tree = _tree(data_url, train_dir, val_dir, val_split)
-        images = _one(part, tree, _Opening(mode, split_seed, own, note, tree.root, classes or ()))
+        opening = _Opening(mode, split_seed, own, note, tree.root, PixelBudget(max_pixels), classes or ())
+        images = _one(part, tree, opening)
     if classes is not None:
         images = by_name(images, classes, "the validation images", path, note)
     return subset(images, num_samples, seed, f"{part}_num_samples")
@@ -82,6 +86,7 @@ def open_training_images(
     val_num_samples: int = -1,
     seed: int = 0,
     split_seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
     own: Sequence[Path] = (),
     note: Note = _silent,
     recorded: "Recorded | None" = None,
@@ -103,10 +108,11 @@ def open_training_images(
         train, val = (_in_memory(part, dataset, data_url, mode) for part in SPLITS)
     else:
         tree = _tree(data_url, train_dir, val_dir, val_split)
+        opening = _Opening(mode, split_seed, own, note, tree.root, PixelBudget(max_pixels))
         if recorded is not None:
             whole = train_num_samples == val_num_samples == -1
-            return _again(tree, _Opening(mode, split_seed, own, note, tree.root), recorded, whole)
-        train, val = _both(tree, _Opening(mode, split_seed, own, note, tree.root))
+            return _again(tree, opening, recorded, whole)
+        train, val = _both(tree, opening)
     if classes is not None and set(map(class_name, classes)) == set(map(class_name, train.classes)):
         train, val = (by_name(images, classes, "the data", "the run", note) for images in (train, val))
     return (
@@ -136,6 +142,7 @@ class _Opening:
     own: Sequence[Path]
     note: Note
     root: Path
+    budget: PixelBudget
     classes: Sequence[str] = ()
 
     def found(self, folder: Path) -> Scan:
@@ -178,7 +185,7 @@ def _both(tree: Tree, opening: _Opening) -> tuple[ImageSet, ImageSet]:
 
 
 def _of(folder: Path, opening: _Opening) -> FolderImages:
-    return FolderImages(folder, opening.mode, opening.found(folder))
+    return FolderImages(folder, opening.mode, opening.found(folder), budget=opening.budget)
 
 
 def _training(tree: Tree, opening: _Opening) -> FolderImages:
@@ -195,7 +202,7 @@ def _training(tree: Tree, opening: _Opening) -> FolderImages:
         opening.note(
             f"{', '.join(parts)} in {folder} {are_classes(parts)}; in a split the images would lie in {parts[0]}/CLASS"
         )
-    return FolderImages(folder, opening.mode, found)
+    return FolderImages(folder, opening.mode, found, budget=opening.budget)
 
 
 @dataclass(frozen=True)
@@ -236,8 +243,8 @@ def _again(tree: Tree, opening: _Opening, recorded: Recorded, whole: bool) -> tu
                 "new run takes what is there"
             )
     return (
-        FolderImages.of_files(folder, opening.mode, recorded.classes, recorded.train),
-        FolderImages.of_files(val_folder, opening.mode, recorded.classes, recorded.val),
+        FolderImages.of_files(folder, opening.mode, recorded.classes, recorded.train, budget=opening.budget),
+        FolderImages.of_files(val_folder, opening.mode, recorded.classes, recorded.val, budget=opening.budget),
     )
 
 

@@ -315,7 +315,7 @@ def _reader(
             ) from error
         except WorkerDiedError as error:
             raise UserError(
-                f"a data worker process {error}, most often for want of memory; {fewer} or a smaller batch_size"
+                f"a data worker process {error}, most often for lack of memory; {fewer} or a smaller batch_size"
             ) from error
 
     return explained

@@ -90,8 +90,8 @@ def parse(command: str, argv: Sequence[str]) -> Options:
         UserError: a mistake on the command line or in the file, in one sentence.
     """
     called = COMMANDS[command]
-    # A command without keys says by itself what it is for.
-    if "--help" in argv or "-h" in argv or not (argv or called.keys):
+    # A command that works on something, and has no keys, says by itself what it is for.
+    if "--help" in argv or "-h" in argv or (called.positional and not (argv or called.keys)):
         parser_of(called).print_help()
         raise SystemExit(0)
     said, words = read_words(called, argv)

@@ -4,7 +4,11 @@ Scalars are taken as the text that stands in the file, never through YAML's own 
 and `1:30` ninety: the same rules read a file and a command line.
 """
 
+import errno
 import math
+import os
+import select
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
@@ -20,7 +24,8 @@ from t2t_vit.variants import VARIANTS
 SHIPPED = Path(__file__).parents[1] / "configs"
 EMPTY = ("", "~", "null", "Null", "NULL")
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".tar", ".bin", ".onnx")
-LARGEST = 1_000_000  # bytes of a file; a long one has some 5,000
+LARGEST = 100_000  # bytes of a file; a long one has some 5,000, and YAML of this size takes seconds
+PATIENCE = 5.0  # seconds for which a pipe may keep silent
 
 
 def shipped_configs() -> list[str]:
@@ -127,8 +132,7 @@ def _mapping(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
+        content = _read_bytes(path)
         if len(content) > LARGEST:
             raise UserError(
                 f"{path}: is no configuration: it has more than {LARGEST:,} bytes (a checkpoint is named by "
@@ -141,6 +145,32 @@ def _read_text(path: Path) -> str:
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Up to LARGEST + 1 bytes. A pipe (`train <(program)`) is read to its end, where it does not keep silent.
+
+    Raises:
+        OSError: it cannot be read, or nothing comes.
+    """
+    if not path.is_fifo():
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
+    descriptor, content = os.open(path, os.O_RDONLY | os.O_NONBLOCK), b""
+    try:
+        while len(content) <= LARGEST:
+            with suppress(BlockingIOError):  # there is a writer, and it has written nothing yet
+                piece = os.read(descriptor, LARGEST + 1)
+                content += piece
+                if content and not piece:
+                    break
+                if piece:
+                    continue
+            if not select.select([descriptor], [], [], PATIENCE)[0]:
+                raise OSError(errno.ETIMEDOUT, f"nothing came out of this pipe for {PATIENCE:g} seconds")
+    finally:
+        os.close(descriptor)
+    return content
 
 
 def _text(node: yaml.Node) -> str | list[str] | None:

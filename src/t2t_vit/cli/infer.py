@@ -26,7 +26,7 @@ from t2t_vit.inference.readers import Readers, usable_workers
 from t2t_vit.inference.sources import STANDARD_INPUT, find_images, listed_images
 from t2t_vit.inference.torch_predictor import REPAYS_COMPILING
 from t2t_vit.inference.writers import check_output, format_of, open_rejects, open_writer
-from t2t_vit.notes import tell
+from t2t_vit.notes import counted, tell
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import resolve
@@ -306,10 +306,9 @@ def _name(result: ImageResult, number: int, job: InferenceJob) -> None:
 
 
 def _summary(tally: Tally, job: InferenceJob) -> str:
-    parts = [f"{tally.good} predictions in {job.output}"]
+    parts = [f"{counted(tally.good, 'prediction')} in {job.output}"]
     if tally.bad:
-        images = "image" if tally.bad == 1 else "images"
-        parts.append(f"{tally.bad} {images} could not be read: {job.rejects}")
+        parts.append(f"{counted(tally.bad, 'image')} could not be read: {job.rejects}")
     if tally.recalled:
         parts.append(f"{tally.recalled} of an earlier run")
     return "; ".join([*parts, tally.rate])
@@ -321,7 +320,7 @@ def _told_how_to_continue(journal: PredictionJournal, tally: Tally) -> Iterator[
         yield
     except BaseException as error:
         if journal.can_continue and not isinstance(error, UserError):
-            tell(f"stopped after {tally.good + tally.bad} images; the same command with --resume continues")
+            tell(f"stopped after {counted(tally.good + tally.bad, 'image')}; the same command with --resume continues")
         raise
 
 

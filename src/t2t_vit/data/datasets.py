@@ -9,12 +9,15 @@ from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.cifar import cifar
 from t2t_vit.data.decode import MODES, Mode
 from t2t_vit.data.fashion_mnist import fashion_mnist
-from t2t_vit.data.folder import FolderImages, Tree, check_known, check_level, split
+from t2t_vit.data.folder import FolderImages, Tree, are_classes, check_known, check_level, split
 from t2t_vit.data.images import ImageSet, Note, Split, by_name, subset
-from t2t_vit.data.scan import Scan, class_name, scan, some
+from t2t_vit.data.scan import Scan, class_name, neighbours, scan, some
 from t2t_vit.errors import UserError
+from t2t_vit.notes import counted
 
 SPLITS: tuple[Split, Split] = ("train", "val")
+_A_FOLDER = "a folder of images, as FOLDER/CLASS or FOLDER/train/CLASS and FOLDER/val/CLASS"
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 DATASETS = ("ImageNet", "FashionMNIST", "CIFAR10", "CIFAR100")
 
 
@@ -118,6 +121,18 @@ def open_training_images(
     )
 
 
+def validation_folder(
+    data_url: str, train_dir: str | None = None, val_dir: str | None = None, val_split: float = 0.0
+) -> Path:
+    """The folder whose classes the validation images lie in; that of the training images, where it is a share of them.
+
+    Raises:
+        UserError: there is none.
+    """
+    tree = _tree(data_url, train_dir, val_dir, val_split)
+    return tree.val() or tree.train()
+
+
 @dataclass(frozen=True)
 class _Opening:
     """How folders are opened, and who is told what was seen."""
@@ -156,6 +171,9 @@ def _both(tree: Tree, opening: _Opening) -> tuple[ImageSet, ImageSet]:
     """Training and validation images of a tree, each from its folder or one kept from the other."""
     folder = tree.val()
     train = _training(tree, opening)
+    if tree.train_dir is None and (left_out := tree.beside(folder)):
+        used = train.folder.name if folder is None else f"{train.folder.name} and {folder.name}"
+        opening.note(f"left out of {tree.root}: {some(left_out)}; used: {used} (train_dir and val_dir choose)")
     if folder is None:
         return _divided(tree, opening, train)
     val = by_name(_of(folder, opening), train.classes, str(folder), str(train.folder), opening.note)
@@ -182,8 +200,7 @@ def _training(tree: Tree, opening: _Opening) -> FolderImages:
         check_level(found, tree.root, "train_dir", guess=tree.train_dir is None)
     if is_root and (parts := tree.parts_as_classes()):
         opening.note(
-            f"{', '.join(parts)} of {folder} hold images themselves, so they are classes as the others; in a split "
-            f"the images would lie in {parts[0]}/CLASS"
+            f"{', '.join(parts)} in {folder} {are_classes(parts)}; in a split the images would lie in {parts[0]}/CLASS"
         )
     return FolderImages(folder, opening.mode, found, budget=opening.budget)
 
@@ -207,23 +224,23 @@ def _again(tree: Tree, opening: _Opening, recorded: Recorded, whole: bool) -> tu
     val_folder = tree.val() or folder
     there = {place: _files_in(place, opening) for place in {folder, val_folder}}
     parts = (
-        (folder, recorded.train, "training", "training takes others for them"),
-        (val_folder, recorded.val, "validation", "they are not counted"),
+        (folder, recorded.train, "training", "training takes others instead"),
+        (val_folder, recorded.val, "validation", "not counted"),
     )
     for place, names, what, instead in parts:
         gone = [os.fsdecode(name) for name in names if name not in there[place]]
         if gone:
             opening.note(
-                f"{len(gone):,} of the {len(names):,} {what} images that the run was begun with are not in {place} any "
-                f"more ({some(gone)}): {instead}"
+                f"{len(gone):,} of the {counted(len(names), f'{what} image')} that the run was begun with "
+                f"{'is' if len(gone) == 1 else 'are'} not in {place} any more ({some(gone)}): {instead}"
             )
     for place in sorted(there) if whole else ():
         mine = {name for at, names, _, _ in parts if at == place for name in names}
         new = sorted(os.fsdecode(name) for name in there[place] - mine)
         if new:
             opening.note(
-                f"{len(new):,} images in {place} are new since the run began and are left out ({some(new)}); a new run "
-                "takes them in"
+                f"left out, since the run began without: {counted(len(new), 'new image')} in {place} ({some(new)}); a "
+                "new run takes what is there"
             )
     return (
         FolderImages.of_files(folder, opening.mode, recorded.classes, recorded.train, budget=opening.budget),
@@ -240,17 +257,28 @@ def _divided(tree: Tree, opening: _Opening, images: FolderImages) -> tuple[Image
     train, val = split(images, tree.val_split, opening.split_seed)
     opening.note(
         f"no validation folder in {tree.root}: {tree.val_split:.3g} of each class of {images.folder} is kept for "
-        f"validation, {len(val):,} of {len(images):,} images, chosen by their names and split_seed {opening.split_seed}"
+        f"validation, {len(val):,} of {counted(len(images), 'image')}, chosen by their names and split_seed "
+        f"{opening.split_seed}"
     )
     return train, val
 
 
 def _tree(data_url: str, train_dir: str | None, val_dir: str | None, val_split: float) -> Tree:
     if not data_url:
-        raise UserError("dataset ImageNet needs data_url: the folder that holds train_dir and val_dir")
+        raise UserError(f"dataset ImageNet needs data_url: {_A_FOLDER}")
     if not Path(data_url).is_dir():
-        raise UserError(f"data_url {data_url} is not a folder; name the one that holds train_dir and val_dir")
+        raise UserError(f"data_url {data_url} {_why_no_folder(data_url)}")
     return Tree(Path(data_url), train_dir, val_dir, val_split)
+
+
+def _why_no_folder(data_url: str) -> str:
+    if "://" in data_url:
+        return f"is an address; download what is there, unpack it, and name {_A_FOLDER}"
+    if not os.path.lexists(data_url):
+        return f"does not exist{neighbours(Path(data_url))}; name {_A_FOLDER}"
+    if data_url.lower().endswith(_ARCHIVES):
+        return f"is an archive; unpack it, and name {_A_FOLDER}"
+    return f"is not a folder; name {_A_FOLDER}"
 
 
 def _in_memory(part: Split, dataset: str, data_url: str, mode: Mode) -> ImageSet:

@@ -17,6 +17,7 @@ from t2t_vit.data.decode import Mode, Reduction, decode, image_size
 from t2t_vit.data.images import ImageSet, Subset
 from t2t_vit.data.scan import Scan, class_name, folders_in, holds_images, scan
 from t2t_vit.errors import UserError
+from t2t_vit.notes import counted
 
 # The names that are looked for, in this order and in any case, where none is given.
 TRAIN_NAMES = ("train", "training")
@@ -219,10 +220,23 @@ class Tree:
             )
         return None
 
+    def beside(self, val: Path | None) -> list[str]:
+        """Folders of `root` with images that neither the training nor the validation images `val` come from."""
+        train = self.train()
+        used = {place.resolve() for place in (train, val) if place is not None}
+        if self.root.resolve() in used:
+            return []
+        return [
+            name
+            for name in folders_in(self.root)
+            if not any(place.is_relative_to((self.root / name).resolve()) for place in used)
+            and holds_images(self.root / name, deep=True)
+        ]
+
     def _check_no_classes(self) -> None:
         if parts := self.parts_as_classes():
             raise UserError(
-                f"{', '.join(parts)} of {self.root} hold images themselves, so they are classes as the others: set "
+                f"{', '.join(parts)} in {self.root} {are_classes(parts)}: set "
                 f"val_split to 0.2, so that a fifth of each is kept for validation (in a split the images would lie in "
                 f"{parts[0]}/CLASS)"
             )
@@ -352,11 +366,18 @@ def _one_class(found: Scan, root: Path, key: str) -> str:
             f"{place} holds one folder of images, {name}, and {_listed(below)}lie in {meant}: if those are the "
             f"classes, name the folder that holds them: --{key} {shown}"
         )
-    loose = f", and {found.loose_images:,} images that lie in no folder" if found.loose_images else ""
+    loose = f", and {counted(found.loose_images, 'image')} in no folder" if found.loose_images else ""
     return (
         f"{place} holds one class, {name}{loose}; to learn anything, a network needs two or more: put the images of "
         "each class into a folder of its name"
     )
+
+
+def are_classes(names: Sequence[str]) -> str:
+    """What to say of folders that have the name of a part and hold images themselves."""
+    if len(names) == 1:
+        return "holds images itself, so it is a class as the others are"
+    return "hold images themselves, so they are classes as the others are"
 
 
 def _first_folder(root: Path, names: Sequence[str]) -> Path | None:

@@ -96,7 +96,7 @@ def _hand_on(image: "Future[Decoding]", answer: "Future[Decoding]") -> None:
     except MemoryError:
         image.set_result("it does not fit into memory")
     except WorkerDiedError:
-        image.set_result("the process that decoded it was killed, often for want of memory")
+        image.set_result("the process that decoded it was killed, often for lack of memory")
     except WorkersUnavailableError as error:
         image.set_exception(UserError(f"decoding processes cannot be started here ({error}); --workers 0 does without"))
     except BaseException as error:  # ours: raised where the image is asked for

@@ -5,9 +5,9 @@ Nothing in it says who or where: no paths, no names of users, machines or networ
 
 import json
 import os
-import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -182,7 +182,7 @@ def _limits(root: Path) -> Facts:
 
 
 def _open_files() -> int | None:
-    if platform.system() == "Windows":
+    if sys.platform == "win32":
         return None
     import resource
 

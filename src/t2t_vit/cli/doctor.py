@@ -182,11 +182,12 @@ def _limits(root: Path) -> Facts:
 
 
 def _open_files() -> int | None:
-    if sys.platform == "win32":
-        return None
-    import resource
+    limit: int | None = None
+    if sys.platform != "win32":
+        import resource
 
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit
 
 
 def _numbers(path: Path) -> list[int]:

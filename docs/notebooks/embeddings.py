@@ -23,7 +23,7 @@ from t2t_vit.data.fashion_mnist import fashion_mnist
 WORK = Path("runs-of-the-notebook")
 folders = {f"{name}_root_dir": str(WORK / name) for name in ("ckpt", "best_ckpt", "summary", "logs")}
 run = t2t_vit.train(
-    "quickstart", epochs=2, train_num_samples=4000, device="cpu", verbose=True, model_postfix="_embed", **folders
+    "quickstart", epochs=4, train_num_samples=4000, device="cpu", verbose=True, model_postfix="_embed", **folders
 )
 predictor = run.predictor()
 images = fashion_mnist("val", "L")

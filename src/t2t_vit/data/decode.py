@@ -276,7 +276,8 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
     except UnidentifiedImageError as error:
         if _is_heif(file) and not has_heif():
             raise DecodeError(f"it is a HEIC image, which needs pillow-heif: {HEIF_INSTALL}") from error
-        if _bytes_of(file) == 0:
+        file.seek(0)
+        if not file.read(1):
             raise DecodeError("the file is empty") from error
         raise
     except Image.DecompressionBombError as error:

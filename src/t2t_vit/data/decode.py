@@ -8,6 +8,7 @@ import ctypes
 import importlib
 import importlib.util
 import io
+import logging
 import os
 import struct
 import sys
@@ -270,6 +271,7 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
             budget.take_all()
     if _head(file)[:4] == _ICO_SIGNATURE:  # decoded as it is opened, whatever size the image within it has
         budget.take_all()
+    _handle_pillows_log()
     formats = (*FORMATS, "HEIF") if _is_heif(file) and _heif_is_registered() else FORMATS
     try:
         image = Image.open(file, formats=formats)
@@ -351,6 +353,13 @@ def _heif_is_registered() -> bool:
     if has_heif():
         importlib.import_module("pillow_heif").register_heif_opener()
     return has_heif()
+
+
+@cache
+def _handle_pillows_log() -> None:
+    """What Pillow logs of a broken file goes where the program's own logging sends it, and else nowhere: without any
+    handler Python would write it to standard error."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @cache

@@ -70,6 +70,32 @@ def _break(path: Path, way: int) -> None:
             path.write_bytes(content[:8] + b"\xff" * 200)
 
 
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """The content with one to eight mistakes: bytes changed, cut off, removed, repeated, or numbers that are absurd."""
+    made = bytearray(content)
+    for _ in range(rng.integers(1, 9)):
+        if len(made) < 8:
+            break
+        # Most of what can go wrong is in the header.
+        at = int(rng.integers(0, min(len(made), 200) if rng.random() < 0.6 else len(made)))
+        count = int(rng.choice([1, 4, 100]))
+        match rng.integers(0, 6):
+            case 0:
+                made[at] = rng.integers(0, 256)
+            case 1:
+                del made[at:]
+            case 2:
+                number = int(rng.choice([0, 1, 2**15, 2**16 - 1, 20_000, 2**31 - 1, 2**32 - 1]))
+                made[at : at + 4] = number.to_bytes(4, "big" if rng.random() < 0.5 else "little")
+            case 3:
+                made[at:at] = rng.bytes(count)
+            case 4:
+                del made[at : at + count]
+            case 5:
+                made[at:at] = made[:count]
+    return bytes(made)
+
+
 class Deadly(Preprocessing):
     """Kills its process over an image that is 13 pixels wide, as a broken codec would."""
 

@@ -55,3 +55,7 @@ def test_show_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for line in (["show", str(tmp_path), "--checkpoint", str(tmp_path / "w.pth")], ["show", "x.png"]):
         assert main(line) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
+    line = ["show", str(tmp_path / "a.png"), "--checkpoint", str(tmp_path / "w.pth"), "--max_pixels", "4799"]
+    assert main(line) == 2
+    assert "a.png: it has too many pixels, 80 x 60: max_pixels is 4,799\n" in capsys.readouterr().err

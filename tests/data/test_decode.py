@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from hostile import mutated
 from t2t_vit.data import decode as decoding
 from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.decode import EXTENSIONS, DecodeError, convert, decode, image_size, is_image_ending, to_mode
@@ -301,6 +302,23 @@ def test_a_header_of_millions_of_pieces_is_not_read_to_its_end(tmp_path: Path, m
                 decode(source, "RGB")
     for whole in (png, gif, jpeg):
         assert decode(whole, "RGB").size == (16, 16)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "ICO", "JPEG2000", "TGA"])
+def test_mutated_images_are_images_or_a_sentence(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    pixels = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    options = {"TIFF": {"compression": "tiff_lzw"}}.get(kind, {})
+    content = saved(pixels, kind, **options)
+    refused = 0
+    for _ in range(300):
+        try:
+            assert decode(mutated(content, rng), "RGB", budget=PixelBudget(10_000_000)).mode == "RGB"
+        except DecodeError as error:
+            refused += 1
+            assert str(error).isprintable() and len(str(error)) < 200
+    assert refused > 0
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libtiff is silenced on Linux alone")

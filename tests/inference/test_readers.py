@@ -76,6 +76,37 @@ def test_a_death_costs_one_image() -> None:
     reading.close()
 
 
+@pytest.mark.parametrize("size", [300, 3000])
+def test_no_more_bytes_are_held_than_are_allowed(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many images a batch has, the one that reads an archive waits for the decoder."""
+    monkeypatch.setattr(readers, "_MOST_BYTES", 1000)
+    may_decode, waiting = threading.Semaphore(0), list[bytes]()
+
+    class Slow(Readers):
+        def _here(self, source: str | bytes) -> str:
+            assert may_decode.acquire(timeout=LONG)
+            return f"{len(source)} bytes that are no image"
+
+    reading = Slow(Preprocessing((8, 8)))
+
+    def read() -> None:
+        for number in range(12):
+            waiting.append(bytes([number]))
+            reading.read(bytes(size))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for decoded in range(12):
+        thread.join(0.05)
+        assert len(waiting) <= decoded + 1 + 1000 // size
+        may_decode.release()
+    thread.join(LONG)
+    assert len(waiting) == 12
+    reading.read(b"")
+    reading.close()
+    assert sum(size for size, _ in reading._held) <= 1000 + size
+
+
 def test_processes_that_do_not_start_are_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_servers", {})
     monkeypatch.setattr(sys, "executable", "nowhere")

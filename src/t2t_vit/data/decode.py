@@ -8,6 +8,7 @@ import ctypes
 import importlib
 import importlib.util
 import io
+import logging
 import os
 import struct
 import sys
@@ -57,7 +58,8 @@ _UPRIGHT = {
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262  # 0: the smallest value is white
-_MOST_BYTES = 2**30  # of a file that its codec reads whole; the others are read piece by piece
+_READ_WHOLE = frozenset({"WEBP", "AVIF", "HEIF"})  # by codecs that take all bytes before they know what they are
+_MOST_BYTES = 2**30  # of such a file; the others are read piece by piece
 _MANY_BYTES = 2**23  # of such a file: it is read when nothing else that counts is decoded
 _MOST_PIECES = 1_000_000  # that are read of a file; a PNG of a gigabyte in the usual chunks has 400,000
 _AT_ONCE = 2**22  # pixels that are converted at once
@@ -246,7 +248,7 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
         if image.format == "TIFF":
             _silence_libtiff()
         # Codecs that read the file whole decode into memory of their own.
-        budget.take(2 * pixels if _is_read_whole(file) else pixels)
+        budget.take(2 * pixels if image.format in _READ_WHOLE else pixels)
         image.load()
         turned = _orientation(image)
         converted = to_mode(image, mode)
@@ -262,21 +264,24 @@ def _size_of(file: BinaryIO, budget: PixelBudget) -> tuple[int, int]:
 
 def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
     """The image, of which only the header has been read, within the budget's `max_pixels`."""
-    if _is_read_whole(file):
+    head = _head(file)
+    if head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:] == b"WEBP"):
         size = _bytes_of(file)
         if size > _MOST_BYTES:
             raise DecodeError(f"it has {size:,} bytes; an image of its format may have {_MOST_BYTES:,}")
         if size > _MANY_BYTES:
             budget.take_all()
-    if _head(file)[:4] == _ICO_SIGNATURE:  # decoded as it is opened, whatever size the image within it has
+    if head[:4] == _ICO_SIGNATURE:  # decoded as it is opened, whatever size the image within it has
         budget.take_all()
-    formats = (*FORMATS, "HEIF") if _is_heif(file) and _heif_is_registered() else FORMATS
+    _handle_pillows_log()
+    formats = (*FORMATS, "HEIF") if _is_heif(head) and _heif_is_registered() else FORMATS
     try:
         image = Image.open(file, formats=formats)
     except UnidentifiedImageError as error:
-        if _is_heif(file) and not has_heif():
+        if _is_heif(head) and not has_heif():
             raise DecodeError(f"it is a HEIC image, which needs pillow-heif: {HEIF_INSTALL}") from error
-        if _bytes_of(file) == 0:
+        file.seek(0)
+        if not file.read(1):
             raise DecodeError("the file is empty") from error
         raise
     except Image.DecompressionBombError as error:
@@ -306,12 +311,6 @@ def _head(file: BinaryIO) -> bytes:
     return head
 
 
-def _is_read_whole(file: BinaryIO) -> bool:
-    """Whether the codec (of WebP, AVIF, HEIF) takes all bytes of the file before it knows that they are an image."""
-    head = _head(file)
-    return head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
-
-
 def _despite_texts(file: BinaryIO, read: Callable[[BinaryIO], Result]) -> Result:
     """What `read` makes of the file. Of a PNG whose texts or colour profile are too long for Pillow they are left out:
     the pixels do not depend on them."""
@@ -339,8 +338,7 @@ def _without_texts(file: BinaryIO) -> BinaryIO:
     return kept
 
 
-def _is_heif(file: BinaryIO) -> bool:
-    head = _head(file)
+def _is_heif(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
@@ -350,6 +348,13 @@ def _heif_is_registered() -> bool:
     if has_heif():
         importlib.import_module("pillow_heif").register_heif_opener()
     return has_heif()
+
+
+@cache
+def _handle_pillows_log() -> None:
+    """What Pillow logs of a broken file goes where the program's own logging sends it, and else nowhere: without any
+    handler Python would write it to standard error."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @cache

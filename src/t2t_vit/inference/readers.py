@@ -1,6 +1,7 @@
 """Sources -> prepared images, ahead of use: in threads of this process, or in processes whose death costs one image."""
 
 import sys
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pickle import PickleBuffer
@@ -23,7 +24,8 @@ Decoding = Tensor | str  # an image, prepared, or the reason why there is none
 
 _THREADS = 2
 _GROUP = 8  # sources that are handed over at once: a process that is woken for each of them waits more than it works
-_LARGE = 4 * 2**20  # bytes of encoded images that are handed over, however few they are, and waited for
+_LARGE = 4 * 2**20  # bytes of encoded images that are handed over, however few they are
+_MOST_BYTES = 64 * 2**20  # of encoded images that are held; one alone may have more
 _ATTEMPTS = 2  # a process may be killed for the memory that another one took
 
 
@@ -41,18 +43,31 @@ class Readers:
         if workers > 0:
             self._pool = Pool(self._decoded, workers, [Decoded.__module__], _arrived, attempts=_ATTEMPTS)
         self._group: list[tuple[Source, Future[Decoding]]] = []
+        self._held: deque[tuple[int, Future[Decoding]]] = deque()  # bytes of images that may not be decoded yet
         self.ahead = _GROUP * max(workers, _THREADS)  # sources that keep all of them busy
 
     def read(self, source: Source) -> "Future[Decoding]":
         """The image, prepared: uint8 (in_chans, height, width), or why there is none; after `flush` at the latest."""
         image: Future[Decoding] = Future()
         self._group.append((source, image))
-        held = sum(len(source) for source, _ in self._group if isinstance(source, bytes))
-        if len(self._group) == _GROUP or held > _LARGE:
+        if isinstance(source, bytes):
+            self._held.append((len(source), image))
+        grouped = sum(len(source) for source, _ in self._group if isinstance(source, bytes))
+        if len(self._group) == _GROUP or grouped > _LARGE:
             self.flush()
-        if held > _LARGE:
-            image.exception()  # many large ones at once would fill the memory
+        self._wait()
         return image
+
+    def _wait(self) -> None:
+        """Until no more than `_MOST_BYTES` of encoded images are held: many large ones would fill the memory."""
+        while self._held and self._held[0][1].done():  # it holds the decoded image, too
+            self._held.popleft()
+        held = sum(size for size, _ in self._held)
+        while held > _MOST_BYTES:
+            self.flush()
+            size, image = self._held.popleft()
+            image.exception()
+            held -= size
 
     def flush(self, *, alone: bool = False) -> None:
         """Hand over what was asked for; `alone` in this process, since for one image none is started."""

@@ -53,3 +53,10 @@ def test_fewer_images_than_the_picture_has_room_for() -> None:
 def test_a_place_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *KEYS, "--preview", "."]) == 2
     assert "is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.txt", "a"])
+def test_another_ending_would_lie_about_what_is_in_the_file(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *KEYS, "--preview", name]) == 2
+    assert f"--preview writes a PNG; name a file that ends in .png, not {name}" in capsys.readouterr().err
+    assert not Path(name).exists()

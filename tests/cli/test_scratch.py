@@ -247,5 +247,22 @@ def test_grey_images_and_broken_ones_are_seen(tmp_path: Path) -> None:
     assert values(Facts(40, 2, 30, grey=True))["in_chans"] == 1
 
 
+def test_a_class_that_may_not_be_looked_into_holds_broken_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(10):
+        for name in "ab":
+            save(tmp_path, f"{name}/{i}.png", np.zeros((30, 44, 3)))
+    original = Path.stat
+
+    def closed(self: Path, **how: bool) -> object:
+        if self.parent == tmp_path / "b":
+            raise PermissionError(13, "Permission denied")
+        return original(self, **how)
+
+    monkeypatch.setattr(Path, "stat", closed)
+    assert look(Config(data_url=str(tmp_path), val_split=0.5)).side == 30
+
+
 def test_embedded_images_are_looked_at_as_well() -> None:
     assert look(Config(dataset="FashionMNIST")) == Facts(images=12_000, classes=10, side=28, grey=True)

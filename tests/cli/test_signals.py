@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from t2t_vit.cli.launch import exit_code
+from t2t_vit.cli.launch import IN_PART, _explained, exit_code
+from t2t_vit.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = [
@@ -199,3 +200,19 @@ def test_the_exit_code_of_several() -> None:
     assert exit_code([1, 2]) == 2
     assert exit_code([-15]) == 143
     assert exit_code([138, 138]) == 138
+
+
+def test_what_several_did_in_part_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr("t2t_vit.training.distributed.leave", codes.append)
+    monkeypatch.setattr("t2t_vit.cli.main._exit_code", lambda _: 1)
+    assert main([]) == 1 and codes == []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    main([])
+    assert codes == [IN_PART]
+    assert _explained({0: IN_PART}) == 1
+    assert capfd.readouterr().err == ""
+    assert _explained({1: 1}) == 1  # a traceback
+    assert "process 1 ended with exit code 1" in capfd.readouterr().err

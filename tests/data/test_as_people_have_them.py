@@ -377,3 +377,25 @@ def test_more_empty_classes_are_counted(tmp_path: Path) -> None:
     assert "c holds no images (nor do 2 more); add some" in refused(tmp_path)
     (tmp_path / "e").rmdir()
     assert "c holds no images (nor does 1 more); add some" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a", "a/below"])
+def test_a_folder_that_may_not_be_read_is_named_with_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    root = tmp_path / "images"
+    put(root, "a", "b", "a/below")
+    scandir = os.scandir
+
+    def closed(place: object) -> object:
+        if Path(str(place)) == root / name:
+            raise PermissionError(13, "Permission denied")
+        return scandir(place)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", closed)
+        sentence = refused(root)
+    assert sentence.startswith(f"{root / name} cannot be read (Permission denied); make it readable, or move it out of")
+    (root / name).rename(tmp_path / "moved out")
+    put(root, "c")
+    assert "b" in opened(root)[0].classes

@@ -1,7 +1,7 @@
 """The images of a run before its first step: which can be read, which stay in memory, and the lists of both parts."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -101,8 +101,7 @@ def run_images(start: Start, note: build.Note) -> tuple[ImageSet, ImageSet]:
 
 def folder_of_images(images: ImageSet) -> str:
     """A folder with some of the images; empty where they are no files, or all gone."""
-    paths = (Path(images.name(number)) for number in range(len(images)))
-    return next((str(path.parent) for path in paths if path.is_file()), "")
+    return _folder_of_first(images.name(number) for number in range(len(images)))
 
 
 def listed_folder_of_images(config: Config, logs: Path) -> str:
@@ -111,8 +110,12 @@ def listed_folder_of_images(config: Config, logs: Path) -> str:
         folder = build.validation_folder_of(config)
     except UserError:
         return ""
-    paths = (folder / os.fsdecode(name) for name in read_list(logs / VALIDATION_LIST) or ())
-    return next((str(path.parent) for path in paths if path.is_file()), "")
+    return _folder_of_first(str(folder / os.fsdecode(name)) for name in read_list(logs / VALIDATION_LIST) or ())
+
+
+def _folder_of_first(names: Iterable[str]) -> str:
+    # Of a folder that may not be looked into, a Path raises.
+    return next((str(Path(name).parent) for name in names if os.path.isfile(name)), "")  # noqa: PTH113
 
 
 def digests(train: ImageSet, val: ImageSet) -> dict[str, int]:

@@ -329,8 +329,8 @@ def _spread(count: int, most: int) -> list[int]:
 def _size(images: ImageSet, index: int) -> tuple[int, int] | None:
     """(width, height) of an image, by its header where it is a file; None where it is broken."""
     try:
-        path = Path(images.name(index))
-        return image_size(path) if path.is_file() else images.read(index).size
+        name = images.name(index)
+        return image_size(Path(name)) if os.path.isfile(name) else images.read(index).size  # noqa: PTH113
     except DecodeError:
         return None
 

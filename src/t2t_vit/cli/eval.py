@@ -79,7 +79,8 @@ def run(options: Options) -> int:
             note(f"report: {report}")
         print(rounded(found))
         print(f"eval results: {results}")
-    return 1 if found.unreadable else 0
+    # Of several, the first one writes: it would be ended by another's exit code.
+    return 1 if found.unreadable and processes.is_first else 0
 
 
 def evaluate_job(
@@ -191,7 +192,8 @@ def evaluate_exported(
 def tell_unreadable(metrics: Metrics, images: int, note: Callable[[str], None]) -> None:
     """Say how many of the images could not be read, each of which was named before by the process that met it."""
     if metrics.count < images:
-        note(f"{images - metrics.count:,} of {images:,} images could not be read and are not counted")
+        bad = images - metrics.count
+        note(f"{bad:,} of {images:,} images could not be read and {'is' if bad == 1 else 'are'} not counted")
 
 
 def _measured(

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 
 from t2t_vit.training.signals import STOPPING, Stopped, heard, stop_at_once
 
+IN_PART = 3  # what one of several ends with where a program by itself ends with 1, as it does after a traceback, too
 SAID = {2, *(128 + number for number in STOPPING)}  # the processes have said these themselves
 
 
@@ -41,6 +42,8 @@ def _run(words: list[str]) -> int:
 def _explained(codes: dict[int, int]) -> int:
     """The exit code that stands for those of the processes that failed first."""
     code = exit_code(codes.values())
+    if code == IN_PART:
+        return 1
     if code not in SAID:
         rank = next(rank for rank, own in codes.items() if exit_code([own]) == code)
         own = codes[rank]

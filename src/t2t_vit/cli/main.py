@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+from t2t_vit.cli.launch import IN_PART
 from t2t_vit.errors import FOREIGN_THREAD, UserError, printable
 from t2t_vit.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from t2t_vit.settings.commands import COMMANDS
@@ -45,11 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with heard(stop_at_once):
         code = _exit_code(words)
     is_busy = any(thread.name == FOREIGN_THREAD for thread in threading.enumerate())  # native code would be torn apart
-    if is_busy or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if is_busy or is_one_of_several:
         from t2t_vit.training.distributed import leave
 
         gc.collect()  # what holds semaphores gives them back; else Python's resource tracker complains
-        leave(code)
+        leave(IN_PART if code == 1 and is_one_of_several else code)
     return code
 
 

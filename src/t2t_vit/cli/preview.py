@@ -9,6 +9,7 @@ from PIL import Image
 
 from t2t_vit.assembly import build
 from t2t_vit.data.folder import reduced
+from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
 from t2t_vit.notes import silent, tell
 from t2t_vit.settings.schema import Config
@@ -23,8 +24,10 @@ def write_preview(config: Config, path: Path) -> None:
     """Write the first images of the first epoch, a row a batch: what a batch shares, as a kind of mixing, a row shares.
 
     Raises:
-        UserError: no images, or the file cannot be written.
+        UserError: no images, or the file cannot be written or does not end in .png.
     """
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--preview writes a PNG; name a file that ends in .png, not {path}")
     images = reduced(build.training_images(config, tell)[0], build.train_transform(config).reduction)
     small = replace(config, batch_size=COLUMNS, num_parallel_workers=0)
     loader = build.train_loader(small, images, len(images.classes), Processes(), torch.device("cpu"), silent)

@@ -146,10 +146,10 @@ def by_name(images: ImageSet, classes: Sequence[str], where: str, expected_where
     if extra:
         parts = [f"lacks {_quoted(missing)}"] if missing else []
         parts.append(f"has {_quoted(extra)} besides")
-        raise UserError(
-            f"the classes of {where} differ from those of {expected_where}: it {' and '.join(parts)}"
-            f"{_alike(extra, missing)}"
-        )
+        way = _alike(extra, missing)
+        if not way and len(extra) < len(own):
+            way = f"; move {'that folder' if len(extra) == 1 else 'those folders'} away to measure the others"
+        raise UserError(f"the classes of {where} differ from those of {expected_where}: it {' and '.join(parts)}{way}")
     if missing:
         there = len(classes) - len(missing)
         note(f"{where}: {there} of the {len(classes)} classes of {expected_where}; missing: {_quoted(missing)}")

@@ -281,7 +281,7 @@ def _walk(folder: Path, junk: "Counter[str]", own: Collection[Path] = ()) -> Ite
                     else:
                         yield path
         except OSError as error:
-            raise UserError(f"{folder / relative} cannot be read ({error.strerror})") from error
+            raise UserError(_closed(folder / relative, error)) from error
 
 
 def _above(folder: Path) -> list[str]:
@@ -330,7 +330,11 @@ def holds_images(folder: Path, *, deep: bool = False) -> bool:
         with os.scandir(folder) as entries:
             return any(is_image_ending(e.name) and not _is_junk(e.name) and not _is_folder(e) for e in entries)
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror})") from error
+        raise UserError(_closed(folder, error)) from error
+
+
+def _closed(folder: Path, error: OSError) -> str:
+    return f"{folder} cannot be read ({error.strerror}); make it readable, or move it out of the folder of images"
 
 
 def neighbours(folder: Path) -> str:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import t2t_vit
 from t2t_vit.errors import UserError
 from t2t_vit.formats.safetensors_file import write_safetensors_file
 from t2t_vit.formats.torch_archive import read_torch_archive
@@ -366,3 +367,20 @@ def test_weights_that_were_saved_on_a_gpu(tmp_path: Path) -> None:
         path = saved(tmp_path / "x.pth", TENSORS)
     assert b"cuda:3" in path.read_bytes()
     assert all(tensor.device.type == "cpu" for tensor in read_weights(path).tensors.values())
+
+
+@pytest.mark.parametrize("shape", [(10**9, 4), (2**31, 2**20), (3 * 10**7, 4)])
+def test_one_element_that_stands_for_too_many_is_refused_and_tied_weights_are_not(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    path = saved(tmp_path / "x.pth", {**TENSORS, "head.weight": torch.zeros(1).expand(shape)})
+    for open_it in (read_weights, t2t_vit.load):
+        with pytest.raises(UserError, match=r"x.pth: its tensors claim [\d,]+ bytes, and the file has"):
+            open_it(path)
+    own = {"format": "t2t_vit", "version": 1, "model": {"cls_token": torch.zeros(1).expand(shape)}}
+    with pytest.raises(UserError, match="its tensors claim"):
+        read_weights(saved(tmp_path / "own.ckpt", own))
+    tied = torch.zeros(2**20)
+    assert len(read_weights(saved(tmp_path / "y.pth", {f"a{number}": tied for number in range(40)})).tensors) == 40
+    few = torch.zeros(1).expand(2**20)
+    assert len(read_weights(saved(tmp_path / "z.pth", {"a": few})).tensors) == 1

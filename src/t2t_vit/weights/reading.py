@@ -16,7 +16,7 @@ from t2t_vit.weights.kind import Kind, file_kind
 from t2t_vit.weights.location import GIVEN, WEIGHTS_FILES, Source, find_file, folder_config, given_file
 from t2t_vit.weights.mindspore_file import read_mindspore_file
 from t2t_vit.weights.names import authors_names
-from t2t_vit.weights.torch_file import Copy, foreign_copies, state_dict_in
+from t2t_vit.weights.torch_file import Copy, check_claims, foreign_copies, state_dict_in
 
 Which = Literal["auto", "ema", "raw"]
 
@@ -121,6 +121,8 @@ def _read(path: str | Path, which: Which) -> Weights:
         lacking = f" ({content.lacking_ema})" if chosen == "ema" else ""
         raise UserError(f"{path}: holds no {chosen} weights{lacking}")
     tensors = authors_names(content.copies[chosen]())
+    if kind == "torch":
+        check_claims(file, tensors.values())
     return Weights(
         file,
         tensors,

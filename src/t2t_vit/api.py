@@ -43,6 +43,7 @@ from t2t_vit.settings.schema import KEYS, checked
 from t2t_vit.settings.values import Value
 from t2t_vit.training.distributed import end_with_launcher, from_environment, meet
 from t2t_vit.training.signals import Stopped, heard, stop_at_once
+from t2t_vit.weights.location import Source
 
 PathLike = str | Path
 
@@ -166,19 +167,18 @@ def evaluate(
 
 
 @overload
-def predict(images: ImageLike, checkpoint: PathLike, **options: Any) -> Prediction: ...
+def predict(images: ImageLike, checkpoint: Source, **options: Any) -> Prediction: ...
 @overload
-def predict(images: ImageLike, checkpoint: PathLike, top_k: int, **options: Any) -> list[Prediction]: ...
+def predict(images: ImageLike, checkpoint: Source, top_k: int, **options: Any) -> list[Prediction]: ...
 @overload
-def predict(images: Iterable[ImageLike], checkpoint: PathLike, **options: Any) -> list[Prediction]: ...
+def predict(images: Iterable[ImageLike], checkpoint: Source, **options: Any) -> list[Prediction]: ...
 @overload
-def predict(
-    images: Iterable[ImageLike], checkpoint: PathLike, top_k: int, **options: Any
-) -> list[list[Prediction]]: ...
-def predict(images: ImageLike | Iterable[ImageLike], checkpoint: PathLike, top_k: int = 0, **options: Any) -> Predicted:
+def predict(images: Iterable[ImageLike], checkpoint: Source, top_k: int, **options: Any) -> list[list[Prediction]]: ...
+def predict(images: ImageLike | Iterable[ImageLike], checkpoint: Source, top_k: int = 0, **options: Any) -> Predicted:
     """Classify one image or several by the network of a checkpoint or an exported file.
 
-    The file is read anew each time; `t2t_vit.load(checkpoint)` keeps it for the next ones.
+    The file, which may be given as its bytes or open, is read anew each time; `t2t_vit.load(checkpoint)` keeps it for
+    the next ones.
 
     Args:
         images: see `Predictor.predict`: paths, bytes, files, Pillow images, arrays (H, W, C), tensors (C, H, W).

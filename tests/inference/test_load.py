@@ -171,3 +171,21 @@ def test_lower_precision_gives_nearly_the_same_answers(tmp_path: Path) -> None:
     assert fast.dtype == torch.float32 and 0 < (exact - fast).abs().max() < 0.05
     with pytest.raises(UserError, match="amp_level"):
         t2t_vit.load(path, amp_level="O7")
+
+
+def test_a_file_of_a_size_that_is_no_square_says_which_would_fit(tmp_path: Path) -> None:
+    model = network(num_classes=2, image_size=(96, 160))
+    state = model.state_dict()
+    torch.save(state, tmp_path / "wide.pth")
+    told = r"its pos_embed has 60 positions .* images with 60 tokens, such as 96 160 or 160 96$"
+    with pytest.raises(UserError, match=told):
+        t2t_vit.load(tmp_path / "wide.pth")
+    opened = t2t_vit.load((tmp_path / "wide.pth").read_bytes(), image_size=(96, 160))
+    images = torch.rand(1, 3, 96, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(opened.model(images), model(images))
+    del state["pos_embed"]
+    torch.save(state, tmp_path / "without.pth")
+    with pytest.raises(UserError, match=r"since it has no pos_embed; give image_size$"):
+        t2t_vit.load(tmp_path / "without.pth")
+    assert t2t_vit.load(tmp_path / "without.pth", image_size=64).model.image_size == (64, 64)

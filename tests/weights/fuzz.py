@@ -1,24 +1,61 @@
-"""Mutated checkpoint files. By hand: `python tests/weights/fuzz.py 10000` prints what came of so many."""
+"""Mutated files of every kind. By hand: `python tests/weights/fuzz.py 10000` prints what came of so many."""
 
+import gzip
+import json
+import multiprocessing
+import os
 import random
 import resource
+import signal
 import sys
 import time
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from t2t_vit.errors import UserError
-from t2t_vit.weights import read_weights
+from t2t_vit.data import fashion_mnist
+from t2t_vit.errors import UserError, printable
+from t2t_vit.formats.mindir import GraphWriter
+from t2t_vit.inference.exported import Metadata
+from t2t_vit.inference.load import load
+from t2t_vit.inference.mindir_predictor import mindir_metadata
+from t2t_vit.model import T2TViT, create_model
+from t2t_vit.model.pretrained import from_pretrained, preprocessing_of, save_pretrained
+from t2t_vit.settings.file import read_config, to_yaml
+from t2t_vit.settings.schema import Config
+from t2t_vit.weights import load_weights, read_saved_run, read_weights
 from t2t_vit.weights.mindspore_file import write_mindspore_file
 from t2t_vit.weights.show import shown
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mindspore"
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 10**10)
+# What stands in the place of a word of JSON or YAML.
+WORDS = (
+    *("-1", "0", "1e999", "NaN", "8192", "1000000000", "99999999999999999999", "null", "true", "[]", "{}", '""', "1.5"),
+    *('"\\u001b[2J"', "[1, [2]]", '{"a": 1}', '"t2t_vit_14"', "[0.5, 0.5, 0.5]", "[" * 50, "0x10", "&a [*a]", "''"),
+)
+MEMORY = 512 * 2**20  # bytes that a file may take beyond what is there before
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A whole small file, what opens it, and how far into it is mutated (tensors at its end say little)."""
+
+    kind: str
+    name: str
+    content: bytes
+    open: Callable[[Path], object]
+    head: int = 0
+    is_text: bool = False
 
 
 def small_tensors() -> dict[str, torch.Tensor]:
@@ -27,34 +64,118 @@ def small_tensors() -> dict[str, torch.Tensor]:
     return {name: torch.full(shape, 0.5) for name, shape in zip(names, shapes, strict=True)}
 
 
-def seeds(folder: Path) -> list[bytes]:
-    """Whole small files of every kind."""
+def network() -> T2TViT:
+    torch.manual_seed(0)
+    return create_model("t2t_vit_quickstart", num_classes=3, image_size=28, in_chans=1)
+
+
+def run_content(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """As `training.checkpoint.checkpoint_content` has it."""
+    scores = {"loss": 0.5, "top1": 0.5, "top5": 1.0, "count": 20}
+    return {
+        "format": "t2t_vit", "version": 1, "arch": "t2t_vit_7", "config": Config().to_dict(), "classes": ["a", "b"],
+        "data": {"train_images": 5, "updates_per_epoch": 2}, "run": {"id": "1d", "name": "a", "folder": "a"},
+        "epoch": 2, "step": 3, "model": tensors, "ema": tensors, "scaler": None,
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"params": [0], "lr": 0.1}]},
+        "progress": {"lr": 0.1, "evaluated_at": 2, "closed_at": 2, "ended": False},
+        "metrics": {"step": 2, "raw": scores}, "best": {"raw": [{"file": "a-1_2.ckpt", "step": 2, **scores}]},
+        "followers": {"StopOnDivergence": {"looked": 3, "streak": [], "unread": {}}},
+    }  # fmt: skip
+
+
+def seeds(folder: Path) -> list[Seed]:
     tensors, path = small_tensors(), folder / "seed"
-    own = {"format": "t2t_vit", "version": 1, "config": {"arch": "t2t_vit_7", "mean": [0.5]}, "classes": ["a", "b"]}
-    contents = [{"state_dict": tensors, "epoch": 3}, {**own, "model": tensors, "ema": tensors, "metrics": {}}]
-    found = []
-    for content in contents:
+    found: list[Seed] = []
+
+    def add(kind: str, opened: Callable[[Path], object] = look, name: str = "mutated.ckpt", **how: Any) -> None:
+        found.append(Seed(kind, name, path.read_bytes(), opened, **how))
+
+    for kind, content in (("torch", {"state_dict": tensors, "epoch": 3}), ("run", run_content(tensors))):
+        opened = {"torch": look, "run": continued}[kind]
         for as_zip in (True, False):
             torch.save(content, path, _use_new_zipfile_serialization=as_zip)
-            found.append(path.read_bytes())
+            add(kind if as_zip else f"{kind}, stream", opened)
         torch.serialization.set_crc32_options(False)  # so that not every change is found by the checksum already
         torch.save(content, path)
         torch.serialization.set_crc32_options(True)
-        found.append(path.read_bytes())
+        add(f"{kind}, no checksums", opened)
     save_file(tensors, path)
-    found.append(path.read_bytes())
+    add("safetensors")
     write_mindspore_file(tensors, path)
-    found.append(path.read_bytes())
-    return found + [file.read_bytes() for file in sorted(FIXTURES.glob("*.ckpt"))]
+    add("mindspore")
+    for fixture in sorted(FIXTURES.glob("*.ckpt")):
+        path.write_bytes(fixture.read_bytes())
+        add("mindspore")
+    model = network()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.serialization.set_crc32_options(False)
+    torch.save({"state_dict": state}, path)
+    torch.serialization.set_crc32_options(True)
+    add("network", answered, head=path.read_bytes().find(b"PK\x03\x04", 100))
+    save_file(state, path)
+    add("network, safetensors", answered, head=8 + int.from_bytes(path.read_bytes()[:8], "little"))
+    save_pretrained(model, folder / "hub", classes=["a", "b", "c"])
+    (folder / "hub" / "config.json").replace(path)
+    add("folder", answered_by_folder, "hub/config.json", is_text=True)
+    graph = GraphWriter()
+    graph.output(graph.node("ReLU", [graph.input("images", (-1, 1, 28, 28), "float32")]), (-1, 3), "float32")
+    metadata = Metadata("t2t_vit_quickstart", _preprocessing(model), ("a", "b", "c"), 3)
+    path.write_bytes(graph.to_bytes(metadata.to_strings(), "t2t_vit", "1"))
+    add("mindir", mindir_metadata, "mutated.mindir")
+    path.write_text(to_yaml(Config()), encoding="utf-8")
+    add("yaml", read_config, "mutated.yaml", is_text=True)
+    path.write_bytes(gzip.compress(bytes(16 + 784)))
+    add("idx.gz", lambda file: fashion_mnist.fashion_mnist("val", "L", str(file.parent)), "t10k-images-idx3-ubyte.gz")
+    return found
 
 
-def mutated(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
-    """`data` after one to four changes."""
-    changed = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(changed)) if changed else 0
-        kind = rng.randrange(7)
-        if kind == 0 and changed:
+def _preprocessing(model: T2TViT) -> Any:
+    from t2t_vit.data.preprocessing import Preprocessing
+
+    return Preprocessing.from_dict(preprocessing_of(model))
+
+
+def look(path: Path) -> None:
+    """`weights show`, and every value read once."""
+    for tensor in read_weights(path).tensors.values():
+        tensor.clone()
+    shown(path)
+
+
+def continued(path: Path) -> None:
+    """What --resume reads of a run, then its weights."""
+    try:
+        read_saved_run(path)
+    finally:
+        look(path)
+
+
+def answered(path: Path) -> None:
+    """`infer --pretrained`."""
+    load(path).predict(Image.new("L", (30, 40)))
+
+
+def answered_by_folder(path: Path) -> None:
+    """The same of a folder, and `from_pretrained`."""
+    try:
+        load(path.parent).predict(Image.new("L", (30, 40)))
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of keys that it does not know
+            from_pretrained(path.parent)
+        load_weights(network(), path.parent)
+
+
+def mutated(seed: Seed, others: list[Seed], rng: random.Random) -> bytes:
+    """The file after one to four changes."""
+    changed = bytearray(seed.content)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        at = rng.randrange(min(seed.head or len(changed), len(changed))) if changed else 0
+        kind = 7 if seed.is_text and rng.random() < 0.8 else rng.randrange(7)
+        if kind == 7:
+            begin, end = _word(changed, at)
+            changed[begin:end] = rng.choice(WORDS).encode()
+        elif kind == 0 and changed:
             changed[at] ^= 1 << rng.randrange(8)
         elif kind == 1 and changed:
             changed[at] = rng.randrange(256)
@@ -69,44 +190,99 @@ def mutated(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
         elif kind == 5:
             changed[at:at] = changed[at : at + rng.randint(1, 256)] * rng.randint(1, 4)
         else:
-            other = rng.choice(others)
+            other = rng.choice(others).content
             begin = rng.randrange(len(other))
             changed[at : at + rng.randint(0, 64)] = other[begin : begin + rng.randint(1, 256)]
     return bytes(changed)
 
 
-def outcomes(count: int, seed: int, folder: Path) -> Iterator[str]:
-    """What became of each of `count` mutated files; anything but a UserError escapes."""
-    rng, whole, path = random.Random(seed), seeds(folder), folder / "mutated.ckpt"
-    for _ in range(count):
-        path.write_bytes(mutated(rng.choice(whole), whole, rng))
+def _word(text: bytearray, at: int) -> tuple[int, int]:
+    """The word, number or quoted text around a place."""
+    begin = end = at
+    while begin > 0 and text[begin - 1] not in b" ,:[]{}\n":
+        begin -= 1
+    while end < len(text) and text[end] not in b" ,:[]{}\n":
+        end += 1
+    return begin, end
+
+
+def outcome(number: int, whole: list[Seed], folder: Path) -> str:
+    """What became of mutated file `number`; anything but a UserError escapes."""
+    rng = random.Random(number)
+    seed = _seed(number, whole)
+    path = folder / seed.name
+    path.write_bytes(mutated(seed, whole, rng))
+    try:
+        seed.open(path)
+    except UserError as error:
+        assert len(printable(str(error))) < 1000, str(error)
+        return f"{seed.kind}: refused"
+    return f"{seed.kind}: opened"
+
+
+def _seed(number: int, whole: list[Seed]) -> Seed:
+    """Of each kind as many, however many files it has."""
+    kinds = list(dict.fromkeys(seed.kind for seed in whole))
+    of_kind = [seed for seed in whole if seed.kind == kinds[number % len(kinds)]]
+    return of_kind[number // len(kinds) % len(of_kind)]
+
+
+def work(first: int, last: int, folder: Path, pipe: Connection) -> None:
+    """Send (number, outcome, seconds) of each file; what is wrong is sent as an outcome too."""
+    torch.set_num_threads(1)
+    whole = seeds(folder)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (virtual + MEMORY, virtual + MEMORY))
+    for number in range(first, last):
+        start = time.perf_counter()
+        signal.alarm(20)
         try:
-            weights = read_weights(path)
-            for tensor in weights.tensors.values():
-                tensor.clone()
-            shown(path)
-            outcome = f"read as {weights.kind}"
-        except UserError as error:
-            text = str(error)
-            assert text.startswith(str(path)) and "\n" not in text and len(text) < 600, text
-            outcome = "refused"
-        yield outcome
+            found = outcome(number, whole, folder)
+        except BaseException as error:
+            found = f"WRONG {_seed(number, whole).kind}: {type(error).__name__}: {str(error)[:200]}"
+        signal.alarm(0)
+        pipe.send((number, found, time.perf_counter() - start))
+    pipe.close()
+
+
+def outcomes(count: int, first: int = 0) -> dict[int, tuple[str, float]]:
+    """Number -> what became of the file, and in how many seconds: in a process of its own, begun anew where it dies."""
+    found: dict[int, tuple[str, float]] = {}
+    context = multiprocessing.get_context("spawn")
+    begin = first
+    while begin < first + count:
+        with TemporaryDirectory() as name:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=work, args=(begin, first + count, Path(name), theirs))
+            process.start()
+            theirs.close()
+            try:
+                while True:
+                    number, told, seconds = ours.recv()
+                    found[number] = (told, seconds)
+                    begin = number + 1
+            except EOFError:
+                process.join()
+            if begin < first + count:
+                found[begin] = (f"WRONG: the process ended with {process.exitcode}", 0.0)
+                begin += 1
+    return found
 
 
 def main() -> None:
-    count = int(sys.argv[1])
-    found: Counter[str] = Counter()
-    slowest, start = 0.0, time.perf_counter()
-    with TemporaryDirectory() as name:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for index, outcome in enumerate(outcomes(count, 20210614, Path(name))):
-            found[outcome] += 1
-            slowest, start = max(slowest, time.perf_counter() - start), time.perf_counter()
-            if index == 20:
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    sys.stdout.write(f"{count:,} files: {dict(found)}; slowest {slowest:.2f} s; memory grew by {grown / 1024:.1f} MB\n")
+    count, first = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    found = outcomes(count, first)
+    slowest = max(found, key=lambda number: found[number][1])
+    told = Counter(told for told, _ in found.values() if not told.startswith("WRONG"))
+    wrong = {number: told for number, (told, _) in found.items() if told.startswith("WRONG")}
+    for text in [f"{count:,} files; slowest {found[slowest][1]:.2f} s (number {slowest})", json.dumps(told, indent=1)]:
+        sys.stdout.write(f"{text}\n")
+    for number, text in wrong.items():
+        sys.stdout.write(f"{number}: {text}\n")
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

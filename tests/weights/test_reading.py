@@ -1,8 +1,10 @@
 """Files of weights of every origin, told apart by content."""
 
 import argparse
+import io
 import pickle
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import t2t_vit
 from t2t_vit.errors import UserError
 from t2t_vit.formats.safetensors_file import write_safetensors_file
 from t2t_vit.formats.torch_archive import read_torch_archive
@@ -317,3 +320,67 @@ def test_deepspeeds_and_lightnings_checkpoints(tmp_path: Path) -> None:
         weights = read_weights(path)
         assert all(torch.equal(weights.tensors[name], TENSORS[name]) for name in TENSORS)
         assert read_torch_archive(path)["hyper_parameters"] == {"lr": 0.1, "betas": (0.9, 0.99)}
+
+
+def test_weights_as_bytes_and_as_an_open_file(tmp_path: Path) -> None:
+    torch_file, safe = saved(tmp_path / "x.pth", {"state_dict": TENSORS}), tmp_path / "x.safetensors"
+    save_file(TENSORS, safe)
+    for path in (torch_file, safe):
+        content = path.read_bytes()
+        with path.open("rb") as file:
+            for source in (content, bytearray(content), memoryview(content), io.BytesIO(content), file):
+                weights = read_weights(source)
+                assert weights.path == Path("the given bytes")
+                assert all(torch.equal(weights.tensors[name], TENSORS[name]) for name in TENSORS)
+    with pytest.raises(UserError, match=r"^the given bytes: is empty"):
+        read_weights(b"")
+    with pytest.raises(UserError, match=r"^the given bytes: is not a checkpoint"):
+        read_weights(b"\0\1\2")
+    for wrong in (3, None, io.StringIO("x")):
+        with pytest.raises(UserError, match=r"given as a path, as bytes or as a file open in mode 'rb', not as "):
+            read_weights(wrong)  # type: ignore[arg-type]
+
+
+def test_what_training_programs_keep_beside_the_weights(tmp_path: Path) -> None:
+    """Lightning's loops, callbacks and schedules; prefixes of wrappers one in the other; every float type."""
+    kept = {
+        "pytorch-lightning_version": "2.4.0",
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"lr": 1e-3, "dims": [1, (2, 3)], "path": tmp_path, "dtype": torch.bfloat16, "none": None},
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 3}}}},
+        "callbacks": {"ModelCheckpoint{'monitor': 'val'}": {"best_model_score": torch.tensor(0.5), "kth": None}},
+        "lr_schedulers": [{"milestones": Counter({3: 1}), "_step_count": 3, "last_lr": [1e-3]}],
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"betas": (0.9, 0.99)}]}],
+        "args": argparse.Namespace(model="t2t_vit_14", scale=[0.8, 1.0]),
+        "scaler": {"scale": 65536.0, "_growth_tracker": 3},
+        "best": np.float64(0.5),
+    }
+    for prefix in ("model.", "module.", "_orig_mod.", "module._orig_mod.", "model._orig_mod.", "net.backbone."):
+        for dtype in (torch.float16, torch.bfloat16, torch.float64):
+            tensors = {f"{prefix}{name}": tensor.to(dtype) for name, tensor in TENSORS.items()}
+            weights = read_weights(saved(tmp_path / "x.ckpt", {**kept, "state_dict": tensors}))
+            assert {name: one.dtype for name, one in weights.tensors.items()} == dict.fromkeys(TENSORS, dtype)
+
+
+def test_weights_that_were_saved_on_a_gpu(tmp_path: Path) -> None:
+    with patch("torch.serialization.location_tag", lambda _: "cuda:3"):
+        path = saved(tmp_path / "x.pth", TENSORS)
+    assert b"cuda:3" in path.read_bytes()
+    assert all(tensor.device.type == "cpu" for tensor in read_weights(path).tensors.values())
+
+
+@pytest.mark.parametrize("shape", [(10**9, 4), (2**31, 2**20), (3 * 10**7, 4)])
+def test_one_element_that_stands_for_too_many_is_refused_and_tied_weights_are_not(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    path = saved(tmp_path / "x.pth", {**TENSORS, "head.weight": torch.zeros(1).expand(shape)})
+    for open_it in (read_weights, t2t_vit.load):
+        with pytest.raises(UserError, match=r"x.pth: its tensors claim [\d,]+ bytes, and the file has"):
+            open_it(path)
+    own = {"format": "t2t_vit", "version": 1, "model": {"cls_token": torch.zeros(1).expand(shape)}}
+    with pytest.raises(UserError, match="its tensors claim"):
+        read_weights(saved(tmp_path / "own.ckpt", own))
+    tied = torch.zeros(2**20)
+    assert len(read_weights(saved(tmp_path / "y.pth", {f"a{number}": tied for number in range(40)})).tensors) == 40
+    few = torch.zeros(1).expand(2**20)
+    assert len(read_weights(saved(tmp_path / "z.pth", {"a": few})).tensors) == 1

@@ -24,6 +24,8 @@ from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.precision import choose_precision
 from t2t_vit.weights import FitReport, Weights, checkpoint_config, file_kind, fit, read_weights
+from t2t_vit.weights.description import sizes_of
+from t2t_vit.weights.location import Source, given_file
 from t2t_vit.weights.reading import Which
 
 Opener = Callable[[str | Path], ExportedPredictor]
@@ -48,7 +50,7 @@ _ENDINGS = {
 
 
 def load(
-    path: str | Path,
+    path: Source,
     *,
     arch: str | None = None,
     num_classes: int | None = None,
@@ -69,7 +71,7 @@ def load(
         t2t_vit.load("best.ckpt").predict("cat.jpg").name
 
     Args:
-        path: the file.
+        path: the file; also its bytes, or the file, open.
         arch: what it is expected to be; an error if it is not.
         num_classes: another class count than the head's: the head is replaced, untrained.
         image_size: side or (height, width) in pixels, if not the one of the weights.
@@ -87,14 +89,15 @@ def load(
     Raises:
         UserError: the file cannot be read, or contradicts the arguments.
     """
-    if is_exported(path):
-        predictor = open_exported(path, allow_native_code=allow_native_code, amp_level=amp_level)
-        check_fixed(predictor, arch=arch, num_classes=num_classes, image_size=image_size, crop_pct=crop_pct)
-        return predictor
     asked = {"num_classes": num_classes, "image_size": image_size, "crop_pct": crop_pct}
-    given = {key: value for key, value in asked.items() if value is not None}
-    weights = read_weights(path, which)
-    rebuilt = rebuild(weights, {**checkpoint_config(weights, arch), **given}, note)
+    with given_file(path) as file:
+        if is_exported(file):
+            predictor = open_exported(file, allow_native_code=allow_native_code, amp_level=amp_level)
+            check_fixed(predictor, arch=arch, **asked)
+            return predictor
+        weights = read_weights(file, which)
+        given = {key: value for key, value in asked.items() if value is not None}
+        rebuilt = rebuild(weights, {**checkpoint_config(weights, arch), **given}, note)
     precision = choose_precision(amp_level, torch.device(device), training=False, note=note)
     return TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision, kernels=kernels)
 
@@ -206,7 +209,7 @@ def rebuild(weights: Weights, settings: Mapping[str, Any], note: Callable[[str],
 def _image_size(weights: Weights, settings: Mapping[str, Any]) -> tuple[int, int]:
     size = settings.get("image_size")
     if not size:
-        raise UserError(f"{weights.path}: its positions form no square; give image_size as height and width")
+        raise UserError(f"{weights.path}: {sizes_of(weights.tensors, settings['arch'])}")
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 

@@ -201,6 +201,23 @@ def _image_size(tensors: Mapping[str, Tensor], row: Variant) -> tuple[int, int] 
     return (side, side) if height * width == count else None
 
 
+def sizes_of(tensors: Mapping[str, Tensor], arch: str) -> str:
+    """What to say where no square image has as many tokens as the weights of `arch` have positions."""
+    table = tensors.get(POSITIONS)
+    if table is None or table.ndim != 3 or table.shape[1] < 2:
+        return f"says nothing of the size of its images, since it has no {POSITIONS}; give image_size"
+    count, row = table.shape[1] - 1, VARIANTS[arch]
+    stride = math.prod(split.stride for split in row.splits)
+    sides = [side for side in range(1, math.isqrt(count) + 1) if count % side == 0]
+    sizes = [(side * stride, count // side * stride) for side in sides]
+    fitting = [size for size in sizes if row.grids(size)[-1] == (size[0] // stride, size[1] // stride)]
+    example = f", such as {fitting[-1][0]} {fitting[-1][1]} or {fitting[-1][1]} {fitting[-1][0]}" if fitting else ""
+    return (
+        f"its {POSITIONS} has {count} positions and the class token's, which are no square; give image_size as the "
+        f"height and width of images with {count} tokens{example}"
+    )
+
+
 def _why_none_fits(tensors: Mapping[str, Tensor]) -> str:
     if not any(name.startswith("tokens_to_token.") for name in tensors):
         some = ", ".join(list(tensors)[:3])

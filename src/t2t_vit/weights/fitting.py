@@ -12,6 +12,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT
 from t2t_vit.model.inputs import PositionPolicy, resized_table
 from t2t_vit.weights.description import HEAD, POSITIONS, Channels, channel_layers
+from t2t_vit.weights.location import Source
 from t2t_vit.weights.reading import Which, read_weights
 
 _SHOWN = 3
@@ -96,7 +97,7 @@ class _Fitting:
 
 def load_weights(
     model: T2TViT,
-    path: str | Path,
+    path: Source,
     *,
     which: Which = "auto",
     position: PositionPolicy = "rebuild",
@@ -107,8 +108,8 @@ def load_weights(
     Args:
         model: filled in place; nothing is changed when an error is raised.
         path: a checkpoint of ours, of the authors', of mmpretrain's, any state dict of these names, safetensors, a
-            MindSpore `.ckpt`, a folder with `model.safetensors`, or a variant's name, which stands for the authors'
-            released weights.
+            MindSpore `.ckpt`, a folder with `model.safetensors`, a variant's name, which stands for the authors'
+            released weights, or the bytes of such a file, or the file, open.
         which: "auto", "ema" or "raw", for files that hold both.
         position: for another grid, "rebuild" the position table by its formula, as the authors do for training, or
             "resize" the stored one (bicubic, class row kept), as they do for loading.
@@ -121,7 +122,7 @@ def load_weights(
     return fit(
         model,
         weights.tensors,
-        path=path,
+        path=path if isinstance(path, str | Path) else weights.path,
         chosen=weights.chosen,
         position=position,
         partial=partial,
@@ -208,7 +209,9 @@ def _positions(job: _Fitting, changes: list[Change]) -> Tensor:
         return job.state[POSITIONS]
     resized = resize_positions(job.tensors[POSITIONS], job.model.grid)
     if resized is None:
-        raise UserError(f"{job.path}: its positions form no square, so they cannot be resized; rebuild them")
+        raise UserError(
+            f'{job.path}: its positions form no square, which cannot be resized; position="rebuild" computes them anew'
+        )
     changes.append(job.change(POSITIONS, "resized to this image size"))
     return resized
 

@@ -1,10 +1,11 @@
-"""From what a user names to the file of weights: a file, a folder of the hub's layout, or the name of a network.
+"""From what a user gives to the file of weights: a file, a folder of the hub's layout, the name of a network, or bytes.
 
 The authors' released weights of a network are fetched once into a cache.
 """
 
 import hashlib
 import os
+import shutil
 import socket
 import sys
 import urllib.error
@@ -12,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import chosen_cache
@@ -24,8 +27,38 @@ from t2t_vit.weights.names import authors_names
 # In the order of preference.
 WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
+# What weights may be given as. A file is read from where it stands to its end.
+Source = str | Path | bytes | bytearray | memoryview | BinaryIO
+GIVEN = "the given bytes"  # what messages call them
+
 ADDRESS = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
 _TIMEOUT = 30.0  # seconds without a byte
+
+
+@contextmanager
+def given_file(source: Source) -> Iterator[str | Path]:
+    """The path that `source` is; of bytes or an open file, that of a file with the same content while the block runs.
+
+    Raises:
+        UserError: it is neither, or what the block raises, with `GIVEN` in the place of the file's name.
+    """
+    if isinstance(source, str | os.PathLike):
+        yield source
+        return
+    with TemporaryDirectory(prefix="t2t_vit-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "given"
+        try:
+            content = BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+            with path.open("wb") as file:
+                shutil.copyfileobj(content, file)
+        except (AttributeError, TypeError) as error:
+            raise UserError(
+                f"weights are given as a path, as bytes or as a file open in mode 'rb', not as {type(source).__name__}"
+            ) from error
+        try:
+            yield path
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), GIVEN)) from error
 
 
 def find_file(path: str | Path) -> Path:

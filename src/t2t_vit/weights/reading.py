@@ -13,10 +13,10 @@ from t2t_vit.errors import UserError
 from t2t_vit.formats.safetensors_file import read_safetensors_file, read_safetensors_metadata, read_sharded_safetensors
 from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights.kind import Kind, file_kind
-from t2t_vit.weights.location import WEIGHTS_FILES, find_file, folder_config
+from t2t_vit.weights.location import GIVEN, WEIGHTS_FILES, Source, find_file, folder_config, given_file
 from t2t_vit.weights.mindspore_file import read_mindspore_file
 from t2t_vit.weights.names import authors_names
-from t2t_vit.weights.torch_file import Copy, foreign_copies, state_dict_in
+from t2t_vit.weights.torch_file import Copy, check_claims, foreign_copies, state_dict_in
 
 Which = Literal["auto", "ema", "raw"]
 
@@ -85,7 +85,7 @@ class _Content:
     lacking_ema: str = "no 'state_dict_ema'"
 
 
-def read_weights(path: str | Path, which: Which = "auto") -> Weights:
+def read_weights(source: Source, which: Which = "auto") -> Weights:
     """Weights from a file of any origin, recognised by its content, under the authors' names.
 
     Of a foreign file the moving average (`state_dict_ema`) is preferred to `state_dict`, `net`, `model` and a bare
@@ -93,13 +93,20 @@ def read_weights(path: str | Path, which: Which = "auto") -> Weights:
     was written. Nothing in the file is run.
 
     Args:
-        path: a file of torch.save, ours or anybody's, safetensors, or MindSpore's `.ckpt`; a folder with
-            `model.safetensors`, or that file in it; a variant's name, which stands for the authors' released weights.
+        source: a file of torch.save, ours or anybody's, safetensors, or MindSpore's `.ckpt`; a folder with
+            `model.safetensors`, or that file in it; a variant's name, which stands for the authors' released weights;
+            or the bytes of such a file, or the file, open.
         which: "ema" or "raw" to insist on one of two copies.
 
     Raises:
         UserError: no such file, not a file of weights, damaged, or without the copy that was asked for.
     """
+    with given_file(source) as path:
+        weights = _read(path, which)
+        return weights if path is source else replace(weights, path=Path(GIVEN))
+
+
+def _read(path: str | Path, which: Which) -> Weights:
     kind, file = file_kind(path), find_file(path)
     if kind in _REFUSALS:
         raise UserError(f"{path}: {_REFUSALS[kind]}")
@@ -114,6 +121,8 @@ def read_weights(path: str | Path, which: Which = "auto") -> Weights:
         lacking = f" ({content.lacking_ema})" if chosen == "ema" else ""
         raise UserError(f"{path}: holds no {chosen} weights{lacking}")
     tensors = authors_names(content.copies[chosen]())
+    if kind == "torch":
+        check_claims(file, tensors.values())
     return Weights(
         file,
         tensors,

@@ -1,6 +1,7 @@
 """What a file of torch.save holds: weights of ours or of other programs, or a whole run."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ FOREIGN_HOMES: tuple[tuple[str, Copy], ...] = (
     ("module", "raw"),  # DeepSpeed's
 )
 _LONGEST_NAME = 512
+_SMALL = 64 * 2**20
 # Lists and dictionaries may hold each other many times over: what is followed has to have an end.
 _MOST_VALUES, _DEEPEST = 1_000_000, 32
 
@@ -30,10 +32,29 @@ def own_content(path: Path, content: Any) -> Any:
     Raises:
         UserError: it is nested without end, or claims more elements than the file has.
     """
-    claimed = sum(tensor.nbytes for tensor in _tensors(path, content))
+    claimed = sum(_claimed(tensor) for tensor in _tensors(path, content))
     if claimed > path.stat().st_size:  # tensors may share a storage, and one element may stand for many
         raise UserError(f"{path}: its tensors claim to be larger than the file")
     return _cloned(content)
+
+
+def check_claims(path: Path, tensors: Iterable[Tensor]) -> None:
+    """Refuse tensors whose copies would take far more memory than the file: one element may stand for any number.
+
+    Tensors that are the same part of a storage, as tied weights are, count once.
+
+    Raises:
+        UserError: they claim more than twice the file's size and 64 MB.
+    """
+    distinct = {(one.data_ptr(), tuple(one.shape), one.stride()): _claimed(one) for one in tensors}
+    claimed, size = sum(distinct.values()), path.stat().st_size
+    if claimed > 2 * size + _SMALL:
+        raise UserError(f"{path}: its tensors claim {claimed:,} bytes, and the file has {size:,}")
+
+
+def _claimed(tensor: Tensor) -> int:
+    """Bytes of a copy."""
+    return math.prod(tensor.shape) * tensor.element_size()
 
 
 def foreign_copies(path: Path, content: Any) -> dict[Copy, Mapping[str, Tensor]]:

@@ -254,7 +254,7 @@ def test_a_large_batch_is_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     train = loader(Numbered(5), batch_size=64, note=notes.append, world=2)
     assert (train.batch_size, len(train)) == (2, 1)
     assert notes == ["batch_size 64 is cut to 2: there are 5 training images"]
-    with pytest.raises(UserError, match="1 training images for 2 processes"):
+    with pytest.raises(UserError, match="1 training image for 2 processes"):
         loader(Numbered(1), world=2)
     monkeypatch.setattr("t2t_vit.data.workers.os.sched_getaffinity", lambda _: {0}, raising=False)
     loader(Numbered(50), workers=8, note=notes.append)

@@ -446,7 +446,7 @@ def test_weights_hands_on_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == {"0": "q.ckpt", "1": "ema"}
 
 
-MEASURED = evaluation.Evaluated(Metrics(1.0, 0.5, 0.75, 30), "O0 on cpu", "raw", None)  # type: ignore[arg-type]
+MEASURED = evaluation.Evaluated(Metrics(1.0, 0.5, 0.75, 30), "O0 on cpu", "raw", range(30))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("code", [0, 1])

@@ -239,7 +239,7 @@ def test_a_large_checkpoint_in_a_small_model_and_back(tmp_path: Path) -> None:
 def test_positions_that_form_no_square_and_an_unknown_way(tmp_path: Path) -> None:
     path = file_of(model(image_size=(64, 96)), tmp_path / "w.pth")  # type: ignore[arg-type]
     with pytest.raises(
-        UserError, match=r"form no square, which cannot be resized; position=.rebuild. computes them anew"
+        UserError, match=r"form no square, which cannot be resized; position=.rebuild. computes them again"
     ):
         t2t_vit.load_weights(model(), path, position="resize")
     assert t2t_vit.load_weights(model(), path).resized == ("pos_embed",)

@@ -210,7 +210,7 @@ def _positions(job: _Fitting, changes: list[Change]) -> Tensor:
     resized = resize_positions(job.tensors[POSITIONS], job.model.grid)
     if resized is None:
         raise UserError(
-            f'{job.path}: its positions form no square, which cannot be resized; position="rebuild" computes them anew'
+            f'{job.path}: its positions form no square, which cannot be resized; position="rebuild" computes them again'
         )
     changes.append(job.change(POSITIONS, "resized to this image size"))
     return resized

@@ -175,3 +175,18 @@ def test_an_index_is_told_by_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(bins))
     with pytest.raises(UserError, match=r"index of several files of torch.save.*save it as safetensors"):
         read_weights(tmp_path / "pytorch_model.bin.index.json")
+
+
+def test_a_network_in_several_files_opens_everywhere(tmp_path: Path) -> None:
+    model = create_model("t2t_vit_quickstart", num_classes=3, image_size=28, in_chans=1).eval()
+    model.save_pretrained(tmp_path)
+    state = model.state_dict()
+    places = {name: f"{number % 3}.safetensors" for number, name in enumerate(state)}
+    for file in set(places.values()):
+        save_file({name: state[name] for name in state if places[name] == file}, tmp_path / file)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    images = torch.rand(2, 1, 28, 28)
+    with torch.no_grad():
+        for again in (t2t_vit.from_pretrained(tmp_path), t2t_vit.load(tmp_path).model):
+            torch.testing.assert_close(again(images), model(images))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
-from t2t_vit.formats.safetensors_file import read_safetensors_file
+from t2t_vit.formats.safetensors_file import read_safetensors_file, read_sharded_safetensors
 from t2t_vit.model.card import CARD, card_of, keeps_own_card
 from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
 from t2t_vit.model.head import GlobalPool
@@ -29,6 +29,7 @@ from t2t_vit.model.tokens_to_token import TokenPerformer
 from t2t_vit.variants import VARIANTS, find_variant
 
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files
 Model = TypeVar("Model", bound=T2TViT)
 
 
@@ -125,7 +126,9 @@ def from_pretrained(
     """
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     config = read_folder_config(located(path_or_repo, CONFIG, hub))
-    tensors = read_safetensors_file(located(path_or_repo, WEIGHTS, hub))
+    index = Path(path_or_repo) / INDEX
+    several = index.is_file() and not index.with_name(WEIGHTS).is_file()
+    tensors = read_sharded_safetensors(index) if several else read_safetensors_file(located(path_or_repo, WEIGHTS, hub))
     if config.unread:
         warnings.warn(f"{path_or_repo}: not read in its {CONFIG}: {', '.join(config.unread)}", stacklevel=2)
     build = partial(_built, config, path_or_repo, model_class)

@@ -253,7 +253,7 @@ def test_export_needs_no_data(run: Run, place: Path, checkpoint: str) -> None:
     line = ("export", "--file_format", "ONNX", "--pretrained", checkpoint)
     code, out, err = run(*line, "--config", "away.yaml")
     assert (code, out.splitlines()[0]) == (0, "t2t_vit_quickstart.onnx")
-    assert "compared on embedded images, since data_url /not/on/this/machine is not a folder" in err
+    assert "compared on embedded images, since data_url /not/on/this/machine does not exist" in err
     code, _, err = run(*line, "--data_url", "/not/on/this/machine")
     assert (code, err.count("\n")) == (2, 1)
 

@@ -1,4 +1,4 @@
-"""The one error that stands for a mistake of the user's, and how text that is not ours is printed."""
+"""The errors that stand for a mistake of the user's, and how text that is not ours is printed."""
 
 from unicodedata import category
 
@@ -6,16 +6,38 @@ from unicodedata import category
 _UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
 _OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they turn the rest of a line around
 
-# Threads of this name run programs that are not ours and may never end; the command line does not wait for them.
-FOREIGN_THREAD = "t2t_vit foreign program"
-
 
 class UserError(Exception):
     """A mistake of the user's, told in one sentence: what, where, and what would be right.
 
     The command line prints the sentence and exits with code 2. Every other exception is ours and keeps its
-    traceback.
+    traceback. Who goes on after some mistakes catches the class that it means:
+
+        UserError              the command cannot do what was asked: an option, a file, a device, a folder, ...
+          OutputError          a file or a folder cannot be written: no right, no room on the disk, a link in its place
+          DamagedFileError     a file of weights or a checkpoint is damaged, or none of ours
+          NoDataError          there are no images where they were looked for
+          ProgramError         an exported file fails in its runtime, exceeds its limits, or answers with no logits
+
+    All exit with code 2, but for those that are caught: a checkpoint that cannot be written while a run goes on, a
+    damaged one beside a whole one, no images to compare an export on, an export that fails, which exits with code 1.
     """
+
+
+class OutputError(UserError):
+    """A file or a folder cannot be written."""
+
+
+class DamagedFileError(UserError):
+    """A file of weights or a checkpoint is damaged, or none of ours."""
+
+
+class NoDataError(UserError):
+    """There are no images where they were looked for."""
+
+
+class ProgramError(UserError):
+    """An exported file fails in its runtime, exceeds its limits, or answers with something else than logits."""
 
 
 def printable(text: str) -> str:

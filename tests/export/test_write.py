@@ -267,7 +267,7 @@ def test_a_file_of_any_size_is_proven_at_three(tmp_path: Path, monkeypatch: pyte
             assert images.float().std() > 1  # pictures, stretched
             return super().logits(images) + (images.shape[2:] == wrong[0])
 
-    def opened(_: Path) -> TorchPredictor:
+    def opened(_: Path, _limits: object) -> TorchPredictor:
         network = copy.deepcopy(source.model)
         network.other_sizes = "resize"  # type: ignore[assignment]
         return Opened(network, source.preprocessing, CLASSES)

@@ -19,6 +19,7 @@ from t2t_vit.export.job import Kind
 from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model, speed_of
 from t2t_vit.files import check_folder
 from t2t_vit.inference.exported import ExportPrecision
+from t2t_vit.inference.foreign_process import Limits
 from t2t_vit.inference.load import rebuild
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.notes import tell
@@ -87,7 +88,7 @@ def export_all(
         for name in FORMATS:
             tell(f"{name} ...")
             try:
-                rows.append(_row(_written(predictor, config, name, wish, evidence), evidence))
+                rows.append(_row(_written(predictor, config, name, wish, evidence), evidence, config))
             except UserError as error:
                 rows.append([name, *_EMPTY, f"not written: {error}"])
             except DisagreementError as error:
@@ -138,16 +139,24 @@ def _written(predictor: TorchPredictor, config: Config, name: str, wish: Wish, e
     precision = wish.kind.precision
     marked = config.arch if precision == "fp32" else f"{config.arch}_{precision}"
     path = wish.folder / f"{marked}{find_format(name).ending}"
-    return export_model(predictor, path, arch=config.arch, file_format=name, evidence=evidence, kind=wish.kind)
+    return export_model(
+        predictor,
+        path,
+        arch=config.arch,
+        file_format=name,
+        evidence=evidence,
+        kind=wish.kind,
+        limits=Limits.of(config),
+    )
 
 
-def _row(exported: Exported, evidence: Evidence) -> list[str]:
+def _row(exported: Exported, evidence: Evidence, config: Config) -> list[str]:
     """Cells of the columns `COLUMNS`."""
     size = f"{exported.size / 1e6:.1f} MB"
     found = exported.agreement
     if found is None:
         return [exported.file_format, size, *_EMPTY[1:], f"{exported.path} ({exported.unverified})"]
-    speed = speed_of(exported, evidence.images)
+    speed = speed_of(exported, evidence.images, Limits.of(config))
     return [
         exported.file_format,
         size,

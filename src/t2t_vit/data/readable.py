@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from t2t_vit.data.decode import DecodeError, Mode, Reduction, has_heif, image_si
 from t2t_vit.data.folder import Files
 from t2t_vit.data.images import ImageSet
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, chosen_cache
+from t2t_vit.files import atomic_write, chosen_cache, parse_json
 
 MOST_DECODED = 50_000  # images that are decoded whole, and
 SECONDS = 60.0  # for how long
@@ -143,9 +144,9 @@ def remembered(key: str, count: int) -> Look | None:
     """What was found of the data set with this fingerprint, or None."""
     try:
         with _place(key).open("rb") as file, np.load(file, allow_pickle=False) as held:
-            reasons = {int(number): str(why) for number, why in json.loads(bytes(held["reasons"])).items()}
+            reasons = {int(number): str(why) for number, why in parse_json(bytes(held["reasons"])).items()}
             look = Look(held["sizes"].astype(np.int64), held["decoded"].astype(np.bool_), reasons)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     whole = look.sizes.shape == (count, 2) and look.decoded.shape == (count,)
     return look if whole and all(0 <= number < count for number in reasons) else None

@@ -70,7 +70,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it to make a report without it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: is not what a run writes; remove it to make a report without it")

@@ -193,6 +193,10 @@ class Hardware:
     runtime: str = key(
         "auto", "what predicts on a CPU; auto: the fastest by measurement", OneOf(("auto", "torch", *RUNTIMES))
     )
+    exported_seconds: float = key(
+        300.0, "seconds that an exported file may take to load, and for a batch; 0: no limit", OR_OFF
+    )
+    exported_memory: float = key(8.0, "GB of memory that the process of an exported file may take; 0: no limit", OR_OFF)
     kernels: str = key(
         "auto",
         "reference: the plain network; cpu: predictions by a packed copy of it, by torch's operations; native: the "

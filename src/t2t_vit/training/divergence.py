@@ -71,7 +71,7 @@ class StopOnDivergence(Callback):
         self._looked, self._streak = state["looked"], list(state["streak"])
         self._unread = [(int(step), skipped) for step, skipped in state["unread"].items()]
         if self._log is not None and self._log.exists():
-            rows = self._log.read_text(encoding="utf-8").splitlines(keepends=True)
+            rows = self._log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             with atomic_write(self._log, "w") as file:
                 file.write("".join(row for row in rows if _step(row) <= self._looked))
 

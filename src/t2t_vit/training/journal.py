@@ -174,7 +174,7 @@ def _json_text(rows: list[Row]) -> str:
 
 def _rows_up_to(path: Path, step: int, closed: bool) -> list[Row]:
     rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             row = parse_json(line)
             is_past = row["step"] < step or (row["step"] == step and (closed or row["kind"] != "epoch"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from t2t_vit.weights.safetensors_file import read_safetensors_metadata, read_sharded_safetensors
 
 from t2t_vit.data import readable
 from t2t_vit.data.preprocessing import Preprocessing
@@ -21,7 +22,6 @@ from t2t_vit.training.divergence import _step
 from t2t_vit.training.journal import _rows_up_to
 from t2t_vit.training.run import _json
 from t2t_vit.training.trackers import RunId
-from t2t_vit.weights.safetensors_file import read_safetensors_metadata, read_sharded_safetensors
 
 HUGE = "1" + "0" * 400  # a whole number that no float can hold
 DIGITS = "1" * 5000  # one that Python does not read

@@ -39,7 +39,10 @@ def graph_file(
     graph = _MAKE.make_graph(
         nodes,
         "graph",
-        [value(INPUT, given, ["b", 3, 4, 6]), *(value(name, FLOAT, [1]) for name in more)],
+        [
+            value(INPUT, given, ["b", 3, *metadata.preprocessing.image_size]),
+            *(value(name, FLOAT, [1]) for name in more),
+        ],
         [value(output, out, None)],
         [_AXES, _MAKE.make_tensor("n", INT64, [1], [numbers]), _MAKE.make_tensor("true", BOOL, [], [True])],
     )

@@ -13,14 +13,15 @@ class UserError(Exception):
     The command line prints the sentence and exits with code 2. Every other exception is ours and keeps its
     traceback. Who goes on after some mistakes catches the class that it means:
 
-        UserError              the command cannot do what was asked: an option, a file, a device, a folder, ...
-          OutputError          a file or a folder cannot be written: no right, no room on the disk, a link in its place
-          DamagedFileError     a file of weights or a checkpoint is damaged, or none of ours
-          NoDataError          there are no images where they were looked for
-          ProgramError         an exported file fails in its runtime, exceeds its limits, or answers with no logits
+        UserError            what was asked cannot be done: an option, a file, a device, a folder, ...
+          OutputError        a file or a folder cannot be written: no right, no room on the disk, a link in its place
+          CheckpointError    a file holds no whole checkpoint of a run to go on from
+          DataError          the images of a data set are missing, cannot be read, or lie in no way that is known
+          ProgramError       an exported file fails in its runtime, exceeds its limits, or answers with no logits
 
-    All exit with code 2, but for those that are caught: a checkpoint that cannot be written while a run goes on, a
-    damaged one beside a whole one, no images to compare an export on, an export that fails, which exits with code 1.
+    Caught are: OutputError by a run, which trains on without that checkpoint, row or report; CheckpointError by the
+    search for the newest or the best one, which takes another; DataError by an export for which nobody named images;
+    ProgramError by an export, whose file then disagrees with its network (exit code 1).
     """
 
 
@@ -28,12 +29,12 @@ class OutputError(UserError):
     """A file or a folder cannot be written."""
 
 
-class DamagedFileError(UserError):
-    """A file of weights or a checkpoint is damaged, or none of ours."""
+class CheckpointError(UserError):
+    """A file holds no whole checkpoint of a run to go on from."""
 
 
-class NoDataError(UserError):
-    """There are no images where they were looked for."""
+class DataError(UserError):
+    """The images of a data set are missing, cannot be read, or are laid out in no way that is known."""
 
 
 class ProgramError(UserError):

@@ -121,7 +121,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
 
 
 def test_a_file_that_disagrees_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"another"), open=lambda _: predictor(seed=1))
+    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"another"), open=lambda *_: predictor(seed=1))
     (tmp_path / "a.onnx").write_bytes(b"before")
     with pytest.raises(DisagreementError, match=r"not written.*largest logit difference"):
         export_model(predictor(), tmp_path / "a.onnx", arch="a", file_format="ONNX", evidence=Evidence(pictures(6)))
@@ -251,7 +251,7 @@ def test_a_network_of_lower_precision_is_compared_in_float32(tmp_path: Path, mon
     rounded = TorchPredictor(
         source.model, source.preprocessing, CLASSES, choose_precision("bf16", torch.device("cpu"), training=False)
     )
-    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"content"), open=lambda _: exact)
+    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"content"), open=lambda *_: exact)
     done = export_model(rounded, tmp_path / "a.onnx", arch="a", file_format="ONNX", evidence=Evidence(pictures(6)))
     assert done.agreement is not None and done.agreement.largest_difference == 0.0
 

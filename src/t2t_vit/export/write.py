@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2t_vit.errors import ProgramError, UserError
+from t2t_vit.errors import OutputError, ProgramError
 from t2t_vit.export.file_formats import find_format
 from t2t_vit.export.job import PLAIN, ExportJob, Kind
 from t2t_vit.export.verify import Agreement, verify, worst
@@ -152,7 +152,7 @@ def _folder_beside(path: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
         beside = tempfile.TemporaryDirectory(prefix=f".export-{machine}-{os.getpid()}-", dir=path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
     with beside as folder:
         yield Path(folder)
 

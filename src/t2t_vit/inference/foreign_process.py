@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
+from math import ceil
 from pathlib import Path
 from typing import IO, Any, Self, cast
 
@@ -89,7 +90,7 @@ class ForeignProcess:
     ) -> None:
         self._runtime, self._limits, self._is_late = runtime, limits, False
         self._lock = threading.Lock()
-        settings = {"memory": int(limits.memory * 1e9), "threads": threads, "bf16": bf16}
+        settings = {"memory": ceil(limits.memory * 1e9), "threads": threads, "bf16": bf16}
         self._process = subprocess.Popen(
             [python, str(RUNNER), kind, str(path), json.dumps(settings)],
             stdin=subprocess.PIPE,

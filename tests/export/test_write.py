@@ -221,7 +221,7 @@ def written_job(monkeypatch: pytest.MonkeyPatch, source: TorchPredictor, path: P
         jobs.append(job)
         path.write_bytes(b"content")
 
-    row = {"write": write, "open": lambda _: source, "dynamic_batch": asked.pop("dynamic_batch", True)}
+    row = {"write": write, "open": lambda *_: source, "dynamic_batch": asked.pop("dynamic_batch", True)}
     replaced(monkeypatch, **row)
     asked.setdefault("evidence", Evidence(pictures(3)))
     export_model(source, path, arch="t2t_vit_quickstart", file_format="ONNX", **asked)  # type: ignore[arg-type]

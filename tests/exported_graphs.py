@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from t2t_vit.inference.exported import INPUT, OUTPUT, Metadata
 from t2t_vit.inference.runner import METADATA
 
 MEANS = Metadata("a", Preprocessing((4, 6), 0.8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), None, 3)
+OF_A_COMMAND = replace(MEANS, arch="t2t_vit_7", preprocessing=Preprocessing((28, 28)))  # as a configuration allows it
 _MAKE, FLOAT, INT64, BOOL = onnx.helper, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL
 _AXES = _MAKE.make_tensor("axes", INT64, [2], [2, 3])
 
@@ -74,11 +76,11 @@ def endless_onnx(path: Path, metadata: Metadata = MEANS) -> Path:
     return graph_file(path, [node("Loop", f" true {INPUT}", "y", body=body), means("y")], metadata=metadata)
 
 
-def numbers_onnx(path: Path, count: int, *, at_once: bool) -> Path:
+def numbers_onnx(path: Path, count: int, *, at_once: bool, metadata: Metadata = MEANS) -> Path:
     """The means and the sum of so many numbers: at once, or made for each number of the images."""
     size = [] if at_once else [node("Shape", INPUT, "s"), node("ReduceProd", "s", "p"), node("Mul", "p n", "many")]
     nodes = [*size, node("ConstantOfShape", "n" if at_once else "many", "c"), node("ReduceSum", "c", "sum", keepdims=0)]
-    return graph_file(path, [*nodes, means(target="m"), node("Add", "m sum", OUTPUT)], numbers=count)
+    return graph_file(path, [*nodes, means(target="m"), node("Add", "m sum", OUTPUT)], numbers=count, metadata=metadata)
 
 
 def mean_openvino(path: Path, *, loops: bool = False) -> Path:

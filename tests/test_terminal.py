@@ -12,9 +12,8 @@ from PIL import Image
 from rich.console import Console as RichConsole
 from safetensors.torch import save_file
 
-from exported_graphs import MEANS, graph_file, means, node
+from exported_graphs import OF_A_COMMAND, graph_file, means, node
 from t2t_vit.cli.main import main
-from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.notes import print_line, tell
 from t2t_vit.settings.file import read_config, to_yaml
 from t2t_vit.settings.schema import Config
@@ -136,7 +135,7 @@ def test_predictions_of_a_file_whose_names_are_sequences(
     Image.new("RGB", (30, 30)).save(tmp_path / f"{EVIL.replace('/', '')}.png")
     (tmp_path / f"{EVIL.replace('/', '')}.jpg").write_bytes(b"no image")
     names = (EVIL, f"{EVIL}2", f"{EVIL}3")
-    evil = replace(MEANS, arch="t2t_vit_7", classes=names, preprocessing=Preprocessing((28, 28)))
+    evil = replace(OF_A_COMMAND, classes=names)
     network = str(graph_file(tmp_path / "x.onnx", [means()], metadata=evil))
     for more in ([], ["--top_k", "2"]):
         assert main(["infer", str(tmp_path), "--checkpoint", network, *more]) == 1

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -19,6 +20,7 @@ import t2t_vit
 from exported_graphs import (
     INT64,
     MEANS,
+    OF_A_COMMAND,
     endless_onnx,
     graph_file,
     mean_onnx,
@@ -27,6 +29,7 @@ from exported_graphs import (
     node,
     numbers_onnx,
 )
+from t2t_vit.cli.main import main
 from t2t_vit.errors import ProgramError
 from t2t_vit.inference.exported import INPUT, OUTPUT
 from t2t_vit.inference.foreign_predictor import ForeignPredictor
@@ -85,8 +88,9 @@ def test_a_graph_without_end_ends_at_the_limit(write: Callable[[Path], Path], tm
 
 
 def test_loading_counts(tmp_path: Path) -> None:
-    with pytest.raises(ProgramError, match=r"x.onnx: takes longer than 0.05 s to load"):
+    with pytest.raises(ProgramError, match=r"x.onnx: takes longer than 0.05 s to load; .* raise exported_seconds"):
         opened(mean_onnx(tmp_path / "x.onnx"), exported_seconds=0.05)
+    assert opened(tmp_path / "x.onnx", exported_seconds=0).logits(IMAGES).shape == (2, 3)
 
 
 def test_a_signal_is_heard_during_a_graph_without_end(tmp_path: Path) -> None:
@@ -151,6 +155,36 @@ def test_a_runtime_that_crashes_takes_nothing_along(tmp_path: Path) -> None:
         predictor.logits(IMAGES)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone keeps the limit")
+def test_the_limits_of_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
+    path = numbers_onnx(tmp_path / "x.onnx", 100_000_000, at_once=True, metadata=OF_A_COMMAND)  # 0.4 GB
+    words = ["infer", str(tmp_path / "a.png"), "--checkpoint", str(path), "--output", str(tmp_path / "p.json")]
+    assert main([*words, "--exported_memory", "0.3"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "needs more memory" in err and "the 0.3 GB of exported_memory" in err
+    assert main([*words, "--exported_seconds", "0.05"]) == 2
+    assert "takes longer than 0.05 s to load" in capsys.readouterr().err
+    assert main([*words, "--exported_memory", "3"]) == 0
+
+
+def test_answers_that_are_not_finite_count_as_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the images, those that are black."""
+    for name, grey in (("a", 0), ("b", 200), ("c", 0)):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (30, 30), (grey, grey, grey)).save(tmp_path / "val" / name / f"{number}.png")
+    path = graph_file(
+        tmp_path / "x.onnx",
+        [means(target="m"), node("Log", "m", OUTPUT)],
+        metadata=replace(OF_A_COMMAND, classes=("a", "b", "c")),
+    )
+    assert main(["eval", "--pretrained", str(path), "--data_url", str(tmp_path), "--num_parallel_workers", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert "x.onnx: answers 4 images with no finite numbers; they count as wrong" in err
+    assert "of 6 images" in out
+
+
 PARENT = """
 import sys, t2t_vit
 predictor = t2t_vit.load(sys.argv[1])
@@ -181,7 +215,7 @@ def test_it_ends_with_the_process_that_asks_however_that_ends(tmp_path: Path) ->
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_command_that_runs_a_graph_without_end_can_be_stopped(tmp_path: Path, name: str, code: int) -> None:
     Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
-    words = ["infer", str(tmp_path / "a.png"), "--checkpoint", str(endless_onnx(tmp_path / "loop.onnx"))]
+    words = ["infer", str(tmp_path / "a.png"), "--checkpoint", str(endless_onnx(tmp_path / "loop.onnx", OF_A_COMMAND))]
     line = [sys.executable, "-c", "import sys; from t2t_vit.cli.main import main; sys.exit(main())", *words]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, cwd=tmp_path, text=True)
     try:
@@ -191,7 +225,7 @@ def test_a_command_that_runs_a_graph_without_end_can_be_stopped(tmp_path: Path, 
         time.sleep(3)  # by then it computes; before, the same would be asked of code that is easier to stop
         process.send_signal(signal.Signals[name])
         _, said = process.communicate(timeout=60)
-        assert process.returncode == code and "Traceback" not in said
+        assert (process.returncode, "Traceback" in said) == (code, False), said
     finally:
         process.kill()
         process.wait()

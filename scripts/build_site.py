@@ -146,7 +146,7 @@ def build(zensical: Path) -> int:
 
 
 def _users(key: str) -> str:
-    return ", ".join(f"`{name}`" for name, command in COMMANDS.items() if key in command.uses and name != "quickstart")
+    return ", ".join(name for name, command in COMMANDS.items() if key in command.uses and name != "quickstart")
 
 
 def _default(key: Key) -> str:

@@ -54,18 +54,19 @@ PYTHON
 # shellcheck disable=SC2016 # $1 and its like are for the shell that unshare starts
 unshare --mount sh -ceu '
     root=$1; shift
-    mount --bind "$root" "$root"
-    for folder in runs cache tmp dev proc; do mount --rbind "$root/$folder" "$root/$folder"; done
+    mount --rbind "$root" "$root"
+    for folder in runs cache tmp; do mount --bind "$root/$folder" "$root/$folder"; done
     mount -o remount,bind,ro "$root"
     run() { chroot --userspec=12345:12345 "$root" env -i --chdir=/runs "$@"; }
     if run "$@" touch /opt/t2t-vit/written 2>/dev/null; then echo "the root is not read-only" >&2; exit 1; fi
+    best=runs/quickstart/best_checkpoints/t2t_vit_quickstart/best.ckpt
     short="--train_num_samples 200 --val_num_samples 50"
     # shellcheck disable=SC2086 # words, not one word
     {
         run "$@" t2t-vit train quickstart --max_steps 3 --pynative_mode True $short
         run "$@" t2t-vit train quickstart --max_steps 5 --pynative_mode True --resume auto $short
-        run "$@" t2t-vit eval --pretrained runs/checkpoints/t2t_vit_quickstart/last.ckpt $short
-        run "$@" t2t-vit export --file_format ONNX --pretrained runs/checkpoints/t2t_vit_quickstart/last.ckpt $short
+        run "$@" t2t-vit eval --pretrained $best $short
+        run "$@" t2t-vit export --file_format ONNX --pretrained $best $short
     }
     run "$@" python -c "
 from t2t_vit.fast import native
@@ -73,7 +74,7 @@ from PIL import Image
 assert native.unavailable() is None, native.unavailable()
 Image.new(\"L\", (28, 28), 90).save(\"one.png\")
 "
-    run "$@" t2t-vit infer one.png --checkpoint runs/checkpoints/t2t_vit_quickstart/last.ckpt --top_k 3
+    run "$@" t2t-vit infer one.png --checkpoint $best --top_k 3
     run "$@" t2t-vit infer one.png --checkpoint t2t_vit_quickstart.onnx --output onnx.json
 ' sh "$root" "${variables[@]}"
 echo "test-container: all steps passed"

@@ -16,6 +16,7 @@ import torch
 from t2t_vit.cli.main import main
 from t2t_vit.settings.resolution import CHOICE, FREE, REFUSED
 from t2t_vit.settings.schema import KEYS
+from t2t_vit.training.run import ROOT_KEYS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from kill import differences_of_runs, history, trial
@@ -237,6 +238,28 @@ def test_the_same_by_name_from_another_folder_goes_on_where_the_file_lies(
     assert err.startswith(f"continuing the run {NAME} from {checkpoint(place, 7)}, epoch 2, step 7\n")
     assert not list((tmp_path / "new").iterdir())
     assert [text for text in differences_of_runs(straight, place) if "_root_dir" not in text] == []
+
+
+def test_a_file_from_elsewhere_decides_neither_folders_nor_tracker(run: Run, stopped: Path, tmp_path: Path) -> None:
+    """It may be a stranger's. The same file in a folder of its run decides them, as before."""
+    content = torch.load(checkpoint(stopped, 7), weights_only=True)
+    roots = {key: str(tmp_path / "theirs" / key) for key in ROOT_KEYS}
+    content["config"] |= {**roots, "tracker": "mlflow"}
+    file = tmp_path / "given.ckpt"
+    torch.save(content, file)
+    code, err = run(tmp_path / "new", resume=file, logs_root_dir="mine")
+    assert code == 0, err
+    first, second, *_ = err.splitlines()
+    assert first == f"continuing the run {NAME} from {file}, epoch 2, step 7"
+    assert second.startswith(
+        f"{file} lies outside of its run's folders, so folders and tracker are those of the command line or the "
+        "defaults: "
+    )
+    assert f"summary_root_dir runs/summary (not {roots['summary_root_dir']}), " in second
+    assert "logs_root_dir mine (not " in second and second.endswith("tracker none (not mlflow)")
+    assert not (tmp_path / "theirs").exists()
+    places = {path.parent.parent.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob(".run.lock")}
+    assert places == {Path("runs/checkpoints"), Path("runs/best_checkpoints"), Path("runs/summary"), Path("mine")}
 
 
 def test_only_so_many_are_kept_however_often_the_run_is_killed(run: Run, tmp_path: Path) -> None:

@@ -278,6 +278,29 @@ def test_a_file_that_is_read_whole_may_not_be_of_any_size(tmp_path: Path, monkey
     Image.new("RGB", (16, 16)).save(tmp_path / "a.ico", sizes=[(16, 16)])
     assert decode(tmp_path / "a.ico", "RGB").size == (16, 16)
     assert taken == [MAX_PIXELS, MAX_PIXELS, 256]
+    decode(saved(Image.new("RGB", (20, 10)), "WEBP"), "RGB")
+    assert taken[3:] == [400]  # the codec has as many of its own
+
+
+def test_a_header_of_millions_of_pieces_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_MOST_PIECES", 2000)
+    image = Image.new("P", (16, 16))
+    png, gif, jpeg = saved(image, "PNG"), saved(image, "GIF"), saved(image.convert("L"), "JPEG")
+    frame = gif.index(b",")
+    broken = {
+        "png": png[:33] + (with_chunk(png, b"prVt", b"")[33:45]) * 2000 + png[33:],
+        "gif": gif[:frame] + b"!\xfe\1c\0" * 2000 + gif[frame:],
+        "jpg": jpeg[:2] + b"\xff\xfe\0\2" * 2000 + jpeg[2:],
+        "ppm": b"P5 " + b" " * 3000 + b"16 16 255 " + bytes(256),
+    }
+    for ending, content in broken.items():
+        path = tmp_path / f"a.{ending}"
+        path.write_bytes(content)
+        for source in (content, path):
+            with pytest.raises(DecodeError, match="it consists of more than 2,000 pieces"):
+                decode(source, "RGB")
+    for whole in (png, gif, jpeg):
+        assert decode(whole, "RGB").size == (16, 16)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libtiff is silenced on Linux alone")

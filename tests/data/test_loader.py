@@ -15,6 +15,7 @@ from t2t_vit.data.images import ArrayImages, ImageSet
 from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Request, TrainSamples
+from t2t_vit.data.workers import WorkerSilentError
 from t2t_vit.errors import UserError
 
 PREPROCESSING = Preprocessing((8, 8), 1.0, (0.5,), (0.5,), 1)
@@ -202,6 +203,15 @@ def test_a_worker_that_dies_over_a_batch_is_one_sentence(how: str, sentence: str
         list(loader(Fatal(how), workers=2).epoch(0))
     assert str(raised.value).startswith(sentence)
     assert len(list(loader(Numbered(200), workers=2).epoch(0))) == 50  # others are not harmed
+
+
+def test_a_worker_that_hangs_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(_: object) -> object:
+        raise WorkerSilentError("gave no answer for 15 minutes")
+
+    monkeypatch.setattr("t2t_vit.data.loader.in_order", lambda *_: silent)
+    with pytest.raises(UserError, match=r"a data worker process gave no answer for 15 minutes; see whether the disk"):
+        list(loader(Numbered(200), workers=2).epoch(0))
 
 
 def test_our_own_mistake_in_a_worker_says_where() -> None:

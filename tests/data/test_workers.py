@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from t2t_vit.data import worker, workers
-from t2t_vit.data.workers import Pool, WorkerDiedError, WorkersUnavailableError, in_order
+from t2t_vit.data.workers import Pool, WorkerDiedError, WorkerSilentError, WorkersUnavailableError, in_order
 
 LONG = 600  # seconds, on a busy machine; nobody waits for them
 ROOT = Path(__file__).parents[2]
@@ -192,6 +192,43 @@ def test_workers_end_in_the_middle_of_a_request_with_their_pool(tmp_path: Path, 
         del pool
     wait_for(lambda: has_ended(running._pid))
     assert future.exception(LONG) is not None
+
+
+def stuck(how: str) -> str:
+    """Lives, and never answers: as on a disk that hangs, or where it was stopped."""
+    if how == "asleep":
+        time.sleep(LONG)
+    if how == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return how
+
+
+@pytest.mark.parametrize("how", ["asleep", "stopped"])
+def test_a_worker_that_lives_and_gives_no_answer_is_not_waited_for_for_ever(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "EVERY", 0.05)
+    pool = Pool(stuck, 1, attempts=2)
+    assert pool.submit(["first"])[0].result(LONG) == "first"  # to begin takes long on a busy machine
+    monkeypatch.setattr(workers, "SILENT", 0.6)
+    silent, following = pool.submit([how, "next"])
+    with pytest.raises(WorkerSilentError, match=r"gave no answer for 0.01 minutes"):
+        silent.result(LONG)
+    monkeypatch.setattr(workers, "SILENT", LONG)
+    assert following.result(LONG) == "next"
+    pool.close()
+
+
+def test_a_worker_that_does_not_begin_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "EVERY", 0.05)
+    monkeypatch.setattr(workers, "SILENT", 0.6)
+    here: Callable[[int], int] = type(
+        "Here", (), {"__call__": lambda _, n: n, "__reduce__": lambda _: (time.sleep, (LONG,))}
+    )()
+    pool = Pool(here, 1)
+    with pytest.raises(WorkersUnavailableError, match="the first one was not ready in time"):
+        pool.submit([1])[0].result(LONG)
+    pool.close()
 
 
 def test_threads_end_with_their_pool() -> None:

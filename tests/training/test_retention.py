@@ -12,7 +12,7 @@ from t2t_vit.training.checkpoint import Identity, Trained, checkpoint_content, s
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LossScaler
 from t2t_vit.training.optimizer import create_optimizer
-from t2t_vit.training.retention import BestList, Checkpoints
+from t2t_vit.training.retention import BestList, CheckpointFolder, Checkpoints
 from t2t_vit.training.state import State
 from waiting_checkpoints import Waiting
 
@@ -338,10 +338,20 @@ def test_after_a_divergence_the_checkpoint_from_before_is_named_and_none_is_writ
     for step in (2, 4, 6):
         checkpoints.on_step(at(step), None)
     state = at(7)
-    state.diverged_since = 5
+    checkpoints.on_epoch(evaluated(6, 0.5, 0.5))
+    checkpoints.wait()
+    state.diverged_since = 5  # so the update of step 4 broke the weights
     checkpoints.on_stop(state, True)
-    assert f"from before step 5 is {tmp_path}/ckpt/toy-1_4.ckpt: --resume {tmp_path}/ckpt/toy-1_4.ckpt" in notes[-1]
+    assert f"from before step 4 is {tmp_path}/ckpt/toy-1_2.ckpt: --resume {tmp_path}/ckpt/toy-1_2.ckpt" in notes[-1]
     assert "toy-1_7.ckpt" not in names(tmp_path / "ckpt")
+    # What is broken stays where it is, and belongs to the run no more.
+    assert {"toy-1_4.ckpt", "toy-1_6.ckpt"} <= set(names(tmp_path / "ckpt"))
+    assert [path.name for path in CheckpointFolder(tmp_path / "ckpt").files()] == ["toy-1_2.ckpt"]
+    assert (tmp_path / "ckpt/last.ckpt").resolve().name == "toy-1_2.ckpt"
+    for folder in ("best", "best/ema"):
+        assert CheckpointFolder(tmp_path / folder).files() == []
+    assert not (tmp_path / "best/best.ckpt").is_symlink()
     state.diverged_since = 1
     checkpoints.on_stop(state, True)
-    assert notes[-1] == "stopped at step 7; no checkpoint is older than step 1, so begin again"
+    assert notes[-1] == "stopped at step 7; no checkpoint is from before that, so begin again with a lower --base_lr"
+    assert not (tmp_path / "ckpt/last.ckpt").is_symlink()

@@ -256,7 +256,7 @@ def test_runs_that_share_some_roots_only_are_kept_apart() -> None:
 
 
 def home(path: Path, run: Run, **chosen: str) -> Folders | None:
-    return home_of(path, run.mark, run.folders.name, ROOTS, chosen)
+    return home_of(path, run.mark, run.folders.name, ROOTS, chosen, ROOTS)
 
 
 def test_a_checkpoint_belongs_to_the_run_that_it_names() -> None:
@@ -302,10 +302,10 @@ def test_a_checkpoint_of_an_older_version_belongs_to_the_folder_that_lists_it() 
     for name in ("net-1_4.ckpt", "net-1_8.ckpt"):
         (folder / name).write_text("x")
     (folder / "checkpoints.json").write_text('["net-1_4.ckpt"]')
-    assert home_of(folder / "net-1_4.ckpt", None, "net", ROOTS, {}) == Folders.of(ROOTS, "net")
-    assert home_of(folder / "net-1_8.ckpt", None, "net", ROOTS, {}) is None
+    assert home_of(folder / "net-1_4.ckpt", None, "net", ROOTS, {}, ROOTS) == Folders.of(ROOTS, "net")
+    assert home_of(folder / "net-1_8.ckpt", None, "net", ROOTS, {}, ROOTS) is None
     Path("backup").mkdir()
-    assert home_of(Path(shutil.copy(folder / "net-1_4.ckpt", "backup")), None, "net", ROOTS, {}) is None
+    assert home_of(Path(shutil.copy(folder / "net-1_4.ckpt", "backup")), None, "net", ROOTS, {}, ROOTS) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"run": 3}', '{"run": {"id": "", "name": "net"}}', "\xff"])

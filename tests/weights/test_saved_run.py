@@ -1,6 +1,8 @@
 """Everything of a checkpoint of ours, bit for bit or not at all."""
 
+import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,72 @@ def test_what_holds_no_run_is_one_sentence(path: Path, change: dict[str, Any], s
     torch.save({**content(), **change}, path)
     with pytest.raises(UserError, match=sentence):
         read_saved_run(path)
+
+
+SCORES = {"loss": 0.5, "top1": 0.5, "top5": 1.0, "count": 20}
+ENTRY = {"file": "t2t_vit_7-1_4.ckpt", "step": 4, "top1": 0.5, "loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"step": -5}, "step is -5"),
+        ({"step": 2**70}, "step is 118"),
+        ({"epoch": "three"}, "epoch is three"),
+        ({"epoch": 0}, "epoch is 0"),
+        ({"data": {"train_images": -1}}, "data.train_images is -1"),
+        ({"data": {"updates_per_epoch": 0}}, "data.updates_per_epoch is 0"),
+        ({"data": {"processes": 1.5}}, "data.processes is 1.5"),
+        ({"run": [1]}, "run is no dictionary"),
+        ({"run": {"id": 7}}, "run.id is 7"),
+        ({"progress": {"lr": math.nan}}, "progress.lr is nan"),
+        ({"progress": {"lr": True}}, "progress.lr is True"),
+        ({"progress": {"closed_at": 8}}, "progress.closed_at is 8"),
+        ({"progress": {"evaluated_at": -2}}, "progress.evaluated_at is -2"),
+        ({"progress": {"ended": 1}}, "progress.ended is 1"),
+        ({"progress": {"step": 1}}, "progress.step is no entry of a run"),
+        ({"progress": {3: 1}}, "progress.3 is no entry of a run"),
+        ({"classes": ["cat", 3]}, "a name of a class is no text"),
+        ({"scaler": {"scale": 3.0}}, "scaler is {'scale': 3.0}"),
+        ({"model": {"a": 3}}, "model is no state dict of tensors"),
+        ({"ema": [torch.zeros(1)]}, "ema is no state dict of tensors"),
+        ({"metrics": {"step": 9}}, "metrics.step is 9"),
+        ({"metrics": {"raw": {**SCORES, "top1": 2}}}, "metrics.raw.top1 is 2"),
+        ({"metrics": {"raw": {**SCORES, "other": 2}}}, "metrics.raw.other is no entry of a run"),
+        ({"metrics": {"raw": {"loss": 0.5}}}, "metrics.raw lacks a score"),
+        ({"metrics": {"raw": 3}}, "metrics.raw is no dictionary"),
+        ({"best": {"raw": ENTRY}}, "best.raw is no list"),
+        ({"best": {"raw": [3]}}, "best.raw is no dictionary"),
+        ({"best": {"raw": [{**ENTRY, "file": "../a"}]}}, "best.raw.file is ../a"),
+        ({"best": {"raw": [{"file": "a"}]}}, "best.raw has an entry without file, step or loss"),
+        ({"best": {"raw": [{**ENTRY, "loss": "low"}]}}, "best.raw.loss is low"),
+        ({"followers": {"a": 3}}, "followers.a is no state"),
+        ({"progress": {"lr": "\x1b[2J"}}, r"progress.lr is \x1b[2J"),
+    ],
+)
+def test_entries_that_no_run_writes_are_one_sentence(path: Path, change: dict[str, Any], sentence: str) -> None:
+    torch.save({**content(), **change}, path)
+    with pytest.raises(UserError, match=re.escape(f"{path}: its run cannot be continued: {sentence}")) as caught:
+        read_saved_run(path)
+    assert str(caught.value).isprintable()
+
+
+def test_what_runs_write_is_taken(path: Path) -> None:
+    whole = {
+        "epoch": 2,
+        "run": {"id": "1d", "name": "a", "folder": "a-2"},
+        "data": {"train_images": 5, "train_files": 2**56 - 1, "updates_per_epoch": 4},
+        "progress": {"lr": 0.0, "evaluated_at": -1, "closed_at": 7, "ended": True},
+        "metrics": {"step": 7, "raw": SCORES, "ema": {**SCORES, "loss": math.nan, "macro_f1": 0.1}},
+        "best": {"raw": [ENTRY], "ema": []},
+        "ema": None,
+        "scaler": {"scale": torch.tensor(1.0), "good": torch.tensor(3)},
+        "followers": {"Progress": {"recent": {}}},
+    }
+    torch.save({**content(), **whole}, path)
+    assert read_saved_run(path).content["best"] == whole["best"]
+
+
+def test_a_folder_is_told_of_the_files_in_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder; name a checkpoint in it, such as last.ckpt"):
+        read_saved_run(tmp_path)

@@ -26,6 +26,7 @@ from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import continued, resolve
 from t2t_vit.settings.rules import validate_training
 from t2t_vit.settings.schema import AUTO_BATCH, KEYS, SECTIONS, Config
+from t2t_vit.settings.values import Value
 from t2t_vit.training.checkpoint import Identity, recall
 from t2t_vit.training.distributed import Meeting, Processes
 from t2t_vit.training.journal import Console
@@ -40,6 +41,7 @@ from t2t_vit.training.run import (
     enter,
     home_of,
     led_to,
+    lies_in_run,
     mark_in,
     runs_of,
     write_record,
@@ -49,6 +51,8 @@ from t2t_vit.weights import SavedRun, Weights, checkpoint_config, read_saved_run
 
 # Keys that a run that came to its end goes on with, where they ask for more.
 LENGTH_KEYS = ("epochs", "max_steps", "cooldown_epochs", "patience", "max_hours")
+# Where a run writes, and to whom it reports: nothing that a checkpoint from elsewhere decides.
+OWN_KEYS = (*ROOT_KEYS, "tracker")
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ class Choice:
 
     run    None: a new one; without folders of its own yet where `mark` is there
     path   the checkpoint to go on from; None: from the beginning
+    keys   of the command line or the defaults, that are not taken from the checkpoint, since it lies elsewhere
     """
 
     run: Run | None = None
@@ -143,6 +148,7 @@ class Choice:
     damaged: Sequence[Path] = ()
     notes: Sequence[str] = ()
     over: str = ""
+    keys: Mapping[str, Value] = field(default_factory=dict)
 
 
 class Chooser:
@@ -168,13 +174,18 @@ class Chooser:
         mark = RunMark.of(saved.content.get("run"))
         chosen = {key: str(value) for key, value in self._options.line.items() if key in ROOT_KEYS}
         recorded, name = recorded_place(saved.content)
+        own = {key: self._options.said(key, KEYS[key].default) for key in OWN_KEYS}
+        lies_within = lies_in_run(path, mark, recorded)
+        keys, notes = ({}, []) if lies_within else (own, [_elsewhere(path, saved.content, own)])
         if held.run_name != _base_of(saved.content):  # it was given another name, so it is another run from here on
-            return Choice(mark=RunMark.new(held.run_name), path=path)
-        folders = home_of(path, mark, name, recorded, chosen)
+            return Choice(mark=RunMark.new(held.run_name), path=path, notes=notes, keys=keys)
+        folders = home_of(path, mark, name, recorded, chosen, [str(own[key]) for key in ROOT_KEYS])
         if folders is None:
             there = mark is not None and mark_in(Path(recorded[0]) / name) == mark
-            return Choice(mark=RunMark.new(held.run_name) if mark is None or there else mark, path=path)
-        return self._entered(folders, mark or RunMark.new(held.run_name), path=path)
+            new = RunMark.new(held.run_name) if mark is None or there else mark
+            return Choice(mark=new, path=path, notes=notes, keys=keys)
+        choice = self._entered(folders, mark or RunMark.new(held.run_name), path=path)
+        return replace(choice, notes=[*notes, *choice.notes], keys=keys)
 
     def auto(self, config: Config, name: str) -> Choice:
         """The newest run called `name` that did not come to its end; a finished one where there is more to do now.
@@ -288,7 +299,7 @@ def _from(options: Options, choice: Choice, saved: SavedRun | None) -> Start:
     try:
         if saved is None:
             saved = _read_by_another(choice.path)
-        place = {} if choice.run is None else choice.run.folders.roots
+        place = {**choice.keys, **({} if choice.run is None else choice.run.folders.roots)}
         config, notes = continued(options, saved, place)
         if choice.over:
             return Start(config, [choice.over], (), config.run_name, run=choice.run, saved=saved, over=choice.over)
@@ -335,6 +346,16 @@ def recorded_place(content: Mapping[str, Any]) -> tuple[list[str], str]:
     return roots, str(name) if is_plain else _base_of(content)
 
 
+def _elsewhere(path: Path, content: Mapping[str, Any], own: Mapping[str, Value]) -> str:
+    """What to say of a checkpoint outside of its run's folders, which decides nothing about folders and trackers."""
+    held = content["config"]
+    differing = [f"{key} {own[key]} (not {held[key]})" for key in own if held.get(key, own[key]) != own[key]]
+    return (
+        f"{path} lies outside of its run's folders, so folders and tracker are those of the command line or the "
+        f"defaults{': ' if differing else ''}{', '.join(differing)}"
+    )
+
+
 def logs_of(path: Path) -> Path:
     """The folder of the logs of the run that the checkpoint `path` belongs to.
 
@@ -344,7 +365,7 @@ def logs_of(path: Path) -> Path:
     path = led_to(path)
     content = read_saved_run(path).content
     roots, name = recorded_place(content)
-    folders = home_of(path, RunMark.of(content.get("run")), name, roots, {})
+    folders = home_of(path, RunMark.of(content.get("run")), name, roots, {}, roots)
     if folders is None or not (folders.logs / RECORD).is_file():
         raise UserError(f"{path}: the logs of its run are not found; name their folder, such as runs/logs/{name}")
     return folders.logs

@@ -328,8 +328,12 @@ def _beginning(config: Config, loader: TrainLoader) -> State:
 
 def _guard(job: Job, loader: TrainLoader, state: State) -> StopOnDivergence:
     config = job.config
+    advice = [] if config.use_clip_grad_norm else ["set --use_clip_grad_norm True"]
+    if config.amp_level in ("O1", "O2"):
+        advice.append("compute in --amp_level bf16")
     return StopOnDivergence(
         config.skipped_steps_limit,
+        advice=advice,
         names=lambda step: _names(loader, state, config.accumulation_step, step),
         log=job.folders.logs / SKIPPED if job.processes.is_first else None,
         note=job.note,

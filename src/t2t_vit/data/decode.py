@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, TypeVar
+from typing import BinaryIO, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262  # 0: the smallest value is white
 _MOST_BYTES = 2**30  # of a file that its codec reads whole; the others are read piece by piece
 _MANY_BYTES = 2**23  # of such a file: it is read when nothing else that counts is decoded
+_MOST_PIECES = 1_000_000  # that are read of a file; a PNG of a gigabyte in the usual chunks has 400,000
 _AT_ONCE = 2**22  # pixels that are converted at once
 _ICO_SIGNATURE = b"\0\0\1\0"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -143,15 +144,37 @@ def _of_this_process() -> PixelBudget:
 @contextmanager
 def _file_of(source: str | Path | bytes | memoryview | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(source, bytes | memoryview):
-        yield io.BytesIO(source)
+        yield _CountedBytes(source)
     elif isinstance(source, str | Path):
         path = Path(source)
         if path.exists() and not path.is_file():  # opening a pipe would wait forever
             raise DecodeError("it is not a regular file")
-        with path.open("rb") as file:
-            yield file
+        with io.FileIO(path) as opened, _CountedFile(opened) as file:
+            yield cast(BinaryIO, file)
     else:
         yield source
+
+
+class _Counted:
+    """Refuses to be read in more than `_MOST_PIECES` pieces. A header of millions of tiny chunks, comments or blanks
+    would take memory for each of them, and minutes."""
+
+    pieces = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.pieces += 1
+        if self.pieces > _MOST_PIECES:
+            raise DecodeError(f"it consists of more than {_MOST_PIECES:,} pieces")
+        content: bytes = super().read(size)  # type: ignore[misc]
+        return content
+
+
+class _CountedBytes(_Counted, io.BytesIO):
+    pass
+
+
+class _CountedFile(_Counted, io.BufferedReader):
+    pass
 
 
 def convert(image: Image.Image, mode: Mode) -> Image.Image:
@@ -222,7 +245,8 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
                 pixels = image.width * image.height
         if image.format == "TIFF":
             _silence_libtiff()
-        budget.take(pixels)
+        # Codecs that read the file whole decode into memory of their own.
+        budget.take(2 * pixels if _is_read_whole(file) else pixels)
         image.load()
         turned = _orientation(image)
         converted = to_mode(image, mode)

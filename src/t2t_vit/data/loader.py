@@ -19,7 +19,7 @@ from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSamples
 from t2t_vit.data.seeds import Purpose, generator
-from t2t_vit.data.workers import WorkerDiedError, WorkersUnavailableError, in_order, usable_workers
+from t2t_vit.data.workers import WorkerDiedError, WorkerSilentError, WorkersUnavailableError, in_order, usable_workers
 from t2t_vit.errors import UserError, printable
 from t2t_vit.notes import counted
 
@@ -308,6 +308,11 @@ def _reader(
             raise UserError(f"there is no memory for a batch; {fewer} or a smaller batch_size") from error
         except WorkersUnavailableError as error:
             raise UserError(f"data worker processes cannot be started ({error}); {fewer}") from error
+        except WorkerSilentError as error:
+            raise UserError(
+                f"a data worker process {error}; see whether the disk or the network folder of the images hangs, then "
+                "--resume auto goes on"
+            ) from error
         except WorkerDiedError as error:
             raise UserError(
                 f"a data worker process {error}, most often for lack of memory; {fewer} or a smaller batch_size"

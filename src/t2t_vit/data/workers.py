@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,8 @@ Answer = TypeVar("Answer")
 Task = tuple[Any, "Future[Any]"]
 
 AHEAD = 2  # requests that are under way for each worker
+SILENT = 900.0  # seconds without an answer after which a worker that lives is given up: a disk that hangs, say
+EVERY = 5.0  # seconds between two looks whether one is so silent
 # What reaches every process of a group, from a terminal, a scheduler or a container's end: the main process decides.
 _OF_THE_GROUP = {getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)}
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -35,6 +38,10 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 class WorkerDiedError(Exception):
     """A worker process ended over a request; the message says how: `was killed by SIGKILL`."""
+
+
+class WorkerSilentError(WorkerDiedError):
+    """A worker process gave no answer for so long that it was ended; the message says how long."""
 
 
 class WorkersUnavailableError(Exception):
@@ -104,13 +111,15 @@ class Pool(Generic[Thing, Answer]):
         self._threads = [threading.Thread(target=_settle_all, args=(self._shared,), daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
+        self._threads.append(threading.Thread(target=_watch, args=(self._shared,), daemon=True))
+        self._threads[-1].start()
         self._give_up = weakref.finalize(self, self._shared.give_up, count)
 
     def submit(self, things: Sequence[Thing]) -> "list[Future[Answer]]":
         """Hand `things` to the next free worker together; it answers one after the other.
 
-        A future raises what `answer` raised, WorkerDiedError where a worker died over this thing, or
-        WorkersUnavailableError.
+        A future raises what `answer` raised, WorkerDiedError where a worker died over this thing, WorkerSilentError
+        where it did not end, or WorkersUnavailableError.
         """
         futures: list[Future[Answer]] = [Future() for _ in things]
         self._shared.waiting.put(deque(zip(things, futures, strict=True)))
@@ -135,6 +144,14 @@ class _Shared:
         self._lock = threading.RLock()  # `give_up` may be called by the garbage collector, wherever a thread is
         self._workers: set[_Worker] = set()
         self._given_up = False
+        self.over: SimpleQueue[None] = SimpleQueue()  # not an event, whose lock the garbage collector may meet
+
+    def hang_up_the_silent(self) -> None:
+        """End the workers whose answer does not come."""
+        with self._lock:
+            workers = list(self._workers)
+        for worker in workers:
+            worker.hang_up_if_silent()
 
     def start(self) -> "_Worker":
         """A new worker that is ready.
@@ -165,6 +182,7 @@ class _Shared:
 
     def give_up(self, threads: int) -> None:
         """Let nobody begin anything more, and end the workers in what they do; the threads do the rest."""
+        self.over.put(None)
         with self._lock:
             self._given_up = True
             workers = list(self._workers)
@@ -190,10 +208,14 @@ def _settle_all(shared: _Shared) -> None:
                 worker = worker or shared.start()
                 worker.ask(tasks, shared.arrive)
             except _BrokenError:
+                silent = worker is not None and worker.was_silent
                 how = shared.drop(worker) if worker else ""
                 worker = None
                 deaths = deaths + 1 if len(tasks) == before else 1
-                if deaths == shared.attempts:
+                if silent:
+                    tasks.popleft()[1].set_exception(WorkerSilentError(f"gave no answer for {SILENT / 60:.3g} minutes"))
+                    deaths = 0
+                elif deaths == shared.attempts:
                     tasks.popleft()[1].set_exception(WorkerDiedError(how))
                     deaths = 0
             except BaseException as error:  # no worker, no memory for an answer, or ours
@@ -204,6 +226,15 @@ def _settle_all(shared: _Shared) -> None:
                     tasks.popleft()[1].set_exception(error)
     if worker is not None:
         shared.drop(worker)
+
+
+def _watch(shared: _Shared) -> None:
+    """The thread of a pool that sees to it that nobody waits for ever for a worker that lives."""
+    while True:
+        try:
+            return shared.over.get(timeout=EVERY)
+        except Empty:
+            shared.hang_up_the_silent()
 
 
 def _not_cancelled(tasks: "deque[Task]") -> "deque[Task]":
@@ -239,6 +270,16 @@ class _Worker:
                 raise WorkersUnavailableError(os.strerror(-self._pid))
             if_it_fails.pop_all()
 
+    was_silent = False
+    _since: float | None = None  # when it was asked or answered last, while an answer is waited for
+
+    def hang_up_if_silent(self) -> None:
+        """End it where its answer has not come for `SILENT` seconds."""
+        since = self._since
+        if since is not None and time.monotonic() - since > SILENT:
+            self.was_silent = True
+            self.hang_up()
+
     def begin(self, program: bytes) -> None:
         """Tell it what it is for, and wait until it is ready: what kills it from then on is a request.
 
@@ -246,10 +287,14 @@ class _Worker:
             WorkersUnavailableError: it cannot do that, or died.
         """
         try:
+            self._since = time.monotonic()
             send(self._connection, (_current_folder(), program))
             is_ready, reason = receive(self._connection)
         except (EOFError, OSError) as error:
-            raise WorkersUnavailableError("the first one died before it was ready") from error
+            how = "was not ready in time" if self.was_silent else "died before it was ready"
+            raise WorkersUnavailableError(f"the first one {how}") from error
+        finally:
+            self._since = None
         if not is_ready:
             raise WorkersUnavailableError(f"{type(reason).__name__}: {reason}") from reason
 
@@ -260,13 +305,17 @@ class _Worker:
             _BrokenError: it died.
         """
         try:
+            self._since = time.monotonic()
             send(self._connection, [thing for thing, _ in tasks])
             while tasks:
                 is_answer, answer = receive(self._connection)
                 self._settle(tasks[0][1], is_answer, answer, arrive)
                 tasks.popleft()
+                self._since = time.monotonic()
         except (EOFError, ConnectionError) as error:
             raise _BrokenError from error
+        finally:
+            self._since = None
 
     @staticmethod
     def _settle(future: "Future[Any]", is_answer: bool, answer: Any, arrive: Callable[[Any], Any]) -> None:

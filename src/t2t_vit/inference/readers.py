@@ -15,7 +15,7 @@ from t2t_vit.data import workers as processes
 from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Decoded
-from t2t_vit.data.workers import Pool, WorkerDiedError, WorkersUnavailableError
+from t2t_vit.data.workers import Pool, WorkerDiedError, WorkerSilentError, WorkersUnavailableError
 from t2t_vit.errors import UserError
 
 Source = str | bytes  # a path, or an encoded image
@@ -95,6 +95,8 @@ def _hand_on(image: "Future[Decoding]", answer: "Future[Decoding]") -> None:
         image.set_result(answer.result())
     except MemoryError:
         image.set_result("it does not fit into memory")
+    except WorkerSilentError as error:
+        image.set_result(f"the process that decoded it {error}")
     except WorkerDiedError:
         image.set_result("the process that decoded it was killed, often for lack of memory")
     except WorkersUnavailableError as error:

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from sys import intern
@@ -19,6 +20,7 @@ from t2t_vit.files import atomic_write
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LossScaler
+from t2t_vit.training.optimizer import put_momentum_at_rest
 from t2t_vit.training.state import State
 
 FORMAT, VERSION = "t2t_vit", 1
@@ -204,15 +206,20 @@ def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     fused = [group.get("fused") for group in optimizer.param_groups for _ in group["params"]]
+    _check_kinds(saved["state"], parameters, numbers)
     for number, parameter, is_fused in zip(numbers, parameters, fused, strict=True):
         _check_state(saved["state"].get(number, {}), parameter, _made_by(optimizer), whole=bool(is_fused))
     optimizer.load_state_dict({**saved, "param_groups": groups})
+    if type(optimizer) is SGD:
+        put_momentum_at_rest(optimizer)
     for number, parameter in zip(numbers, parameters, strict=True):
         present = optimizer.state[parameter] if number in saved["state"] else {}
         for name, value in present.items():
             old = saved["state"][number].get(name)
             if isinstance(value, torch.Tensor) and isinstance(old, torch.Tensor) and value.dtype != old.dtype:
                 present[name] = old.to(value.device)
+    if _made_by(optimizer) is None:
+        _try(optimizer)
 
 
 def _group(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,6 +234,44 @@ def _group(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"the optimizer's {name} is {str(value)[:60]}")
     flags = [name for name, value in new.items() if type(value) is bool]
     return {**old, **{name: new[name] for name in (*PRESENT, *flags) if name in new}}
+
+
+def _try(optimizer: Optimizer) -> None:
+    """Let a copy of the optimizer make a step of no gradient: what its state has to be, only its code knows.
+
+    Raises:
+        ValueError: it cannot make one.
+    """
+    copy = deepcopy(getattr(optimizer, "_base_optimizer", optimizer))  # timm's Lookahead cannot be copied itself
+    for group in copy.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            copy.step()
+    except Exception as error:  # whatever code that is not ours trips over
+        raise ValueError(f"the optimizer cannot go on from its state: {type(error).__name__}, {error}") from error
+
+
+def _check_kinds(
+    states: Mapping[Any, Mapping[str, Any]], parameters: Sequence[torch.Tensor], numbers: Sequence[int]
+) -> None:
+    """Refuse a state that has other entries, or entries of another kind, than that of a parameter of the same shape.
+
+    Raises:
+        ValueError: there is one.
+    """
+    seen: dict[tuple[int, ...], dict[str, type]] = {}
+    kinds: dict[str, type] = {}
+    for number, parameter in zip(numbers, parameters, strict=True):
+        if not (state := states.get(number)):
+            continue
+        own = {name: type(value) for name, value in state.items() if value is not None}
+        first = seen.setdefault(tuple(parameter.shape), own)
+        if own.keys() != first.keys() or any(kinds.setdefault(name, kind) is not kind for name, kind in own.items()):
+            raise ValueError(
+                f"the optimizer's state of a weight has {', '.join(map(str, own))[:80]}, not what others have"
+            )
 
 
 def _made_by(optimizer: Optimizer) -> frozenset[str] | None:
@@ -249,7 +294,7 @@ def _check_state(
     sides = {1, parameter.numel(), *parameter.shape}
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
-            if names is not None and value is not None:
+            if names is not None and not (value is None and name == "momentum_buffer"):  # none was made yet
                 raise ValueError(f"the optimizer's {name} is {str(value)[:60]}")
             continue
         is_sane = not names or bool(value.isfinite().all() if name != "step" else 0 <= value.sum() < math.inf)

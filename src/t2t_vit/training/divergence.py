@@ -29,6 +29,7 @@ class StopOnDivergence(Callback):
 
     Args:
         names: the images of the update that made this step, of all processes.
+        advice: what may help, besides a lower learning rate.
         log: a file that gets a row {"step", "images"} for each skipped update; None: none is kept.
         note: reports where the log is when the first update is skipped.
 
@@ -42,11 +43,13 @@ class StopOnDivergence(Callback):
         limit: int = 20,
         *,
         names: Callable[[int], Sequence[str]] = _nameless,
+        advice: Sequence[str] = (),
         log: Path | None = None,
         note: Callable[[str], None] | None = None,
     ) -> None:
         self.limit = limit
         self._names, self._log, self._note = names, log, note
+        self._advice = ", or ".join(["lower --base_lr", *advice])
         self._unread: list[tuple[int, torch.Tensor]] = []
         self._streak: list[int] = []
         self._looked = 0  # the last step that was looked at
@@ -100,8 +103,7 @@ class StopOnDivergence(Callback):
             images += f" and {len(names) - SHOWN} more" + (f", all in {self._log}" if self._log else "")
         return (
             f"training diverged: {self.limit} updates in a row, steps {self._streak[0]} to {self._streak[-1]}, had a "
-            "loss or gradient that is not finite and were skipped; lower base_lr, set use_clip_grad_norm, or use bf16 "
-            f"instead of O1{images}"
+            f"loss or gradient that is not finite and were skipped; {self._advice}{images}"
         )
 
     def _keep(self, steps: Sequence[int]) -> None:

@@ -68,9 +68,9 @@ def create_optimizer(
         )
     if name in {"momentum", "sgd"}:
         nesterov = name == "sgd" and momentum > 0
-        return _with_momentum_at_rest(
-            _fused_if_supported(lambda kind: SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, **kind))
-        )
+        optimizer = _fused_if_supported(lambda kind: SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, **kind))
+        put_momentum_at_rest(optimizer)
+        return optimizer
     return _from_timm(groups, name, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, momentum=momentum)
 
 
@@ -88,15 +88,15 @@ def _fused_if_supported(create: Callable[[dict[str, bool]], Optimizer]) -> Optim
         return create({"foreach": True})
 
 
-def _with_momentum_at_rest(optimizer: Optimizer) -> Optimizer:
-    """SGD with its momentum made and zero, which gives the first step that it would take without.
+def put_momentum_at_rest(optimizer: Optimizer) -> None:
+    """Make the momentum of SGD where there is none yet, as zeros, which gives the first step that it takes without.
 
     torch makes it at the first step, of memory as it is found; a fused step that is skipped leaves that as it is.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"] if group["momentum"] else ():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _from_timm(

@@ -305,7 +305,9 @@ class Checkpoints(Callback):
         if whole and diverged is None and state.step > max(self._saved_step, self._tried_step):
             self._save(state)
             self.wait()
-        self._note(self._farewell(state) if diverged is None else self._way_back(state.step, diverged))
+        if diverged is not None and whole:
+            self._disown(diverged - 1)  # the update before the first without a finite gradient broke the weights
+        self._note(self._farewell(state) if diverged is None else self._way_back(state.step, diverged - 1))
 
     def close(self) -> None:
         try:
@@ -318,6 +320,21 @@ class Checkpoints(Callback):
         error = self._settle()
         if error is not None:
             self._note(error)
+
+    def _disown(self, since: int) -> None:
+        """Checkpoints from the update `since` on hold broken weights: they stay, but are the run's no more."""
+        self.kept = [file for file in self.kept if step_of(file) < since]
+        for ranked in self.best.values():
+            ranked.entries = [entry for entry in ranked.entries if entry["step"] < since]
+        best = best_of(self.best)
+        with suppress(OSError, UserError):  # a disk that is full
+            for link in [self._folder / LAST] * (not self.kept) + [self._best_folder / BEST] * (best is None):
+                link.unlink(missing_ok=True)
+            self._shelf.announce([file.name for file in self.kept])
+            for ranked in self.best.values():
+                ranked.announce()
+        for told in [*(_leads(self._folder / LAST, self.kept[-1]) if self.kept else ()), *self._lead_to_best()]:
+            self._note(told)
 
     def _farewell(self, state: State) -> str:
         last = "no checkpoint was written yet"
@@ -332,11 +349,11 @@ class Checkpoints(Callback):
         return f"stopped at step {state.step}; {last}{ranked}"
 
     def _way_back(self, step: int, since: int) -> str:
-        """What to do after a divergence that began with the update `since`: go back to before it."""
+        """What to do after a divergence whose first bad update was `since`: go back to before it."""
         best = [ranked.folder / entry["file"] for ranked in self.best.values() for entry in ranked.entries]
         earlier = [file for file in [*self.kept, *best] if step_of(file) < since]
         if not earlier:
-            return f"stopped at step {step}; no checkpoint is older than step {since}, so begin again"
+            return f"stopped at step {step}; no checkpoint is from before that, so begin again with a lower --base_lr"
         file = quote(str(max(earlier, key=step_of)))
         return (
             f"stopped at step {step}; the last checkpoint from before step {since} is {file}: --resume {file} with a "

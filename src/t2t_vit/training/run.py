@@ -413,22 +413,37 @@ def _is_free_for(folder: Path, mark: RunMark) -> bool:
     return mark_in(folder) == mark or not is_taken(folder)
 
 
+def lies_in_run(path: Path, mark: RunMark | None, recorded: Sequence[str]) -> bool:
+    """Whether the checkpoint `path` lies in a folder of its run; `mark` and `recorded` as of `home_of`."""
+    return _kind_of(path, _folder_of(path), mark, recorded) is not None
+
+
+def _folder_of(path: Path) -> Path:
+    return path.parent.parent if path.parent.name == "ema" else path.parent
+
+
 def home_of(
-    path: Path, mark: RunMark | None, name: str, recorded: Sequence[str], chosen: Mapping[str, str]
+    path: Path,
+    mark: RunMark | None,
+    name: str,
+    recorded: Sequence[str],
+    chosen: Mapping[str, str],
+    elsewhere: Sequence[str],
 ) -> Folders | None:
     """The folders that the run of the checkpoint `path` goes on in; None where it needs new ones.
 
     That is where the file lies, if that folder is the run's: a run may have been moved, and its other folders are
-    looked for beside it first. A file that lies elsewhere is a copy: the run goes on in the folders that it names, if
-    they are still its own.
+    looked for beside it first. A file that lies elsewhere is a copy, perhaps a stranger's: what it says of folders
+    counts for nothing, and the run goes on in `elsewhere`, if it has folders there.
 
     Args:
         mark: what the checkpoint says of its run; None: it is of an older version.
         name: of the folders, as the checkpoint says.
         recorded: the four roots that the checkpoint names.
         chosen: those of the command line, by their keys.
+        elsewhere: the four roots for a file that lies outside of its run's folders.
     """
-    folder = path.parent.parent if path.parent.name == "ema" else path.parent
+    folder = _folder_of(path)
     kind = _kind_of(path, folder, mark, recorded)
     roots = [chosen.get(key, root) for key, root in zip(ROOT_KEYS, recorded, strict=True)]
     if kind is not None and folder.name == "best" and _is_own(folder.parent, mark):
@@ -443,7 +458,7 @@ def home_of(
                 roots[number] = str(beside) if moved else recorded[number]
         if ROOT_KEYS[kind] not in chosen:
             roots[kind] = str(folder.parent)
-    folders = Folders.of(roots, name)
+    folders = Folders.of(elsewhere if kind is None else roots, name)
     if kind is None and (mark is None or mark_in(folders.checkpoints) != mark):
         return None
     if mark is None:

@@ -327,7 +327,7 @@ class Checkpoints(Callback):
         for ranked in self.best.values():
             ranked.entries = [entry for entry in ranked.entries if entry["step"] < since]
         best = best_of(self.best)
-        with suppress(OSError, UserError):  # a disk that is full
+        with suppress(OSError, OutputError):  # a disk that is full
             for link in [self._folder / LAST] * (not self.kept) + [self._best_folder / BEST] * (best is None):
                 link.unlink(missing_ok=True)
             self._shelf.announce([file.name for file in self.kept])

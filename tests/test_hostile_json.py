@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from t2t_vit.weights.safetensors_file import read_safetensors_metadata, read_sharded_safetensors
 
 from t2t_vit.data import readable
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.files import parse_json
+from t2t_vit.formats.safetensors_file import read_safetensors_metadata, read_sharded_safetensors
 from t2t_vit.inference.exported import Metadata
 from t2t_vit.inference.journal import _parsed
 from t2t_vit.model.folder_config import read_folder_config

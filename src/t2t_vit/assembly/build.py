@@ -111,11 +111,12 @@ def validation_images(
     return images
 
 
+@_data_errors()
 def validation_folder_of(config: Config) -> Path:
     """The folder whose classes the validation images lie in.
 
     Raises:
-        UserError: there is none.
+        DataError: there is none.
     """
     train_dir, val_dir = (_unless_default(config, name) for name in ("train_dir", "val_dir"))
     return validation_folder(config.data_url, train_dir, val_dir, config.val_split)

@@ -134,10 +134,15 @@ def load_executorch(path: str, _: "dict[str, Any]") -> Loaded:
     import torch
     from executorch.runtime import Runtime, Verification
 
-    program = Runtime.get().load_program(Path(path).read_bytes(), verification=Verification.InternalConsistency)
+    content = Path(path).read_bytes()
+    program = Runtime.get().load_program(content, verification=Verification.InternalConsistency)
     method = program.load_method("forward")
     metadata = program.load_method(METADATA).execute([])[0] if METADATA in program.method_names else None
-    return Loaded(torch.__version__, metadata, lambda images: method.execute([torch.from_numpy(images)])[0].numpy())
+
+    def run(images: Any, _kept: Any = (content, program)) -> Any:  # a method alone keeps neither alive
+        return method.execute([torch.from_numpy(images)])[0].numpy()
+
+    return Loaded(torch.__version__, metadata, run)
 
 
 def load_pt2(path: str, settings: "dict[str, Any]") -> Loaded:

@@ -17,12 +17,14 @@ from html import escape
 from pathlib import Path
 
 import t2t_vit
+from t2t_vit import errors
 from t2t_vit.settings.commands import COMMANDS, DEVICE, Extra
 from t2t_vit.settings.help import metavar
 from t2t_vit.settings.names import OTHER_WORDS
 from t2t_vit.settings.schema import KEYS, SECTIONS
 from t2t_vit.settings.values import Key
 
+ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}  # UserError and its kinds
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, SOURCE, SITE = ROOT / "docs", ROOT / "build/site-source", ROOT / "build/site"
 PLACE = re.compile(r"^<!-- generated: ([a-z]+) -->$", re.MULTILINE)
@@ -84,7 +86,7 @@ def messages() -> str:
 def sentences(tree: ast.AST) -> Iterator[str]:
     """The texts of `raise UserError(...)` that stand in the source, values as `...`."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError" and node.args:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS and node.args:
             text = _written(node.args[0])
             if re.search(r"[a-z]{3}", text):
                 yield text

@@ -1,4 +1,4 @@
-"""The one error that stands for a mistake of the user's, and how text that is not ours is printed."""
+"""The errors that stand for a mistake of the user's, and how text that is not ours is printed."""
 
 from unicodedata import category
 
@@ -6,16 +6,39 @@ from unicodedata import category
 _UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
 _OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they turn the rest of a line around
 
-# Threads of this name run programs that are not ours and may never end; the command line does not wait for them.
-FOREIGN_THREAD = "t2t_vit foreign program"
-
 
 class UserError(Exception):
     """A mistake of the user's, told in one sentence: what, where, and what would be right.
 
     The command line prints the sentence and exits with code 2. Every other exception is ours and keeps its
-    traceback.
+    traceback. Who goes on after some mistakes catches the class that it means:
+
+        UserError            what was asked cannot be done: an option, a file, a device, a folder, ...
+          OutputError        a file or a folder cannot be written: no right, no room on the disk, a link in its place
+          CheckpointError    a file holds no whole checkpoint of a run to go on from
+          DataError          the images of a data set are missing, cannot be read, or lie in no way that is known
+          ProgramError       an exported file fails in its runtime, exceeds its limits, or answers with no logits
+
+    Caught are: OutputError by a run, which trains on without that checkpoint, row or report; CheckpointError by the
+    search for the newest or the best one, which takes another; DataError by an export for which nobody named images;
+    ProgramError by an export, whose file then disagrees with its network (exit code 1).
     """
+
+
+class OutputError(UserError):
+    """A file or a folder cannot be written."""
+
+
+class CheckpointError(UserError):
+    """A file holds no whole checkpoint of a run to go on from."""
+
+
+class DataError(UserError):
+    """The images of a data set are missing, cannot be read, or are laid out in no way that is known."""
+
+
+class ProgramError(UserError):
+    """An exported file fails in its runtime, exceeds its limits, or answers with something else than logits."""
 
 
 def printable(text: str) -> str:

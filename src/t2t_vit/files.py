@@ -12,7 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any, BinaryIO
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import OutputError
 
 LONGEST_JSON = 8 * 2**20  # bytes of a file that a run writes; it holds the names of its classes
 
@@ -26,17 +26,17 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
     full.
 
     Raises:
-        UserError: the folder cannot be written, the disk is full, or `path` is a link, which would be replaced.
+        OutputError: the folder cannot be written, the disk is full, or `path` is a link, which would be replaced.
     """
     path = Path(path)
     if path.is_symlink():
-        raise UserError(f"{path}: is a link to {path.readlink()}; name that file itself, or remove the link")
+        raise OutputError(f"{path}: is a link to {path.readlink()}; name that file itself, or remove the link")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name[:80]}.{token_hex(4)}.part")
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
     # A name that is no UTF-8 is written with an escape for each byte, as \\udce9.
     encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
     try:
@@ -52,7 +52,7 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
         beside.unlink(missing_ok=True)
         if isinstance(error, OSError):
             room = _room(path.parent, size) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            raise UserError(
+            raise OutputError(
                 f"{path}: could not be written ({error.strerror}{room}); what was there before is kept"
             ) from error
         raise
@@ -64,7 +64,7 @@ def lead_to(link: Path, target: Path) -> None:
     Where there are none (Windows without the right, some file systems) it is a hard link, else a copy.
 
     Raises:
-        UserError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
     relative = os.path.relpath(target, link.parent)
     beside = link.with_name(f".{link.name}.{token_hex(4)}.part")
@@ -79,7 +79,7 @@ def lead_to(link: Path, target: Path) -> None:
         beside.replace(link)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise UserError(f"{link}: cannot lead to {relative} ({error.strerror})") from error
+        raise OutputError(f"{link}: cannot lead to {relative} ({error.strerror})") from error
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -151,14 +151,14 @@ def check_folder(folder: Path, key: str) -> None:
     """Refuse a folder in which no file can be made, whether it is there yet or not; leaves nothing behind.
 
     Raises:
-        UserError: no file can be made in it, or in the nearest folder above it that exists; `key` named it.
+        OutputError: no file can be made in it, or in the nearest folder above it that exists; `key` named it.
     """
     try:
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise UserError(f"{key} {folder}: cannot be written ({error.strerror}); name a folder that can be") from error
+        raise OutputError(f"{key} {folder}: cannot be written ({error.strerror}); name a folder that can be") from error
 
 
 def _room(folder: Path, size: int) -> str:

@@ -1,4 +1,4 @@
-"""Notes on standard error; standard output is for results."""
+"""Lines for people: notes on standard error, results on standard output."""
 
 import sys
 
@@ -15,6 +15,11 @@ def counted(count: float, one: str, several: str = "") -> str:
     """`1 image`, `1,234 images`, `0.5 hours`; `several` is the plural where it is not `one` with an s."""
     shown = f"{count:,}" if isinstance(count, int) else f"{count:g}"
     return f"{shown} {one if count == 1 else several or f'{one}s'}"
+
+
+def print_line(text: str) -> None:
+    """One line of results on standard output, as harmless as a note."""
+    sys.stdout.write(f"{printable(text)}\n")
 
 
 def silent(_: str) -> None:

@@ -37,6 +37,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(_kind(each) for each in _chain(error))
 
 
+def says_out_of_memory(text: str) -> bool:
+    """Whether `text`, which another process printed, is about memory that ran out on the host."""
+    return _HOST.search(text) is not None or "MemoryError" in text
+
+
 def out_of_memory_sentence(error: BaseException, command: str) -> str:
     """Where memory ran out, how much was asked for as far as that is known, and what to lower.
 

@@ -32,7 +32,7 @@ def print_table(
     """
     output = file or sys.stdout
     if not output.isatty():
-        print(*filter(None, [title]), *table_lines(heads, rows, left=left), sep="\n", file=output)
+        print(*filter(None, [_plain(title)]), *table_lines(heads, rows, left=left), sep="\n", file=output)
         return
     from rich.console import Console
 

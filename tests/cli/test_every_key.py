@@ -262,6 +262,8 @@ ROWS = [
     Row("kernels", "triton", refused("kernels 'triton' cannot run: its kernels need a CUDA device")),
     Row("kernels", "reference", evaluates_plainly),
     Row("runtime", "torch", says(r"without effect: runtime \(train does not use it\)")),
+    Row("exported_seconds", 5, says(r"without effect: exported_seconds \(train does not use it\)")),
+    Row("exported_memory", 1, says(r"without effect: exported_memory \(train does not use it\)")),
     # ===== Callbacks setup
     Row("summary_root_dir", "else/where", moved("summary")),
     Row("ckpt_root_dir", "else/where", moved("checkpoints")),

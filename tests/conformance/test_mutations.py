@@ -8,10 +8,11 @@ import pytest
 
 from mindspore_networks import network, pictures
 from t2t_vit.data.preprocessing import Preprocessing
+from t2t_vit.errors import ProgramError
 from t2t_vit.export.write import DisagreementError, Evidence, Exported, Kind, export_model
 from t2t_vit.formats.mindir import GraphWriter
+from t2t_vit.inference.foreign_process import ForeignProcess
 from t2t_vit.inference.load import load
-from t2t_vit.inference.mindir_predictor import MindsporeError, MindsporeProcess
 from t2t_vit.inference.torch_predictor import TorchPredictor
 
 SIZE = (28, 28)
@@ -108,5 +109,6 @@ def test_a_file_over_which_mindspore_crashes(mindspore_python: str, tmp_path: Pa
     images = graph.input("images", (-1, 1, 4, 4), "float32")
     graph.output(graph.node("Squeeze", [images]), (-1, 4, 4), "float32")
     (tmp_path / "x.mindir").write_bytes(graph.to_bytes({}, "t2t_vit", "1"))
-    with pytest.raises(MindsporeError, match=r"MindSpore (crashed|says)"):
-        MindsporeProcess(mindspore_python, tmp_path / "x.mindir").run(np.zeros((2, 1, 4, 4), np.float32))
+    with pytest.raises(ProgramError, match=r"MindSpore (crashes|\()"):
+        process = ForeignProcess("mindir", "MindSpore", tmp_path / "x.mindir", python=mindspore_python)
+        process.run(np.zeros((2, 1, 4, 4), np.float32), (2, 4, 4))

@@ -312,7 +312,7 @@ def test_a_file_in_figures(trained: TorchPredictor, few: Evidence, monkeypatch: 
             now[0] += 0.25
             return torch.zeros(len(images), 10)
 
-    def opened(path: Path) -> TorchPredictor:
+    def opened(path: Path, _: object = None) -> TorchPredictor:
         assert path == Path("x.onnx")
         now[0] += 2.0
         return Slow(trained.model, trained.preprocessing, None)

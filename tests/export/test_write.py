@@ -121,7 +121,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
 
 
 def test_a_file_that_disagrees_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"another"), open=lambda _: predictor(seed=1))
+    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"another"), open=lambda *_: predictor(seed=1))
     (tmp_path / "a.onnx").write_bytes(b"before")
     with pytest.raises(DisagreementError, match=r"not written.*largest logit difference"):
         export_model(predictor(), tmp_path / "a.onnx", arch="a", file_format="ONNX", evidence=Evidence(pictures(6)))
@@ -221,7 +221,7 @@ def written_job(monkeypatch: pytest.MonkeyPatch, source: TorchPredictor, path: P
         jobs.append(job)
         path.write_bytes(b"content")
 
-    row = {"write": write, "open": lambda _: source, "dynamic_batch": asked.pop("dynamic_batch", True)}
+    row = {"write": write, "open": lambda *_: source, "dynamic_batch": asked.pop("dynamic_batch", True)}
     replaced(monkeypatch, **row)
     asked.setdefault("evidence", Evidence(pictures(3)))
     export_model(source, path, arch="t2t_vit_quickstart", file_format="ONNX", **asked)  # type: ignore[arg-type]
@@ -251,7 +251,7 @@ def test_a_network_of_lower_precision_is_compared_in_float32(tmp_path: Path, mon
     rounded = TorchPredictor(
         source.model, source.preprocessing, CLASSES, choose_precision("bf16", torch.device("cpu"), training=False)
     )
-    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"content"), open=lambda _: exact)
+    replaced(monkeypatch, write=lambda _, path: path.write_bytes(b"content"), open=lambda *_: exact)
     done = export_model(rounded, tmp_path / "a.onnx", arch="a", file_format="ONNX", evidence=Evidence(pictures(6)))
     assert done.agreement is not None and done.agreement.largest_difference == 0.0
 
@@ -267,7 +267,7 @@ def test_a_file_of_any_size_is_proven_at_three(tmp_path: Path, monkeypatch: pyte
             assert images.float().std() > 1  # pictures, stretched
             return super().logits(images) + (images.shape[2:] == wrong[0])
 
-    def opened(_: Path) -> TorchPredictor:
+    def opened(_: Path, _limits: object) -> TorchPredictor:
         network = copy.deepcopy(source.model)
         network.other_sizes = "resize"  # type: ignore[assignment]
         return Opened(network, source.preprocessing, CLASSES)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from t2t_vit import errors
 from t2t_vit.settings.commands import COMMANDS
 from t2t_vit.settings.schema import KEYS
 
 ROOT = Path(__file__).parents[2]
 WORDS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["t2t_vit"]["words"]
+ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}  # UserError and its kinds
 HISTORY = {"log.md", "decisions.md"}  # written once, and left as they were
 PAGES = [*ROOT.glob("*.md"), *(page for page in (ROOT / "docs").rglob("*.md") if page.name not in HISTORY)]
 
@@ -48,7 +50,7 @@ def test_messages() -> None:
     wrong = []
     for path in sorted((ROOT / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS:
                 texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
                 wrong += [f"{path.name}:{node.lineno}: {each}" for text in texts for each in found(str(text))]
     assert wrong == []

@@ -3,10 +3,6 @@
 import io
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +14,6 @@ import onnx
 import openvino
 import pytest
 import torch
-from PIL import Image
 
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
@@ -76,7 +71,7 @@ def test_nothing_in_the_file_is_pickled(pt2: Path) -> None:
 
 def test_a_damaged_program_is_one_sentence(pt2: Path, tmp_path: Path) -> None:
     for change in (lambda _: {}, lambda _: [], lambda program: program | {"graph_module": {}}):
-        with pytest.raises(UserError, match=r"damaged program of torch\.export, or one of another version"):
+        with pytest.raises(UserError, match=r"cannot be loaded by torch\.export .*; it may be cut short, damaged"):
             t2t_vit.load(changed(pt2, tmp_path / "x.pt2", MODEL, change), allow_native_code=True)
 
 
@@ -113,7 +108,7 @@ def test_programs_run_only_when_asked_for_by_name(pt2: Path, tmp_path: Path) -> 
     assert file_kind(tmp_path / "code.pt2") == "aoti"
     with pytest.raises(UserError, match=r"is a program, which may do anything.*--allow_native_code"):
         t2t_vit.load(tmp_path / "code.pt2")
-    with pytest.raises(UserError, match="cannot be loaded here"):
+    with pytest.raises(UserError, match="cannot be loaded by AOTInductor on this machine"):
         t2t_vit.load(tmp_path / "code.pt2", allow_native_code=True)
 
 
@@ -129,7 +124,7 @@ def test_openvino_files_from_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its weights, a.bin, are missing beside it"):
         t2t_vit.load(tmp_path / "a.xml")
     (tmp_path / "a.bin").write_bytes(b"")
-    with pytest.raises(UserError, match=r"OpenVINO cannot load|was not exported by t2t_vit"):
+    with pytest.raises(UserError, match=r"cannot be loaded by OpenVINO|was not exported by t2t_vit"):
         t2t_vit.load(tmp_path / "a.xml")
 
 
@@ -149,7 +144,8 @@ def test_metadata_come_back_whole() -> None:
         other = replace(FULL, **change)  # type: ignore[arg-type]
         assert Metadata.from_strings(other.to_strings()) == other != FULL
     assert Metadata.from_strings(replace(FULL, classes=None).to_strings()).classes is None
-    assert Metadata.from_strings(replace(FULL, num_classes=3).to_strings()).classes is None  # names of other logits
+    with pytest.raises(ValueError, match="2 names of 3 classes"):
+        Metadata.from_strings(replace(FULL, num_classes=3).to_strings())
 
 
 def test_the_configuration_that_a_file_decides() -> None:
@@ -174,18 +170,20 @@ def test_the_configuration_that_a_file_decides() -> None:
         {"num_classes": "10000000000"},
         {"crop_pct": 1e-320},
         {"image_size": [4, 10**9]},
+        {"image_size": [8192, 8192]},
+        {"batch": "65536", "image_size": [224, 224]},  # 39 GB a call
+        {"num_classes": "0"},
         {"mean": [float("inf")] * 3},
         {"std": [float("nan")] * 3},
     ],
 )
 def test_numbers_that_no_export_writes(change: dict[str, Any]) -> None:
     strings = FULL.to_strings()
-    (key,) = change
-    if key in strings:
-        strings |= change
-    else:
-        strings["preprocessing"] = json.dumps({**json.loads(strings["preprocessing"]), **change})
-    with pytest.raises(ValueError, match=key):
+    inner = json.loads(strings["preprocessing"])
+    strings |= {key: value for key, value in change.items() if key in strings}
+    inner |= {key: value for key, value in change.items() if key in inner}
+    strings["preprocessing"] = json.dumps(inner)
+    with pytest.raises(ValueError, match=next(iter(change))):
         Metadata.from_strings(strings)
 
 
@@ -208,54 +206,6 @@ def test_answers_that_are_no_logits(answer: Any, told: str) -> None:
 
     with pytest.raises(UserError, match=told):
         Foreign("x", FULL).logits(torch.zeros(5, 3, 4, 6, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_program_without_end_can_be_stopped(tmp_path: Path, name: str, code: int) -> None:
-    """Python hears no signal while native code computes in its main thread."""
-    Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
-    onnx.save(endless(), tmp_path / "loop.onnx")
-    words = ["infer", str(tmp_path / "a.png"), "--checkpoint", str(tmp_path / "loop.onnx")]
-    line = [sys.executable, "-c", "import sys; from t2t_vit.cli.main import main; sys.exit(main())", *words]
-    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, cwd=tmp_path)
-    try:
-        maps = Path(f"/proc/{process.pid}/maps")
-        while process.poll() is None and "onnxruntime" not in maps.read_text():
-            time.sleep(0.1)
-        time.sleep(3)  # by then it computes; before, the same would be asked of code that is easier to stop
-        process.send_signal(signal.Signals[name])
-        assert process.wait(timeout=60) == code
-    finally:
-        process.kill()
-        process.wait()
-
-
-def endless() -> onnx.ModelProto:
-    """The images, handed through a loop whose condition stays true."""
-    make, kinds = onnx.helper, onnx.TensorProto
-
-    def value(name: str, kind: int, shape: list[Any] | None) -> Any:
-        return make.make_tensor_value_info(name, kind, shape)
-
-    body = make.make_graph(
-        [make.make_node("Identity", ["on_in"], ["on"]), make.make_node("Identity", ["x_in"], ["x"])],
-        "body",
-        [value("i", kinds.INT64, []), value("on_in", kinds.BOOL, []), value("x_in", kinds.FLOAT, None)],
-        [value("on", kinds.BOOL, []), value("x", kinds.FLOAT, None)],
-    )
-    graph = make.make_graph(
-        [
-            make.make_node("Loop", ["", "true", INPUT], ["y"], body=body),
-            make.make_node("ReduceMean", ["y", "axes"], [OUTPUT], keepdims=0),
-        ],
-        "graph",
-        [value(INPUT, kinds.FLOAT, ["b", 3, 28, 28])],
-        [value(OUTPUT, kinds.FLOAT, None)],
-        [make.make_tensor("true", kinds.BOOL, [], [True]), make.make_tensor("axes", kinds.INT64, [2], [2, 3])],
-    )
-    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 20)], ir_version=9)
-    make.set_model_props(model, Metadata("t2t_vit_7", Preprocessing((28, 28)), ("a", "b", "c"), 3).to_strings())
-    return model
 
 
 def test_what_a_file_is_fixed_at_and_what_is_free() -> None:
@@ -293,14 +243,12 @@ def test_openvino_computes_in_the_precision_that_is_asked_for(amp_level: str, hi
         pytest.skip("needs a processor with bfloat16 (AVX-512 bf16 or AMX)")
     predictor = t2t_vit.load(openvino_file(tmp_path / "x.xml"), amp_level=amp_level)
     assert isinstance(predictor, OpenVinoPredictor)
-    assert predictor._model.get_property("INFERENCE_PRECISION_HINT").to_string() == hint
-    assert predictor._model.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
     images = torch.arange(2 * 72, dtype=torch.uint8).view(2, 3, 4, 6)
     expected = FULL.preprocessing.normalize(images).mean((2, 3))
     torch.testing.assert_close(predictor.logits(images), expected, atol=2e-2 if hint == "bf16" else 1e-5, rtol=1e-2)
 
 
-def test_onnx_runs_on_as_many_threads_as_pytorch(tmp_path: Path) -> None:
+def test_onnx_computes_what_the_graph_says(tmp_path: Path) -> None:
     value = onnx.helper.make_tensor_value_info
     shape = ["batch", 3, 4, 6]
     node = onnx.helper.make_node("ReduceMean", [INPUT, "axes"], [OUTPUT], keepdims=0)
@@ -315,19 +263,23 @@ def test_onnx_runs_on_as_many_threads_as_pytorch(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "x.onnx")
     predictor = t2t_vit.load(tmp_path / "x.onnx")
     assert isinstance(predictor, OnnxPredictor)
-    assert predictor._session.get_session_options().intra_op_num_threads == torch.get_num_threads()
     images = torch.arange(2 * 72, dtype=torch.uint8).view(2, 3, 4, 6)
     torch.testing.assert_close(predictor.logits(images), FULL.preprocessing.normalize(images).mean((2, 3)))
 
 
 @pytest.mark.parametrize(("length", "needed"), [(32, 250), (24, 120)])
-def test_an_executorch_program_is_as_long_as_its_header_says(length: int, needed: int) -> None:
+def test_an_executorch_program_is_as_long_as_its_header_says(length: int, needed: int, tmp_path: Path) -> None:
     """Program, where the segments begin, and, in a header that is long enough for it, how many bytes they have."""
+
+    def is_whole(content: bytes) -> bool:
+        (tmp_path / "x.pte").write_bytes(content)
+        return runtime_predictors._is_whole_executorch(tmp_path / "x.pte")
+
     numbers = b"".join(number.to_bytes(8, "little") for number in (120, 100, 150))
     head = b"\x1c\0\0\0ET12eh00" + length.to_bytes(4, "little") + numbers
-    assert runtime_predictors._is_whole_executorch(head + bytes(needed - len(head)))
-    assert not runtime_predictors._is_whole_executorch(head + bytes(needed - len(head) - 1))
-    assert not runtime_predictors._is_whole_executorch(bytes(31)) and runtime_predictors._is_whole_executorch(bytes(32))
+    assert is_whole(head + bytes(needed - len(head)))
+    assert not is_whole(head + bytes(needed - len(head) - 1))
+    assert not is_whole(bytes(31)) and is_whole(bytes(32))
 
 
 def test_the_parts_of_a_tensorrt_file(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ BELOW_ONE = ((0, TINY, 0.5, NEAR_ONE), (BELOW_ZERO, 1, ABOVE_ONE))  # [0, 1)
 SOME_SHARE = ((TINY, 0.5, 1), (0, BELOW_ZERO, ABOVE_ONE))  # (0, 1]
 POSITIVE = ((TINY, 1, HUGE), (0, BELOW_ZERO))  # (0, inf)
 OR_OFF = ((0, TINY, 1, HUGE), (BELOW_ZERO,))  # [0, inf)
+OR_UNLIMITED = ((0, TINY, 1, 1e6), (BELOW_ZERO, 1.1e6))  # [0, 1e6]
 COUNT = ((1, LARGEST), (0, -1, 1.5, LARGEST + 1))
 COUNT_OR_OFF = ((0, 1, LARGEST), (-1, 0.5, LARGEST + 1))
 ALL_OR_COUNT = ((-1, 1, LARGEST), (-2, 0, 1.5, LARGEST + 1))
@@ -63,6 +64,8 @@ NUMBERS = {
     "skipped_steps_limit": COUNT,
     "patience": COUNT_OR_OFF,
     "max_hours": OR_OFF,
+    "exported_seconds": OR_UNLIMITED,
+    "exported_memory": OR_UNLIMITED,
     "image_size": ((8, 8192, (8, 8192)), (7, 8193, (7, 8), (8, 8193), 8.5)),
     "num_classes": COUNT_OR_OFF,
     "drop": BELOW_ONE,

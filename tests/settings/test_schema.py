@@ -19,7 +19,7 @@ SPECIFIED = {
     "best_by resume max_steps eval_every_epochs cooldown_epochs skipped_steps_limit",
     "Model arguments": "arch amp_level file_format pretrained image_size num_classes drop drop_block drop_path "
     "disable_approximate_gelu in_chans performer_drop freeze",
-    "Hardware setup": "device_id device_num device_target runtime kernels",
+    "Hardware setup": "device_id device_num device_target runtime exported_seconds exported_memory kernels",
     "Callbacks setup": "summary_root_dir ckpt_root_dir best_ckpt_root_dir logs_root_dir ckpt_keep_num best_ckpt_num "
     "ckpt_save_every_step ckpt_save_every_seconds print_loss_every summary_loss_collect_freq model_postfix "
     "collect_input_data dump_graph tracker",
@@ -50,7 +50,8 @@ DEFAULTS = Config(
     arch="t2t_vit_19", amp_level="O0", file_format="MINDIR", pretrained="", image_size=224, num_classes=0,
     drop=0.0, drop_block=0.0, drop_path=0.1, disable_approximate_gelu=True, in_chans=3, performer_drop=0.1,
     freeze="",
-    device_id=0, device_num=1, device_target="auto", runtime="auto", kernels="auto",
+    device_id=0, device_num=1, device_target="auto", runtime="auto", exported_seconds=300.0,
+    exported_memory=8.0, kernels="auto",
     summary_root_dir="runs/summary", ckpt_root_dir="runs/checkpoints",
     best_ckpt_root_dir="runs/best_checkpoints", logs_root_dir="runs/logs", ckpt_keep_num=10, best_ckpt_num=5,
     ckpt_save_every_step=0, ckpt_save_every_seconds=1800, print_loss_every=100, summary_loss_collect_freq=20,

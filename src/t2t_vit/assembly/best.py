@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import CheckpointError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.training.checkpoint import Trained
 from t2t_vit.training.distributed import Processes
@@ -66,7 +66,7 @@ def best_weights(
     if last.best is not None:
         try:
             reported = _loaded(last.best, trained, state)
-        except UserError as error:
+        except CheckpointError as error:
             note(f"the last weights are reported, as the best ones cannot be read: {error}")
     weights = better(reported.results, best_by)
     device = next(trained.model.parameters()).device

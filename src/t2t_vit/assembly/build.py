@@ -1,6 +1,7 @@
 """A configuration -> the objects that it describes: images, loaders, network, optimizer, schedule, training step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from t2t_vit.data.images import ImageSet, check_class_count
 from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.scan import class_name
+from t2t_vit.errors import DataError, UserError
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.notes import silent
 from t2t_vit.precision import Precision
@@ -59,6 +61,16 @@ def _source(config: Config) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _data_errors() -> Iterator[None]:
+    """What is wrong with the images of a data set has a class of its own, whoever of many finds it."""
+    try:
+        yield
+    except UserError as error:
+        raise DataError(str(error)) from error
+
+
+@_data_errors()
 def training_images(
     config: Config, note: Note, recorded: Recorded | None = None, classes: Sequence[str] | None = None
 ) -> tuple[ImageSet, ImageSet]:
@@ -81,6 +93,7 @@ def training_images(
     return train, val
 
 
+@_data_errors()
 def validation_images(
     config: Config, note: Note = silent, classes: Sequence[str] | None = None, path: str = ""
 ) -> ImageSet:
@@ -98,11 +111,12 @@ def validation_images(
     return images
 
 
+@_data_errors()
 def validation_folder_of(config: Config) -> Path:
     """The folder whose classes the validation images lie in.
 
     Raises:
-        UserError: there is none.
+        DataError: there is none.
     """
     train_dir, val_dir = (_unless_default(config, name) for name in ("train_dir", "val_dir"))
     return validation_folder(config.data_url, train_dir, val_dir, config.val_split)

@@ -36,7 +36,7 @@ from t2t_vit.data.readable import (
 )
 from t2t_vit.data.samples import EvalSamples
 from t2t_vit.data.workers import usable_workers
-from t2t_vit.errors import UserError, printable
+from t2t_vit.errors import DataError, UserError, printable
 from t2t_vit.files import atomic_write
 from t2t_vit.notes import counted
 from t2t_vit.settings.schema import Config
@@ -108,7 +108,7 @@ def listed_folder_of_images(config: Config, logs: Path) -> str:
     """As `folder_of_images`, of the validation images that a run lists in its logs, without looking at all of them."""
     try:
         folder = build.validation_folder_of(config)
-    except UserError:
+    except DataError:
         return ""
     return _folder_of_first(str(folder / os.fsdecode(name)) for name in read_list(logs / VALIDATION_LIST) or ())
 

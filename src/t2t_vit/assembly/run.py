@@ -17,7 +17,7 @@ from t2t_vit.bench.circumstances import cores, processor, versions
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.data.scan import class_name
-from t2t_vit.errors import UserError
+from t2t_vit.errors import CheckpointError, UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.precision import Precision
 from t2t_vit.report.run_files import EVALUATION, RECORD, REPORT
@@ -374,7 +374,7 @@ def logs_of(path: Path) -> Path:
 def _readable(path: Path, search: Search) -> SavedRun | None:
     try:
         return read_saved_run(path)
-    except UserError as error:
+    except CheckpointError as error:
         search.damaged.append(path)
         search.notes.append(f"skipped for another one: {error}")
         return None

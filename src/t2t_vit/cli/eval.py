@@ -184,8 +184,11 @@ def evaluate_exported(
         kind = type(predictor).__name__.removesuffix("Predictor")
         note(f"{predictor.path}: exported, {counted(len(images), 'image')}, {kind}, {predictor.metadata.precision}")
         measured = f"{predictor.metadata.precision} by {kind}"
-        found = _measured(_AsModule(predictor), loader, images, processes, nullcontext, wants_outcomes)
+        module = _AsModule(predictor)
+        found = _measured(module, loader, images, processes, nullcontext, wants_outcomes)
         tell_unreadable(found[0], len(images), note)
+        if unanswered := int(processes.sum(module.unanswered)):
+            note(f"{predictor.path}: answers {unanswered:,} images with no finite numbers; they count as wrong")
     return Evaluated(found[0], measured, "exported", images, found[1])
 
 
@@ -238,6 +241,9 @@ class _AsModule(nn.Module):
     def __init__(self, predictor: ExportedPredictor) -> None:
         super().__init__()
         self.predictor = predictor
+        self.unanswered = torch.zeros(1, dtype=torch.float64)  # images without a finite answer
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.predictor.logits_of_normalised(images)
+        logits = self.predictor.logits_of_normalised(images)
+        self.unanswered += (~logits.isfinite()).any(1).sum()
+        return logits

@@ -13,15 +13,16 @@ from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.errors import UserError, printable
+from t2t_vit.errors import DataError, UserError, printable
 from t2t_vit.export.file_formats import FORMATS, find_format
 from t2t_vit.export.job import Kind
 from t2t_vit.export.write import DisagreementError, Evidence, Exported, export_model, speed_of
 from t2t_vit.files import check_folder
 from t2t_vit.inference.exported import ExportPrecision
+from t2t_vit.inference.foreign_process import Limits
 from t2t_vit.inference.load import rebuild
 from t2t_vit.inference.torch_predictor import TorchPredictor
-from t2t_vit.notes import tell
+from t2t_vit.notes import print_line, tell
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import resolve
@@ -87,7 +88,7 @@ def export_all(
         for name in FORMATS:
             tell(f"{name} ...")
             try:
-                rows.append(_row(_written(predictor, config, name, wish, evidence), evidence))
+                rows.append(_row(_written(predictor, config, name, wish, evidence), evidence, config))
             except UserError as error:
                 rows.append([name, *_EMPTY, f"not written: {error}"])
             except DisagreementError as error:
@@ -109,8 +110,8 @@ def announce(export: Callable[[], Exported]) -> int:
     except DisagreementError as error:
         tell(str(error))
         return 1
-    print(exported.path)
-    print(exported.agreement if exported.agreement is not None else exported.unverified)
+    print_line(str(exported.path))
+    print_line(str(exported.agreement if exported.agreement is not None else exported.unverified))
     return 0
 
 
@@ -138,16 +139,24 @@ def _written(predictor: TorchPredictor, config: Config, name: str, wish: Wish, e
     precision = wish.kind.precision
     marked = config.arch if precision == "fp32" else f"{config.arch}_{precision}"
     path = wish.folder / f"{marked}{find_format(name).ending}"
-    return export_model(predictor, path, arch=config.arch, file_format=name, evidence=evidence, kind=wish.kind)
+    return export_model(
+        predictor,
+        path,
+        arch=config.arch,
+        file_format=name,
+        evidence=evidence,
+        kind=wish.kind,
+        limits=Limits.of(config),
+    )
 
 
-def _row(exported: Exported, evidence: Evidence) -> list[str]:
+def _row(exported: Exported, evidence: Evidence, config: Config) -> list[str]:
     """Cells of the columns `COLUMNS`."""
     size = f"{exported.size / 1e6:.1f} MB"
     found = exported.agreement
     if found is None:
         return [exported.file_format, size, *_EMPTY[1:], f"{exported.path} ({exported.unverified})"]
-    speed = speed_of(exported, evidence.images)
+    speed = speed_of(exported, evidence.images, Limits.of(config))
     return [
         exported.file_format,
         size,
@@ -237,7 +246,7 @@ def _sets(
         if config.dataset != "ImageNet" or config.data_url:
             images = build.validation_images(config)
             return images, lambda: _training_images(config, images)
-    except UserError as error:
+    except DataError as error:
         if named:
             raise
         note(f"compared on embedded images, since {error}")
@@ -248,5 +257,5 @@ def _sets(
 def _training_images(config: Config, otherwise: ImageSet) -> ImageSet:
     try:
         return build.training_images(config, lambda _: None)[0]
-    except UserError:
+    except DataError:
         return otherwise

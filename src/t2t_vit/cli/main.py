@@ -8,7 +8,6 @@ import gc
 import io
 import os
 import sys
-import threading
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from t2t_vit.cli.launch import IN_PART
-from t2t_vit.errors import FOREIGN_THREAD, UserError, printable
+from t2t_vit.errors import UserError, printable
 from t2t_vit.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from t2t_vit.settings.commands import COMMANDS
 from t2t_vit.settings.names import nearest_command
@@ -45,13 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     with heard(stop_at_once):
         code = _exit_code(words)
-    is_busy = any(thread.name == FOREIGN_THREAD for thread in threading.enumerate())  # native code would be torn apart
-    is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if is_busy or is_one_of_several:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from t2t_vit.training.distributed import leave
 
         gc.collect()  # what holds semaphores gives them back; else Python's resource tracker complains
-        leave(IN_PART if code == 1 and is_one_of_several else code)
+        leave(IN_PART if code == 1 else code)
     return code
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.export.write import Evidence, export_model
 from t2t_vit.fast.kernels import check_kernels
 from t2t_vit.inference.exported import ExportedPredictor
+from t2t_vit.inference.foreign_process import Limits
 from t2t_vit.inference.load import check_fixed, is_exported, open_exported, rebuild
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.runtime_choice import Candidate, fastest
@@ -114,6 +115,10 @@ def open_asked(options: Options, path: str) -> ExportedPredictor:
         path,
         allow_native_code="allow_native_code" in options.extras,
         amp_level=str(options.said("amp_level", "O0")),
+        limits=Limits(
+            cast(float, options.said("exported_seconds", Limits.seconds)),
+            cast(float, options.said("exported_memory", Limits.memory)),
+        ),
     )
     check_fixed(
         predictor,
@@ -190,5 +195,6 @@ def _converted(own: TorchPredictor, config: Config, name: str, images: Tensor) -
     with tempfile.TemporaryDirectory(prefix="t2t_vit-") as folder:
         path = Path(folder) / form.file
         evidence = Evidence(images[: min(len(images), 8)])
-        export_model(own, path, arch=config.arch, file_format=form.file_format, evidence=evidence)
-        return open_exported(path, amp_level=precision)
+        limits = Limits.of(config)
+        export_model(own, path, arch=config.arch, file_format=form.file_format, evidence=evidence, limits=limits)
+        return open_exported(path, amp_level=precision, limits=limits)

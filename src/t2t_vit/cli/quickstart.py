@@ -16,7 +16,7 @@ from t2t_vit.export.file_formats import find_format
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.item import ImageResult, Item, Prediction
 from t2t_vit.inference.load import load
-from t2t_vit.notes import tell
+from t2t_vit.notes import print_line, tell
 from t2t_vit.report.pictures import Answer, draw_pictures, new_figure
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import find_config, read_config, to_yaml
@@ -84,7 +84,8 @@ def _run(start: Start) -> int:
     print(rounded(measured))
     print(f"eval results: {as_results(measured.metrics)}")
     left = [f"{what:<18}{FOLDER / name}" for what, name in LEFT.items()]
-    print("\n".join([*where(replace(trained, images=str(FOLDER / "images"))), *left]))
+    for line in [*where(replace(trained, images=str(FOLDER / "images"))), *left]:
+        print_line(line)
     return code
 
 

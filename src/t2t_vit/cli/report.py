@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from t2t_vit.notes import print_line
 from t2t_vit.report.page import write_report
 from t2t_vit.report.run_files import REPORT
 from t2t_vit.settings.command_line import Options
@@ -20,5 +21,5 @@ def run(options: Options) -> int:
         folder = logs_of(folder)
     output = Path(options.extras.get("output", folder / REPORT))
     write_report(folder, output)
-    print(output)
+    print_line(str(output))
     return 0

@@ -11,7 +11,7 @@ from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.errors import UserError
 from t2t_vit.inference.look import Look, as_colours, look
 from t2t_vit.inference.writers import check_output
-from t2t_vit.notes import tell
+from t2t_vit.notes import print_line, tell
 from t2t_vit.report.pictures import draw_view, new_figure
 from t2t_vit.settings.command_line import Options
 
@@ -33,7 +33,7 @@ def run(options: Options) -> int:
     stages = [as_colours(stage).permute(1, 2, 0).numpy() for stage in seen.stages]
     draw_view(as_image(seen), stages, seen.rollout.numpy(), output, title=answer(seen))
     tell(answer(seen))
-    print(output)
+    print_line(str(output))
     return 0
 
 

@@ -30,13 +30,13 @@ from t2t_vit.assembly.run import Job, Result, Start, check_same_data, identity_o
 from t2t_vit.cli.preview import write_preview
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader, TrainLoader
-from t2t_vit.errors import UserError
+from t2t_vit.errors import OutputError, UserError
 from t2t_vit.evaluation.findings import details, write_evaluation
 from t2t_vit.evaluation.outcomes import collect
 from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
 from t2t_vit.inference.writers import check_output
 from t2t_vit.model import T2TViT
-from t2t_vit.notes import counted, silent, tell
+from t2t_vit.notes import counted, print_line, silent, tell
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_report
 from t2t_vit.report.run_files import EVALUATION, REPORT
@@ -86,12 +86,13 @@ def run(options: Options) -> int:
     if "preview" in options.extras:
         check_output(options.extras["preview"])
         write_preview(start_of(options, locks=False).config, Path(options.extras["preview"]))
-        print(options.extras["preview"])
+        print_line(options.extras["preview"])
         return 0
     meeting = meet(processes)
     result = train_job(start_of(options, meeting), processes, meeting)
     if processes.is_first:
-        print("\n".join(where(result)))
+        for line in where(result):
+            print_line(line)
     return 0
 
 
@@ -512,5 +513,5 @@ def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSe
         job.note(f"no report: {error}")
     try:
         finish(job.run)
-    except UserError as error:
+    except OutputError as error:
         job.note(f"--resume auto will make the report again: {error}")

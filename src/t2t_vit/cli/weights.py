@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from t2t_vit.errors import UserError
-from t2t_vit.notes import tell
+from t2t_vit.notes import print_line, tell
 from t2t_vit.settings.command_line import Options
 from t2t_vit.weights import convert_weights
 from t2t_vit.weights.show import shown
@@ -34,5 +34,5 @@ def _convert(source: str, target: str, options: Options) -> int:
         tell(f"{source}: {len(weights.state)} entries of its training's state are left out")
     copy = f" ({weights.chosen})" if len(weights.copies) > 1 else ""
     more = ", in place of the file that was there" if replaces else ""
-    print(f"{target}: {len(weights.tensors)} tensors{copy} written as {written}{more}")
+    print_line(f"{target}: {len(weights.tensors)} tensors{copy} written as {written}{more}")
     return 0

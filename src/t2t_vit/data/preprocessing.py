@@ -127,7 +127,10 @@ class Preprocessing:
             raise ValueError(f"preprocessing: missing {sorted(missing)}, unknown {sorted(unknown)}")
         for key in ("image_size", "mean", "std"):
             given[key] = tuple(given[key])
-        return cls(**given)
+        try:
+            return cls(**given)
+        except OverflowError:  # JSON has whole numbers that no float can hold
+            raise ValueError("preprocessing: a number is too large") from None
 
 
 _FIELDS = frozenset(Preprocessing.__dataclass_fields__)

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ from t2t_vit.data.budget import image_turn
 from t2t_vit.data.decode import DecodeError, Mode, Reduction, has_heif
 from t2t_vit.data.folder import Files
 from t2t_vit.data.images import ImageSet
-from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, chosen_cache
+from t2t_vit.errors import OutputError
+from t2t_vit.files import atomic_write, chosen_cache, parse_json
 
 MOST_DECODED = 50_000  # images that are decoded whole, and
 SECONDS = 60.0  # for how long
@@ -146,9 +147,9 @@ def remembered(key: str, count: int) -> Look | None:
     """What was found of the data set with this fingerprint, or None."""
     try:
         with _place(key).open("rb") as file, np.load(file, allow_pickle=False) as held:
-            reasons = {int(number): str(why) for number, why in json.loads(bytes(held["reasons"])).items()}
+            reasons = {int(number): str(why) for number, why in parse_json(bytes(held["reasons"])).items()}
             look = Look(held["sizes"].astype(np.int64), held["decoded"].astype(np.bool_), reasons)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     whole = look.sizes.shape == (count, 2) and look.decoded.shape == (count,)
     return look if whole and all(0 <= number < count for number in reasons) else None
@@ -157,7 +158,7 @@ def remembered(key: str, count: int) -> Look | None:
 def remember(key: str, look: Look) -> None:
     """Keep what was found for the next start; where that cannot be written, the next start looks again."""
     reasons = np.frombuffer(json.dumps(look.reasons).encode(), np.uint8)
-    with suppress(UserError, OSError):
+    with suppress(OutputError, OSError):
         with atomic_write(_place(key)) as file:
             np.savez_compressed(file, sizes=look.sizes.astype(np.int32), decoded=look.decoded, reasons=reasons)
         held = sorted(_place(key).parent.glob("*.npz"), key=lambda path: path.stat().st_mtime)
@@ -181,7 +182,7 @@ def write_list(path: Path, files: Files) -> None:
     """One line an image, CLASS/PATH, with escapes for what is no text.
 
     Raises:
-        UserError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     with atomic_write(path, "w") as file:
         file.writelines(f"{_escaped(files.relative(number))}\n" for number in range(len(files)))

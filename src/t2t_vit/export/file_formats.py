@@ -22,6 +22,7 @@ from t2t_vit.export.torch_formats import (
     write_safetensors,
 )
 from t2t_vit.inference.exported import ExportPrecision
+from t2t_vit.inference.foreign_process import Limits
 from t2t_vit.inference.load import load
 from t2t_vit.inference.mindir_predictor import mindspore_missing, mindspore_python
 from t2t_vit.inference.predictor import Predictor
@@ -32,9 +33,10 @@ def _nothing() -> str | None:
     return None
 
 
-def _open(path: Path) -> Predictor:
+def _open(path: Path, limits: Limits) -> Predictor:
     """What `load` makes of the file: it is verified the way that users open it."""
-    return load(path, allow_native_code=True)  # written a moment ago, by us
+    # Programs were written a moment ago, by us.
+    return load(path, allow_native_code=True, exported_seconds=limits.seconds, exported_memory=limits.memory)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Format:
     extra: str = ""
     packages: tuple[str, ...] = ()
     runtime: Callable[[], str | None] = _nothing
-    open: Callable[[Path], Predictor] = _open
+    open: Callable[[Path, Limits], Predictor] = _open
     precisions: tuple[ExportPrecision, ...] = ("fp32", "fp16")
     dynamic_batch: bool = True
     dynamic_size: bool = False

@@ -15,15 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2t_vit.errors import UserError
-from t2t_vit.export.file_formats import Format, find_format
+from t2t_vit.errors import OutputError, ProgramError
+from t2t_vit.export.file_formats import find_format
 from t2t_vit.export.job import PLAIN, ExportJob, Kind
 from t2t_vit.export.verify import Agreement, verify, worst
 from t2t_vit.fast import unfuse
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.exported import Metadata
+from t2t_vit.inference.foreign_process import DEFAULT_LIMITS, Limits
 from t2t_vit.inference.item import BATCH_SIZE
-from t2t_vit.inference.mindir_predictor import MindsporeError
+from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT
 
@@ -33,7 +34,7 @@ _SPEED_SECONDS = 1.0
 class DisagreementError(Exception):
     """A file that did not give the network's answers, and was removed."""
 
-    def __init__(self, path: Path, found: Agreement | MindsporeError) -> None:
+    def __init__(self, path: Path, found: Agreement | ProgramError) -> None:
         super().__init__(f"{path}: not written, since it does not agree with the network: {found}")
 
 
@@ -72,7 +73,14 @@ class Evidence:
 
 
 def export_model(
-    predictor: TorchPredictor, path: str | Path, *, arch: str, file_format: str, evidence: Evidence, kind: Kind = PLAIN
+    predictor: TorchPredictor,
+    path: str | Path,
+    *,
+    arch: str,
+    file_format: str,
+    evidence: Evidence,
+    kind: Kind = PLAIN,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Exported:
     """Write the network of `predictor` to `path`, unless the file gives other answers than the network in float32.
 
@@ -80,6 +88,7 @@ def export_model(
         predictor: brings network, preprocessing and class names; left as it is.
         arch: the network's name, for the metadata.
         file_format: a row of `export.file_formats`.
+        limits: what the file's runtime may take while it is compared.
 
     Raises:
         UserError: the format cannot be written here, or the path cannot be written.
@@ -108,8 +117,8 @@ def export_model(
         written = folder / path.name
         row.write(job, written)
         try:
-            agreement = None if unverified else _proof(row, written, reference, evidence, kind)
-        except MindsporeError as error:
+            agreement = None if unverified else _proof(row.open(written, limits), reference, evidence, kind)
+        except ProgramError as error:
             raise DisagreementError(path, error) from error
         if agreement is not None and not agreement.is_acceptable:
             raise DisagreementError(path, agreement)
@@ -120,8 +129,7 @@ def export_model(
     return Exported(path, agreement, unverified, row.name, tuple(path.with_name(part.name) for part in parts))
 
 
-def _proof(row: Format, path: Path, reference: TorchPredictor, evidence: Evidence, kind: Kind) -> Agreement:
-    opened = row.open(path)
+def _proof(opened: Predictor, reference: TorchPredictor, evidence: Evidence, kind: Kind) -> Agreement:
     found = verify(opened, reference, evidence.images, precision=kind.precision, targets=evidence.targets)
     if not kind.dynamic_size:
         return found
@@ -144,7 +152,7 @@ def _folder_beside(path: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
         beside = tempfile.TemporaryDirectory(prefix=f".export-{machine}-{os.getpid()}-", dir=path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
     with beside as folder:
         yield Path(folder)
 
@@ -167,14 +175,15 @@ class Speed:
     images_per_second: float
 
 
-def speed_of(exported: Exported, images: Tensor) -> Speed:
+def speed_of(exported: Exported, images: Tensor, limits: Limits = DEFAULT_LIMITS) -> Speed:
     """Load the file and run it for a second or so.
 
     Args:
         images: uint8 (N, in_chans, height, width).
+        limits: what its runtime may take.
     """
     start = time.perf_counter()
-    predictor = find_format(exported.file_format).open(exported.path)
+    predictor = find_format(exported.file_format).open(exported.path, limits)
     load_seconds = time.perf_counter() - start
     batch = images[:BATCH_SIZE]
     predictor.logits(batch)

@@ -2,32 +2,31 @@
 
 import json
 import logging
-import threading
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor
 
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.errors import FOREIGN_THREAD, UserError, printable
+from t2t_vit.errors import ProgramError, UserError, printable
 from t2t_vit.files import parse_json
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.version import __version__
 
 INPUT, OUTPUT = "images", "logits"
-T = TypeVar("T")
 ExportPrecision = Literal["fp32", "fp16", "int8"]
 # Keys whose JSON is the value itself, and its type.
 _PLAIN = {"num_classes": int, "batch": int, "dynamic_size": bool, "normalised_inside": bool}
 
-_MOST = {"num_classes": 1_000_000, "batch": 65_536}
+_RANGES = {"num_classes": (1, 1_000_000), "batch": (0, 65_536)}
+_LARGEST_INPUT = 2**32  # bytes of the float32 images of a call
+_MOST_PIXELS = 2**24  # of an image, whose tokens' attention grows with the square of them
 
 
 @dataclass(frozen=True)
@@ -99,15 +98,19 @@ class Metadata:
                 type(read[key]) is not kind for key, kind in _PLAIN.items()
             ):
                 raise ValueError("metadata of another version")
-            for key, most in _MOST.items():
-                if not 0 <= read[key] <= most:
-                    raise ValueError(f"metadata whose {key} is {read[key]}")
+            for key, (least, most) in _RANGES.items():
+                if not least <= read[key] <= most:
+                    raise ValueError(f"metadata whose {key} lies outside of {least} to {most:,}")
+            if classes and len(classes) != read["num_classes"]:
+                raise ValueError(f"metadata with {len(classes):,} names of {read['num_classes']:,} classes")
             preprocessing = Preprocessing.from_dict(read.pop("preprocessing"))
-            named = tuple(classes) if classes and len(classes) == read["num_classes"] else None
+            pixels = preprocessing.image_size[0] * preprocessing.image_size[1]
+            if pixels > _MOST_PIXELS or 4 * pixels * preprocessing.in_chans * read["batch"] > _LARGEST_INPUT:
+                raise ValueError(f"metadata whose image_size is {preprocessing.image_size} and batch {read['batch']}")
             return cls(
                 arch=strings["arch"],
                 preprocessing=preprocessing,
-                classes=named,
+                classes=tuple(classes) if classes else None,
                 precision=cast(ExportPrecision, precision),
                 **read,
             )
@@ -158,34 +161,18 @@ class ExportedPredictor(Predictor):
     def _checked(self, inputs: Tensor) -> Tensor:
         """What the file answers, if it is logits of these images."""
         try:
-            logits = interruptibly(lambda: self.run(inputs))
+            logits = self.run(inputs)
         except UserError:
             raise
         except Exception as error:  # each runtime has classes of its own
             reason = printable(" ".join(str(error).split()))[:200]
-            raise UserError(f"{self.path}: holds a program that fails on images ({reason})") from error
+            raise ProgramError(f"{self.path}: holds a program that fails on images ({reason})") from error
         if logits.shape != (len(inputs), self.num_classes) or not logits.is_floating_point():
-            raise UserError(
+            raise ProgramError(
                 f"{self.path}: answers {len(inputs)} images with {logits.dtype} of the shape {tuple(logits.shape)}, "
                 f"and not with {self.num_classes} logits each"
             )
         return logits.float()
-
-
-def interruptibly(run: Callable[[], T]) -> T:
-    """`run()` in a thread of its own: a signal ends the wait for native code, which may compute without end."""
-    if threading.current_thread() is not threading.main_thread():
-        return run()
-    answer: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            answer.set_result(run())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=work, name=FOREIGN_THREAD, daemon=True).start()
-    return answer.result()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from t2t_vit.data.decode import is_image_ending
 
 Stamp = tuple[int, int]
 BATCH_SIZE = 32  # images of a forward pass, by default
+NOT_FINITE = "the network's answer is not a finite number; try another amp_level"
 
 
 class UnreadableError(Exception):

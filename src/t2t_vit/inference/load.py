@@ -10,6 +10,7 @@ import torch
 from t2t_vit.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.inference.exported import ExportedPredictor
+from t2t_vit.inference.foreign_process import DEFAULT_LIMITS, Limits
 from t2t_vit.inference.mindir_predictor import MindirPredictor
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.runtime_predictors import (
@@ -28,7 +29,7 @@ from t2t_vit.weights.description import sizes_of
 from t2t_vit.weights.location import Source, given_file
 from t2t_vit.weights.reading import Which
 
-Opener = Callable[[str | Path], ExportedPredictor]
+Opener = Callable[[str | Path, Limits], ExportedPredictor]
 
 # What runs each kind of exported file, by the name that `file_kind` gives it.
 EXPORTED: Mapping[str, Opener] = {
@@ -61,6 +62,8 @@ def load(
     amp_level: str = "O0",
     kernels: str = "reference",
     allow_native_code: bool = False,
+    exported_seconds: float = Limits.seconds,
+    exported_memory: float = Limits.memory,
     note: Callable[[str], None] = lambda _: None,
 ) -> Predictor:
     """A predictor from a checkpoint or from any file that `export` wrote, told apart by content.
@@ -84,15 +87,22 @@ def load(
             frozen copy (`t2t_vit.pack`), on a GPU its own kernels (`t2t_vit.fuse`). Exported files are their own way.
         allow_native_code: run files that are programs (of torch.export, AOTInductor, TensorRT). They may do anything:
             allow it only to files that you trust.
+        exported_seconds: that an exported file may take to load, and for a batch; 0: no limit. Beyond it, and beyond
+            the memory, its process is ended.
+        exported_memory: GB that the process of an exported file may hold (on Linux; not of TensorRT, which runs in this
+            process); 0: no limit.
         note: called with a sentence for each thing that was fitted.
 
     Raises:
         UserError: the file cannot be read, or contradicts the arguments.
+        ProgramError: a UserError: an exported file that its runtime cannot load, or not within the limits. Predictions
+            raise it for one that fails, exceeds the limits, or answers with anything but finite logits.
     """
     asked = {"num_classes": num_classes, "image_size": image_size, "crop_pct": crop_pct}
     with given_file(path) as file:
         if is_exported(file):
-            predictor = open_exported(file, allow_native_code=allow_native_code, amp_level=amp_level)
+            limits = Limits(exported_seconds, exported_memory)
+            predictor = open_exported(file, allow_native_code=allow_native_code, amp_level=amp_level, limits=limits)
             check_fixed(predictor, arch=arch, **asked)
             return predictor
         weights = read_weights(file, which)
@@ -114,7 +124,9 @@ def is_exported(path: str | Path) -> bool:
     return kind in EXPORTED
 
 
-def open_exported(path: str | Path, *, allow_native_code: bool = False, amp_level: str = "O0") -> ExportedPredictor:
+def open_exported(
+    path: str | Path, *, allow_native_code: bool = False, amp_level: str = "O0", limits: Limits = DEFAULT_LIMITS
+) -> ExportedPredictor:
     """The predictor of a file that `is_exported`; arguments as of `load`.
 
     Raises:
@@ -127,8 +139,8 @@ def open_exported(path: str | Path, *, allow_native_code: bool = False, amp_leve
             f"say so with --allow_native_code (in Python: allow_native_code=True)"
         )
     if kind == "openvino":
-        return OpenVinoPredictor(path, bf16=amp_level in ("bf16", "auto"))
-    return EXPORTED[kind](path)
+        return OpenVinoPredictor(path, limits, bf16=amp_level in ("bf16", "auto"))
+    return EXPORTED[kind](path, limits)
 
 
 def check_fixed(predictor: ExportedPredictor, **asked: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, Prediction, Stamp, UnreadableError
+from t2t_vit.inference.item import BATCH_SIZE, NOT_FINITE, ImageResult, Item, Prediction, Stamp, UnreadableError
 from t2t_vit.inference.readers import Decoding, Readers
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class _Begun:
 
 def _result(path: str, predictions: tuple[Prediction, ...], reason: str) -> ImageResult:
     if predictions and not all(isfinite(prediction.probability) for prediction in predictions):
-        return ImageResult(path, reason="the network's answer is not a finite number; try another --amp_level")
+        return ImageResult(path, reason=NOT_FINITE)
     return ImageResult(path, predictions, reason)
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -13,7 +14,7 @@ from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.inference.image_like import ImageLike, is_one, name_of, opened
-from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, Prediction
+from t2t_vit.inference.item import BATCH_SIZE, NOT_FINITE, ImageResult, Item, Prediction
 from t2t_vit.inference.pipeline import stream
 
 Predicted = Prediction | list[Prediction] | list[list[Prediction]]
@@ -64,7 +65,7 @@ class Predictor(ABC):
             top_k: that many classes for each image, the most probable first, as a list; 0: the best one, by itself.
 
         Raises:
-            UserError: an image cannot be decoded, or top_k is negative.
+            UserError: an image cannot be decoded, top_k is negative, or the answer to an image is no finite number.
         """
         if top_k < 0:
             raise UserError(f"top_k takes a number of at least 1, or 0 for the best class by itself; not {top_k}")
@@ -73,7 +74,10 @@ class Predictor(ABC):
             return only[0]
         waiting, answers = iter(cast(Iterable[ImageLike], images)), list[list[Prediction]]()
         while batch := [self._prepared(image) for image in islice(waiting, BATCH_SIZE)]:
-            answers += map(list, self.rank(batch, max(1, top_k)))
+            for ranked in self.rank(batch, max(1, top_k)):
+                if not isfinite(ranked[0].probability):
+                    raise UserError(f"image {len(answers) + 1} of those that were given: {NOT_FINITE}")
+                answers.append(list(ranked))
         return answers if top_k else [best for (best,) in answers]
 
     def prepare(self, image: ImageLike) -> Tensor:

@@ -15,7 +15,8 @@ TRAVELLING_KEYS = frozenset(
 # Which images a checkpoint is measured on; train_dir, because a share of it may be kept for validation.
 VALIDATION_KEYS = DATASET_KEYS - {"train_num_samples", "class_balance"} | {"seed"}
 DEVICE_KEYS = frozenset({"device_id", "device_target", "amp_level", "pynative_mode", "kernels"})
-TRAIN_KEYS = frozenset(KEYS) - {"file_format", "runtime"}
+EXPORTED_KEYS = frozenset({"exported_seconds", "exported_memory"})
+TRAIN_KEYS = frozenset(KEYS) - EXPORTED_KEYS - {"file_format", "runtime"}
 # When a run begins and ends, where its files go and what it is measured on: what a step costs does not depend on it.
 RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
     "pretrained", "resume", "exclude_epoch_state", "epochs", "start_epoch", "max_steps", "eval_every_epochs",
@@ -28,6 +29,7 @@ EVAL_KEYS = (
     TRAVELLING_KEYS
     | DEVICE_KEYS
     | VALIDATION_KEYS
+    | EXPORTED_KEYS
     | {"pretrained", "batch_size", "num_parallel_workers", "device_num", "dataset_sink_mode"}
 )
 
@@ -238,6 +240,7 @@ COMMANDS = {
             "t2t-vit infer DATA ... --checkpoint FILE [--arch ARCH] [--output FILE] [--KEY VALUE ...]",
             TRAVELLING_KEYS
             | DEVICE_KEYS - {"pynative_mode"}
+            | EXPORTED_KEYS
             | {"pretrained", "batch_size", "num_parallel_workers", "max_pixels", "runtime", "resume"},
             positional="data",
             several=True,
@@ -250,7 +253,7 @@ COMMANDS = {
             "export",
             "write a checkpoint as a file for another runtime",
             "t2t-vit export [CONFIG] --file_format FORMAT --pretrained CHECKPOINT [--arch ARCH] [--KEY VALUE ...]",
-            TRAVELLING_KEYS | VALIDATION_KEYS | {"pretrained", "file_format"},
+            TRAVELLING_KEYS | VALIDATION_KEYS | EXPORTED_KEYS | {"pretrained", "file_format"},
             extras=(*EXPORT, *COMMON),
         ),
         Command(

@@ -15,7 +15,7 @@ from shlex import quote
 
 import yaml
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import UserError, printable
 from t2t_vit.settings.names import nearest_key
 from t2t_vit.settings.schema import KEYS, SECTIONS, Config
 from t2t_vit.settings.values import Value
@@ -111,7 +111,8 @@ def to_yaml(config: Config, heading: str = "") -> str:
 def _entry(name: str, value: object) -> str:
     """`name: value` or `name: [value, value]`."""
     style = None if isinstance(value, list) else False
-    return yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=style, width=math.inf)
+    is_harmless = printable(str(value)) == str(value)  # to a terminal, which may show the file
+    return yaml.safe_dump({name: value}, allow_unicode=is_harmless, default_flow_style=style, width=math.inf)
 
 
 def _mapping(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:

@@ -25,6 +25,7 @@ AUTO_BATCH = 0  # what `auto` is in a configuration before it is resolved
 BATCH = Range(1, named=(("auto", AUTO_BATCH),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
+OR_UNLIMITED = Range(0, 1e6)
 PIXELS = Range(1, 2**32)
 ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
@@ -203,6 +204,12 @@ class Hardware:
     )
     runtime: str = key(
         "auto", "what runs predictions on a CPU; auto: the fastest, by measurement", OneOf(("auto", "torch", *RUNTIMES))
+    )
+    exported_seconds: float = key(
+        300.0, "seconds that an exported file may take to load, and for a batch; 0: no limit", OR_UNLIMITED
+    )
+    exported_memory: float = key(
+        8.0, "GB of memory that the process of an exported file may take; 0: no limit", OR_UNLIMITED
     )
     kernels: str = key(
         "auto",

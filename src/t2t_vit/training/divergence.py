@@ -77,7 +77,7 @@ class StopOnDivergence(Callback):
             raise ValueError("whether an update was skipped is one flag")
         self._looked, self._streak, self._unread = looked, streak, unread
         if self._log is not None and self._log.exists():
-            rows = self._log.read_text(encoding="utf-8").splitlines(keepends=True)
+            rows = self._log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             with atomic_write(self._log, "w") as file:
                 file.write("".join(row for row in rows if _step(row) <= self._looked))
 

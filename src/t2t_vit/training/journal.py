@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from t2t_vit.errors import UserError, printable
+from t2t_vit.errors import OutputError, printable
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.files import atomic_write, parse_json
 from t2t_vit.training import waiting
@@ -70,6 +70,7 @@ class Console:
 
     def detail(self, text: str) -> None:
         """A line for the log, and for the screen where no bar shows the same."""
+        text = printable(text)
         if not self.live:
             self.screen(text)
         self._keep(text)
@@ -108,7 +109,7 @@ def _open_log(path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8", buffering=1)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name another logs_root_dir") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another logs_root_dir") from error
 
 
 Row = dict[str, int | float | str | None]
@@ -132,7 +133,7 @@ class History:
     row only if the epoch was `closed`; one that begins, or begins again, keeps none.
 
     Raises:
-        UserError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, resumed_at: int = 0, *, closed: bool = True) -> None:
@@ -152,7 +153,7 @@ class History:
                     file.flush()
                     os.fsync(file.fileno())  # a checkpoint that is on the disk must not know more rows than this
             except OSError as error:
-                raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+                raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _finite(value: int | float | str | None) -> int | float | str | None:
@@ -174,7 +175,7 @@ def _json_text(rows: list[Row]) -> str:
 
 def _rows_up_to(path: Path, step: int, closed: bool) -> list[Row]:
     rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             row = parse_json(line)
             is_past = row["step"] < step or (row["step"] == step and (closed or row["kind"] != "epoch"))
@@ -273,7 +274,7 @@ class Journal(Callback):
             row |= {f"{PREFIX.get(name, name)}_{key}": getattr(metrics, key) for key in EVALUATED}
         try:
             self._history.add(row)
-        except UserError as error:
+        except OutputError as error:
             self._history = None
             self._console.line(f"{error}; training goes on, no more rows are kept")
 
@@ -382,7 +383,7 @@ class LiveBar(Callback):
         self._task = self._bar.add_task("", total=state.last_step, completed=state.step, now="the first step")
         self._console, self._interval = console, interval
         self._window, self._read_at = StepWindow(state, instruments), -interval
-        console.screen = lambda text: terminal.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.screen = lambda text: terminal.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         self._bar.start()
 
     def on_step(self, state: State, metrics: StepMetrics) -> None:

@@ -12,7 +12,7 @@ from shlex import quote
 from time import perf_counter
 from typing import Any
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import OutputError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.files import LONGEST_JSON, atomic_write, lead_to, parse_json, read_at_most
 from t2t_vit.training.callbacks import Callback
@@ -68,7 +68,7 @@ class CheckpointFolder:
         """These are the run's, or will be in a moment.
 
         Raises:
-            UserError: the folder cannot be written.
+            OutputError: the folder cannot be written.
         """
         own = {path.name for path in self.files()}
         for name in names:
@@ -248,7 +248,7 @@ class Checkpoints(Callback):
         """A new run, whose lists are empty.
 
         Raises:
-            UserError: a folder cannot be written.
+            OutputError: a folder cannot be written.
         """
         for shelf in self._shelves:
             shelf.announce([])
@@ -261,7 +261,7 @@ class Checkpoints(Callback):
         can always be continued from its own folders.
 
         Raises:
-            UserError: a folder cannot be written.
+            OutputError: a folder cannot be written.
         """
         is_here = any(_same_file(path, file) for shelf in self._shelves for file in shelf.files())
         for shelf in self._shelves:
@@ -327,7 +327,7 @@ class Checkpoints(Callback):
         for ranked in self.best.values():
             ranked.entries = [entry for entry in ranked.entries if entry["step"] < since]
         best = best_of(self.best)
-        with suppress(OSError, UserError):  # a disk that is full
+        with suppress(OSError, OutputError):  # a disk that is full
             for link in [self._folder / LAST] * (not self.kept) + [self._best_folder / BEST] * (best is None):
                 link.unlink(missing_ok=True)
             self._shelf.announce([file.name for file in self.kept])
@@ -424,7 +424,7 @@ class Checkpoints(Callback):
         try:
             for told in pending.outcome.result():
                 self._note(told)
-        except UserError as error:
+        except OutputError as error:
             pending.failed()
             self._saved_at = perf_counter()
             return f"checkpoint of step {pending.step} not written, training goes on: {error}"
@@ -435,7 +435,7 @@ class Checkpoints(Callback):
         """Wait for the thread; here a write that failed is an error."""
         if self._pending is None:
             return
-        with suppress(UserError):
+        with suppress(OutputError):
             self._pending.outcome.result()
         failure = self._pending.outcome.exception()
         self._settle()
@@ -451,7 +451,7 @@ def _leads(link: Path, target: Path) -> list[str]:
     """Make `link` lead to `target`; a sentence where that fails, which is no reason to stop."""
     try:
         lead_to(link, target)
-    except UserError as error:
+    except OutputError as error:
         return [str(error)]
     return []
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Self
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import LONGEST_JSON, atomic_write, check_folder, parse_json, read_at_most, remove_leftovers
 from t2t_vit.report.run_files import RECORD, REPORT
 from t2t_vit.training.retention import LIST, CheckpointFolder
@@ -166,7 +166,7 @@ class Lock:
         except FileExistsError:
             raise
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+            raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
         self._held.append(descriptor)
         if fresh:
             self._files.append(path)

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils.tensorboard import SummaryWriter
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import OutputError
 
 
 class TensorBoard:
@@ -26,14 +26,16 @@ class TensorBoard:
             one that is done again, showed from here on, disappears from the charts.
 
     Raises:
-        UserError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         try:
             self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else 0)
         except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror}); name another summary_root_dir") from error
+            raise OutputError(
+                f"{folder}: cannot be written ({error.strerror}); name another summary_root_dir"
+            ) from error
         self._others, threading.excepthook = threading.excepthook, self._thread_failed
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from t2t_vit.errors import UserError, printable
+from t2t_vit.errors import CheckpointError, UserError, printable
 from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights.kind import file_kind
 from t2t_vit.weights.reading import NEWEST_VERSION
@@ -57,9 +57,16 @@ def read_saved_run(path: str | Path) -> SavedRun:
     `training.checkpoint.restore`.
 
     Raises:
-        UserError: no such file, damaged, foreign, of a version that kept too little, or an entry is not what a run
-            writes.
+        CheckpointError: no such file, damaged, foreign, of a version that kept too little, or an entry is not what a
+            run writes.
     """
+    try:
+        return _read(path)
+    except UserError as error:  # also of those who read its bytes
+        raise CheckpointError(str(error)) from error
+
+
+def _read(path: str | Path) -> SavedRun:
     if Path(path).is_dir():
         raise UserError(f"{path}: is a folder; name a checkpoint in it, such as last.ckpt, or auto for the newest run")
     if not Path(path).is_file():

@@ -1,7 +1,10 @@
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -181,6 +184,95 @@ def test_a_damaged_library_is_made_again(
     assert library.unavailable() is None and calls.read_text() == "\n\n"
     (again,) = kept.iterdir()
     assert again.read_bytes() != spoil(whole)
+
+
+def kernels_of(folder: Path) -> Path:
+    return folder / "cache" / "t2t_vit" / "native"
+
+
+def test_a_folder_in_the_place_of_a_library_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    counting_compiler(monkeypatch, tmp_path)
+    assert library.unavailable() is None
+    (path,) = kernels_of(tmp_path).iterdir()
+    path.unlink()
+    (path / "within").mkdir(parents=True)
+    library._found.cache_clear()
+    assert library.unavailable() is None and not library.has_tiles()
+    (again,) = kernels_of(tmp_path).iterdir()
+    assert again.is_file()
+
+
+@pytest.mark.parametrize("what", ["cannot be written", "is a file", "is full"])
+def test_where_nothing_can_be_kept_kernels_run_all_the_same(
+    what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    counting_compiler(monkeypatch, tmp_path)
+    if what == "is a file":
+        (tmp_path / "cache").touch()
+    else:
+        made = TemporaryDirectory
+
+        def refusing(*, prefix: str, dir: Path, **others: bool) -> object:
+            if dir == kernels_of(tmp_path):
+                raise PermissionError(13, what) if what == "cannot be written" else OSError(28, what)
+            return made(prefix=prefix, dir=dir, **others)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(library, "TemporaryDirectory", refusing)
+    assert library.unavailable() is None and not library.has_tiles()
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_library_is_loaded_from_a_folder_that_may_not_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls = counting_compiler(monkeypatch, tmp_path)
+    assert library.unavailable() is None
+    kernels_of(tmp_path).chmod(0o555)
+    library._found.cache_clear()
+    assert library.unavailable() is None and calls.read_text() == "\n"
+    kernels_of(tmp_path).chmod(0o755)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from t2t_vit.fast.native import library
+with library._workplace(Path(sys.argv[1])) as folder:
+    (folder / "half.o").touch()
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_compilation_left_goes_and_what_goes_on_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        monkeypatch.setattr(library, "_SECONDS_TO_LOCK", -1.0)
+        library._sweep(tmp_path)
+        assert (left / "half.o").is_file()
+        process.kill()
+    library._sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_compilers_own_files_lie_beside_its_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text(f'#!/bin/sh\necho "$TMPDIR" > {tmp_path}/where\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pretend(monkeypatch, "avx512_bf16")
+    monkeypatch.setattr(library, "which", lambda _: str(compiler))
+    assert library.unavailable() is not None
+    where = Path((tmp_path / "where").read_text().strip())
+    assert where.parent == kernels_of(tmp_path) and not where.exists()
 
 
 def test_without_a_home_nothing_is_kept_and_nothing_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import platform
 import shutil
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from shutil import which
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import torch
 
@@ -25,7 +26,8 @@ FLAGS = ("-O3", "-std=c++17", "-march=native", "-fopenmp", "-shared", "-fPIC")
 # The levels that there are kernels for, and what makes the compiler write those of a level.
 LEVEL_FLAGS = {"avx512_bf16": (), "amx": ("-DT2T_VIT_AMX",)}
 SECONDS = 120  # a compiler takes two
-_BUILD = ".build-"
+_BUILD = ".t2t_vit-native-"
+_SECONDS_TO_LOCK = 2.0  # from the making of a folder
 
 
 def unavailable() -> str | None:
@@ -66,12 +68,13 @@ def _found(level: str) -> ctypes.CDLL | str:
     compiler = next((path for name in COMPILERS if (path := which(name))), None)
     if compiler is None:
         return f"there is no C++ compiler ({', '.join(COMPILERS)})"
-    folder = _folder()
     try:
+        folder = _folder()
         if folder is not None:
-            return ctypes.CDLL(str(_kept(compiler, level, folder)))
-        with TemporaryDirectory(prefix="t2t_vit-native-") as name:  # once it is loaded, its file may go
-            return ctypes.CDLL(str(_compiled(compiler, level, Path(name) / "kernels.so")))
+            with suppress(OSError):  # a disk that is full, a folder that was removed or made read-only a moment ago
+                return ctypes.CDLL(str(_kept(compiler, level, folder)))
+        with _workplace(Path(gettempdir())) as name:  # once it is loaded, its file may go
+            return ctypes.CDLL(str(_compiled(compiler, level, name / "kernels.so")))
     except (OSError, subprocess.SubprocessError) as error:
         return f"compiling them with {compiler} fails ({_first_line(error)})"
 
@@ -81,14 +84,14 @@ def _kept(compiler: str, level: str, folder: Path) -> Path:
 
     Its name ends with the hash of its content: half a file, or an empty one, would end the process that loads it.
     """
+    _sweep(folder)
     made_from = _sources_hash(compiler, level)
     for path in folder.glob(f"{made_from}-*.so"):
-        if path.name == f"{made_from}-{_hash(path.read_bytes())}.so":
+        if path.is_file() and path.name == f"{made_from}-{_hash(path.read_bytes())}.so":
             return path
-        path.unlink(missing_ok=True)
-    _sweep(folder)
-    with TemporaryDirectory(prefix=_BUILD, dir=folder) as name:
-        fresh = _compiled(compiler, level, Path(name) / "kernels.so")
+        _remove(path)
+    with _workplace(folder) as name:
+        fresh = _compiled(compiler, level, name / "kernels.so")
         with fresh.open("rb") as file:
             content = file.read()
             os.fsync(file.fileno())
@@ -98,7 +101,11 @@ def _kept(compiler: str, level: str, folder: Path) -> Path:
 def _compiled(compiler: str, level: str, path: Path) -> Path:
     units = [str(source) for source in sorted(FOLDER.glob("*.cpp"))]
     command = [compiler, *FLAGS, *LEVEL_FLAGS[level], *units, "-o", str(path), *_openmp()]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+    # What the compiler leaves when it is killed lies beside its result, and goes with it.
+    where = os.environ | {"TMPDIR": str(path.parent)}
+    subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL, env=where
+    )
     return path
 
 
@@ -112,12 +119,56 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:24]
 
 
+@contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """A folder to compile in, which vanishes; those of processes that were killed go, too.
+
+    Each is locked by its process, however that ends. Where a file system has no locks, what was left stays.
+    """
+    _sweep(folder)
+    with TemporaryDirectory(prefix=_BUILD, dir=folder, ignore_cleanup_errors=True) as name:
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                _lock(descriptor)
+            yield Path(name)
+        finally:
+            os.close(descriptor)
+
+
 def _sweep(folder: Path) -> None:
-    """Remove what compilers that were killed left behind."""
+    """Remove what compilations that were killed left behind."""
     for left in folder.glob(f"{_BUILD}*"):
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime > 2 * SECONDS:
+            state = left.stat()
+            if state.st_uid == os.getuid() and time.time() - state.st_mtime > _SECONDS_TO_LOCK and not _is_locked(left):
                 shutil.rmtree(left)
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock of an open folder; raises BlockingIOError where a process has it."""
+    import fcntl  # Linux alone comes here
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_locked(folder: Path) -> bool:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        _lock(descriptor)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _remove(path: Path) -> None:
+    """Whatever lies where a library should."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _openmp() -> list[str]:
@@ -127,7 +178,7 @@ def _openmp() -> list[str]:
 
 
 def _folder() -> Path | None:
-    """Where compiled kernels are kept: a folder that this user alone may write; None where there is none."""
+    """Where compiled kernels are kept: a folder that nobody but this user and root may write; None: there is none."""
     base = user_cache()
     if base is None:
         return None
@@ -137,9 +188,8 @@ def _folder() -> Path | None:
         state = folder.stat()
     except OSError:
         return None
-    # What somebody else may write is not loaded.
-    is_own = state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK)
-    return folder if is_own else None
+    # What somebody else may write is not loaded. What this user may not write may hold a library all the same.
+    return folder if state.st_uid in (os.getuid(), 0) and not state.st_mode & 0o022 else None
 
 
 def _first_line(error: Exception) -> str:

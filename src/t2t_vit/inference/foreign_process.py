@@ -1,0 +1,234 @@
+"""An exported file in a process of its own, which ends at a limit of time, at a limit of memory, or with its owner.
+
+What a stranger's graph does is bounded that way, whatever runs it: it may loop without end, fill the memory or crash
+its runtime. Nothing of that reaches this process, which waits in Python and so hears signals.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BufferedReader
+from math import ceil
+from pathlib import Path
+from typing import IO, Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2t_vit.errors import ProgramError, printable
+from t2t_vit.files import parse_json
+from t2t_vit.out_of_memory import says_out_of_memory
+from t2t_vit.settings.schema import Config
+
+RUNNER = Path(__file__).with_name("runner.py")
+LOADING = "to load"
+_LONGEST_LINE = 2**25  # of an answer: metadata with the names of a million classes
+_LINES_KEPT = 50  # of what a runtime prints
+_SECONDS_TO_END = 10
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an exported file may take.
+
+    Attributes:
+        seconds: to load, and to answer a batch; 0: no limit.
+        memory: GB (10^9 bytes) of data that its process may hold; 0: no limit. Kept on Linux alone.
+    """
+
+    seconds: float = Config.exported_seconds
+    memory: float = Config.exported_memory
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """As the configuration says."""
+        return cls(config.exported_seconds, config.exported_memory)
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class ForeignProcess:
+    """A file, loaded and waiting for images; the process ends with this object.
+
+    Several threads may ask; they are answered in turn.
+
+    Args:
+        kind: a row of the runner's table.
+        runtime: the name of what runs it, for sentences.
+        path: the file.
+        limits: what it may take.
+        python: the interpreter of an environment that has the runtime.
+        threads: that compute, where the runtime can be told.
+        bf16: compute in bfloat16, where the runtime can be told.
+
+    Attributes:
+        version: of the runtime.
+        metadata: what the file says of itself, as the runtime reads it; None where it does not.
+
+    Raises:
+        ProgramError: the file cannot be loaded, or not within the limits. The sentence goes on from the file's name.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        runtime: str,
+        path: str | Path,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        python: str = sys.executable,
+        threads: int = 1,
+        bf16: bool = False,
+    ) -> None:
+        self._runtime, self._limits, self._is_late = runtime, limits, False
+        self._lock = threading.Lock()
+        settings = {"memory": ceil(limits.memory * 1e9), "threads": threads, "bf16": bf16}
+        self._process = subprocess.Popen(
+            [python, str(RUNNER), kind, str(path), json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for this process; and what the file's program starts ends with it
+        )
+        self._printed: list[bytes] = []
+        reader = threading.Thread(target=_collect, args=(self._process.stderr, self._printed), daemon=True)
+        reader.start()
+        self._end = weakref.finalize(self, _stop, self._process, reader)
+        with self._within_limits():
+            head = self._answer(LOADING)
+        self.version, self.metadata = str(head["version"]), head["metadata"]
+
+    def run(self, images: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+        """Images (B, C, H, W) of the file's type -> its answer: numbers of any type, of the given shape.
+
+        Raises:
+            ProgramError: there is no answer within the limits, or one of another shape.
+        """
+        what = f"for {len(images)} image{'s' if len(images) > 1 else ''}"
+        head = {"shape": images.shape, "type": images.dtype.name, "bytes": images.nbytes}
+        with self._lock, self._within_limits():
+            try:
+                requests = cast(IO[bytes], self._process.stdin)
+                requests.write(json.dumps(head).encode() + b"\n")
+                requests.write(np.ascontiguousarray(images).data)
+                requests.flush()
+            except (OSError, ValueError) as error:  # ValueError: it was closed before
+                raise self._ended(what) from error
+            answer = self._answer(what)
+            if tuple(answer["shape"]) != tuple(shape):
+                self.close()  # the numbers, which may be many, are not read
+                raise ProgramError(
+                    f"answers {len(images)} images in the shape {tuple(answer['shape'])}, not {tuple(shape)}"
+                )
+            kind = np.dtype(answer["type"])
+            content = bytearray(int(np.prod(shape)) * kind.itemsize)
+            if self._answers.readinto(content) < len(content):
+                raise self._ended(what)
+        return np.frombuffer(content, kind).reshape(tuple(shape))
+
+    def close(self) -> None:
+        """End the process."""
+        self._end()
+
+    @property
+    def _answers(self) -> BufferedReader:
+        return cast(BufferedReader, self._process.stdout)
+
+    @contextmanager
+    def _within_limits(self) -> Iterator[None]:
+        """Around a question; whatever ends it early ends the process, whose answer would be taken for the next one."""
+        watch = threading.Timer(self._limits.seconds, self._kill_late) if self._limits.seconds else None
+        if watch is not None:
+            watch.start()
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            if watch is not None:
+                watch.cancel()
+                watch.join()  # it would keep this object, and so the process
+
+    def _kill_late(self) -> None:
+        self._is_late = True
+        _kill(self._process)
+
+    def _answer(self, what: str) -> dict[str, Any]:
+        """The next message but for its numbers."""
+        try:
+            line = self._answers.readline(_LONGEST_LINE)
+            answer = parse_json(line) if line.endswith(b"\n") else None
+        except ValueError:
+            answer = None
+        if answer is None:
+            raise self._ended(what)
+        if "error" in answer:
+            raise ProgramError(self._failure(what, str(answer["error"])))
+        return cast(dict[str, Any], answer)
+
+    def _ended(self, what: str) -> ProgramError:
+        """Why there is no answer."""
+        try:
+            code = self._process.wait(timeout=_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            return ProgramError(f"makes {self._runtime} answer in a way that is not understood")
+        if self._is_late:
+            return ProgramError(
+                f"takes longer than {self._limits.seconds:g} s {what}; if you trust it, raise exported_seconds"
+            )
+        last = b"".join(self._printed).decode(errors="replace").strip()
+        if says_out_of_memory(last):
+            return ProgramError(self._failure(what, last))
+        reason = f"crashes (signal {-code})" if code < 0 else f"ends with code {code}"
+        said = f": {_short(last.splitlines()[-1])}" if last else ""
+        return ProgramError(f"{self._runtime} {reason} {what}{said}")
+
+    def _failure(self, what: str, reason: str) -> str:
+        if says_out_of_memory(reason):
+            most = f"the {self._limits.memory:g} GB of exported_memory" if self._limits.memory else "there is"
+            return f"needs more memory {what} than {most}; if you trust it, raise that, or lower batch_size"
+        if what == LOADING:
+            damage = "it may be cut short, damaged, or of another version"
+            return f"cannot be loaded by {self._runtime} ({_short(reason)}); {damage}"
+        return f"holds a program that fails in {self._runtime} ({_short(reason)})"
+
+
+def _short(text: str) -> str:
+    """The first line of an error that says something, printable."""
+    first = next((line.strip() for line in text.splitlines() if line.strip(" -")), "")
+    return printable(first)[:200]
+
+
+def _collect(pipe: IO[bytes], printed: list[bytes]) -> None:
+    """Keep the last of what the process prints, so that it never waits for a reader."""
+    with pipe:
+        while line := pipe.readline(10_000):
+            printed.append(line)
+            del printed[:-_LINES_KEPT]
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """And what it started, which would keep its pipes open."""
+    if hasattr(os, "killpg") and process.returncode is None:
+        with suppress(OSError):  # it has ended
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
+def _stop(process: "subprocess.Popen[bytes]", reader: threading.Thread) -> None:
+    _kill(process)
+    process.wait()
+    reader.join()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # what was not yet sent
+                pipe.close()

@@ -317,7 +317,7 @@ def _bad_line(name: str, reason: str) -> str:
 def _append(path: Path, name: str, reason: str) -> None:
     """Add an image that proved bad later; a disk that is full costs the line, not the run."""
     try:
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(f"{_bad_line(name, reason)}\n")
     except OSError:
         return

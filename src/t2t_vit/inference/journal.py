@@ -1,6 +1,5 @@
 """What a run has finished so far, kept so that a run that was killed is continued and not begun again."""
 
-import fcntl
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from t2t_vit.files import parse_json
 from t2t_vit.inference.item import ImageResult, Prediction, Stamp
 from t2t_vit.inference.pipeline import Answered
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.platforms import NoLocksError, lock
 from t2t_vit.weights.location import find_file
 
 Fingerprint = Mapping[str, Any]
@@ -165,11 +165,11 @@ class PredictionJournal:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno())
         except BlockingIOError as error:
             file.close()
             raise UserError(f"output '{self._output}': another run is writing it; wait, or name another") from error
-        except OSError:  # a file system without locks
+        except (NoLocksError, OSError):
             pass
         return file
 

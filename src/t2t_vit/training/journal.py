@@ -106,7 +106,7 @@ def to_standard_error(text: str) -> None:
 def _open_log(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a", encoding="utf-8", buffering=1)
+        return path.open("a", encoding="utf-8", newline="", buffering=1)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name another logs_root_dir") from error
 

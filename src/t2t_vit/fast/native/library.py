@@ -17,6 +17,7 @@ import torch
 
 from t2t_vit.fast.native.processor import SWITCH, cpu_level, instructions, processor_level
 from t2t_vit.files import user_cache
+from t2t_vit.platforms import is_only_mine
 
 FOLDER = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
@@ -134,12 +135,9 @@ def _folder() -> Path | None:
     folder = base / "native"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        state = folder.stat()
+        return folder if is_only_mine(folder) else None  # what somebody else may write is not loaded
     except OSError:
         return None
-    # What somebody else may write is not loaded.
-    is_own = state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK)
-    return folder if is_own else None
 
 
 def _first_line(error: Exception) -> str:

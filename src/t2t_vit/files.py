@@ -75,6 +75,7 @@ def lead_to(link: Path, target: Path) -> None:
             except (OSError, NotImplementedError):
                 shutil.copyfile(target, beside)
         replace(beside, link)
+        beside.unlink(missing_ok=True)  # renaming does nothing where both are the same file already
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise UserError(f"{link}: cannot lead to {relative} ({error.strerror})") from error

@@ -298,15 +298,20 @@ BINARY = int(getattr(os, "O_BINARY", 0))  # for os.open: without it Windows writ
 CLOSED_IN_CHILDREN = int(getattr(os, "O_CLOEXEC", 0))
 
 
+def has_memory_files() -> bool:
+    """Whether there are files in memory that processes can share (Linux)."""
+    return hasattr(os, "memfd_create")
+
+
 def new_memory_file(name: str) -> int:
     """The descriptor of a file that lies in memory and has no name in any folder (Linux).
 
     Raises:
         OSError: there are none here.
     """
-    if not hasattr(os, "memfd_create"):
-        raise OSError(errno.ENOSYS, "this platform has no memory files")
-    return os.memfd_create(name)  # closed in children that are started
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)  # closed in children that are started
+    raise OSError(errno.ENOSYS, "this platform has no memory files")
 
 
 def open_file_of(process: int, descriptor: int, flags: int) -> int:

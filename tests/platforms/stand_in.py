@@ -5,9 +5,9 @@ EXIT gives its exit code. The libraries are imported before anything is taken aw
 platform, and here only their Linux build is at hand. `sys.platform` is changed as well, unless the second argument is
 `keep`: then a thing must be found missing by looking for it.
 
-What is imitated of Windows' file system: a file that is open, or mapped, is neither renamed, replaced nor deleted; names
-may not hold <>:"|?* or end with a dot or a space, nor be CON, NUL, AUX, ...; there are no symbolic links without a
-right that few have; folders cannot be opened; nothing lies in /proc or /dev/shm.
+What is imitated of Windows' file system: a file that is open, or mapped, is neither renamed, replaced nor deleted;
+names may not hold <>:"|?* or end with a dot or a space, nor be CON, NUL, AUX, ...; there are no symbolic links without
+a right that few have; folders cannot be opened; nothing lies in /proc or /dev/shm.
 """
 
 import json
@@ -37,9 +37,9 @@ SIGNALS = (
     "sigwait",
 )  # fmt: skip
 SYSTEM = (
-    "fork", "forkpty", "killpg", "getuid", "geteuid", "getgid", "getegid", "getpgid", "setsid", "nice", "pread", "pwrite",
-    "writev", "readv", "sched_getaffinity", "sysconf", "memfd_create", "MFD_CLOEXEC", "register_at_fork", "O_CLOEXEC",
-    "O_DIRECTORY", "O_NOFOLLOW", "mkfifo", "wait", "uname", "getloadavg", "posix_fadvise",
+    "fork", "forkpty", "killpg", "getuid", "geteuid", "getgid", "getegid", "getpgid", "setsid", "nice", "pread",
+    "pwrite", "writev", "readv", "sched_getaffinity", "sysconf", "memfd_create", "MFD_CLOEXEC", "register_at_fork",
+    "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "mkfifo", "wait", "uname", "getloadavg", "posix_fadvise",
 )  # fmt: skip
 NETWORK = ("send_fds", "recv_fds", "AF_UNIX")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -59,7 +59,11 @@ class FileSystem:
         self._looking = True
         try:
             is_descriptor = event == "open" and arguments[1] is None  # of os.open; `open` of a folder fails anyway
-            self._check(event, is_descriptor, [os.fsdecode(path) for path in arguments if isinstance(path, str | bytes | os.PathLike)])
+            self._check(
+                event,
+                is_descriptor,
+                [os.fsdecode(path) for path in arguments if isinstance(path, str | bytes | os.PathLike)],
+            )
         finally:
             self._looking = False
 
@@ -148,7 +152,7 @@ def main() -> None:
         try:
             import_module(name)
         except ImportError as error:
-            print(f"without {name}: {error}", file=sys.stderr)
+            sys.stderr.write(f"without {name}: {error}\n")
     platform, *rest = sys.argv[1:]
     {"windows": become_windows, "macos": become_macos}[platform]()
     if "keep" not in rest:
@@ -156,7 +160,8 @@ def main() -> None:
     from t2t_vit.cli.main import main as command
 
     for line in sys.stdin:
-        print(f"EXIT {command(json.loads(line))}", flush=True)
+        sys.stdout.write(f"EXIT {command(json.loads(line))}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

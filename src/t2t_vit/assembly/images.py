@@ -38,6 +38,7 @@ from t2t_vit.data.samples import EvalSamples
 from t2t_vit.data.workers import usable_workers
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
+from t2t_vit.platforms import has_memory_files
 from t2t_vit.training.run import Folders
 
 BAD_IMAGES = "bad_images.txt"
@@ -213,6 +214,9 @@ class _Preparation:
         """
         config, val = self.config, self.sets[1]
         if config.epochs + config.cooldown_epochs == 1 or config.cache == "off":
+            return Prepared(train, val)
+        if not has_memory_files():
+            self.job.note("cache: this platform has no memory files to share; images are decoded in every epoch")
             return Prepared(train, val)
         # All processes must come to the same answer here, whatever each of them sees of the memory.
         budgets = np.zeros(self.processes.count, np.int64)

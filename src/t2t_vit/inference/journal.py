@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,10 +93,17 @@ class PredictionJournal:
         self._held = []
 
     def finish(self) -> None:
-        """The output is there: the journal goes."""
-        if self._file is not None:
-            self.path.unlink(missing_ok=True)
+        """The output is there: the journal goes, while it is still locked; on Windows, as soon as it is closed."""
+        self._known = None  # which reads it
+        has_it = self._file is not None
+        if has_it:
+            with suppress(PermissionError):
+                self.path.unlink(missing_ok=True)
+                has_it = False
         self.close()
+        if has_it:
+            with suppress(PermissionError):  # another run has it already
+                self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave it for another run; it stays."""

@@ -3,7 +3,8 @@ BIN := .venv/bin
 SETUP := bash scripts/setup.sh
 RESULTS = benchmarks/results/$(shell date -u +%F)-bench
 
-.PHONY: help quickstart test test-mindspore test-peers test-switches test-all check bench setup clean
+.PHONY: help quickstart test test-mindspore test-peers test-switches test-container test-wheel test-all check site notebooks bench \
+  setup clean
 
 help:
 	@echo "make quickstart   train, evaluate, predict and export on the embedded images (about 5 minutes on 2 cores)"
@@ -11,8 +12,12 @@ help:
 	@echo "make test-mindspore  the exports held against the real MindSpore, in .venv-mindspore (770 MB to download)"
 	@echo "make test-peers   timm's own tests, peft, torchao and Grad-CAM on a few networks, in .venv-peers (100 MB to download)"
 	@echo "make test-switches  what depends on the processor, at each level that this one can be lowered to"
-	@echo "make test-all     all of these tests, what make test leaves out, and timm's on every network"
+	@echo "make test-container  the Dockerfile's steps in a bare Debian without Docker (root, debootstrap, 12 GB)"
+	@echo "make test-wheel   sdist and wheel, built and tried in a fresh environment"
+	@echo "make test-all     all of these tests, what make test leaves out, timm's on every network, site and notebooks"
 	@echo "make check        lint, format, types, import rules, commands of the README"
+	@echo "make site         the documentation into build/site, in .venv-docs (70 MB to download)"
+	@echo "make notebooks    runs the notebooks of docs/notebooks, into build/notebooks, in .venv-notebooks"
 	@echo "make bench        the speed of this machine, into benchmarks/results/"
 	@echo "make setup        only the .venv, with everything for development"
 	@echo "make clean        remove .venv, caches and runs/quickstart"
@@ -49,11 +54,21 @@ test-switches: setup
 	@echo "torch as on AVX2" && export TORCHINDUCTOR_CACHE_DIR=$$(mktemp -d) && ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -q $(SWITCHED) $(ARGS)
 	@echo "one thread" && OMP_NUM_THREADS=1 $(PYTEST) -q $(SWITCHED) $(ARGS)
 
+test-container:
+	@bash scripts/test_container.sh
+
+test-wheel:
+	@bash scripts/release.sh --trial
+
 test-all:
 	@$(MAKE) test ARGS="-m ''"
 	@$(MAKE) test-switches
 	@$(MAKE) test-mindspore
 	@$(MAKE) test-peers ALL=1
+	@$(MAKE) site
+	@$(MAKE) notebooks
+	@$(MAKE) test-container
+	@$(MAKE) test-wheel
 
 check: setup
 	@$(BIN)/ruff check .
@@ -62,10 +77,19 @@ check: setup
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/python -m pytest -q tests/house
 
+site: setup
+	@bash scripts/setup_beside.sh docs
+	@.venv-docs/bin/python scripts/build_site.py
+
+notebooks: setup
+	@bash scripts/setup_beside.sh notebooks
+	@.venv-notebooks/bin/python scripts/run_notebooks.py $(ARGS)
+
 bench: setup
 	@$(BIN)/t2t-vit bench model --arch t2t_vit_14 --amp_level auto --output $(RESULTS)-model.json
 	@$(BIN)/t2t-vit bench step --arch t2t_vit_14 --amp_level auto --pynative_mode True --output $(RESULTS)-step.json
 	@$(BIN)/t2t-vit bench data --config quickstart --output $(RESULTS)-data.json
 
 clean:
-	rm -rf .venv .venv-mindspore .venv-peers .mypy_cache .ruff_cache .pytest_cache build dist runs/quickstart src/*.egg-info
+	rm -rf .venv .venv-mindspore .venv-peers .venv-docs .venv-notebooks .venv-container .venv-release .mypy_cache .ruff_cache \
+	  .pytest_cache build dist runs/quickstart src/*.egg-info

@@ -231,7 +231,7 @@ def int8(options: argparse.Namespace) -> Iterable[Section]:
         words = [str(export), "export", "--file_format", "OPENVINO", "--precision", "int8"]
         words += ["--pretrained", str(options.checkpoint.resolve())]
         subprocess.run(words, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-        quantised = t2t_vit.load(next(Path(folder).glob("*.xml")))
+        quantised = t2t_vit.load(next(Path(folder).glob("*.xml")), amp_level="auto")
         bf16 = t2t_vit.load(options.checkpoint, amp_level="bf16", kernels="auto")
         size = bf16.preprocessing.image_size
         pixels = torch.randint(0, 256, (options.batch, bf16.preprocessing.in_chans, *size), dtype=torch.uint8)

@@ -1,6 +1,6 @@
 """A result of compare.py as a bar chart in SVG and as a table in Markdown.
 
-    python benchmarks/plot.py RESULT.json [--picture docs/images/speed-cpu.svg] [--page docs/speed.md]
+    python benchmarks/plot.py RESULT.json [--picture docs/images/speed-cpu.svg] [--page docs/performance.md]
 
 The table takes the place of what stands in the page between the lines `<!-- speed: ... -->` and `<!-- end -->` for the
 same picture. A house test holds the page and the picture against what this makes of the results that they name.
@@ -20,7 +20,7 @@ from t2t_vit.files import atomic_write
 from t2t_vit.report.charts import Scale
 
 ROOT = Path(__file__).parents[1]
-PICTURE, PAGE = ROOT / "docs/images/speed-cpu.svg", ROOT / "docs/speed.md"
+PICTURE, PAGE = ROOT / "docs/images/speed-cpu.svg", ROOT / "docs/performance.md"
 OURS, THEIRS = "t2t_vit", "authors' code"
 WIDTH, LEFT, RIGHT = 820, 262, 640  # bars lie between
 TOP, HEADING, ROW, BAR, GAP = 20, 30, 22, 13, 16

@@ -1,4 +1,5 @@
 # Sourced by the launchers: reads `FIRST [--option value ...] [--extra ...]` into $first, $value[option] and $extra.
+# shellcheck shell=bash disable=SC2034
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 # The checkout's own environment serves where the python at hand has no torch.
 has_torch='import sys; from importlib.util import find_spec; sys.exit(find_spec("torch") is None)'

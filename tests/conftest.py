@@ -20,8 +20,13 @@ if not torch.cuda.is_available():
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-def pytest_configure() -> None:
-    """A job in the background ignores Ctrl-C, one behind nohup the end of its terminal, and so would what it starts."""
+def pytest_configure(config: pytest.Config) -> None:
+    """The user's own cache is left alone, and signals have their usual meaning."""
+    # What tests keep, compiled kernels above all, lies in pytest's cache and is there the next time.
+    if config.cache is not None:
+        os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user-cache"))
+    os.environ.pop("T2T_VIT_CACHE", None)
+    # A job in the background ignores Ctrl-C, one behind nohup the end of its terminal, and so would what it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -1,10 +1,16 @@
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, check_folder
+from t2t_vit.files import atomic_write, check_folder, chosen_cache, open_regular, read_at_most
+
+
+def test_the_cache_of_who_runs_the_tests_is_left_alone(pytestconfig: pytest.Config) -> None:
+    assert pytestconfig.cache is not None
+    assert chosen_cache() == Path(pytestconfig.cache.mkdir("user-cache")) / "t2t_vit"
 
 
 def test_appears_whole(tmp_path: Path) -> None:
@@ -78,3 +84,20 @@ def test_a_link_is_neither_replaced_nor_followed(tmp_path: Path) -> None:
             raise AssertionError("it was opened")
         assert link.is_symlink()
     assert (tmp_path / "target").read_text() == "old" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_pipe_a_device_and_a_folder_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match=r"regular file|directory"):
+            open_regular(path)
+    (tmp_path / "file").write_bytes(b"abc")
+    with open_regular(tmp_path / "file") as file:
+        assert file.read() == b"abc"
+
+
+def test_a_limit_is_that_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert read_at_most(tmp_path / "file", 3) == b"abc"
+    with pytest.raises(OSError, match="more than 2 bytes"):
+        read_at_most(tmp_path / "file", 2)

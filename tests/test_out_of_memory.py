@@ -91,6 +91,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+@pytest.mark.thorough
 def test_a_batch_that_no_memory_holds_and_one_that_it_does(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / "photos" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""timm's registry, data tools and folders; `docs/models.md` says how timm's own suite is run."""
+"""timm's registry, data tools and folders; `docs/howto/models.md` says how timm's own suite is run."""
 
 from pathlib import Path
 

@@ -1,18 +1,21 @@
-"""Files that appear whole or not at all, and the one reader of JSON."""
+"""Files that appear whole or not at all, files of unknown origin opened with a limit, and the one reader of JSON."""
 
 import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from t2t_vit.errors import UserError
-from t2t_vit.platforms import BINARY, replace, sync_folder
+from t2t_vit.platforms import BINARY, NOT_BLOCKING, replace, sync_folder
+
+LONGEST_JSON = 8 * 2**20  # bytes of a file that a run writes; it holds the names of its classes
 
 
 @contextmanager
@@ -79,6 +82,37 @@ def lead_to(link: Path, target: Path) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise UserError(f"{link}: cannot lead to {relative} ({error.strerror})") from error
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading. Opening a pipe could wait for ever, and a device may have no end.
+
+    Raises:
+        OSError: there is no such file, it may not be read, or it is no regular file; `strerror` says which.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | NOT_BLOCKING | BINARY), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
+
+
+def read_at_most(path: str | Path, most: int) -> bytes:
+    """The content of a file of up to `most` bytes.
+
+    Raises:
+        OSError: as of `open_regular`, or it is larger.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return content
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, without the number and the path that the system's have."""
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
 
 
 def parse_json(text: str | bytes) -> Any:

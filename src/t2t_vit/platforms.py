@@ -177,6 +177,15 @@ def address_space_left() -> int | None:
     return max(0, int(limit) - pages[0] * _page_size())
 
 
+def open_files_limit() -> int | None:
+    """How many files this process may have open; None on Windows."""
+    try:
+        resource = import_module("resource")
+    except ImportError:
+        return None
+    return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
 def give_back_freed_memory() -> None:
     """Have GNU's C library return to the system what it holds of memory that was freed; nothing elsewhere."""
     with suppress(*_NO_SUCH_FUNCTION):
@@ -295,6 +304,7 @@ def executable_of(process: int) -> str | None:
 # ----- files ----- #
 
 BINARY = int(getattr(os, "O_BINARY", 0))  # for os.open: without it Windows writes each \n as \r\n
+NOT_BLOCKING = int(getattr(os, "O_NONBLOCK", 0))  # for os.open of what may be a pipe; there are none on Windows
 CLOSED_IN_CHILDREN = int(getattr(os, "O_CLOEXEC", 0))
 
 

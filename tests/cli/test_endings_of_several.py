@@ -56,6 +56,7 @@ def test_two_stop_early_and_report_the_best(tmp_path: Path) -> None:
     assert found["loss"] == pytest.approx(found["scores"][found["weights"]]["loss"], rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_time_is_up_for_both_at_the_same_step(tmp_path: Path) -> None:
     said = train(tmp_path, 2, max_hours=1e-9, batch_size=4)
     assert said.count("the run ends here") == 1
@@ -65,6 +66,7 @@ def test_the_time_is_up_for_both_at_the_same_step(tmp_path: Path) -> None:
     assert rows(tmp_path)[-1]["step"] == 5
 
 
+@pytest.mark.thorough
 def test_the_first_one_finds_the_batch_for_both(tmp_path: Path) -> None:
     said = train(tmp_path, 2, batch_size="auto", epochs=1)
     assert len(re.findall(r"batch_size auto: 20 \(estimated, cpu\)", said)) == 1

@@ -220,6 +220,7 @@ def test_recursive(run: Run, tmp_path: Path) -> None:
         (["all", "--shard", "3/2"], "must lie between"),
         (["all", "--shard", "half"], "--shard takes I/N"),
         (["all", "--null"], "name one with --list"),
+        (["all", "--spreadsheet"], "--spreadsheet is for CSV, and the output is json; add --format csv"),
         (["--list", "gone.txt"], "cannot be read (No such file"),
         (["--list", "all"], "cannot be read"),
         (["gone.png", "all"], "there is no such file"),
@@ -230,6 +231,33 @@ def test_a_mistake_is_one_sentence(run: Run, line: list[str], sentence: str) -> 
     code, out, err = run(*line)
     assert (code, out) == (2, "")
     assert sentence in err and err.count("\n") == 1
+
+
+def test_a_table_for_spreadsheets(run: Run, tmp_path: Path) -> None:
+    """A folder whose name is a formula, by what the sentence on --spreadsheet says to add."""
+    (tmp_path / "work").mkdir()
+    name = str(tmp_path / "work/@SUM.png")
+    Image.new("RGB", (9, 9)).save(name)
+    listed = tmp_path / "list"
+    listed.write_text("-gone.png\n" + name)
+    assert run("--list", str(listed), "--spreadsheet", "--format", "csv", output="p.csv")[0] == 1
+    assert (tmp_path / "p.csv").read_text().splitlines()[1].startswith(f'"{name}",')
+    monkey = Path("-1+1.png")
+    Image.new("RGB", (9, 9)).save(monkey)
+    try:
+        listed.write_text(str(monkey))
+        assert run("--list", str(listed), "--spreadsheet", output="p.csv")[0] == 0
+    finally:
+        monkey.unlink()
+    assert (tmp_path / "p.csv").read_text().splitlines()[1].startswith('"\'-1+1.png",')
+
+
+def test_max_pixels_is_the_largest_image_that_is_read(run: Run, tmp_path: Path) -> None:
+    Image.new("L", (400, 300)).save(tmp_path / "large.png")
+    code, _, err = run(str(tmp_path / "large.png"), "all/000000.png", "--max_pixels", "119999")
+    assert code == 1
+    assert "large.png: it has too many pixels, 400 x 300: max_pixels is 119,999\n" in err
+    assert run(str(tmp_path / "large.png"), "--max_pixels", "120000")[0] == 0
 
 
 def test_the_output_never_replaces_a_device(run: Run) -> None:

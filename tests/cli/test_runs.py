@@ -142,7 +142,7 @@ def test_auto_continues_the_newest_that_was_stopped_and_then_the_others(train: C
         assert identity(name)
     assert content(f"{NAME}-2") == finished
     code, out, err = train(arch=NAME, resume="auto")
-    assert (code, err) == (0, "the run is finished: step 6, epoch 2; a larger --epochs goes on\n")
+    assert (code, err) == (0, f"the run {name} is finished: step 6, epoch 2; a larger --epochs goes on\n")
     for line in out.splitlines():
         path = Path(line[18:].split("  ")[0])
         assert line.startswith(("predict", "evaluate")) or path.exists(), line
@@ -184,7 +184,7 @@ def test_a_kill_during_the_last_evaluation_is_repaired(train: Command) -> None:
     assert json.loads(report.with_name("evaluation.json").read_text())["step"] == 6
     same = {path for path, data in before.items() if content(NAME)[path] == data}
     assert {path.name for path in before if path not in same} <= {LOCK, "run.json", "train.log"}
-    assert "the run is finished" in train(arch=NAME, resume="auto")[2]
+    assert " is finished: step 6, epoch 2" in train(arch=NAME, resume="auto")[2]
 
 
 def test_a_moved_run_whose_newest_file_is_damaged_goes_on_from_its_best_one(train: Command, here: Path) -> None:
@@ -422,7 +422,7 @@ def test_a_run_of_an_older_version_goes_on_and_gets_an_identity(train: Command) 
     assert err.startswith(f"continuing the run {NAME} from runs/checkpoints/{NAME}/{NAME}-2_4.ckpt")
     assert mark_in(Path("runs/logs", NAME)) == mark_in(Path("runs/checkpoints", NAME)) is not None
     assert steps() == [1, 2, 3, 4, 5, 6]
-    assert "the run is finished" in train(arch=NAME, resume="auto")[2]
+    assert " is finished: step 6, epoch 2" in train(arch=NAME, resume="auto")[2]
 
 
 QUICK = [
@@ -431,6 +431,7 @@ QUICK = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_quickstart_replaces_a_finished_one_alone(
     train: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

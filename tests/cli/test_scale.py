@@ -130,6 +130,7 @@ def test_two_processes_have_the_losses_of_one(one_process: Path, two_machines: P
         torch.testing.assert_close(final(two_machines)[name], tensor, atol=2e-3, rtol=1e-2)
 
 
+@pytest.mark.thorough
 def test_a_killed_worker_is_started_again_and_the_run_ends_as_if_nothing_had_been(
     two_machines: Path, tmp_path: Path
 ) -> None:

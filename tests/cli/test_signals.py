@@ -175,7 +175,9 @@ def test_a_killed_worker_is_named_after_a_checkpoint(start: Callable[..., Run]) 
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 138)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param("SIGTERM", 143, marks=pytest.mark.thorough), ("SIGUSR1", 138)]
+)
 def test_two_processes_stop_after_the_same_step(start: Callable[..., Run], number: str, code: int) -> None:
     run = start("--num_devices", "2", "--num_parallel_workers", "0", script="run_distribute_train_gpu.sh")
     run.wait_for(r"step 2/")

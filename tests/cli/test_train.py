@@ -48,4 +48,4 @@ def test_class_counts_are_said(counts: tuple[int, ...], balance: str, expected: 
 
 
 def test_few_images_are_remarked_upon() -> None:
-    assert "2 of 3 classes have fewer than 10 training images" in fitted((9, 3, 12))[1][-1]
+    assert "fewer than 10 training images in 2 of 3 classes" in fitted((9, 3, 12))[1][-1]

@@ -1,6 +1,7 @@
 """Folders as people have them: levels, names, loose and foreign files; each advice is followed."""
 
 import os
+import re
 import shlex
 import unicodedata
 from pathlib import Path
@@ -12,7 +13,7 @@ from t2t_vit.data.datasets import open_images, open_training_images
 from t2t_vit.data.decode import has_heif
 from t2t_vit.data.folder import FolderImages
 from t2t_vit.data.images import ImageSet
-from t2t_vit.data.scan import class_name, scan
+from t2t_vit.data.scan import class_name, folders_in, scan
 from t2t_vit.errors import UserError
 
 
@@ -83,7 +84,7 @@ def test_a_split_within_the_classes_is_the_wrong_way_round(tmp_path: Path) -> No
 
 def test_one_class_is_nothing_to_learn(tmp_path: Path) -> None:
     put(put(tmp_path / "loose", each=9), "sub", each=3)
-    assert "holds one class, sub, and 9 images that lie in no folder" in refused(tmp_path / "loose")
+    assert "holds one class, sub, and 9 images in no folder" in refused(tmp_path / "loose")
     put(tmp_path / "split" / "train", "a")
     put(tmp_path / "split" / "val", "a")
     assert "holds one class, a; to learn anything" in refused(tmp_path / "split")
@@ -121,7 +122,7 @@ def test_what_is_left_out_is_counted_and_named_in_one_line(tmp_path: Path) -> No
         f"not read in {tmp_path}: 2 images beside the class folders (0.png, 1.png); ",
         "folders without images (labels); ",
         "@eaDir 2, ._* 2, $RECYCLE.BIN, ",
-        "links to nowhere (gone)",
+        "links that lead nowhere or back (gone)",
         "1 .txt, 1 without one",
     ]
     expected += [] if has_heif() else ["2 .heic", "to read HEIC: pip install pillow-heif"]
@@ -172,10 +173,12 @@ def test_a_folder_called_train_that_holds_folders_of_images_is_a_part(tmp_path: 
 )
 def test_classes_may_be_called_as_parts_are(tmp_path: Path, names: tuple[str, ...]) -> None:
     put(tmp_path, *names)
-    assert "so they are classes as the others: set val_split to 0.2" in refused(tmp_path, val_split=0)
+    assert re.search(
+        r"so (they are|it is a) class(es)? as the others are: set val_split to 0.2", refused(tmp_path, val_split=0)
+    )
     train, val, told = opened(tmp_path, val_split=0.2)
     assert train.classes == val.classes == tuple(sorted(names))
-    assert any("hold images themselves, so they are classes as the others" in line for line in told)
+    assert any("as the others are; in a split the images would lie in" in line for line in told)
     kept = open_images("val", dataset="ImageNet", data_url=str(tmp_path), val_split=0.2)
     assert [kept.name(i) for i in range(len(kept))] == [val.name(i) for i in range(len(val))]
 
@@ -305,3 +308,72 @@ def test_a_list_of_files_gives_the_same_images(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_scanned_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         scan(tmp_path / "nowhere")
+
+
+def test_links_that_lead_back_bring_no_images_of_other_classes(tmp_path: Path) -> None:
+    put(tmp_path / "photos", "a", "b", each=2)
+    photos = tmp_path / "photos"
+    for link, target in {
+        "itself": "itself",
+        "above": "..",
+        "a/up": "..",
+        "a/here": ".",
+        "b/loop.png": "loop.png",
+        "b/turn": "turn",
+        "c": str(photos / "a"),  # elsewhere a link to a folder is as good as the folder
+    }.items():
+        (photos / link).symlink_to(target)
+    found = scan(photos)
+    assert found.by_class() == {
+        "a": ["a/0.png", "a/1.png"],
+        "b": ["b/0.png", "b/1.png", "b/loop.png"],  # an image that cannot be read
+        "c": ["c/0.png", "c/1.png"],
+    }
+    assert sorted(found.links) == ["above", "itself"]
+    assert folders_in(photos) == ["a", "above", "b", "c"]
+    assert opened(tmp_path / "photos")[2][0].endswith("links that lead nowhere or back (above, itself)")
+
+
+def test_folders_beside_a_split_are_named_as_left_out(tmp_path: Path) -> None:
+    put(tmp_path / "Train", "a", "b")
+    put(tmp_path / "test", "a", "b")
+    put(tmp_path, "more")
+    (tmp_path / "notes").mkdir()
+    line = f"left out of {tmp_path}: more, test; used: Train (train_dir and val_dir choose)"
+    assert line in opened(tmp_path)[2]
+    put(tmp_path / "val", "a", "b")
+    line = f"left out of {tmp_path}: more, test; used: Train and val (train_dir and val_dir choose)"
+    assert line in opened(tmp_path, val_split=0)[2]
+    put(tmp_path / "whole", "a", "b")
+    assert not any("left out" in text for text in opened(tmp_path / "whole")[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("photo", r"does not exist; .* holds photos; name a folder of images, as FOLDER/CLASS"),
+        ("photos.zip", "is an archive; unpack it, and name a folder of images"),
+        ("photos/a/0.png", "is not a folder; name a folder of images"),
+        ("https://example.org/photos.zip", "is an address; download what is there"),
+    ],
+)
+def test_what_is_no_folder_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, what: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(Path("photos"), "a", "b")
+    Path("photos.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=f"^data_url {name} {what}"):
+        opened(Path(name)) if "://" not in name else open_images("val", dataset="ImageNet", data_url=name)
+
+
+def test_a_part_that_is_a_class_is_said_in_the_right_number(tmp_path: Path) -> None:
+    put(tmp_path, "train", "bus")
+    assert any("train in" in text and "holds images itself, so it is a class" in text for text in opened(tmp_path)[2])
+
+
+def test_more_empty_classes_are_counted(tmp_path: Path) -> None:
+    put(tmp_path, "a", "b")
+    for name in ("c", "d", "e"):
+        (tmp_path / name).mkdir()
+    assert "c holds no images (nor do 2 more); add some" in refused(tmp_path)
+    (tmp_path / "e").rmdir()
+    assert "c holds no images (nor does 1 more); add some" in refused(tmp_path)

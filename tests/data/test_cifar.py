@@ -89,3 +89,15 @@ def test_cifar_mistakes(tmp_path: Path) -> None:
     (root / "batches.meta.txt").unlink()
     with pytest.raises(UserError, match=r"class names in .* cannot be read"):
         cifar(root)
+
+
+def test_pipes_and_devices_in_the_place_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "test_batch.bin").symlink_to("/dev/zero")
+    (tmp_path / "batches.meta.txt").symlink_to("/dev/zero")
+    (tmp_path / "data_batch_1.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"class names in .* cannot be read .*not a regular file"):
+        open_images("val", dataset="CIFAR10", data_url=str(tmp_path))
+    (tmp_path / "batches.meta.txt").unlink()
+    (tmp_path / "batches.meta.txt").write_text("cat\ndog\n")
+    with pytest.raises(UserError, match=r"test_batch.bin cannot be read \(it is not a regular file\)"):
+        open_images("val", dataset="CIFAR10", data_url=str(tmp_path))

@@ -1,13 +1,18 @@
 import io
 import os
+import struct
+import sys
 import threading
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from t2t_vit.data import decode as decoding
+from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.decode import EXTENSIONS, DecodeError, convert, decode, image_size, is_image_ending, to_mode
 
 IMAGES = Path(__file__).parents[1] / "fixtures" / "images"
@@ -157,6 +162,130 @@ def test_truncated_at_any_byte_is_an_error_of_ours() -> None:
             decode(whole[:end], "RGB")
     with pytest.raises(DecodeError, match="empty"):
         decode(b"", "RGB")
+
+
+def test_an_error_keeps_nothing_of_what_was_read() -> None:
+    """Frames that hang on it would hold the file and the pixels as long as somebody keeps the error."""
+    broken = (IMAGES / "truncated_jpeg.jpg").read_bytes()
+    image = Image.open(io.BytesIO(broken))
+    for fails in (lambda: decode(broken, "RGB"), lambda: image_size(IMAGES / "LICENSE"), lambda: convert(image, "RGB")):
+        with pytest.raises(DecodeError) as caught:
+            fails()
+        assert caught.value.__cause__ is caught.value.__context__ is None
+        assert not any("PIL" in str(entry.path) for entry in caught.traceback)
+
+
+@pytest.mark.parametrize("path", sorted(IMAGES.glob("*.*")), ids=lambda path: path.name)
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_rows_that_are_converted_one_after_the_other_make_the_same_image(
+    path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        whole = decode(path, mode)  # type: ignore[arg-type]
+    except DecodeError:
+        return
+    monkeypatch.setattr(decoding, "_AT_ONCE", 700)
+    assert decode(path, mode).tobytes() == whole.tobytes()  # type: ignore[arg-type]
+
+
+def test_the_range_of_an_image_is_that_of_all_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for values in (np.linspace(-3, 9, 40, dtype=np.float32), np.arange(-7, 33, dtype=np.int32)):
+        image = Image.fromarray(values.reshape(10, 4))
+        whole = to_mode(image, "L").tobytes()
+        with monkeypatch.context() as patched:
+            patched.setattr(decoding, "_AT_ONCE", 8)
+            assert to_mode(image, "L").tobytes() == whole
+
+
+def with_chunk(png: bytes, kind: bytes, content: bytes, *, last: bool = False) -> bytes:
+    at = len(png) - 12 if last else 33  # before IEND, or after IHDR
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return png[:at] + chunk + png[at:]
+
+
+def test_long_texts_and_profiles_of_a_png_cost_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    png = saved(pixels, "PNG", exif=exif.tobytes())
+    expected = decode(png, "RGB")
+    assert expected.size == (40, 30)  # turned by its EXIF
+    long = bytes(3 * PngImagePlugin.MAX_TEXT_CHUNK)
+    packed = zlib.compress(long)
+    texts = (
+        (b"iCCP", b"profile\0\0" + packed),
+        (b"zTXt", b"Comment\0\0" + packed),
+        (b"iTXt", b"Comment\0\1\0\0\0" + packed),
+        (b"tEXt", b"Comment\0" + long),
+    )
+    for kind, content in texts:
+        for last in (False, True):
+            image = with_chunk(png, kind, content, last=last)
+            assert decode(image, "RGB").tobytes() == expected.tobytes(), (kind, last)
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 1000)
+    many = png
+    for number in range(9):
+        many = with_chunk(many, b"tEXt", b"%d\0" % number + long[:200])
+    assert decode(many, "RGB").tobytes() == expected.tobytes()
+    assert image_size(io.BytesIO(many)) == (30, 40)
+
+
+def test_profiles_and_metadata_of_other_formats_cost_no_pixel() -> None:
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    profile = np.random.default_rng(1).bytes(3_000_000)
+    for kind in ("JPEG", "WEBP", "TIFF"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        plain = decode(saved(pixels, kind, **options), "RGB")
+        assert decode(saved(pixels, kind, icc_profile=profile, **options), "RGB").tobytes() == plain.tobytes(), kind
+
+
+def test_an_image_of_more_than_max_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
+    Image.new("L", (40, 30)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:60])  # of the pixels nothing is there
+    budget = PixelBudget(1199)
+    for refuses in (decode, image_size):
+        arguments = ("RGB",) if refuses is decode else ()
+        with pytest.raises(DecodeError, match="too many pixels, 40 x 30: max_pixels is 1,199"):
+            refuses(tmp_path / "a.png", *arguments, budget=budget)  # type: ignore[operator]
+    assert decode(whole, "RGB", budget=PixelBudget(1200)).size == (40, 30)
+
+
+def test_max_pixels_may_be_above_pillows_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = IMAGES / "hopper_gray.jpg"
+    with pytest.raises(DecodeError, match="too many pixels: max_pixels is 178,956,970"):
+        decode(path, "L")
+    assert decode(path, "L", budget=PixelBudget(2 * MAX_PIXELS)).size == (128, 128)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_file_that_is_read_whole_may_not_be_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.webp"
+    path.write_bytes(b"RIFF\0\0\0\0WEBPVP8 ")
+    with path.open("r+b") as file:
+        file.truncate(2**30 + 1)  # takes no room
+    with pytest.raises(DecodeError, match="it has 1,073,741,825 bytes; an image of its format may have 1,073,741,824"):
+        decode(path, "RGB")
+    taken: list[int] = []
+    monkeypatch.setattr(PixelBudget, "take", lambda _, pixels: taken.append(pixels))
+    with path.open("r+b") as file:
+        file.truncate(2**23 + 1)
+    with pytest.raises(DecodeError):
+        decode(path, "RGB")
+    assert taken == [MAX_PIXELS]  # nobody else who counts decodes meanwhile
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.ico", sizes=[(16, 16)])
+    assert decode(tmp_path / "a.ico", "RGB").size == (16, 16)
+    assert taken == [MAX_PIXELS, MAX_PIXELS, 256]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libtiff is silenced on Linux alone")
+def test_libtiff_writes_nothing_by_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    tiff = saved(Image.effect_noise((64, 64), 50), "TIFF", compression="tiff_lzw")
+    with pytest.raises(DecodeError):
+        decode(tiff[:8] + bytes(200) + tiff[208:], "L")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_folders_and_pipes_are_refused_at_once(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 import gzip
 import hashlib
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +83,17 @@ def test_idx_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(gzip.compress(bytes(11)))
     with pytest.raises(UserError, match="not Fashion-MNIST's"):
         full(tmp_path)
+
+
+def test_a_gzip_is_unpacked_no_further_than_the_data_set_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    idx(tmp_path, monkeypatch, True)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(bytes(2**20)) * 500)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="not Fashion-MNIST's"):
+        open_images("train", dataset="FashionMNIST", data_url=str(tmp_path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="it is not a regular file"):
+        open_images("train", dataset="FashionMNIST", data_url=str(tmp_path))

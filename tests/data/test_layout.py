@@ -44,8 +44,9 @@ def test_a_share_of_the_training_images_where_there_is_no_other_folder(tmp_path:
     assert not set(train) & set(val)
     assert all("Training" in name for name in train + val)
     assert told == [
+        f"left out of {tmp_path}: test; used: Training (train_dir and val_dir choose)",
         f"no validation folder in {tmp_path}: 0.2 of each class of {tmp_path / 'Training'} is kept for validation, "
-        "4 of 20 images, chosen by their names and split_seed 0"
+        "4 of 20 images, chosen by their names and split_seed 0",
     ]
     assert len(both(tmp_path, val_dir="test")[1]) == 20
 

@@ -192,8 +192,8 @@ class Fatal(Numbered):
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ("kill", "a data worker process was killed by SIGKILL, most often for want of memory; choose fewer"),
-        ("exit", "a data worker process ended with exit code 3, most often for want of memory; choose fewer"),
+        ("kill", "a data worker process was killed by SIGKILL, most often for lack of memory; choose fewer"),
+        ("exit", "a data worker process ended with exit code 3, most often for lack of memory; choose fewer"),
         ("memory", "there is no memory for a batch; choose fewer"),
     ],
 )

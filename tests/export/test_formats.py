@@ -51,7 +51,8 @@ def written(
 
 
 @pytest.mark.parametrize(
-    "file_format", [pytest.param(name, marks=pytest.mark.thorough) if name == "AOTI" else name for name in KINDS]
+    "file_format",
+    [pytest.param(name, marks=pytest.mark.thorough) if name in ("AOTI", "EXECUTORCH") else name for name in KINDS],
 )
 def test_it_is_written_proven_and_opened(
     file_format: str, trained: TorchPredictor, few: Evidence, tmp_path: Path
@@ -85,7 +86,7 @@ def test_half_the_bytes_and_the_same_answers(
     assert done.size < 2 * weights * 1.25
 
 
-@pytest.mark.parametrize("file_format", ["ONNX", "OPENVINO"])
+@pytest.mark.parametrize("file_format", ["ONNX", pytest.param("OPENVINO", marks=pytest.mark.thorough)])
 def test_int8_keeps_99_percent_of_the_answers(
     file_format: str, trained: TorchPredictor, evidence: Evidence, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_options_of_an_onnx_file(trained: TorchPredictor, few: Evidence, tmp_pat
     torch.testing.assert_close(loaded.logits(few.images[:7]), trained.logits(few.images[:7]), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_images_of_any_size(trained: TorchPredictor, few: Evidence, tmp_path: Path) -> None:
     done = written(trained, few, tmp_path, "ONNX", Kind(dynamic_size=True))
     assert done.agreement is not None and done.agreement.images == 8 + 2 * 6  # of three sizes
@@ -212,6 +214,7 @@ def test_every_kind_of_network_on_flat_and_noisy_images(
     assert torch.equal(ours.argmax(1), theirs.argmax(1))
 
 
+@pytest.mark.thorough
 def test_the_graph_is_smaller_than_the_plain_one(shallow: Callable[[str], T2TViT]) -> None:
     job = ExportJob(shallow("t2t_vit_7"), Metadata("t2t_vit_7", Preprocessing((32, 48)), None, 5), torch.empty(0))
     plain, ours = (Counter(node.op_type for node in onnx_model(job, by_slices=by).graph.node) for by in (False, True))

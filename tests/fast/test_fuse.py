@@ -14,7 +14,7 @@ from t2t_vit.fast import fusing
 from t2t_vit.fast.fusing import is_fused, why_not_fusible
 from t2t_vit.model import T2TViT
 
-ARCHS = ("t2t_vit_7", "t2t_vit_t_14")
+ARCHS = ("t2t_vit_7", pytest.param("t2t_vit_t_14", marks=pytest.mark.thorough))
 
 
 def small(arch: str = "t2t_vit_7") -> T2TViT:
@@ -69,6 +69,7 @@ def test_it_reads_the_live_weights(triton_device: torch.device) -> None:
     torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_copies_and_pickles_stay_fused(triton_device: torch.device) -> None:
     model, images = fuse(small().to(triton_device).eval()), images_on(triton_device)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -141,6 +142,7 @@ def test_modules_that_are_called_see_hooks(triton_device: torch.device) -> None:
     ]
 
 
+@pytest.mark.thorough
 def test_second_derivatives(triton_device: torch.device) -> None:
     """Of the T2T module; torch's fused attention has none."""
     found = []

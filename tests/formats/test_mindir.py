@@ -6,6 +6,7 @@ import torch
 
 from mindir_reference import array, parsed, settings_of, value_of
 from t2t_vit.formats.mindir import DYNAMIC, GraphWriter, Mindir, attribute, read_mindir
+from t2t_vit.formats.protobuf import bytes_field
 
 
 def content() -> bytes:
@@ -126,3 +127,18 @@ def test_a_file_that_is_damaged() -> None:
         assert damaged != whole
         with pytest.raises(ValueError, match=r"primitive|values"):
             read_mindir(damaged)
+
+
+@pytest.mark.parametrize(
+    ("inner", "told"),
+    [
+        (b"\x70\0" * 200_001, "more than 200,000 fields"),
+        (bytes_field(7, b"\x0a\0" * 200_001), "more than 200,000 fields"),
+        (bytes_field(7, bytes_field(3, bytes_field(1, b"\1" * 17))), "more than 16 numbers"),
+        (bytes_field(7, bytes_field(3, b"\x08\1" * 17)), "more than 16 dimensions"),
+        (b"".join(bytes_field(14, bytes_field(1, b"a" * 2**20)) for _ in range(17)) + bytes_field(7, b""), "no text"),
+    ],
+)
+def test_what_takes_more_memory_than_its_bytes_has_a_limit(inner: bytes, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        read_mindir(inner)

@@ -27,7 +27,7 @@ def line_of(path: Path) -> list[str]:
     text = path.read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^srun .*$", text, re.MULTILINE)
     assert line.endswith(' "$@"')
-    words = shlex.split(re.sub(r"\$\{\w+:[^}]*\}|\$\w+", "4", line.removesuffix(' "$@"')))
+    words = shlex.split(re.sub(r"\$\w+", "4", line.removesuffix(' "$@"')))
     start = words.index(LAUNCH[0])
     assert words[start : start + 3] == LAUNCH
     return words[start + 3 :]
@@ -82,6 +82,28 @@ def test_a_job_whose_time_is_up_is_queued_again(path: Path, ends_with: int, requ
     assert "--data_url /my images" in line
     assert line.endswith("--resume auto --epochs 3\n")
     assert "multi" not in path.name or ("--nnodes 2 --nproc-per-node 4" in line and "alpha:29500" in line)
+
+
+@pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.name)
+def test_a_job_in_an_image_and_one_without_data(path: Path, tmp_path: Path) -> None:
+    for name, body in (("srun", 'printf "%s\\n" "$@" > line'), ("scontrol", "echo alpha")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    told = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "8", "SLURM_NNODES": "2",
+        "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "x",
+    }  # fmt: skip
+    done = subprocess.run(["bash", path], env=told, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "DATA: the folder of the images" in done.stderr
+    told |= {"DATA": "/my images", "IMAGE": "t2t-vit.sif"}
+    subprocess.run(["bash", path], env=told, cwd=tmp_path, check=True)
+    words = (tmp_path / "line").read_text().splitlines()
+    start = words.index("apptainer")
+    assert words[start : start + 7] == [
+        "apptainer", "exec", "--nv", "--writable-tmpfs", "--bind", "/my images:/my images:ro", "t2t-vit.sif",
+    ]  # fmt: skip
+    assert words[start + 7 : start + 10] == LAUNCH
 
 
 def test_the_job_of_kubernetes() -> None:

@@ -1,4 +1,4 @@
-"""The figures of docs/speed.md are those of the results that it names: benchmarks/plot.py makes page and picture."""
+"""The figures of docs/performance.md are those of the results it names: benchmarks/plot.py makes page and picture."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "speed.md"
+PAGE = ROOT / "docs" / "performance.md"
 
 
 @pytest.fixture(scope="module")

@@ -146,3 +146,9 @@ def test_what_cannot_be_shown_is_one_sentence(image: Any, sentence: str) -> None
 def test_what_is_no_image_at_all(image: Any) -> None:
     with pytest.raises(TypeError):
         predictor().predict([image])
+
+
+@pytest.mark.parametrize("image", [3, None])
+def test_what_is_no_image_is_refused_as_one_too(image: Any) -> None:
+    with pytest.raises(TypeError, match=f"an image is a path, bytes, .*; not {type(image).__name__}"):
+        predictor().predict(image)

@@ -70,6 +70,19 @@ def test_csv_comes_back_as_it_was(tmp_path: Path, top_k: int) -> None:
         assert [row["rank"] for row in rows[:3]] == ["1", "2", "1"] and float(rows[1]["probability"]) == 0.1 + 0.2
 
 
+def test_csv_for_spreadsheets_holds_no_formula(tmp_path: Path) -> None:
+    starts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"]
+    results = [ImageResult(start, (Prediction(3, start, 0.5),)) for start in [*starts, "'=1", "a=1"]]
+    for asked in (False, True):
+        with open_writer(tmp_path / "p.csv", "csv", for_spreadsheets=asked) as writer:
+            for result in results:
+                writer.write(result)
+        with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        expected = [f"'{start}" if asked else start for start in starts] + ["'=1", "a=1"]
+        assert rows == [["path", "class", "name", "probability"], *([text, "3", text, "0.5"] for text in expected)]
+
+
 @pytest.mark.parametrize("top_k", [0, 2])
 def test_parquet_comes_back_as_it_was(tmp_path: Path, top_k: int) -> None:
     many = RESULTS * 3_000

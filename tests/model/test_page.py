@@ -1,11 +1,11 @@
-"""The Python of docs/models.md runs as it stands there, one snippet after the other."""
+"""The Python of docs/howto/models.md runs as it stands there, one snippet after the other."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "models.md"
 
 
 def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def model() -> T2TViT:
 def test_there_and_back(model: T2TViT, tmp_path: Path) -> None:
     preprocessing = Preprocessing((32, 64), crop_pct=1.0, mean=(0.5,), std=(0.25,), in_chans=1, interpolation="box")
     model.save_pretrained(tmp_path, preprocessing=preprocessing.to_dict(), classes=["cat", "dog", "ñandú"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     for again in (from_pretrained(tmp_path), T2TViT.from_pretrained(str(tmp_path))):
         assert not again.training
         assert torch.equal(again(IMAGES), model(IMAGES))

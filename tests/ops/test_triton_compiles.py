@@ -21,11 +21,12 @@ KERNELS = {
 
 # Shared memory that a program may have, in KiB (NVIDIA's tuning guides, "shared memory a thread block").
 MOST = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
-ALWAYS = [(80, "float16", "high"), (86, "float32", "highest")]
+ALWAYS = [(80, "float16", "high")]
 THOROUGH = [
     *((capability, "bfloat16", "high") for capability in (86, 90)),
     *((capability, "bfloat16", "high") for capability in (80, 89, 100, 120)),
     *((86, dtype, "high") for dtype in ("float16", "float32")),
+    (86, "float32", "highest"),
     *((capability, "float32", "highest") for capability in (80, 90, 120)),
 ]
 CASES = [*ALWAYS, *(pytest.param(*case, marks=pytest.mark.thorough) for case in THOROUGH)]

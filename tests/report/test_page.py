@@ -4,6 +4,7 @@ import colorsys
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from t2t_vit.report.run_files import RunFiles, read_run
 from t2t_vit.report.sections import curves, reliability
 
 VOID = {"meta", "br", "img", "line", "rect", "circle", "polyline"}
+ACTIVE = {"script", "link", "iframe", "object", "base", "form"}  # what runs, loads or sends something
 HOSTILE = {
     "script": '<script>alert("1")</script>&\'"><img src=x onerror=alert(1)>',
     "quotes": "\"' onmouseover='alert(1)' \" x=\"",
@@ -518,7 +520,7 @@ def test_the_numbers_are_those_of_the_files(tmp_path: Path) -> None:
 def test_it_needs_nothing_from_anywhere(tmp_path: Path) -> None:
     make_run(tmp_path)
     content, page = written(tmp_path)
-    assert not {"script", "link", "iframe", "object", "base", "form"} & page.tags
+    assert not ACTIVE & page.tags
     assert page.links and all(link.startswith("data:image/") for link in page.links)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"data:image/[^\"]*", "", content))
     assert "default-src 'none'" in content
@@ -536,6 +538,52 @@ def test_names_stay_text(tmp_path: Path, name: str) -> None:
     assert page.words.count(visible) > 10
     assert not re.search("[\x07\x00\u202e\u200f\u2066]", content)
     assert all(link.startswith("data:image/") for link in page.links)
+
+
+def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where something stands in a JSON value; of the items of a list the first speaks for all."""
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, held in value.items():
+            yield from places(held, (*path, key))
+    elif isinstance(value, list) and value:
+        yield from places(value[0], (*path, 0))
+
+
+def with_other(value: Any, path: tuple[str | int, ...], other: object) -> Any:
+    """The JSON value with `other` in that place."""
+    changed = json.loads(json.dumps(value))
+    holder = changed
+    for step in path[:-1]:
+        holder = holder[step]
+    holder[path[-1]] = other
+    return changed
+
+
+@pytest.mark.parametrize("file", ["run.json", "evaluation.json"])
+@pytest.mark.parametrize(
+    "hostile",
+    [HOSTILE["script"], [HOSTILE["quotes"]], 10**400, "javascript:alert(1)", "https://example.com/x.png"],
+    ids=["script", "list", "number", "javascript", "address"],
+)
+def test_no_value_of_a_runs_files_is_more_than_text(tmp_path: Path, file: str, hostile: object) -> None:
+    """In the place of a number, too, as of image_size; what the page cannot show is refused in a sentence."""
+    make_run(tmp_path)
+    held = {"run.json": record(("a", "b")), "evaluation.json": BY_HAND}
+    starts = 0
+    for path in places(held[file]):
+        for name, content in held.items():
+            (tmp_path / name).write_text(json.dumps(with_other(content, path, hostile) if name == file else content))
+        try:
+            page = written(tmp_path)[1]
+        except UserError as error:
+            assert str(error).count("\n") == 0 and "is not as a run writes it" in str(error)
+            continue
+        starts += page.starts
+        assert not ACTIVE & page.tags, path
+        assert all(link.startswith("data:image/") for link in page.links), path
+    assert starts > 0
 
 
 def test_a_very_long_name_is_cut_and_kept_whole_as_a_hint(tmp_path: Path) -> None:

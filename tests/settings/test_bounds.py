@@ -23,6 +23,7 @@ ALL_OR_COUNT = ((-1, 1, LARGEST), (-2, 0, 1.5, LARGEST + 1))
 NUMBERS = {
     "train_num_samples": ALL_OR_COUNT,
     "val_num_samples": ALL_OR_COUNT,
+    "max_pixels": ((1, 2**32), (0, -1, 1.5, 2**32 + 1)),
     "val_split": BELOW_ONE,
     "re_prob": SHARE,
     "re_count": ((1, 1000), (0, 1001, 1.5)),

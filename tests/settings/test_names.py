@@ -1,13 +1,18 @@
 """Other tools' words are errors that name ours, by a table that is asked before the distance of letters."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
 from t2t_vit.cli.main import main
 from t2t_vit.errors import UserError
 from t2t_vit.settings.command_line import parse, read_words
 from t2t_vit.settings.commands import COMMANDS
-from t2t_vit.settings.names import IMAGES, OTHER_COMMANDS, OTHER_WORDS
+from t2t_vit.settings.names import IMAGES, OTHER_COMMANDS, OTHER_VALUES, OTHER_WORDS
 from t2t_vit.settings.schema import KEYS
+from t2t_vit.settings.values import OneOf
 
 
 def test_every_word_of_the_table_leads_to_an_option_that_there_is() -> None:
@@ -80,3 +85,58 @@ def test_words_without_dashes(word: str, ours: str) -> None:
 def test_commands_of_other_tools(word: str, ours: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word, "photos"]) == 2
     assert f"unknown command '{word}'; did you mean '{ours}'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "ours"),
+    [
+        ("best_by", "accuracy", "top1"),
+        ("best_by", "Val-Loss", "loss"),
+        ("best_by", "f1", "macro_f1"),
+        ("best_by", "balanced", "balanced_accuracy"),
+        ("class_balance", "class_weights", "weights"),
+        ("lr_scheduler", "cosine", "cosine_lr"),
+        ("bad_images", "ignore", "skip"),
+    ],
+)
+def test_values_of_other_tools(key: str, word: str, ours: str) -> None:
+    with pytest.raises(UserError, match=f"not '{word}'; did you mean '{ours}'"):
+        parse("train", [f"--{key}", word])
+    parse("train", [f"--{key}", ours])
+
+
+def test_every_value_of_the_table_is_one_of_a_key() -> None:
+    taken = {value for key in KEYS.values() if isinstance(key.allowed, OneOf) for value in key.allowed.values}
+    assert set(OTHER_VALUES.values()) <= taken
+    assert not set(OTHER_VALUES) & taken
+
+
+@pytest.mark.parametrize("words", [["photos"], ["scratch", "photos"], ["scratch", "./my photos"]])
+def test_a_folder_without_an_option_is_named_with_the_one_that_takes_it(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("my photos").mkdir()
+    with pytest.raises(UserError, match="images are named with --data_url") as caught:
+        parse("train", words)
+    advised = shlex.split(str(caught.value).partition("t2t-vit train ")[2].removesuffix(")"))
+    options = parse("train", advised)
+    assert options.line == {"data_url": words[-1]}
+    assert options.path is not None and options.path.stem == "scratch"
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("t2t_vit_4", "t2t_vit_4 is a network, which --arch t2t_vit_4 chooses beside a configuration, such as scratch"),
+        ("best.ckpt", "weights are named with --pretrained best.ckpt"),
+        ("my weights.pth", "weights are named with --pretrained 'my weights.pth'"),
+        ("finetun", "the nearest shipped one is called finetune"),
+        ("t2t-vit-14", "the nearest shipped one is called t2t_vit_14"),
+        ("imagenet", "shipped are finetune, finetune_384, quickstart, scratch, "),
+    ],
+)
+def test_a_word_that_is_no_configuration(word: str, instead: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"configuration {word} does not exist; {instead}")):
+        parse("train", [word])

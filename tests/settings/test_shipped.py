@@ -43,7 +43,7 @@ def test_the_pages_recipes_are_in_full_and_hold_its_values(name: str) -> None:
     values = read_config(find_config(name))
     ours = "train_interpolation hflip color_jitter mean std accumulation_step resume max_steps eval_every_epochs "
     ours += "cooldown_epochs in_chans performer_drop val_split class_balance layer_decay skipped_steps_limit freeze "
-    ours += "tracker cache runtime kernels split_seed bad_images patience max_hours best_by"
+    ours += "tracker cache runtime kernels split_seed bad_images patience max_hours best_by max_pixels"
     assert set(values) == set(KEYS) - set(ours.split())
     differing = {key for key, value in values.items() if value != getattr(Config(), key)} - {"arch"}
     assert differing == {"disable_approximate_gelu", "num_classes", "data_url"}

@@ -138,6 +138,7 @@ def test_a_group_steps_with_its_own_rate(make_model):
 
 
 @pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
+@pytest.mark.thorough
 def test_every_optimizer_keeps_the_scales_and_gives_them_back(make_model):
     from timm.optim import get_optimizer_info, list_optimizers
 

@@ -57,7 +57,7 @@ OPTIMIZERS = [
     "radam",
     "adan",
     "adopt",
-    "kron",
+    pytest.param("kron", marks=pytest.mark.thorough),
     "laprop",
     "mars",
     "novograd",

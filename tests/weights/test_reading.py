@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.formats.safetensors_file import write_safetensors_file
 from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights import file_kind, read_weights
 from t2t_vit.weights.reading import plain_classes, plain_config
-from t2t_vit.weights.safetensors_file import write_safetensors_file
 
 TENSORS = {"cls_token": torch.arange(4.0).reshape(1, 1, 4), "head.bias": torch.ones(2)}
 

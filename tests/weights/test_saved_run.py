@@ -9,7 +9,7 @@ import torch
 
 from t2t_vit.errors import UserError
 from t2t_vit.weights import read_saved_run
-from t2t_vit.weights.reading import RUN_ENTRIES
+from t2t_vit.weights.saved_run import RUN_ENTRIES
 
 
 def content() -> dict[str, Any]:

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from t2t_vit.cli.main import main
 from t2t_vit.errors import UserError
+from t2t_vit.formats.safetensors_file import write_safetensors_file
 from t2t_vit.model import create_model
 from t2t_vit.weights import convert_weights, read_weights
-from t2t_vit.weights.safetensors_file import write_safetensors_file
 from t2t_vit.weights.show import _network, shown
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mindspore"

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
 from t2t_vit.data.cache import ByteStore
-from t2t_vit.data.datasets import Recorded, open_images, open_training_images
+from t2t_vit.data.datasets import Recorded, open_images, open_training_images, validation_folder
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet, check_class_count
 from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader
@@ -54,6 +54,7 @@ def _source(config: Config) -> dict[str, Any]:
         "in_chans": config.in_chans,
         "seed": config.seed,
         "split_seed": config.split_seed,
+        "max_pixels": config.max_pixels,
         "own": _own_folders(config),
     }
 
@@ -65,7 +66,7 @@ def training_images(
 
     Args:
         recorded: the images of a run that goes on.
-        classes: their order, where they are these.
+        classes: their order, where they are these; then `num_classes` is not looked at.
     """
     train, val = open_training_images(
         **_source(config),
@@ -75,7 +76,8 @@ def training_images(
         recorded=recorded,
         classes=classes,
     )
-    check_class_count(train, config.num_classes, _where(config))
+    if classes is None:
+        check_class_count(train, config.num_classes, _where(config))
     return train, val
 
 
@@ -94,6 +96,16 @@ def validation_images(
     if classes is None:
         check_class_count(images, config.num_classes, _where(config))
     return images
+
+
+def validation_folder_of(config: Config) -> Path:
+    """The folder whose classes the validation images lie in.
+
+    Raises:
+        UserError: there is none.
+    """
+    train_dir, val_dir = (_unless_default(config, name) for name in ("train_dir", "val_dir"))
+    return validation_folder(config.data_url, train_dir, val_dir, config.val_split)
 
 
 def _own_folders(config: Config) -> list[Path]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from t2t_vit.assembly import build
-from t2t_vit.assembly.run import Job, Start, recorded_place
+from t2t_vit.assembly.run import Job, Start, check_same_classes, recorded_place
 from t2t_vit.data.cache import ByteStore, Place, keep_decoded, shared_store
 from t2t_vit.data.datasets import Recorded
 from t2t_vit.data.decode import MODES, Reduction
@@ -36,9 +36,11 @@ from t2t_vit.data.readable import (
 )
 from t2t_vit.data.samples import EvalSamples
 from t2t_vit.data.workers import usable_workers
-from t2t_vit.errors import UserError
+from t2t_vit.errors import UserError, printable
 from t2t_vit.files import atomic_write
+from t2t_vit.notes import counted
 from t2t_vit.platforms import has_memory_files
+from t2t_vit.settings.schema import Config
 from t2t_vit.training.run import Folders
 
 BAD_IMAGES = "bad_images.txt"
@@ -79,7 +81,11 @@ def prepare_images(job: Job, train: ImageSet, val: ImageSet) -> Prepared:
 
 
 def run_images(start: Start, note: build.Note) -> tuple[ImageSet, ImageSet]:
-    """The training and the validation images of a run; those that it was begun with, where it goes on."""
+    """The training and the validation images of a run; those that it was begun with, where it goes on.
+
+    Raises:
+        UserError: they cannot be opened, or are of other classes than the run's.
+    """
     saved = start.saved
     if saved is None:
         return build.training_images(start.config, note)
@@ -89,7 +95,25 @@ def run_images(start: Start, note: build.Note) -> tuple[ImageSet, ImageSet]:
         train, val = read_list(logs / TRAINING_LIST), read_list(logs / VALIDATION_LIST)
         if train and val and (digest(train), digest(val)) == (held.get("train_files"), held.get("val_files")):
             return build.training_images(start.config, note, Recorded(train, val, classes))
-    return build.training_images(start.config, note, classes=classes)
+    train_set, val_set = build.training_images(start.config, note, classes=classes)
+    check_same_classes(saved, train_set.classes)
+    return train_set, val_set
+
+
+def folder_of_images(images: ImageSet) -> str:
+    """A folder with some of the images; empty where they are no files, or all gone."""
+    paths = (Path(images.name(number)) for number in range(len(images)))
+    return next((str(path.parent) for path in paths if path.is_file()), "")
+
+
+def listed_folder_of_images(config: Config, logs: Path) -> str:
+    """As `folder_of_images`, of the validation images that a run lists in its logs, without looking at all of them."""
+    try:
+        folder = build.validation_folder_of(config)
+    except UserError:
+        return ""
+    paths = (folder / os.fsdecode(name) for name in read_list(logs / VALIDATION_LIST) or ())
+    return next((str(path.parent) for path in paths if path.is_file()), "")
 
 
 def digests(train: ImageSet, val: ImageSet) -> dict[str, int]:
@@ -120,6 +144,7 @@ class _Preparation:
         self.known = False
 
     def prepare(self) -> Prepared:
+        self._share_budget()
         looks = self._remembered()
         if looks is None:
             looks = self._headers()
@@ -176,6 +201,15 @@ class _Preparation:
 
     def _share(self, count: int) -> range:
         return range(self.processes.rank, count, self.processes.count)
+
+    def _share_budget(self) -> None:
+        """What may be decoded at a time is one number for all processes of a machine."""
+        if self.processes.count == 1:
+            return
+        budget, is_first = self.files[0].images.budget, self.processes.local == 0
+        place = self._of_the_machine(budget.place if is_first else None)
+        if not is_first:
+            budget.join(place)
 
     def _merge(self, looks: Sequence[Look]) -> None:
         """Add up what all processes have found; the first one finds out why, where it was another that found it."""
@@ -235,7 +269,7 @@ class _Preparation:
         )
         preprocessing = build.preprocessing_of(config)
         needed = len(val) * (config.in_chans * preprocessing.image_size[0] * preprocessing.image_size[1] + 24)
-        what = f"the pixels of {len(val):,} validation images, {shown_bytes(needed)}"
+        what = f"the pixels of {counted(len(val), 'validation image')}, {shown_bytes(needed)}"
         if needed > budget:
             self.job.note(f"cache: {what}, do not fit the {shown_bytes(budget)} that are left; they are made each time")
             return Prepared(kept, val)
@@ -266,11 +300,15 @@ class _Preparation:
             with atomic_write(path, "w") as file:
                 file.writelines(f"{line}\n" for line in self._bad_lines(looks))
         stops = self.config.bad_images == "error"
-        for images, files, look in zip(self.sets, self.files, looks, strict=True):
-            # What was removed since the run began, perhaps as it was told, is no reason to stop.
-            broken = {number: why for number, why in look.reasons.items() if os.path.lexists(files.path(number))}
-            if stops and broken:
-                raise UserError(not_readable(images, broken, where))
+        # What was removed since the run began, perhaps as it was told, is no reason to stop.
+        broken = {
+            images.name(number): look.reasons[number]
+            for images, files, look in zip(self.sets, self.files, looks, strict=True)
+            for number in sorted(look.reasons)
+            if os.path.lexists(files.path(number))
+        }
+        if stops and broken:
+            raise UserError(not_readable(broken, self.total, where))
         if not bad:
             note(f"{seen}: all can be read")
         else:
@@ -297,7 +335,9 @@ class _Preparation:
                 "repair them, or take them away and begin a new run"
             )
         if len(looks[1].reasons) == len(val):
-            raise UserError(f"none of the {len(val):,} validation images can be read{where}; repair or replace them")
+            raise UserError(
+                f"of {counted(len(val), 'validation image')} none can be read{where}; repair or replace them"
+            )
         left = np.bincount(train.targets[~looks[0].bad()], minlength=len(train.classes))
         there = np.bincount(train.targets, minlength=len(train.classes))
         gone = [train.classes[number] for number in np.flatnonzero((left == 0) & (there > 0)).tolist()]
@@ -315,7 +355,7 @@ def _spread(count: int, most: int) -> NDArray[np.int64]:
 
 
 def _bad_line(name: str, reason: str) -> str:
-    return f"{name}\t{reason}"
+    return f"{printable(name)}\t{reason}"
 
 
 def _append(path: Path, name: str, reason: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -189,7 +190,7 @@ class Chooser:
         mark = found.mark or RunMark.new(name)
         if found.finished:
             self.saved = newest(found).saved
-            if self.saved is not None and (over := _over(self._options, self.saved)):
+            if self.saved is not None and (over := _over(found.folders.name, self._options, self.saved)):
                 return Choice(Run(mark, found.folders), mark, self.saved.path, over=over)
         choice = self._entered(found.folders, mark)
         try:
@@ -330,7 +331,7 @@ def recorded_place(content: Mapping[str, Any]) -> tuple[list[str], str]:
     roots = [str(content["config"].get(key, KEYS[key].default)) for key in ROOT_KEYS]
     run = content.get("run")
     name = run.get("folder") if isinstance(run, dict) else None
-    is_plain = isinstance(name, str) and Path(name).name == name
+    is_plain = isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
     return roots, str(name) if is_plain else _base_of(content)
 
 
@@ -374,17 +375,19 @@ def _further(saved: SavedRun) -> tuple[bool, bool]:
     return progress.get("closed_at") == saved.step, progress.get("ended") is True
 
 
-def _over(options: Options, saved: SavedRun) -> str:
-    """Why nothing is left to do in a run that came to its end; empty where the command line asks for more."""
+def _over(name: str, options: Options, saved: SavedRun) -> str:
+    """Why nothing is left to do in the run called `name`, which came to its end; empty where more is asked for."""
     config, _ = continued(options, saved)
     held = saved.content["config"]
     if any(getattr(config, key) != held.get(key, KEYS[key].default) for key in LENGTH_KEYS):
         return ""
-    updates = saved.content["data"]["updates_per_epoch"]
+    updates = saved.content["data"].get("updates_per_epoch")
+    if updates is None:  # of an older version
+        return ""
     state = State(updates, config.epochs + config.cooldown_epochs, saved.step, step=saved.step)
     stopping, time = EarlyStopping(config.patience, config.best_by, _unheard), TimeLimit(config.max_hours, state)
     recall(saved.content, saved.path, [stopping, time])
-    return nothing_left(config, state, stopping, time)
+    return nothing_left(name, config, state, stopping, time)
 
 
 def _unheard(_: str) -> None:
@@ -414,21 +417,20 @@ def identity_of(
 
 
 def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None]) -> None:
-    """Compare the classes and images with those that the run was begun with.
+    """Compare the images with those that the run was begun with.
 
     The run's own lists of images, where they are found, make them the same. Without them, other validation images
     change what is measured and no step; another number of training images changes every step that follows.
 
     Raises:
-        UserError: classes or training images differ, so that its steps and epochs would mean something else.
+        UserError: training images differ, so that its steps and epochs would mean something else.
     """
-    _check_classes(saved, now.classes)
     then = saved.content["data"]
     if then.get("train_images") != now.data["train_images"]:
         raise UserError(
             f"the run of {saved.path} cannot be continued: it has {then.get('train_images')} training images, there "
             f"are {now.data['train_images']} now, and the list of those that it began with is not in its logs folder; "
-            f"begin a new run with --pretrained {saved.path}"
+            f"begin a new run with --pretrained {quote(str(saved.path))}"
         )
     if then.get("train_files", now.data.get("train_files")) != now.data.get("train_files"):
         note("the training images have other names than when the run began: from here on their order is another one")
@@ -451,26 +453,33 @@ def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None])
         )
 
 
-def nothing_left(config: Config, state: State, stopping: EarlyStopping, time: TimeLimit) -> str:
-    """What to say of a run that is over."""
+def nothing_left(name: str, config: Config, state: State, stopping: EarlyStopping, time: TimeLimit) -> str:
+    """What to say of the run called `name`, which is over."""
+    over = f"the run {name} is finished"
     if stopping.is_over:
-        return f"the run is finished: {stopping.reason}; a larger --patience, or 0, goes on"
+        return f"{over}: {stopping.reason}; a larger --patience, or 0, goes on"
     if time.was_over:
-        return f"the run is finished: {time.reason}; a larger --max_hours, or 0, goes on"
+        return f"{over}: {time.reason}; a larger --max_hours, or 0, goes on"
     if config.max_steps and state.step < state.epochs * state.updates_per_epoch:
         return (
-            f"the run is finished: max_steps {config.max_steps} ended it at step {state.step}; --max_steps 0 goes on "
+            f"{over}: max_steps {config.max_steps} ended it at step {state.step}; --max_steps 0 goes on "
             f"to the end of epoch {state.epochs}"
         )
-    return f"the run is finished: step {state.step}, epoch {state.epoch}; a larger --epochs goes on"
+    return f"{over}: step {state.step}, epoch {state.epoch}; a larger --epochs goes on"
 
 
-def _check_classes(saved: SavedRun, classes: Sequence[str]) -> None:
+def check_same_classes(saved: SavedRun, classes: Sequence[str]) -> None:
+    """Compare the classes with those that the run was begun with.
+
+    Raises:
+        UserError: they differ, so that the network's answers would mean something else.
+    """
     for number, (old, new) in enumerate(zip_longest(saved.content["classes"], classes)):
         if old is None or new is None or class_name(old) != class_name(new):
             raise UserError(
                 f"the run of {saved.path} cannot be continued: its class {number} is {_named(old)}, and now it is "
-                f"{_named(new)}; bring the old classes back, or begin a new run with --pretrained {saved.path}"
+                f"{_named(new)}; bring the old classes back, or begin a new run with --pretrained "
+                f"{quote(str(saved.path))}"
             )
 
 

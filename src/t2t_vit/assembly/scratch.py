@@ -23,7 +23,7 @@ from t2t_vit.data.images import ImageSet
 from t2t_vit.data.memory import shown_bytes
 from t2t_vit.errors import UserError
 from t2t_vit.model.cost import Cost, count_cost
-from t2t_vit.notes import silent
+from t2t_vit.notes import counted, silent
 from t2t_vit.platforms import machine_memory
 from t2t_vit.precision import choose_device
 from t2t_vit.settings.command_line import Options
@@ -207,7 +207,7 @@ def _batch(facts: Facts, machine: Machine, cost: Cost) -> Choice:
     whole = max(8, min(whole, 2 ** int(math.log2(max(8, facts.images / 10)))))
     each = max(1, whole // machine.processes)
     fitting = max(1, int(SHARE_OF_MEMORY * machine.memory / max(1, cost.saved_bytes)))
-    why = f"some {max(1, facts.images // (each * machine.processes))} updates an epoch"
+    why = f"some {counted(max(1, facts.images // (each * machine.processes)), 'update')} an epoch"
     if each > fitting:
         each = 2 ** int(math.log2(fitting))
         why = f"more may not fit into {shown_bytes(machine.memory)}"
@@ -222,7 +222,10 @@ def _epochs(facts: Facts, machine: Machine, cost: Cost, decided: dict[str, Value
     if machine.hours > 0:
         allowed = int(SHARE_OF_TIME * machine.hours * 3600 / seconds)
         epochs = max(1, min(high, allowed))
-        return Choice({"epochs": epochs}, f"what {machine.hours:g} hours allow, at {_duration(seconds)} an epoch")
+        return Choice(
+            {"epochs": epochs},
+            f"fits into {counted(machine.hours, 'hour')}, at {_duration(seconds)} an epoch",
+        )
     epochs = int(str(decided.get("epochs", wanted)))
     return Choice(
         {"epochs": wanted},
@@ -242,7 +245,7 @@ def _rhythm(epochs: int) -> Choice:
 def _augmentation(facts: Facts, epochs: int) -> Choice:
     """How much an image is changed each time: the more often it is seen, the more."""
     if epochs <= 60:
-        return Choice({"min_crop": 0.5}, f"in {epochs} epochs a light crop and flips are enough")
+        return Choice({"min_crop": 0.5}, f"in {counted(epochs, 'epoch')} a light crop and flips are enough")
     return Choice(
         {"min_crop": 0.35, "re_prob": 0.1, "drop_path": 0.1},
         f"{facts.images:,} images are seen {epochs} times: crops, erasing and drop path keep them new",
@@ -260,7 +263,7 @@ def _workers(machine: Machine) -> Choice:
     else:
         count = min(8, max(1, machine.cores - 1))
         why = "the accelerator is not to wait for images"
-    return Choice({"num_parallel_workers": count}, f"{why} ({machine.cores} cores)")
+    return Choice({"num_parallel_workers": count}, f"{why} ({counted(machine.cores, 'core')})")
 
 
 def _seconds(facts: Facts, machine: Machine, cost: Cost) -> float:
@@ -308,10 +311,10 @@ def _summary(facts: Facts, machine: Machine) -> str:
     few = f"; fewer than {FEWEST}: expect little" if facts.images < FEWEST else ""
     many = f"; more than {MOST:,}: a recipe of a larger network may gain more" if facts.images > MOST else ""
     colours = "grey" if facts.grey else "in colour"
-    limit = f", {machine.hours:g} hours at most" if machine.hours else ""
+    limit = f", {counted(machine.hours, 'hour')} at most" if machine.hours else ""
     return (
         f"{facts.images:,} training images of {facts.classes} classes, {colours}, half of them at least {facts.side} "
-        f"pixels on the shorter side{few}{many}; {machine.kind} with {machine.cores} cores and "
+        f"pixels on the shorter side{few}{many}; {machine.kind} with {counted(machine.cores, 'core')} and "
         f"{shown_bytes(machine.memory)}{limit}. Chosen for them, and what is on the command line wins:"
     )
 

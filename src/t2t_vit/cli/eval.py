@@ -22,7 +22,7 @@ from t2t_vit.files import atomic_write
 from t2t_vit.inference.exported import ExportedPredictor
 from t2t_vit.inference.load import is_exported, rebuild
 from t2t_vit.inference.writers import check_output
-from t2t_vit.notes import silent, tell
+from t2t_vit.notes import counted, silent, tell
 from t2t_vit.precision import AMP_LEVELS, Precision, choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_evaluation_report
 from t2t_vit.settings.command_line import Options
@@ -49,9 +49,14 @@ class Evaluated:
     images: ImageSet
     outcomes: Outcomes | None = None
 
+    @property
+    def unreadable(self) -> int:
+        """How many images could not be read, and are not counted."""
+        return len(self.images) - self.metrics.count
+
 
 def run(options: Options) -> int:
-    """Evaluate, and print the results last."""
+    """Evaluate, and print the results last; 1 where images could not be read, so that they are of a part."""
     if options.print_config:
         config, _, _ = _opened(options)
         print(to_yaml(config), end="")
@@ -74,7 +79,7 @@ def run(options: Options) -> int:
             note(f"report: {report}")
         print(rounded(found))
         print(f"eval results: {results}")
-    return 0
+    return 1 if found.unreadable else 0
 
 
 def evaluate_job(
@@ -101,11 +106,12 @@ def as_results(metrics: Metrics) -> dict[str, float]:
 
 def rounded(found: Evaluated) -> str:
     """The results for people: rounded, with the classes' means and how they were measured."""
-    metrics = found.metrics
+    metrics, unreadable = found.metrics, found.unreadable
+    without = f" ({unreadable:,} more could not be read)" if unreadable else ""
     return (
         f"loss {metrics.loss:.4f}, top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%}, balanced accuracy "
-        f"{metrics.balanced_accuracy:.2%}, macro F1 {metrics.macro_f1:.2%} of {metrics.count:,} images, measured in "
-        f"{found.measured}"
+        f"{metrics.balanced_accuracy:.2%}, macro F1 {metrics.macro_f1:.2%} "
+        f"of {counted(metrics.count, 'image')}{without}, measured in {found.measured}"
     )
 
 
@@ -149,7 +155,8 @@ def evaluate_weights(
     with connected(processes, device):
         loader = build.eval_loader(config, images, rebuilt.preprocessing, processes, device, note)
         model, made_of = prepared(rebuilt.model, config.kernels, precision)
-        note(f"{weights.path}: {weights.chosen} weights, {len(images):,} images, {device.type}, {precision.name}")
+        count = counted(len(images), "image")
+        note(f"{weights.path}: {weights.chosen} weights, {count}, {device.type}, {precision.name}")
         note(f"network: {made_of}")
         measured = f"{precision.name} on {device.type}"
         found = _measured(model, loader, images, processes, precision.autocast, wants_outcomes)
@@ -174,7 +181,7 @@ def evaluate_exported(
     with connected(processes, cpu):
         loader = build.eval_loader(config, images, predictor.preprocessing, processes, cpu, note)
         kind = type(predictor).__name__.removesuffix("Predictor")
-        note(f"{predictor.path}: exported, {len(images):,} images, {kind}, {predictor.metadata.precision}")
+        note(f"{predictor.path}: exported, {counted(len(images), 'image')}, {kind}, {predictor.metadata.precision}")
         measured = f"{predictor.metadata.precision} by {kind}"
         found = _measured(_AsModule(predictor), loader, images, processes, nullcontext, wants_outcomes)
         tell_unreadable(found[0], len(images), note)

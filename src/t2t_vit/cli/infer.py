@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from t2t_vit.cli.predictors import Work, open_predictor
+from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.errors import UserError, printable
 from t2t_vit.inference.archives import GZIPPED, TAR, is_archive
@@ -25,7 +26,7 @@ from t2t_vit.inference.readers import Readers, usable_workers
 from t2t_vit.inference.sources import STANDARD_INPUT, find_images, listed_images
 from t2t_vit.inference.torch_predictor import REPAYS_COMPILING
 from t2t_vit.inference.writers import check_output, format_of, open_rejects, open_writer
-from t2t_vit.notes import tell
+from t2t_vit.notes import counted, tell
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import resolve
@@ -48,12 +49,14 @@ class InferenceJob:
     output: str
     format: str = "json"
     top_k: int = 0
+    for_spreadsheets: bool = False
     errors: str = ""
     resume: bool = False
     unique: bool = True
     shard: tuple[int, int] = (1, 1)
     batch_size: int = BATCH_SIZE
     workers: int = 0
+    max_pixels: int = MAX_PIXELS
     fingerprint: Callable[[], Mapping[str, Any]] = dict
 
     @property
@@ -122,13 +125,22 @@ def _job(options: Options) -> InferenceJob:
         output=extras.get("output", f"{DEFAULT_OUTPUT}.{chosen}"),
         format=chosen,
         top_k=options.extra("top_k"),
+        for_spreadsheets=_for_spreadsheets(options, chosen),
         errors=extras.get("errors", ""),
         resume=_resumes(options),
         unique=len(options.words) == 1 and "list" not in extras and not is_archive(options.words[0]),
         shard=_shard(options.extra("shard")),
         batch_size=cast(int, options.said("batch_size", BATCH_SIZE)) or BATCH_SIZE,
+        max_pixels=cast(int, options.said("max_pixels", MAX_PIXELS)),
         workers=usable_workers(cast(int, options.said("num_parallel_workers", Config.num_parallel_workers))),
     )
+
+
+def _for_spreadsheets(options: Options, chosen: str) -> bool:
+    asked = "spreadsheet" in options.extras
+    if asked and chosen != "csv":
+        raise UserError(f"--spreadsheet is for CSV, and the output is {chosen}; add --format csv")
+    return asked
 
 
 def _images(options: Options) -> Iterator[Item]:
@@ -173,7 +185,7 @@ def work_of(options: Options, job: InferenceJob, images: Callable[[], Iterator[I
     return Work(
         job.batch_size,
         lambda: _count(images(), share) if known else 0,
-        lambda predictor: _some(images() if known else iter(()), predictor, job.batch_size),
+        lambda predictor: _some(images() if known else iter(()), predictor, job),
     )
 
 
@@ -193,14 +205,15 @@ def _count(images: Iterator[Item], share: int) -> int:
     return sum(1 for _ in islice(images, REPAYS_COMPILING * share)) // share
 
 
-def _some(images: Iterator[Item], predictor: Predictor, count: int) -> Tensor:
-    """`count` images as the predictor takes them, (B, in_chans, height, width); noise where there are none to read."""
+def _some(images: Iterator[Item], predictor: Predictor, job: InferenceJob) -> Tensor:
+    """A batch of images as the predictor takes them, (B, in_chans, height, width); noise where none can be read."""
+    count, budget = job.batch_size, PixelBudget(job.max_pixels)
     prepared: list[Tensor] = []
     for item in islice(images, _LOOKED_AT * count):
         try:
             if not item.reason:
                 source = item.path if item.content is None else item.content()
-                prepared.append(predictor.preprocessing(decode(source, predictor.preprocessing.mode)))
+                prepared.append(predictor.preprocessing(decode(source, predictor.preprocessing.mode, budget=budget)))
         except (DecodeError, UnreadableError):
             continue
         if len(prepared) == count:
@@ -255,8 +268,16 @@ def _answer(
     seen: Callable[[ImageResult], None],
 ) -> None:
     with ExitStack() as stack:
-        readers = stack.enter_context(closing(Readers(predictor.preprocessing, job.workers)))
-        writer = stack.enter_context(open_writer(job.output, job.format, top_k=job.top_k, unique=job.unique))
+        readers = stack.enter_context(closing(Readers(predictor.preprocessing, job.workers, max_pixels=job.max_pixels)))
+        writer = stack.enter_context(
+            open_writer(
+                job.output,
+                job.format,
+                top_k=job.top_k,
+                unique=job.unique,
+                for_spreadsheets=job.for_spreadsheets,
+            )
+        )
         reject = stack.enter_context(open_rejects(job.rejects))
         advance = stack.enter_context(_progress(tally))
         top_k, size = max(1, job.top_k), job.batch_size
@@ -285,10 +306,9 @@ def _name(result: ImageResult, number: int, job: InferenceJob) -> None:
 
 
 def _summary(tally: Tally, job: InferenceJob) -> str:
-    parts = [f"{tally.good} predictions in {job.output}"]
+    parts = [f"{counted(tally.good, 'prediction')} in {job.output}"]
     if tally.bad:
-        images = "image" if tally.bad == 1 else "images"
-        parts.append(f"{tally.bad} {images} could not be read: {job.rejects}")
+        parts.append(f"{counted(tally.bad, 'image')} could not be read: {job.rejects}")
     if tally.recalled:
         parts.append(f"{tally.recalled} of an earlier run")
     return "; ".join([*parts, tally.rate])
@@ -300,7 +320,7 @@ def _told_how_to_continue(journal: PredictionJournal, tally: Tally) -> Iterator[
         yield
     except BaseException as error:
         if journal.can_continue and not isinstance(error, UserError):
-            tell(f"stopped after {tally.good + tally.bad} images; the same command with --resume continues")
+            tell(f"stopped after {counted(tally.good + tally.bad, 'image')}; the same command with --resume continues")
         raise
 
 

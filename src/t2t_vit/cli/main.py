@@ -32,7 +32,7 @@ Tokens-to-Token Vision Transformers: train, evaluate, predict and export.
 Commands
 {commands}
 
-t2t-vit COMMAND --help lists the options of a command; t2t-vit --version tells the version.
+t2t-vit COMMAND --help lists the options of a command; t2t-vit --version prints the version.
 """
 
 

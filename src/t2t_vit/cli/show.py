@@ -1,11 +1,13 @@
 """`t2t-vit show`: a picture of what the network sees of an image."""
 
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 
 from t2t_vit.cli.predictors import torch_predictor
-from t2t_vit.data.decode import DecodeError
+from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
+from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.errors import UserError
 from t2t_vit.inference.look import Look, as_colours, look
 from t2t_vit.inference.writers import check_output
@@ -24,7 +26,8 @@ def run(options: Options) -> int:
         raise UserError(f"DATA '{image}': is no file; show draws one image")
     predictor = torch_predictor(options, options.required_checkpoint())
     try:
-        seen = look(predictor, image)
+        budget = PixelBudget(cast(int, options.said("max_pixels", MAX_PIXELS)))
+        seen = look(predictor, decode(image, predictor.preprocessing.mode, budget=budget))
     except DecodeError as error:
         raise UserError(f"{image}: {error}") from error
     stages = [as_colours(stage).permute(1, 2, 0).numpy() for stage in seen.stages]

@@ -17,7 +17,15 @@ from t2t_vit.assembly import build
 from t2t_vit.assembly.batch_size import check_memory, resolved
 from t2t_vit.assembly.best import Ending, best_weights, last_weights
 from t2t_vit.assembly.callbacks import follow
-from t2t_vit.assembly.images import Prepared, digests, prepare_images, run_images, write_lists
+from t2t_vit.assembly.images import (
+    Prepared,
+    digests,
+    folder_of_images,
+    listed_folder_of_images,
+    prepare_images,
+    run_images,
+    write_lists,
+)
 from t2t_vit.assembly.run import Job, Result, Start, check_same_data, identity_of, nothing_left, record_run, start_of
 from t2t_vit.cli.preview import write_preview
 from t2t_vit.data.images import ImageSet
@@ -28,7 +36,7 @@ from t2t_vit.evaluation.outcomes import collect
 from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
 from t2t_vit.inference.writers import check_output
 from t2t_vit.model import T2TViT
-from t2t_vit.notes import silent, tell
+from t2t_vit.notes import counted, silent, tell
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_report
 from t2t_vit.report.run_files import EVALUATION, REPORT
@@ -138,7 +146,8 @@ def train_job(start: Start, processes: Processes, meeting: Meeting | None = None
                 to_standard_error(start.over)
             content, folders = start.saved.content, start.run.folders
             best = best_of(_ranked(start.config, folders, content))
-            return Result(start.saved.path, folders, metrics_in(content), best)
+            images = listed_folder_of_images(start.config, folders.logs)
+            return Result(start.saved.path, folders, metrics_in(content), best, images)
         return _train_job(start, processes, meeting or meet(processes), quiet=quiet)
 
 
@@ -199,7 +208,7 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
     validation = _validation(job, trained, prepared)
     stopping = EarlyStopping(config.patience, config.best_by, job.note)
     time = TimeLimit(config.max_hours, state)
-    result = Result(job.folders.checkpoints, job.folders, state.results, images=_folder_of_images(val_images))
+    result = Result(job.folders.checkpoints, job.folders, state.results, images=folder_of_images(val_images))
     ranked: Mapping[str, BestList] = {}
     if start.saved is not None:
         check_same_data(start.saved, identity, job.note)
@@ -211,7 +220,7 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         ranked = _ranked(config, job.folders, start.saved.content) if processes.is_first else {}
         result = replace(result, checkpoint=start.saved.path, metrics=state.results, best=best_of(ranked))
         if state.ended and (start.run is None or is_finished(job.folders, job.run.mark)):
-            job.note(nothing_left(config, state, stopping, time))
+            job.note(nothing_left(job.folders.name, config, state, stopping, time))
             job.console.begin(keep=False)
             return result
         for text in _jump(config, start.saved, schedule, state):
@@ -295,12 +304,6 @@ def _jump(config: Config, saved: SavedRun, schedule: Schedule, state: State) -> 
         f"schedule has changed; a schedule of its own, from these weights, has a new run with --pretrained "
         f"{quote(str(saved.path))}"
     ]
-
-
-def _folder_of_images(images: ImageSet) -> str:
-    """A folder with validation images; empty where they are no files."""
-    path = Path(images.name(0)) if len(images) else Path()
-    return str(path.parent) if path.is_file() else ""
 
 
 def _result_line(job: Job, ending: Ending) -> str:
@@ -425,7 +428,7 @@ def recipe_line(config: Config, model: nn.Module, optimizer: Optimizer, state: S
         config.optimizer,
         rates,
         f"weight_decay {config.weight_decay:g}",
-        f"{steps:,} steps of {images:,} images, {state.updates_per_epoch:,} an epoch",
+        f"{counted(steps, 'step')} of {counted(images, 'image')}, {state.updates_per_epoch:,} an epoch",
     ]
     if config.freeze:
         learning, total = sum(p.numel() for p in trainable(optimizer)), sum(p.numel() for p in model.parameters())
@@ -460,7 +463,7 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
     fewest, most = int(counts.argmin()), int(counts.argmax())
     low, high = int(counts[fewest]), int(counts[most])
     if low == high:
-        sentences = [f"{low:,} training {'image' if low == 1 else 'images'} a class"]
+        sentences = [f"{counted(low, 'training image')} a class"]
     else:
         sentences = [
             f"training images a class: {low:,} ({images.classes[fewest]}) to {high:,} ({images.classes[most]})"
@@ -470,7 +473,7 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
     few = int((counts < FEW).sum())
     if few:
         sentences.append(
-            f"{few} of {len(counts)} classes have fewer than {FEW} training images: expect little of them, and of the "
+            f"fewer than {FEW} training images in {few} of {len(counts)} classes: expect little of them, and of the "
             "accuracy measured on fewer still"
         )
     return sentences

@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from t2t_vit.data.decode import Mode
 from t2t_vit.data.images import ArrayImages, Split
 from t2t_vit.errors import UserError
+from t2t_vit.files import read_at_most, reason_of
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
+_MOST_RECORDS = 50_000  # of a file
+_LONGEST_NAMES = 100_000  # bytes of the file of names
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,11 @@ def _folder(layout: _Layout, data_url: str) -> Path:
 
 def _names(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_at_most(path, _LONGEST_NAMES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the class names in {path} cannot be read ({error}); the archive holds that file") from error
+        raise UserError(
+            f"the class names in {path} cannot be read ({reason_of(error)}); the archive holds that file"
+        ) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise UserError(f"{path} names no classes; take it from the archive again")
@@ -104,7 +109,7 @@ def _names(path: Path) -> tuple[str, ...]:
 def _records(path: Path, layout: _Layout, classes: int) -> NDArray[np.uint8]:
     length = layout.labels + _PIXELS
     try:
-        content = np.fromfile(path, np.uint8)
+        content = np.frombuffer(read_at_most(path, _MOST_RECORDS * length), np.uint8)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {layout.archive} holds that file") from error
     if content.size == 0 or content.size % length:

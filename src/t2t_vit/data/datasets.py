@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.cifar import cifar
 from t2t_vit.data.decode import MODES, Mode
 from t2t_vit.data.fashion_mnist import fashion_mnist
-from t2t_vit.data.folder import FolderImages, Tree, check_known, check_level, split
+from t2t_vit.data.folder import FolderImages, Tree, are_classes, check_known, check_level, split
 from t2t_vit.data.images import ImageSet, Note, Split, by_name, subset
-from t2t_vit.data.scan import Scan, class_name, scan, some
+from t2t_vit.data.scan import Scan, class_name, neighbours, scan, some
 from t2t_vit.errors import UserError
+from t2t_vit.notes import counted
 
 SPLITS: tuple[Split, Split] = ("train", "val")
+_A_FOLDER = "a folder of images, as FOLDER/CLASS or FOLDER/train/CLASS and FOLDER/val/CLASS"
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 DATASETS = ("ImageNet", "FashionMNIST", "CIFAR10", "CIFAR100")
 
 
@@ -33,6 +37,7 @@ def open_images(
     num_samples: int = -1,
     seed: int = 0,
     split_seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
     own: Sequence[Path] = (),
     note: Note = _silent,
     classes: Sequence[str] | None = None,
@@ -47,6 +52,7 @@ def open_images(
             where there is no `train_dir` either, the folders of `data_url` are the classes.
         num_samples: a class-balanced part of so many images, drawn by `seed`; -1 for all.
         split_seed: chooses which images `val_split` keeps.
+        max_pixels: of the largest image that is decoded, see `PixelBudget`.
         own: folders that a run writes into, which are never classes.
         note: called with where the validation images come from, if that is not `val_dir` itself, and what is left out.
         classes, path: of a network, by whose names the images are numbered, and the file that it came from.
@@ -61,7 +67,8 @@ def open_images(
         images = _in_memory(part, dataset, data_url, mode)
     else:
         tree = _tree(data_url, train_dir, val_dir, val_split)
-        images = _one(part, tree, _Opening(mode, split_seed, own, note, tree.root, classes or ()))
+        opening = _Opening(mode, split_seed, own, note, tree.root, PixelBudget(max_pixels), classes or ())
+        images = _one(part, tree, opening)
     if classes is not None:
         images = by_name(images, classes, "the validation images", path, note)
     return subset(images, num_samples, seed, f"{part}_num_samples")
@@ -79,6 +86,7 @@ def open_training_images(
     val_num_samples: int = -1,
     seed: int = 0,
     split_seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
     own: Sequence[Path] = (),
     note: Note = _silent,
     recorded: "Recorded | None" = None,
@@ -100,16 +108,29 @@ def open_training_images(
         train, val = (_in_memory(part, dataset, data_url, mode) for part in SPLITS)
     else:
         tree = _tree(data_url, train_dir, val_dir, val_split)
+        opening = _Opening(mode, split_seed, own, note, tree.root, PixelBudget(max_pixels))
         if recorded is not None:
             whole = train_num_samples == val_num_samples == -1
-            return _again(tree, _Opening(mode, split_seed, own, note, tree.root), recorded, whole)
-        train, val = _both(tree, _Opening(mode, split_seed, own, note, tree.root))
+            return _again(tree, opening, recorded, whole)
+        train, val = _both(tree, opening)
     if classes is not None and set(map(class_name, classes)) == set(map(class_name, train.classes)):
         train, val = (by_name(images, classes, "the data", "the run", note) for images in (train, val))
     return (
         subset(train, train_num_samples, seed, "train_num_samples"),
         subset(val, val_num_samples, seed, "val_num_samples"),
     )
+
+
+def validation_folder(
+    data_url: str, train_dir: str | None = None, val_dir: str | None = None, val_split: float = 0.0
+) -> Path:
+    """The folder whose classes the validation images lie in; that of the training images, where it is a share of them.
+
+    Raises:
+        UserError: there is none.
+    """
+    tree = _tree(data_url, train_dir, val_dir, val_split)
+    return tree.val() or tree.train()
 
 
 @dataclass(frozen=True)
@@ -121,6 +142,7 @@ class _Opening:
     own: Sequence[Path]
     note: Note
     root: Path
+    budget: PixelBudget
     classes: Sequence[str] = ()
 
     def found(self, folder: Path) -> Scan:
@@ -149,6 +171,9 @@ def _both(tree: Tree, opening: _Opening) -> tuple[ImageSet, ImageSet]:
     """Training and validation images of a tree, each from its folder or one kept from the other."""
     folder = tree.val()
     train = _training(tree, opening)
+    if tree.train_dir is None and (left_out := tree.beside(folder)):
+        used = train.folder.name if folder is None else f"{train.folder.name} and {folder.name}"
+        opening.note(f"left out of {tree.root}: {some(left_out)}; used: {used} (train_dir and val_dir choose)")
     if folder is None:
         return _divided(tree, opening, train)
     val = by_name(_of(folder, opening), train.classes, str(folder), str(train.folder), opening.note)
@@ -160,7 +185,7 @@ def _both(tree: Tree, opening: _Opening) -> tuple[ImageSet, ImageSet]:
 
 
 def _of(folder: Path, opening: _Opening) -> FolderImages:
-    return FolderImages(folder, opening.mode, opening.found(folder))
+    return FolderImages(folder, opening.mode, opening.found(folder), budget=opening.budget)
 
 
 def _training(tree: Tree, opening: _Opening) -> FolderImages:
@@ -175,10 +200,9 @@ def _training(tree: Tree, opening: _Opening) -> FolderImages:
         check_level(found, tree.root, "train_dir", guess=tree.train_dir is None)
     if is_root and (parts := tree.parts_as_classes()):
         opening.note(
-            f"{', '.join(parts)} of {folder} hold images themselves, so they are classes as the others; in a split "
-            f"the images would lie in {parts[0]}/CLASS"
+            f"{', '.join(parts)} in {folder} {are_classes(parts)}; in a split the images would lie in {parts[0]}/CLASS"
         )
-    return FolderImages(folder, opening.mode, found)
+    return FolderImages(folder, opening.mode, found, budget=opening.budget)
 
 
 @dataclass(frozen=True)
@@ -200,27 +224,27 @@ def _again(tree: Tree, opening: _Opening, recorded: Recorded, whole: bool) -> tu
     val_folder = tree.val() or folder
     there = {place: _files_in(place, opening) for place in {folder, val_folder}}
     parts = (
-        (folder, recorded.train, "training", "training takes others for them"),
-        (val_folder, recorded.val, "validation", "they are not counted"),
+        (folder, recorded.train, "training", "training takes others instead"),
+        (val_folder, recorded.val, "validation", "not counted"),
     )
     for place, names, what, instead in parts:
         gone = [os.fsdecode(name) for name in names if name not in there[place]]
         if gone:
             opening.note(
-                f"{len(gone):,} of the {len(names):,} {what} images that the run was begun with are not in {place} any "
-                f"more ({some(gone)}): {instead}"
+                f"{len(gone):,} of the {counted(len(names), f'{what} image')} that the run was begun with "
+                f"{'is' if len(gone) == 1 else 'are'} not in {place} any more ({some(gone)}): {instead}"
             )
     for place in sorted(there) if whole else ():
         mine = {name for at, names, _, _ in parts if at == place for name in names}
         new = sorted(os.fsdecode(name) for name in there[place] - mine)
         if new:
             opening.note(
-                f"{len(new):,} images in {place} are new since the run began and are left out ({some(new)}); a new run "
-                "takes them in"
+                f"left out, since the run began without: {counted(len(new), 'new image')} in {place} ({some(new)}); a "
+                "new run takes what is there"
             )
     return (
-        FolderImages.of_files(folder, opening.mode, recorded.classes, recorded.train),
-        FolderImages.of_files(val_folder, opening.mode, recorded.classes, recorded.val),
+        FolderImages.of_files(folder, opening.mode, recorded.classes, recorded.train, budget=opening.budget),
+        FolderImages.of_files(val_folder, opening.mode, recorded.classes, recorded.val, budget=opening.budget),
     )
 
 
@@ -233,17 +257,28 @@ def _divided(tree: Tree, opening: _Opening, images: FolderImages) -> tuple[Image
     train, val = split(images, tree.val_split, opening.split_seed)
     opening.note(
         f"no validation folder in {tree.root}: {tree.val_split:.3g} of each class of {images.folder} is kept for "
-        f"validation, {len(val):,} of {len(images):,} images, chosen by their names and split_seed {opening.split_seed}"
+        f"validation, {len(val):,} of {counted(len(images), 'image')}, chosen by their names and split_seed "
+        f"{opening.split_seed}"
     )
     return train, val
 
 
 def _tree(data_url: str, train_dir: str | None, val_dir: str | None, val_split: float) -> Tree:
     if not data_url:
-        raise UserError("dataset ImageNet needs data_url: the folder that holds train_dir and val_dir")
+        raise UserError(f"dataset ImageNet needs data_url: {_A_FOLDER}")
     if not Path(data_url).is_dir():
-        raise UserError(f"data_url {data_url} is not a folder; name the one that holds train_dir and val_dir")
+        raise UserError(f"data_url {data_url} {_why_no_folder(data_url)}")
     return Tree(Path(data_url), train_dir, val_dir, val_split)
+
+
+def _why_no_folder(data_url: str) -> str:
+    if "://" in data_url:
+        return f"is an address; download what is there, unpack it, and name {_A_FOLDER}"
+    if not os.path.lexists(data_url):
+        return f"does not exist{neighbours(Path(data_url))}; name {_A_FOLDER}"
+    if data_url.lower().endswith(_ARCHIVES):
+        return f"is an archive; unpack it, and name {_A_FOLDER}"
+    return f"is not a folder; name {_A_FOLDER}"
 
 
 def _in_memory(part: Split, dataset: str, data_url: str, mode: Mode) -> ImageSet:

@@ -4,23 +4,29 @@ Pillow alone decodes. Its `convert` is not enough: it turns 16-bit grey all whit
 meant, and ignores the EXIF orientation.
 """
 
+import ctypes
 import importlib
 import importlib.util
 import io
 import os
+import struct
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from t2t_vit.data.budget import MAX_PIXELS, PixelBudget, image_turn
+
 Mode = Literal["L", "RGB", "RGBA"]
+Result = TypeVar("Result")
 
 # Formats that are parsed by Pillow and the codec libraries in its wheels alone. Left out: those that start another
 # program (EPS: Ghostscript), need a stub or a plugin (WMF, HDF5, GRIB), or have no reliable signature. The common ones
@@ -51,6 +57,12 @@ _UPRIGHT = {
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262  # 0: the smallest value is white
+_MOST_BYTES = 2**30  # of a file that its codec reads whole; the others are read piece by piece
+_MANY_BYTES = 2**23  # of such a file: it is read when nothing else that counts is decoded
+_AT_ONCE = 2**22  # pixels that are converted at once
+_ICO_SIGNATURE = b"\0\0\1\0"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 
 
 class DecodeError(ValueError):
@@ -69,7 +81,12 @@ def has_heif() -> bool:
     return importlib.util.find_spec("pillow_heif") is not None
 
 
-def decode(source: str | Path | bytes | BinaryIO, mode: Mode, reduction: Reduction | None = None) -> Image.Image:
+def decode(
+    source: str | Path | bytes | memoryview | BinaryIO,
+    mode: Mode,
+    reduction: Reduction | None = None,
+    budget: PixelBudget | None = None,
+) -> Image.Image:
     """Read the first frame of an image, turn it upright and convert it to `mode`.
 
     Args:
@@ -77,37 +94,55 @@ def decode(source: str | Path | bytes | BinaryIO, mode: Mode, reduction: Reducti
         mode: `"RGB"` and `"L"` show transparent images on white; `"RGBA"` keeps alpha.
         reduction: gives the factor by which an image of its size may be made smaller, each new pixel the mean of
             factor x factor old ones; of JPEG up to 8 is left to the codec, which then decodes less.
+        budget: how large an image may be, and how many pixels are decoded at a time; without it those of this process.
 
     Raises:
         DecodeError: missing, empty, truncated, too large, or not an image of `FORMATS`.
     """
     try:
-        with _file_of(source) as file:
-            return _decode_file(file, mode, reduction)
-    except DecodeError:
-        raise
+        with image_turn(), _file_of(source) as file:
+            return _despite_texts(file, lambda file: _decode_file(file, mode, reduction, budget or _of_this_process()))
     except Exception as error:  # broken files make Pillow raise almost any type: struct.error, SyntaxError, IndexError
-        raise DecodeError(_reason(error)) from error
+        reason = _reason(error)
+    raise DecodeError(reason)  # here: the frames that hang on the decoder's error hold the file and its pixels
 
 
-def image_size(source: str | Path) -> tuple[int, int]:
+def image_size(source: str | Path | BinaryIO, budget: PixelBudget | None = None) -> tuple[int, int]:
     """(width, height) from the header of a file, as stored: before it is turned upright.
 
     Raises:
         DecodeError: missing, empty, too large, or not an image of `FORMATS`; the pixels are not looked at.
     """
     try:
-        with _file_of(source) as file, _without_pillow_warnings(), _opened(file) as image:
-            return image.size
-    except DecodeError:
-        raise
+        with image_turn(), _file_of(source) as file:
+            return _despite_texts(file, lambda file: _size_of(file, budget or _of_this_process()))
     except Exception as error:
-        raise DecodeError(_reason(error)) from error
+        reason = _reason(error)
+    raise DecodeError(reason)
+
+
+def check_header(file: BinaryIO) -> None:
+    """Refuse what does not begin as an image, however many pixels it claims.
+
+    Raises:
+        DecodeError: as `image_size`.
+    """
+    image_size(file, _without_limit())
+
+
+@cache
+def _without_limit() -> PixelBudget:
+    return PixelBudget(sys.maxsize)
+
+
+@cache
+def _of_this_process() -> PixelBudget:
+    return PixelBudget()
 
 
 @contextmanager
-def _file_of(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
-    if isinstance(source, bytes):
+def _file_of(source: str | Path | bytes | memoryview | BinaryIO) -> Iterator[BinaryIO]:
+    if isinstance(source, bytes | memoryview):
         yield io.BytesIO(source)
     elif isinstance(source, str | Path):
         path = Path(source)
@@ -128,9 +163,10 @@ def convert(image: Image.Image, mode: Mode) -> Image.Image:
     try:
         with _without_pillow_warnings():
             image.load()
-            return to_mode(_upright(image), mode)
+            return _upright(to_mode(image, mode), _orientation(image))
     except Exception as error:
-        raise DecodeError(_reason(error)) from error
+        reason = _reason(error)
+    raise DecodeError(reason)
 
 
 def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
@@ -139,11 +175,30 @@ def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
     - 16-bit grey v becomes round(v / 257); an integer or float image whose range its format does not tell is taken
       as 0..1 (float), 0..255 or 0..65535, whichever fits, and otherwise stretched from its least to its largest value.
     - Alpha, and colours declared transparent, are composited on white unless `mode` is `"RGBA"`.
+
+    Beside the image and the result it takes memory for some rows only.
     """
     if image.mode == mode and (mode == "RGBA" or "transparency" not in image.info):
         return image
-    if image.mode[0] in "IF":  # I, I;16, I;16B, ..., F: more than 8 bits a pixel
-        image = _eight_bits(image)
+    levels = _levels_of(image) if image.mode[0] in "IF" else None  # I, I;16, I;16B, ..., F: more than 8 bits a pixel
+    if image.width * image.height <= _AT_ONCE:
+        return _rows_to_mode(image, mode, levels)
+    result = Image.new(mode, image.size)
+    for top, rows in _in_rows(image):
+        result.paste(_rows_to_mode(rows, mode, levels), (0, top))
+    return result
+
+
+def _in_rows(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image from top to bottom, in pieces of `_AT_ONCE` pixels: where each begins, and its rows."""
+    count = max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, count):
+        yield top, image.crop((0, top, image.width, min(image.height, top + count)))
+
+
+def _rows_to_mode(image: Image.Image, mode: Mode, levels: "_Levels | None") -> Image.Image:
+    if levels is not None:
+        image = _eight_bits(image, levels)
     if image.mode == "LAB":
         image = image.convert("RGB")
     if not _has_alpha(image):
@@ -155,37 +210,113 @@ def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
     return opaque.convert(mode)
 
 
-def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None) -> Image.Image:
-    with _without_pillow_warnings(), _opened(file) as image:
+def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget: PixelBudget) -> Image.Image:
+    with _without_pillow_warnings(budget.max_pixels), _opened(file, budget) as image:
         factor = 1 if reduction is None else reduction(image.size)
+        pixels = image.width * image.height
         if factor > 1:
             width, height = image.size
             image.draft(None, (-(-width // factor), -(-height // factor)))
             factor //= max(1, round(width / image.size[0]))
+            if not image.info.get("progressive"):  # of such a JPEG all is held, however little is wanted
+                pixels = image.width * image.height
+        if image.format == "TIFF":
+            _silence_libtiff()
+        budget.take(pixels)
         image.load()
-        upright = to_mode(_upright(image), mode)
-        return upright.reduce(factor) if factor > 1 else upright
+        turned = _orientation(image)
+        converted = to_mode(image, mode)
+    del image  # not needed beside what is made of it
+    upright = _upright(converted, turned)
+    return upright.reduce(factor) if factor > 1 else upright
 
 
-def _opened(file: BinaryIO) -> ImageFile.ImageFile:
+def _size_of(file: BinaryIO, budget: PixelBudget) -> tuple[int, int]:
+    with _without_pillow_warnings(budget.max_pixels), _opened(file, budget) as image:
+        return image.size
+
+
+def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
+    """The image, of which only the header has been read, within the budget's `max_pixels`."""
+    if _is_read_whole(file):
+        size = _bytes_of(file)
+        if size > _MOST_BYTES:
+            raise DecodeError(f"it has {size:,} bytes; an image of its format may have {_MOST_BYTES:,}")
+        if size > _MANY_BYTES:
+            budget.take_all()
+    if _head(file)[:4] == _ICO_SIGNATURE:  # decoded as it is opened, whatever size the image within it has
+        budget.take_all()
     formats = (*FORMATS, "HEIF") if _is_heif(file) and _heif_is_registered() else FORMATS
     try:
-        return Image.open(file, formats=formats)
+        image = Image.open(file, formats=formats)
     except UnidentifiedImageError as error:
         if _is_heif(file) and not has_heif():
             raise DecodeError(f"it is a HEIC image, which needs pillow-heif: {HEIF_INSTALL}") from error
-        file.seek(0, io.SEEK_END)
-        if file.tell() == 0:
+        if _bytes_of(file) == 0:
             raise DecodeError("the file is empty") from error
         raise
+    except Image.DecompressionBombError as error:
+        raise DecodeError(_too_many_pixels("", budget)) from error
+    if image.width * image.height > budget.max_pixels:
+        image.close()
+        raise DecodeError(_too_many_pixels(f", {image.width:,} x {image.height:,}", budget))
+    return image
 
 
-def _is_heif(file: BinaryIO) -> bool:
+def _too_many_pixels(size: str, budget: PixelBudget) -> str:
+    return f"it has too many pixels{size}: max_pixels is {budget.max_pixels:,}"
+
+
+def _bytes_of(file: BinaryIO) -> int:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return size
+
+
+def _head(file: BinaryIO) -> bytes:
     if not file.seekable():
-        return False
+        return b""
     file.seek(0)
     head = file.read(12)
     file.seek(0)
+    return head
+
+
+def _is_read_whole(file: BinaryIO) -> bool:
+    """Whether the codec (of WebP, AVIF, HEIF) takes all bytes of the file before it knows that they are an image."""
+    head = _head(file)
+    return head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+
+
+def _despite_texts(file: BinaryIO, read: Callable[[BinaryIO], Result]) -> Result:
+    """What `read` makes of the file. Of a PNG whose texts or colour profile are too long for Pillow they are left out:
+    the pixels do not depend on them."""
+    try:
+        return read(file)
+    except ValueError as error:
+        if "MAX_TEXT" not in str(error):  # as Pillow calls its limits
+            raise
+    return read(_without_texts(file))
+
+
+def _without_texts(file: BinaryIO) -> BinaryIO:
+    """A copy of a PNG without the chunks that hold texts and colour profiles."""
+    file.seek(0)
+    kept = io.BytesIO()
+    kept.write(file.read(len(_PNG_SIGNATURE)))
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind in _PNG_TEXTS:
+            file.seek(length + 4, io.SEEK_CUR)
+        else:
+            kept.write(head)
+            kept.write(file.read(length + 4))
+    kept.seek(0)
+    return kept
+
+
+def _is_heif(file: BinaryIO) -> bool:
+    head = _head(file)
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
@@ -197,13 +328,30 @@ def _heif_is_registered() -> bool:
     return has_heif()
 
 
-def _upright(image: Image.Image) -> Image.Image:
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing to standard error by itself, raw and once for every broken strip.
+
+    Pillow has no switch for that. On Linux the library that it has loaded is asked; elsewhere the lines stay.
+    """
+    with suppress(OSError, AttributeError):
+        mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        for library in {line.split(maxsplit=5)[-1] for line in mapped if "/libtiff" in line}:
+            silence = ctypes.CDLL(library).TIFFSetErrorHandler
+            silence.argtypes, silence.restype = [ctypes.c_void_p], ctypes.c_void_p
+            silence(None)
+
+
+def _orientation(image: Image.Image) -> Image.Transpose | None:
+    """How an image is turned upright."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken metadata beside good pixels: the image is still worth having
-        return image
-    method = _UPRIGHT.get(orientation)
-    return image if method is None else image.transpose(method)
+        return None
+
+
+def _upright(image: Image.Image, turned: Image.Transpose | None) -> Image.Image:
+    return image if turned is None else image.transpose(turned)
 
 
 def _has_alpha(image: Image.Image) -> bool:
@@ -216,37 +364,43 @@ def _with_straight_alpha(image: Image.Image) -> Image.Image:
     return image.convert("RGBA")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    levels = Image.fromarray(_scaled(values, image))
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        alpha = np.where(values == transparent, np.uint8(0), np.uint8(255))
-        levels.putalpha(Image.fromarray(alpha))
-    return levels
+class _Levels(NamedTuple):
+    """The values of an image that stand for black and white, and whether they are to be exchanged."""
+
+    low: float
+    high: float
+    inverted: bool
 
 
-def _scaled(values: NDArray[np.generic], image: Image.Image) -> NDArray[np.uint8]:
-    wide = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = _range(wide, image)
-    levels = np.clip(np.rint((wide - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
+def _levels_of(image: Image.Image) -> _Levels:
     inverted = _tiff_tag(image, _TIFF_PHOTOMETRIC, 1) == 0  # Pillow inverts such images of 8 bits only
-    return 255 - levels if inverted else levels
-
-
-def _range(values: NDArray[np.float32], image: Image.Image) -> tuple[float, float]:
-    """The values that stand for black and white."""
     if image.mode.startswith("I;"):
         bits = _tiff_tag(image, _TIFF_BITS_PER_SAMPLE, 16)  # 12-bit samples arrive in the low bits of 16
-        return 0.0, float(2**bits - 1)
+        return _Levels(0.0, float(2**bits - 1), inverted)
     if image.mode == "I" and image.format in ("PNG", "PPM"):
-        return 0.0, 65535.0
-    low, high = float(values.min()), float(values.max())
+        return _Levels(0.0, 65535.0, inverted)
+    ranges = [(values.min(), values.max()) for values in (_finite(rows) for _, rows in _in_rows(image))]
+    low, high = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
     known = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
     for white in known:
         if low >= 0.0 and high <= white:
-            return 0.0, white
-    return low, max(high, low + 1.0)
+            return _Levels(0.0, white, inverted)
+    return _Levels(low, max(high, low + 1.0), inverted)
+
+
+def _finite(image: Image.Image) -> NDArray[np.float32]:
+    return np.nan_to_num(np.asarray(image).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _eight_bits(image: Image.Image, levels: _Levels) -> Image.Image:
+    low, high, inverted = levels
+    scaled = np.clip(np.rint((_finite(image) - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
+    result = Image.fromarray(255 - scaled if inverted else scaled)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        alpha = np.where(np.asarray(image) == transparent, np.uint8(0), np.uint8(255))
+        result.putalpha(Image.fromarray(alpha))
+    return result
 
 
 def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
@@ -255,7 +409,11 @@ def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.DecompressionBombError):
+    if isinstance(error, DecodeError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "there is no memory to decode it"
+    if isinstance(error, Image.DecompressionBombError):  # an image within the file is larger than its header says
         return "it has too many pixels to be decoded safely"
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image, or of a format that is not read"
@@ -271,11 +429,13 @@ class _Quiet:
     lock = threading.Lock()
     inside = 0
     filters: "warnings.catch_warnings[None] | None" = None
+    pixels: int | None = None
 
 
 @contextmanager
-def _without_pillow_warnings() -> Iterator[None]:
-    """Silence the warnings of Pillow's own modules (odd metadata, large images) while it decodes.
+def _without_pillow_warnings(max_pixels: int = 0) -> Iterator[None]:
+    """Silence the warnings of Pillow's own modules (odd metadata, large images) while it decodes, and raise its limit
+    of pixels where `max_pixels` is above it.
 
     The first thread that comes in sets the filter and the last one out restores it, so that threads may decode at once.
     """
@@ -284,6 +444,9 @@ def _without_pillow_warnings() -> Iterator[None]:
             _Quiet.filters = warnings.catch_warnings()
             _Quiet.filters.__enter__()
             warnings.filterwarnings("ignore", module=r"PIL\.")
+            _Quiet.pixels = Image.MAX_IMAGE_PIXELS
+        if Image.MAX_IMAGE_PIXELS is not None and max_pixels > MAX_PIXELS:
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, -(-max_pixels // 2))  # it refuses what has twice that
         _Quiet.inside += 1
     try:
         yield
@@ -293,3 +456,4 @@ def _without_pillow_warnings() -> Iterator[None]:
             if _Quiet.inside == 0 and _Quiet.filters is not None:
                 _Quiet.filters.__exit__(None, None, None)
                 _Quiet.filters = None
+                Image.MAX_IMAGE_PIXELS = _Quiet.pixels

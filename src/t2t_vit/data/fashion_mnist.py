@@ -17,6 +17,7 @@ from PIL import Image
 from t2t_vit.data.decode import Mode
 from t2t_vit.data.images import ArrayImages, Split
 from t2t_vit.errors import UserError
+from t2t_vit.files import open_regular, reason_of
 
 CLASSES = (
     "t-shirt_top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot",
@@ -34,6 +35,7 @@ _LABELS = {
     "val": ("t10k-labels-idx1-ubyte", "0402a96d92fd2663"),
 }
 _IMAGES_HEADER, _LABELS_HEADER = 16, 8
+_LARGEST = _IMAGES_HEADER + 60_000 * _SIDE * _SIDE  # bytes of the largest of the four files, unpacked
 
 
 def fashion_mnist(split: Split, mode: Mode, data_url: str = "") -> ArrayImages:
@@ -70,16 +72,17 @@ def _full(folder: Path, split: Split) -> tuple[NDArray[np.uint8], NDArray[np.int
 
 
 def _content(folder: Path, name: str, digest: str) -> bytes:
-    found = next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
+    found = next((path for path in (folder / f"{name}.gz", folder / name) if path.exists()), None)
     if found is None:
         raise UserError(
             f"{folder} has no {name}.gz; data_url must hold the four IDX files of Fashion-MNIST,"
             " or be empty for the embedded part"
         )
     try:
-        content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        with open_regular(found) as file, gzip.open(file) if found.suffix == ".gz" else file as unpacked:
+            content = unpacked.read(_LARGEST + 1)  # a gzip of megabytes may unpack to gigabytes
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{found} cannot be read or is damaged ({error}); fetch it again") from error
+        raise UserError(f"{found} cannot be read or is damaged ({reason_of(error)}); fetch it again") from error
     if not hashlib.sha256(content).hexdigest().startswith(digest):
         raise UserError(f"{found} is damaged or not Fashion-MNIST's (its content has another SHA-256); fetch it again")
     return content

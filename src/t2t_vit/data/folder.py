@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2t_vit.data.decode import Mode, Reduction, decode
+from t2t_vit.data.budget import PixelBudget
+from t2t_vit.data.decode import Mode, Reduction, decode, image_size
 from t2t_vit.data.images import ImageSet, Subset
 from t2t_vit.data.scan import Scan, class_name, folders_in, holds_images, scan
 from t2t_vit.errors import UserError
+from t2t_vit.notes import counted
 
 # The names that are looked for, in this order and in any case, where none is given.
 TRAIN_NAMES = ("train", "training")
@@ -33,21 +35,35 @@ class FolderImages:
 
     Args:
         found: what is in `folder`, where that is known already.
+        budget: what may be decoded.
+
+    Attributes:
+        budget: as above; one for all processes that read these images.
 
     Raises:
         UserError: the folder is missing or no folder, holds no class folders, or no images in them.
     """
 
-    def __init__(self, folder: Path, mode: Mode, found: Scan | None = None) -> None:
+    def __init__(
+        self, folder: Path, mode: Mode, found: Scan | None = None, *, budget: PixelBudget | None = None
+    ) -> None:
         found = found or scan(folder)
         found.check_some()
         by_class = found.by_class()
         files = [[os.fsencode(path) for path in paths] for paths in by_class.values()]
         targets = np.repeat(np.arange(len(files), dtype=np.int64), [len(paths) for paths in files])
-        self._fill(folder, mode, tuple(by_class), targets, [path for paths in files for path in paths])
+        self._fill(folder, mode, tuple(by_class), targets, [path for paths in files for path in paths], budget)
 
     @classmethod
-    def of_files(cls, folder: Path, mode: Mode, classes: Sequence[str], files: Sequence[bytes]) -> "FolderImages":
+    def of_files(
+        cls,
+        folder: Path,
+        mode: Mode,
+        classes: Sequence[str],
+        files: Sequence[bytes],
+        *,
+        budget: PixelBudget | None = None,
+    ) -> "FolderImages":
         """The images `files`, each CLASS/PATH below `folder`, in that order, there or not.
 
         Raises:
@@ -61,12 +77,19 @@ class FolderImages:
                 raise UserError(f"{folder}: {os.fsdecode(file)} belongs to none of the classes {', '.join(classes)}")
             targets.append(numbers[name])
         images = cls.__new__(cls)
-        images._fill(folder, mode, tuple(classes), np.array(targets, np.int64), files)
+        images._fill(folder, mode, tuple(classes), np.array(targets, np.int64), files, budget)
         return images
 
     def _fill(
-        self, folder: Path, mode: Mode, classes: tuple[str, ...], targets: NDArray[np.int64], files: Sequence[bytes]
+        self,
+        folder: Path,
+        mode: Mode,
+        classes: tuple[str, ...],
+        targets: NDArray[np.int64],
+        files: Sequence[bytes],
+        budget: PixelBudget | None,
     ) -> None:
+        self.budget = budget or PixelBudget()
         self.folder, self._mode, self.classes, self.targets = folder, mode, classes, targets
         self._reduction: Reduction | None = None
         # One block of bytes instead of a million strings: it is sent to every worker process.
@@ -86,7 +109,7 @@ class FolderImages:
         return self._paths[start : int(self._ends[index])]
 
     def read(self, index: int) -> Image.Image:
-        return decode(self.path(index), self._mode, self._reduction)
+        return decode(self.path(index), self._mode, self._reduction, self.budget)
 
     def name(self, index: int) -> str:
         return str(self.path(index))
@@ -124,6 +147,10 @@ class Files:
 
     def path(self, index: int) -> Path:
         return self.images.path(int(self.numbers[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of image `index` as its header says; raises DecodeError as `decode.image_size`."""
+        return image_size(self.path(index), self.images.budget)
 
 
 def reduced(images: ImageSet, reduction: Reduction) -> ImageSet:
@@ -193,10 +220,23 @@ class Tree:
             )
         return None
 
+    def beside(self, val: Path | None) -> list[str]:
+        """Folders of `root` with images that neither the training nor the validation images `val` come from."""
+        train = self.train()
+        used = {place.resolve() for place in (train, val) if place is not None}
+        if self.root.resolve() in used:
+            return []
+        return [
+            name
+            for name in folders_in(self.root)
+            if not any(place.is_relative_to((self.root / name).resolve()) for place in used)
+            and holds_images(self.root / name, deep=True)
+        ]
+
     def _check_no_classes(self) -> None:
         if parts := self.parts_as_classes():
             raise UserError(
-                f"{', '.join(parts)} of {self.root} hold images themselves, so they are classes as the others: set "
+                f"{', '.join(parts)} in {self.root} {are_classes(parts)}: set "
                 f"val_split to 0.2, so that a fifth of each is kept for validation (in a split the images would lie in "
                 f"{parts[0]}/CLASS)"
             )
@@ -326,11 +366,18 @@ def _one_class(found: Scan, root: Path, key: str) -> str:
             f"{place} holds one folder of images, {name}, and {_listed(below)}lie in {meant}: if those are the "
             f"classes, name the folder that holds them: --{key} {shown}"
         )
-    loose = f", and {found.loose_images:,} images that lie in no folder" if found.loose_images else ""
+    loose = f", and {counted(found.loose_images, 'image')} in no folder" if found.loose_images else ""
     return (
         f"{place} holds one class, {name}{loose}; to learn anything, a network needs two or more: put the images of "
         "each class into a folder of its name"
     )
+
+
+def are_classes(names: Sequence[str]) -> str:
+    """What to say of folders that have the name of a part and hold images themselves."""
+    if len(names) == 1:
+        return "holds images itself, so it is a class as the others are"
+    return "hold images themselves, so they are classes as the others are"
 
 
 def _first_folder(root: Path, names: Sequence[str]) -> Path | None:

@@ -13,6 +13,7 @@ from t2t_vit.data.memory import SharedArray
 from t2t_vit.data.scan import class_name
 from t2t_vit.data.seeds import Purpose, generator
 from t2t_vit.errors import UserError
+from t2t_vit.notes import counted
 
 Split = Literal["train", "val"]
 Note = Callable[[str], None]
@@ -119,7 +120,7 @@ def check_class_count(images: ImageSet, num_classes: int, where: str) -> None:
     found = len(images.classes)
     if num_classes not in (0, found):
         raise UserError(
-            f"{where} has {found} {_plural(found, 'class', 'classes')} but num_classes is {num_classes};"
+            f"{where} has {counted(found, 'class', 'classes')} but num_classes is {num_classes};"
             f" set num_classes to {found}, or to 0 to take it from the data"
         )
 
@@ -170,10 +171,6 @@ def _quoted(names: Sequence[str]) -> str:
 def _some(names: Sequence[str], most: int = 3) -> str:
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _plural(count: int, one: str, many: str) -> str:
-    return one if count == 1 else many
 
 
 def subset(images: ImageSet, count: int, seed: int, key_name: str = "the number of samples") -> ImageSet:

@@ -20,7 +20,8 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSamples
 from t2t_vit.data.seeds import Purpose, generator
 from t2t_vit.data.workers import WorkerDiedError, WorkersUnavailableError, in_order, usable_workers
-from t2t_vit.errors import UserError
+from t2t_vit.errors import UserError, printable
+from t2t_vit.notes import counted
 
 Batch = tuple[Tensor, Tensor]
 Note = Callable[[str], None]
@@ -80,7 +81,7 @@ class TrainLoader:
         note: Note = _silent,
     ) -> None:
         if len(images) < world:
-            raise UserError(f"there are {len(images)} training images for {world} processes; each needs at least one")
+            raise UserError(f"{counted(len(images), 'training image')} for {world} processes: each needs at least one")
         self.batch_size = min(batch_size, len(images) // world)
         if self.batch_size < batch_size:
             note(f"batch_size {batch_size} is cut to {self.batch_size}: there are {len(images)} training images")
@@ -170,9 +171,10 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         self.numbers.clear()
         yield from on_device(self._readable(self._read(self._requests)), self._finish, self._device, self._ahead)
-        new = {number: reason for number, reason in self.unreadable.items() if number not in self._bad.known}
+        new = [number for number in sorted(self.unreadable) if number not in self._bad.known]
         if new and self._bad.stops:
-            raise UserError(not_readable(self._images, new))
+            reasons = {self._images.name(number): self.unreadable[number] for number in new}
+            raise UserError(not_readable(reasons, len(self._images)))
 
     def _readable(self, answers: Iterable[Arrived]) -> Iterator[Arrived]:
         """The same samples without broken ones; batches of which nothing is left are left out."""
@@ -250,16 +252,17 @@ class BadImages:
             self.found(name, reason)
 
 
-def not_readable(images: ImageSet, reasons: Mapping[int, str], where: str = "") -> str:
+def not_readable(reasons: Mapping[str, str], count: int, where: str = "") -> str:
     """The sentence that ends a run whose images have to be readable.
 
     Args:
+        reasons: the name of each that cannot be read, of `count` in all, and why.
         where: what to say of a file that lists all of them.
     """
-    shown = [f"{images.name(number)}: {reasons[number]}" for number in sorted(reasons)[:3]]
+    shown = [f"{printable(name)}: {reasons[name]}" for name in list(reasons)[:3]]
     more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     return (
-        f"{len(reasons):,} of {len(images):,} images cannot be read{where} ({'; '.join(shown)}{more}); repair or "
+        f"{len(reasons):,} of {counted(count, 'image')} cannot be read{where} ({'; '.join(shown)}{more}); repair or "
         "remove them, or go on without them with --bad_images skip"
     )
 
@@ -279,7 +282,7 @@ class _Broken:
             self._seen.add(failure.image)
             name = self._images.name(failure.image)
             if self._bad.stops:
-                raise UserError(not_readable(self._images, {failure.image: failure.reason}))
+                raise UserError(not_readable({name: failure.reason}, len(self._images)))
             self._bad.met(failure.image, name, failure.reason, "another image takes its place")
         if samples.lost or len(self._seen) > self._limit:
             raise UserError(
@@ -307,7 +310,7 @@ def _reader(
             raise UserError(f"data worker processes cannot be started ({error}); {fewer}") from error
         except WorkerDiedError as error:
             raise UserError(
-                f"a data worker process {error}, most often for want of memory; {fewer} or a smaller batch_size"
+                f"a data worker process {error}, most often for lack of memory; {fewer} or a smaller batch_size"
             ) from error
 
     return explained

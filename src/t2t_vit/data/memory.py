@@ -93,7 +93,7 @@ def free_memory(root: Path = Path("/")) -> int:
     """
     info = _numbers(root / "proc/meminfo")
     free = [1024 * info["MemAvailable:"]] if "MemAvailable:" in info else []
-    for limit, statistics in _groups(root):
+    for limit, statistics in control_groups(root):
         words = _text(limit).split()
         used = _numbers(statistics)
         if words and words[0].isdigit():
@@ -102,8 +102,8 @@ def free_memory(root: Path = Path("/")) -> int:
     return min(free, default=free_machine_memory() or 0)
 
 
-def _groups(root: Path) -> list[tuple[Path, Path]]:
-    """The files of limits and of statistics of all control groups that this process is in, of either version."""
+def control_groups(root: Path) -> list[tuple[Path, Path]]:
+    """The files of memory limits and of statistics of all control groups that this process is in, of either version."""
     found = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)

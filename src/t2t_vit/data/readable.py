@@ -15,7 +15,8 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from t2t_vit.data.decode import DecodeError, Mode, Reduction, has_heif, image_size
+from t2t_vit.data.budget import image_turn
+from t2t_vit.data.decode import DecodeError, Mode, Reduction, has_heif
 from t2t_vit.data.folder import Files
 from t2t_vit.data.images import ImageSet
 from t2t_vit.errors import UserError
@@ -24,7 +25,7 @@ from t2t_vit.files import atomic_write, chosen_cache
 MOST_DECODED = 50_000  # images that are decoded whole, and
 SECONDS = 60.0  # for how long
 _KEPT = 20  # data sets that are remembered
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass
@@ -57,7 +58,7 @@ def read_headers(files: Files, look: Look, numbers: Iterable[int], threads: int)
 
     def read(number: int) -> None:
         try:
-            look.sizes[number] = image_size(files.path(number))
+            look.sizes[number] = files.size(number)
         except DecodeError as error:
             look.reasons[number] = str(error)
 
@@ -88,7 +89,8 @@ def decode_some(read: Callable[[int], object], look: Look, numbers: Iterable[int
 
     def decode(number: int) -> None:
         try:
-            read(number)
+            with image_turn():
+                read(number)
         except DecodeError as error:
             look.reasons[number] = str(error)
         look.decoded[number] = True
@@ -129,7 +131,8 @@ def in_threads(work: Callable[[int], None], numbers: Iterable[int], threads: int
 
 def fingerprint(files: Files, mode: Mode) -> str:
     """What tells one state of a data set from another: names, sizes and times of its files, and what reads them."""
-    digest = hashlib.blake2b(f"{_VERSION} {PIL.__version__} {has_heif()} {mode} {len(files)}".encode(), digest_size=16)
+    reader = f"{_VERSION} {PIL.__version__} {has_heif()} {files.images.budget.max_pixels}"
+    digest = hashlib.blake2b(f"{reader} {mode} {len(files)}".encode(), digest_size=16)
     digest.update(os.fsencode(files.images.folder.resolve()))
     for number in range(len(files)):
         digest.update(files.relative(number))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from t2t_vit.data.budget import PixelBudget, image_turn
 from t2t_vit.data.cache import ByteStore
 from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.data.image_transform import TrainTransform
@@ -58,11 +59,13 @@ class TrainSamples:
         failures: list[Failure] = []
         lost = 0
         for i, index in enumerate(request.indices.tolist()):
-            image, source = self._read(index, request.epoch, failures)
-            if image is None:
-                lost += 1
-                continue
-            pixels[i] = np.asarray(self.transform.apply(image, rows[i])).reshape(height, width, channels)
+            with image_turn():
+                image, source = self._read(index, request.epoch, failures)
+                if image is None:
+                    lost += 1
+                    continue
+                pixels[i] = np.asarray(self.transform.apply(image, rows[i])).reshape(height, width, channels)
+                del image  # before the next one is decoded
             targets[i] = self.images.targets[source]
         images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         return Samples(images, targets, request.indices, failures, lost)
@@ -110,7 +113,8 @@ class EvalSamples:
         if held is not None:
             size = (self.preprocessing.in_chans, *self.preprocessing.image_size)
             return np.frombuffer(held[0], np.uint8).reshape(size)
-        pixels = self.preprocessing.pixels(self.images.read(index))
+        with image_turn():
+            pixels = self.preprocessing.pixels(self.images.read(index))
         if self.kept is not None:
             self.kept.put(index, pixels.tobytes(), pixels.shape[2], pixels.shape[1])
         return pixels
@@ -120,11 +124,16 @@ class EvalSamples:
 class Decoded:
     """The pixels of an image file, or of encoded bytes, for inference: uint8 (in_chans, height, width).
 
-    Raises:
-        DecodeError: it is broken.
+    Of a broken one the reason, a sentence: an exception that is kept until it is asked for would keep the frames that
+    raised it, and with them all that was read.
     """
 
     preprocessing: Preprocessing
+    budget: PixelBudget
 
-    def __call__(self, source: str | bytes) -> NDArray[np.uint8]:
-        return self.preprocessing.pixels(decode(source, self.preprocessing.mode))
+    def __call__(self, source: str | bytes | memoryview) -> NDArray[np.uint8] | str:
+        try:
+            with image_turn():
+                return self.preprocessing.pixels(decode(source, self.preprocessing.mode, budget=self.budget))
+        except DecodeError as error:
+            return str(error)

@@ -11,6 +11,7 @@ from shlex import quote
 
 from t2t_vit.data.decode import HEIF_EXTENSIONS, HEIF_INSTALL, is_image_ending
 from t2t_vit.errors import UserError, printable
+from t2t_vit.notes import counted
 
 # What cameras, servers and operating systems put beside images, in lower case.
 JUNK = frozenset({
@@ -47,7 +48,7 @@ class Scan:
     loose     images that lie beside the folders, and how many
     junk      name -> entries of hidden files and folders, thumbnails and the like
     of_runs   folders that a run of ours wrote
-    links     links to nowhere beside the class folders
+    links     links beside the class folders that lead nowhere or to a folder above
     """
 
     folder: Path
@@ -117,7 +118,7 @@ class Scan:
         if self.of_images_not_read:
             raise UserError(self._not_read())
         if self.empty:
-            others = f" (and so do {len(self.empty) - 1} more)" if len(self.empty) > 1 else ""
+            others = _nor(len(self.empty) - 1)
             raise UserError(
                 f"the class folder {self.folder / self.empty[0]} holds no images{others};"
                 " add some, or remove the folder and give one class fewer"
@@ -155,7 +156,7 @@ class Scan:
     def _left_out(self) -> str:
         parts = []
         if self.loose_images:
-            parts.append(f"{_counted(self.loose_images, 'image')} beside the class folders ({some(self.loose)})")
+            parts.append(f"{counted(self.loose_images, 'image')} beside the class folders ({some(self.loose)})")
         if self.unread:
             parts.append(f"files with endings that are not read: {self._endings()}")
         if self.without_images:
@@ -166,7 +167,7 @@ class Scan:
             names = [f"{name} {count}" if count > 1 else name for name, count in self.junk.most_common()]
             parts.append(f"hidden and system files ({some(names, 5)})")
         if self.links:
-            parts.append(f"links to nowhere ({some(self.links)})")
+            parts.append(f"links that lead nowhere or back ({some(self.links)})")
         return "; ".join(parts)
 
     def _endings(self) -> str:
@@ -177,7 +178,7 @@ class Scan:
 
     def _not_read(self) -> str:
         names = self.of_images_not_read
-        others = f" (nor do {len(names) - 1} more)" if len(names) > 1 else ""
+        others = _nor(len(names) - 1)
         way = "convert them to .jpg or .png"
         if HEIF_EXTENSIONS & self.unread.keys():
             way = f"install what reads HEIC ({HEIF_INSTALL}), or {way}"
@@ -206,9 +207,12 @@ def scan(folder: Path, own: Collection[Path] = ()) -> Scan:
         UserError: a folder is missing, is none, or cannot be read.
     """
     found = Scan(folder)
+    above = _itself_and_above(folder)
     for name, is_folder, is_link in _top(folder):
         if _is_junk(name):
             found.junk[_shown(name)] += 1
+        elif is_folder and is_link and os.path.realpath(folder / name) in above:
+            found.links.append(name)
         elif is_folder:
             _scan_class(found, name, own)
         elif is_image_ending(name):
@@ -222,9 +226,9 @@ def scan(folder: Path, own: Collection[Path] = ()) -> Scan:
 def _top(folder: Path) -> list[tuple[str, bool, bool]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries)
+            return sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries)
     except FileNotFoundError as error:
-        raise UserError(f"the folder {folder} does not exist{_neighbours(folder)}") from error
+        raise UserError(f"the folder {folder} does not exist{neighbours(folder)}") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be read as a folder ({error.strerror})") from error
 
@@ -259,7 +263,8 @@ def _scan_class(found: Scan, name: str, own: Collection[Path]) -> None:
 def _walk(folder: Path, junk: "Counter[str]", own: Collection[Path] = ()) -> Iterator[str]:
     """Paths of files below `folder`, relative to it, without those of the folders `own`."""
     without = {str(place) for place in own}
-    pending: list[tuple[str, tuple[str, ...]]] = [("", ())]
+    # A link back to a folder above would make the images of other classes this one's.
+    pending: list[tuple[str, tuple[str, ...]]] = [("", (*_itself_and_above(folder.parent), *_above(folder)))]
     while pending:
         relative, above = pending.pop()
         here = os.path.realpath(folder / relative)
@@ -271,12 +276,28 @@ def _walk(folder: Path, junk: "Counter[str]", own: Collection[Path] = ()) -> Ite
                     path = f"{relative}/{entry.name}" if relative else entry.name
                     if _is_junk(entry.name):
                         junk[_shown(entry.name)] += 1
-                    elif entry.is_dir():
+                    elif _is_folder(entry):
                         pending.append((path, (*above, here)))
                     else:
                         yield path
         except OSError as error:
             raise UserError(f"{folder / relative} cannot be read ({error.strerror})") from error
+
+
+def _above(folder: Path) -> list[str]:
+    """The folders above `folder`, without links."""
+    return [str(place) for place in Path(os.path.realpath(folder)).parents]
+
+
+def _itself_and_above(folder: Path) -> list[str]:
+    return [os.path.realpath(folder), *_above(folder)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or into a folder that may not be read
+        return False
 
 
 def _is_junk(name: str) -> bool:
@@ -296,7 +317,7 @@ def folders_in(root: Path) -> list[str]:
     """
     try:
         with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if not _is_junk(entry.name) and entry.is_dir())
+            return sorted(entry.name for entry in entries if not _is_junk(entry.name) and _is_folder(entry))
     except OSError as error:
         raise UserError(f"{root} cannot be read as a folder ({error.strerror})") from error
 
@@ -307,12 +328,13 @@ def holds_images(folder: Path, *, deep: bool = False) -> bool:
         return any(is_image_ending(path.rpartition("/")[2]) for path in _walk(folder, Counter()))
     try:
         with os.scandir(folder) as entries:
-            return any(is_image_ending(e.name) and not _is_junk(e.name) and not e.is_dir() for e in entries)
+            return any(is_image_ending(e.name) and not _is_junk(e.name) and not _is_folder(e) for e in entries)
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror})") from error
 
 
-def _neighbours(folder: Path) -> str:
+def neighbours(folder: Path) -> str:
+    """What to add to the sentence that `folder` does not exist: the folders beside it."""
     try:
         names = folders_in(folder.parent)
     except UserError:
@@ -320,10 +342,10 @@ def _neighbours(folder: Path) -> str:
     return f"; {folder.parent} holds {some(names, 5)}" if names else f"; {folder.parent} holds no folders"
 
 
+def _nor(others: int) -> str:
+    return f" (nor {'does 1' if others == 1 else f'do {others:,}'} more)" if others else ""
+
+
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first names of a list, printable."""
     return ", ".join(map(printable, names[:most])) + (", ..." if len(names) > most else "")
-
-
-def _counted(count: int, one: str) -> str:
-    return f"{count:,} {one}" if count == 1 else f"{count:,} {one}s"

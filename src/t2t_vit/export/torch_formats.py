@@ -16,9 +16,9 @@ from torch.export import ExportedProgram
 from t2t_vit.errors import UserError
 from t2t_vit.export.graph_form import graph_form
 from t2t_vit.export.job import ExportJob
+from t2t_vit.formats.safetensors_file import write_safetensors_file
 from t2t_vit.inference.exported import quiet
 from t2t_vit.inference.runtime_predictors import AOTI_ENTRY, EXECUTORCH_METHOD, PT2_ENTRY
-from t2t_vit.weights.safetensors_file import write_safetensors_file
 
 AIR_UNTESTED = "it was written by torchair, which this package was never tested with"
 _AIR_PACKAGES = ("torch_npu", "torchair")

@@ -11,6 +11,7 @@ from torch import Tensor
 from t2t_vit.inference.exported import ExportPrecision
 from t2t_vit.inference.item import BATCH_SIZE
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.notes import counted
 
 # A file whose batch is not dynamic, or whose state leaks between calls, fails on one of these in this order.
 BATCHES = (1, 3, 2)
@@ -64,7 +65,7 @@ class Agreement:
     def __str__(self) -> str:
         text = (
             f"largest logit difference {self.largest_difference:.2e} (largest logit {self.largest_logit:.3g}), "
-            f"same top-1 on {self.top1_agreement:.1%} of {self.images:,} images"
+            f"same top-1 on {self.top1_agreement:.1%} of {counted(self.images, 'image')}"
         )
         if self.precision == "fp32" or self.accuracies is None:
             return text

@@ -29,11 +29,10 @@ from t2t_vit.formats.protobuf import (
     FIXED32,
     VARINT,
     Field,
+    Reader,
     bytes_field,
     bytes_head,
     number_field,
-    read_fields,
-    read_varint,
     varint,
 )
 
@@ -53,6 +52,7 @@ _NAME = "main"
 
 _TYPE_NAMES = {number: name for name, number in DATA_TYPES.items()}
 _LONGEST_TEXT = 2**20
+_MOST_DIMS = 16
 
 
 @dataclass
@@ -202,51 +202,49 @@ def read_mindir(content: bytes) -> Mindir:
     Raises:
         ValueError: it is damaged, cut short, or no MINDIR of this kind.
     """
-    data = memoryview(content)
-    model = list(read_fields(data, 0, len(data)))
+    reader = Reader(memoryview(content))
+    model = list(reader.fields(0, len(content)))
     graphs = [one for one in model if one.number == 7]
     if len(graphs) != 1:
         raise ValueError("it has no graph")
-    graph = list(_inside(data, graphs[0]))
-    primitives = dict(_read_two_texts(data, one) for one in model if one.number == 12)
-    tensors = [_read_tensor(data, one) for one in graph if one.number == 3]
+    graph = list(_inside(reader, graphs[0]))
+    primitives = dict(_read_two_texts(reader, one) for one in model if one.number == 12)
+    tensors = [_read_tensor(reader, one) for one in graph if one.number == 3]
     return Mindir(
-        producer=" ".join(_read_text(data, one) for one in model if one.number in (2, 5)),
-        inputs=tuple(_read_value_info(data, one) for one in graph if one.number == 5),
-        outputs=tuple(_read_value_info(data, one) for one in graph if one.number == 6),
+        producer=" ".join(_read_text(reader, one) for one in model if one.number in (2, 5)),
+        inputs=tuple(_read_value_info(reader, one) for one in graph if one.number == 5),
+        outputs=tuple(_read_value_info(reader, one) for one in graph if one.number == 6),
         parameters={one.name: one for one in tensors},
-        nodes=tuple(_read_node(data, one, primitives) for one in graph if one.number == 1),
-        user_info=dict(_read_two_texts(data, one) for one in model if one.number == 14),
+        nodes=tuple(_read_node(reader, one, primitives) for one in graph if one.number == 1),
+        user_info=dict(_read_two_texts(reader, one) for one in model if one.number == 14),
     )
 
 
-def _inside(data: memoryview, message: Field) -> Iterator[Field]:
+def _inside(reader: Reader, message: Field) -> Iterator[Field]:
     if message.wire != BYTES:
         raise ValueError(f"the field at byte {message.start} is no message")
-    return read_fields(data, message.start, message.stop)
+    return reader.fields(message.start, message.stop)
 
 
-def _read_text(data: memoryview, field: Field) -> str:
-    if field.wire != BYTES or field.stop - field.start > _LONGEST_TEXT:
-        raise ValueError(f"the field at byte {field.start} is no text")
-    return bytes(data[field.start : field.stop]).decode("utf-8")
+def _read_text(reader: Reader, field: Field) -> str:
+    return reader.text(field, _LONGEST_TEXT)
 
 
-def _read_two_texts(data: memoryview, message: Field) -> tuple[str, str]:
+def _read_two_texts(reader: Reader, message: Field) -> tuple[str, str]:
     """The first two fields of a message: a primitive's name and operator, or a key and its value."""
-    texts = {one.number: _read_text(data, one) for one in _inside(data, message) if one.number in (1, 2)}
+    texts = {one.number: _read_text(reader, one) for one in _inside(reader, message) if one.number in (1, 2)}
     return texts.get(1, ""), texts.get(2, "")
 
 
-def _read_node(data: memoryview, message: Field, primitives: dict[str, str]) -> Node:
+def _read_node(reader: Reader, message: Field, primitives: dict[str, str]) -> Node:
     inputs, output, operator = [], "", ""
-    for one in _inside(data, message):
+    for one in _inside(reader, message):
         if one.number == 1:
-            inputs.append(_read_text(data, one))
+            inputs.append(_read_text(reader, one))
         elif one.number == 2:
-            output = _read_text(data, one)
+            output = _read_text(reader, one)
         elif one.number == 4:
-            operator = _read_text(data, one)
+            operator = _read_text(reader, one)
     if operator != "Constant":
         reference = operator.removeprefix("REF::")
         if reference not in primitives:
@@ -255,39 +253,30 @@ def _read_node(data: memoryview, message: Field, primitives: dict[str, str]) -> 
     return Node(operator, tuple(inputs), output)
 
 
-def _read_value_info(data: memoryview, message: Field) -> TensorInfo:
-    tensors = [_read_tensor(data, one) for one in _inside(data, message) if one.number == 2]
+def _read_value_info(reader: Reader, message: Field) -> TensorInfo:
+    tensors = [_read_tensor(reader, one) for one in _inside(reader, message) if one.number == 2]
     if len(tensors) != 1:
         raise ValueError(f"the input or output at byte {message.start} is no tensor")
     return tensors[0]
 
 
-def _read_tensor(data: memoryview, message: Field) -> TensorInfo:
+def _read_tensor(reader: Reader, message: Field) -> TensorInfo:
     shape, name, data_type, raw = list[int](), "", "", None
-    for one in _inside(data, message):
+    for one in _inside(reader, message):
         if one.number == 1:
-            shape += _read_sides(data, one)
+            shape += map(_as_signed, reader.numbers(one, _MOST_DIMS))
+            if len(shape) > _MOST_DIMS:
+                raise ValueError(f"the tensor at byte {message.start} has more than {_MOST_DIMS} dimensions")
         elif one.number == 2 and one.wire == VARINT:
             data_type = _TYPE_NAMES.get(one.value, "")
         elif one.number == 7:
-            name = _read_text(data, one).partition(":")[2]
+            name = _read_text(reader, one).partition(":")[2]
         elif one.number == 9 and one.wire == BYTES:
-            raw = data[one.start : one.stop]
+            raw = reader.data[one.start : one.stop]
     if not data_type:
         raise ValueError(f"the tensor '{name}' is of an unknown type")
     values = None if raw is None else _read_values(name, raw, tuple(shape), data_type)
     return TensorInfo(name, tuple(shape), data_type, values)
-
-
-def _read_sides(data: memoryview, field: Field) -> list[int]:
-    """One length or several packed ones, as signed numbers."""
-    if field.wire == VARINT:
-        return [_as_signed(field.value)]
-    sides, at = list[int](), field.start
-    while at < field.stop:
-        value, at = read_varint(data, at, field.stop)
-        sides.append(_as_signed(value))
-    return sides
 
 
 def _as_signed(value: int) -> int:

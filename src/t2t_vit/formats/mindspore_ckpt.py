@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write
-from t2t_vit.formats.protobuf import VARINT, bytes_field, bytes_head, number_field, read_fields, read_varint
+from t2t_vit.files import atomic_write, open_regular
+from t2t_vit.formats.protobuf import VARINT, Field, Reader, bytes_field, bytes_head, number_field
 
 # NumPy has no bfloat16: its bytes are kept as uint16.
 TYPES: Mapping[str, str] = {
@@ -48,7 +48,7 @@ _TEXT = "str"
 _TRAILER = b"crc_num"
 _TRAILER_BYTES = len(_TRAILER) + 10
 # Far above what any network has; they bound what a file of nothing but tiny entries can cost.
-_MOST_VALUES = 50_000
+_MOST_VALUES = 20_000
 _MOST_DIMS = 16
 _LONGEST_NAME = 4096
 _LONGEST_TYPE = 32
@@ -85,7 +85,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Value]:
         UserError: the file is encrypted, damaged, or holds what no array is (a MapParameter, a 4-bit tensor).
     """
     try:
-        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content[:4] in ENCRYPTION:
                 raise ValueError(f"is encrypted ({ENCRYPTION[content[:4]]}); decrypt it with MindSpore (dec_key) first")
             with memoryview(content) as data:
@@ -97,7 +97,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Value]:
 def _read(data: memoryview) -> dict[str, Value]:
     stop = _checked_end(data)
     try:
-        return {name: _value(data, name, entry) for name, entry in _entries(data, stop).items()}
+        return {name: _value(data, name, entry) for name, entry in _entries(Reader(data), stop).items()}
     except UnicodeDecodeError as error:
         raise ValueError(f"is damaged: {error.reason}") from error
 
@@ -112,13 +112,13 @@ def _checked_end(data: memoryview) -> int:
     return stop
 
 
-def _entries(data: memoryview, stop: int) -> dict[str, _Entry]:
+def _entries(reader: Reader, stop: int) -> dict[str, _Entry]:
     entries: dict[str, _Entry] = {}
     last = ""
-    for count, field in enumerate(_messages(data, 0, stop)):
+    for count, field in enumerate(_messages(reader, 0, stop)):
         if count >= _MOST_VALUES:
             raise ValueError(f"has more than {_MOST_VALUES:,} entries, which no network has")
-        name, entry = _entry(data, *field)
+        name, entry = _entry(reader, *field)
         if name == last and entries[name].dims == entry.dims and entries[name].type == entry.type:
             entries[name].spans += entry.spans
         else:
@@ -129,27 +129,27 @@ def _entries(data: memoryview, stop: int) -> dict[str, _Entry]:
     return entries
 
 
-def _messages(data: memoryview, start: int, stop: int) -> Iterable[tuple[int, int]]:
+def _messages(reader: Reader, start: int, stop: int) -> Iterable[tuple[int, int]]:
     """Spans of the Values."""
-    for field in _fields(data, start, stop):
+    for field in _fields(reader, start, stop):
         if field.number == 1 and field.wire != VARINT:
             yield field.start, field.stop
 
 
-def _fields(data: memoryview, start: int, stop: int) -> Iterable[Any]:
+def _fields(reader: Reader, start: int, stop: int) -> Iterable[Field]:
     try:
-        yield from read_fields(data, start, stop)
+        yield from reader.fields(start, stop)
     except ValueError as error:
         raise ValueError(f"is damaged or cut short: {error}") from error
 
 
-def _entry(data: memoryview, start: int, stop: int) -> tuple[str, _Entry]:
+def _entry(reader: Reader, start: int, stop: int) -> tuple[str, _Entry]:
     name, entry, is_map = "", None, False
-    for field in _fields(data, start, stop):
+    for field in _fields(reader, start, stop):
         if field.number == 1:
-            name = _text(data, field.start, field.stop, _LONGEST_NAME)
+            name = _text(reader, field, _LONGEST_NAME)
         elif field.number == 2:
-            entry = _tensor(data, field.start, field.stop)
+            entry = _tensor(reader, field.start, field.stop)
         is_map |= field.number == 3
     if is_map:
         raise ValueError(f"holds a MapParameter ('{name}'), which is no tensor; save the network without it")
@@ -158,14 +158,14 @@ def _entry(data: memoryview, start: int, stop: int) -> tuple[str, _Entry]:
     return name, entry
 
 
-def _tensor(data: memoryview, start: int, stop: int) -> _Entry:
+def _tensor(reader: Reader, start: int, stop: int) -> _Entry:
     dims: list[int] = []
     kind, content = "", (start, start)
-    for field in _fields(data, start, stop):
+    for field in _fields(reader, start, stop):
         if field.number == 1:
-            dims += _dims(data, field)
+            dims += _dims(reader, field)
         elif field.number == 2:
-            kind = _text(data, field.start, field.stop, _LONGEST_TYPE)
+            kind = _text(reader, field, _LONGEST_TYPE)
         elif field.number == 3:
             content = (field.start, field.stop)
         if len(dims) > _MOST_DIMS:
@@ -173,23 +173,20 @@ def _tensor(data: memoryview, start: int, stop: int) -> _Entry:
     return _Entry(kind, tuple(dims), [content])
 
 
-def _dims(data: memoryview, field: Any) -> Iterable[int]:
-    """One number, or several of them packed."""
-    if field.wire == VARINT:
-        return [field.value]
-    found, at = list[int](), field.start
-    while at < field.stop and len(found) <= _MOST_DIMS:
-        value, at = read_varint(data, at, field.stop)
-        found.append(value)
-    return found
+def _dims(reader: Reader, field: Field) -> Iterable[int]:
+    try:
+        return reader.numbers(field, _MOST_DIMS)
+    except ValueError as error:
+        raise ValueError(f"is damaged: {error}") from error
 
 
-def _text(data: memoryview, start: int, stop: int, longest: int) -> str:
-    if stop - start > longest:
-        raise ValueError(f"is damaged: a name at byte {start} has {stop - start:,} bytes")
-    text = bytes(data[start:stop]).decode("utf-8")
+def _text(reader: Reader, field: Field, longest: int) -> str:
+    try:
+        text = reader.text(field, longest)
+    except ValueError as error:
+        raise ValueError(f"is damaged: {error}") from error
     if not text.isprintable():
-        raise ValueError(f"is damaged: a name at byte {start} is no text")
+        raise ValueError(f"is damaged: the name at byte {field.start} is no text")
     return text
 
 

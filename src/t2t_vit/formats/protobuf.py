@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT = 10
+MOST_FIELDS = 200_000
+MOST_LETTERS = 16 * 2**20  # bytes of all texts together
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,59 @@ def read_varint(data: memoryview, at: int, stop: int) -> tuple[int, int]:
     raise ValueError(f"a number at byte {at} has no end")
 
 
-def read_fields(data: memoryview, start: int, stop: int) -> Iterator[Field]:
-    """The fields of the message in `data[start:stop]`; nothing is copied.
+class Reader:
+    """The messages of one file of unknown origin: its fields and the bytes of its texts are counted.
 
-    Raises:
-        ValueError: a field reaches past `stop`, or is of a kind that does not exist.
+    A field takes two bytes in a file and a hundred in memory, and a letter may take four, so both have a limit that no
+    network comes near.
     """
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self._fields, self._letters = MOST_FIELDS, MOST_LETTERS
+
+    def fields(self, start: int, stop: int) -> Iterator[Field]:
+        """The fields of the message in `data[start:stop]`; nothing is copied.
+
+        Raises:
+            ValueError: a field reaches past `stop`, is of a kind that does not exist, or is one too many.
+        """
+        for field in _read_fields(self.data, start, stop):
+            self._fields -= 1
+            if self._fields < 0:
+                raise ValueError(f"there are more than {MOST_FIELDS:,} fields")
+            yield field
+
+    def text(self, field: Field, longest: int) -> str:
+        """The text that the field holds.
+
+        Raises:
+            ValueError: it is no text, has more than `longest` bytes, or all texts together are too long.
+        """
+        length = field.stop - field.start
+        self._letters -= length
+        if field.wire != BYTES or length > longest or self._letters < 0:
+            raise ValueError(f"the field at byte {field.start} is no text")
+        return bytes(self.data[field.start : field.stop]).decode("utf-8")
+
+    def numbers(self, field: Field, most: int) -> list[int]:
+        """The number of the field, or up to `most` packed ones.
+
+        Raises:
+            ValueError: there are more.
+        """
+        if field.wire == VARINT:
+            return [field.value]
+        found, at = list[int](), field.start
+        while at < field.stop:
+            value, at = read_varint(self.data, at, field.stop)
+            found.append(value)
+            if len(found) > most:
+                raise ValueError(f"the field at byte {field.start} has more than {most} numbers")
+        return found
+
+
+def _read_fields(data: memoryview, start: int, stop: int) -> Iterator[Field]:
     at = start
     while at < stop:
         key, at = read_varint(data, at, stop)

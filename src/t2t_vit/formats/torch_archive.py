@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from t2t_vit.errors import UserError
+from t2t_vit.files import open_regular
 from t2t_vit.formats.pickle_scan import DICTIONARIES, LONGEST_PICKLE, RefusedObjectError, Scan, scan_pickle
 from t2t_vit.formats.zip_directory import Stored, read_directory
 
@@ -78,7 +79,7 @@ def read_torch_archive(path: str | Path) -> Any:
             weights.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         is_zip = bytes(data[:4]) == b"PK\3\4"
         source = _checked_zip(data) if is_zip else _checked_stream(data)

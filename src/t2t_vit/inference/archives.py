@@ -6,15 +6,22 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from t2t_vit.data.decode import DecodeError, check_header
 from t2t_vit.inference.item import Item, UnreadableError, is_image_name, stamp_of
 
 ZIP, TAR, GZIPPED = (".zip",), (".tar",), (".tar.gz", ".tgz")
 MOST_BYTES = 256 * 2**20  # of one image, encoded
-_MOST_HEADER_BYTES = 2**20
+_MOST_HEADER_BYTES = 2**20  # of one member, and of what a tar says of all that follow
 _SKIP = 2**20
+_LARGE = 2**22  # bytes of a member of which the beginning is looked at before all is read
+_LOCAL_HEADER_BYTES = 30  # of a zip's entry, without its name
+# What a compressed archive may unpack to, whichever is more: real images are compressed already.
+_MOST_UNPACKED = 2**30
+_MOST_TIMES_LARGER = 100
 
 
 def is_archive(path: str) -> bool:
@@ -38,9 +45,24 @@ def members(path: str) -> Iterator[Item]:
 def _zip_members(path: str) -> Iterator[Item]:
     stamp = stamp_of(path)
     with zipfile.ZipFile(path) as archive:
+        overlapping = _overlapping(archive)
         found = [entry for entry in archive.infolist() if not entry.is_dir() and _is_image_member(entry.filename)]
         for entry in sorted(found, key=lambda entry: entry.filename):
-            yield Item(os.path.join(path, "") + entry.filename, partial(_from_zip, archive, entry), stamp)  # noqa: PTH118
+            name = os.path.join(path, "") + entry.filename  # noqa: PTH118
+            if entry.header_offset in overlapping:
+                yield Item(name, reason="another entry of the archive lies on its bytes, which no archiver does")
+            else:
+                yield Item(name, partial(_from_zip, archive, entry), stamp)
+
+
+def _overlapping(archive: zipfile.ZipFile) -> set[int]:
+    """Where entries begin that reach into the next one, or are the same: a small archive may so hold any number."""
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    return {
+        entry.header_offset
+        for entry, following in pairwise(entries)
+        if entry.header_offset + _LOCAL_HEADER_BYTES + entry.compress_size > following.header_offset
+    }
 
 
 def _from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -48,18 +70,28 @@ def _from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
         raise UnreadableError("it is encrypted")
     _check_size(entry.file_size)
     try:
+        if entry.file_size > _LARGE:
+            with archive.open(entry) as file:
+                check_header(cast(BinaryIO, file))
         return archive.read(entry)  # never more than the size it claims
+    except DecodeError as error:
+        reason = str(error)
     except Exception as error:
-        raise UnreadableError(f"it cannot be read from the archive ({_sentence(error)})") from error
+        reason = f"it cannot be read from the archive ({_sentence(error)})"
+    raise UnreadableError(reason)  # here: the frames of the error hold what was read
 
 
 def _tar_members(path: str) -> Iterator[Item]:
     stamp = stamp_of(path)
-    with gzip.open(path) if path.lower().endswith(GZIPPED) else Path(path).open("rb") as file:
-        forward = _Forward(cast(BinaryIO, file))
+    with Path(path).open("rb") as packed:
+        file = gzip.GzipFile(fileobj=packed) if path.lower().endswith(GZIPPED) else packed
+        forward = _Forward(cast(BinaryIO, file), packed)
         with tarfile.open(fileobj=forward, mode="r:") as archive:  # type: ignore[call-overload]  # all it needs
             while (entry := archive.next()) is not None:
                 archive.members.clear()  # of a million, too
+                forward.begin_member()
+                if sum(map(len, archive.pax_headers.values())) > _MOST_HEADER_BYTES:
+                    raise tarfile.ReadError("it has a header of absurd size")
                 if not entry.isdir() and _is_image_member(entry.name):
                     name = os.path.join(path, "") + entry.name  # noqa: PTH118
                     if entry.isreg() and not entry.issparse():
@@ -70,11 +102,15 @@ def _tar_members(path: str) -> Iterator[Item]:
 
 def _from_tar(file: "_Forward", entry: tarfile.TarInfo) -> bytes:
     _check_size(entry.size)
-    file.seek(entry.offset_data)
-    content = file.take(entry.size)
-    if len(content) < entry.size:
-        raise UnreadableError("the archive breaks off within it")
-    return content
+    try:
+        file.seek(entry.offset_data)
+        content = file.take(entry.size)
+        if len(content) == entry.size:
+            return content
+        reason = "the archive breaks off within it"
+    except Exception as error:  # what it is packed in is damaged
+        reason = f"it cannot be read from the archive ({_sentence(error)})"
+    raise UnreadableError(reason)
 
 
 def _check_size(size: int) -> None:
@@ -93,10 +129,17 @@ def _sentence(error: Exception) -> str:
 
 class _Forward:
     """A file for `tarfile` that only goes forward, so that a compressed one is never read twice, and hands out headers
-    of no more than a megabyte: a few bytes of a hostile tar may ask for a header of gigabytes."""
+    of no more than a megabyte a member: a few bytes of a hostile tar may ask for a header of gigabytes. A compressed
+    file may not become more than a gigabyte and a hundred times itself.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    Args:
+        file: the archive.
+        packed: the file that it comes from, compressed or not.
+    """
+
+    def __init__(self, file: BinaryIO, packed: BinaryIO) -> None:
+        self._file, self._packed = file, packed
+        self._header_bytes = 0
         self._position = 0
         self._last = b""
         self._again = False
@@ -114,8 +157,13 @@ class _Forward:
                 break
         return self.tell()
 
+    def begin_member(self) -> None:
+        """The headers of a member have been read; those of the next one follow."""
+        self._header_bytes = 0
+
     def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > _MOST_HEADER_BYTES:
+        self._header_bytes += size
+        if size < 0 or self._header_bytes > _MOST_HEADER_BYTES:
             raise tarfile.ReadError("it has a header of absurd size")
         return self.take(size)
 
@@ -123,5 +171,7 @@ class _Forward:
         again, self._again = (self._last if self._again else b""), False
         content = self._file.read(size - len(again)) if size > len(again) else b""
         self._position += len(content)
+        if self._position > max(_MOST_UNPACKED, _MOST_TIMES_LARGER * self._packed.tell()):
+            raise tarfile.ReadError(f"it unpacks to more than {_MOST_TIMES_LARGER} times its size")
         self._last = content[-1:] or self._last
         return again + content

@@ -1,5 +1,6 @@
 """Whatever a program has in its hands as an image -> an upright Pillow image."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,10 +19,12 @@ _MANY = 4  # dimensions of an array or a tensor of several images
 
 
 def is_one(images: object) -> bool:
-    """Whether it is one image, and not several."""
+    """Whether it is one image, and not several; what is no image at all counts as one, which `opened` refuses."""
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim < _MANY
-    return isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read")
+    if isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read"):
+        return True
+    return not isinstance(images, Iterable)
 
 
 def opened(image: ImageLike, mode: Mode) -> Image.Image:

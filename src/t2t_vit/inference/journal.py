@@ -144,12 +144,12 @@ class PredictionJournal:
         now = self._header()
         before = header if isinstance(header, dict) else {}
         if before.get(_HEADER) != _VERSION:
-            raise UserError(f"{self.path}: is of another version of t2t_vit; leave out --resume to begin anew")
+            raise UserError(f"{self.path}: is of another version of t2t_vit; leave out --resume to start again")
         changed = [key for key in {**now, **before} if now.get(key) != before.get(key)]
         if changed:
             raise UserError(
                 f"{self.path}: the run to be continued had another {' and '.join(changed)};"
-                " ask for the same again, or leave out --resume to begin anew"
+                " ask for the same again, or leave out --resume to start again"
             )
         self._known = _Known(self.path, self._prediction)
         file.seek(0, os.SEEK_END)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from t2t_vit.data.decode import DecodeError
 from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, Prediction, Stamp, UnreadableError
-from t2t_vit.inference.readers import Readers
+from t2t_vit.inference.readers import Decoding, Readers
 
 if TYPE_CHECKING:
     from t2t_vit.inference.predictor import Predictor
@@ -71,7 +70,8 @@ class _Pending:
     item: Item
     stamp: Stamp | None
     known: ImageResult | None = None
-    image: Future[Tensor] | None = None
+    image: Future[Decoding] | None = None
+    reason: str = ""
 
 
 class _Batches:
@@ -101,14 +101,8 @@ class _Batches:
         try:
             source = item.path if item.content is None else item.content()
         except UnreadableError as error:
-            return _Pending(item, stamp, None, _failed(DecodeError(str(error))))
+            return _Pending(item, stamp, reason=str(error))
         return _Pending(item, stamp, None, self._readers.read(source))
-
-
-def _failed(error: Exception) -> Future[Tensor]:
-    future: Future[Tensor] = Future()
-    future.set_exception(error)
-    return future
 
 
 Batch = Sequence[_Pending]
@@ -135,13 +129,14 @@ class _Begun:
 
     def __init__(self, predictor: "Predictor", batch: Batch) -> None:
         images: dict[int, Tensor] = {}
-        self._reasons: dict[int, str] = {}
+        self._reasons = {place: pending.reason for place, pending in enumerate(batch)}
         for place, pending in enumerate(batch):
             if pending.image is not None:
-                try:
-                    images[place] = pending.image.result()
-                except DecodeError as error:
-                    self._reasons[place] = str(error)
+                decoded = pending.image.result()
+                if isinstance(decoded, str):
+                    self._reasons[place] = decoded
+                else:
+                    images[place] = decoded
         self._predictor, self._batch, self._places = predictor, batch, list(images)
         self._logits = predictor.begin(torch.stack(list(images.values()))) if images else None
 
@@ -154,7 +149,7 @@ class _Begun:
             if pending.known is not None:
                 answers.append(Answered(pending.known, pending.stamp, recalled=bool(pending.stamp)))
             else:
-                result = _result(pending.item.path, found.get(place, ()), self._reasons.get(place, ""))
+                result = _result(pending.item.path, found.get(place, ()), self._reasons[place])
                 answers.append(Answered(result, pending.stamp))
         return answers
 

@@ -3,18 +3,23 @@
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pickle import PickleBuffer
+from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from t2t_vit.data import workers as processes
-from t2t_vit.data.decode import DecodeError
+from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Decoded
 from t2t_vit.data.workers import Pool, WorkerDiedError, WorkersUnavailableError
 from t2t_vit.errors import UserError
 
 Source = str | bytes  # a path, or an encoded image
+Decoding = Tensor | str  # an image, prepared, or the reason why there is none
 
 _THREADS = 2
 _GROUP = 8  # sources that are handed over at once: a process that is woken for each of them waits more than it works
@@ -23,20 +28,24 @@ _ATTEMPTS = 2  # a process may be killed for the memory that another one took
 
 
 class Readers:
-    """Decodes in `workers` processes, or, of 0, in threads of this one. Not for several threads to ask at once."""
+    """Decodes in `workers` processes, or, of 0, in threads of this one. Not for several threads to ask at once.
 
-    def __init__(self, preprocessing: Preprocessing, workers: int = 0) -> None:
-        self._decoded = Decoded(preprocessing)
+    Args:
+        max_pixels: of the largest image, see `PixelBudget`.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, workers: int = 0, *, max_pixels: int = MAX_PIXELS) -> None:
+        self._decoded = Decoded(preprocessing, PixelBudget(max_pixels))
         self._threads = ThreadPoolExecutor(_THREADS)
-        self._pool: Pool[Source, Tensor] | None = None
+        self._pool: Pool[Source | memoryview, Decoding] | None = None
         if workers > 0:
-            self._pool = Pool(self._decoded, workers, [Decoded.__module__], torch.from_numpy, attempts=_ATTEMPTS)
-        self._group: list[tuple[Source, Future[Tensor]]] = []
+            self._pool = Pool(self._decoded, workers, [Decoded.__module__], _arrived, attempts=_ATTEMPTS)
+        self._group: list[tuple[Source, Future[Decoding]]] = []
         self.ahead = _GROUP * max(workers, _THREADS)  # sources that keep all of them busy
 
-    def read(self, source: Source) -> Future[Tensor]:
-        """The image, prepared: uint8 (in_chans, height, width), or DecodeError; after `flush` at the latest."""
-        image: Future[Tensor] = Future()
+    def read(self, source: Source) -> "Future[Decoding]":
+        """The image, prepared: uint8 (in_chans, height, width), or why there is none; after `flush` at the latest."""
+        image: Future[Decoding] = Future()
         self._group.append((source, image))
         held = sum(len(source) for source, _ in self._group if isinstance(source, bytes))
         if len(self._group) == _GROUP or held > _LARGE:
@@ -51,7 +60,7 @@ class Readers:
         if self._pool is None or alone:
             answers = [self._threads.submit(self._here, source) for source, _ in group]
         else:
-            answers = self._pool.submit([source for source, _ in group])
+            answers = self._pool.submit([_uncopied(source) for source, _ in group])
         for (_, image), answer in zip(group, answers, strict=True):
             answer.add_done_callback(partial(_hand_on, image))
 
@@ -61,8 +70,8 @@ class Readers:
             self._pool.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _here(self, source: Source) -> Tensor:
-        return torch.from_numpy(self._decoded(source))
+    def _here(self, source: Source) -> Decoding:
+        return _arrived(self._decoded(source))
 
 
 def usable_workers(wanted: int) -> int:
@@ -71,15 +80,24 @@ def usable_workers(wanted: int) -> int:
     return min(wanted, max(1, cores - 1))
 
 
-def _hand_on(image: Future[Tensor], answer: Future[Tensor]) -> None:
+def _uncopied(source: Source) -> Source | memoryview:
+    """Bytes in the form in which they travel beside a pickle, not copied into it; they arrive as a memoryview."""
+    return cast(memoryview, PickleBuffer(source)) if isinstance(source, bytes) else source
+
+
+def _arrived(decoded: NDArray[np.uint8] | str) -> Decoding:
+    return decoded if isinstance(decoded, str) else torch.from_numpy(decoded)
+
+
+def _hand_on(image: "Future[Decoding]", answer: "Future[Decoding]") -> None:
     """Settle `image` as `answer` is; what is wrong with an image, or kills a process, is the image's fault alone."""
     try:
         image.set_result(answer.result())
     except MemoryError:
-        image.set_exception(DecodeError("it does not fit into memory"))
+        image.set_result("it does not fit into memory")
     except WorkerDiedError:
-        image.set_exception(DecodeError("the process that decoded it was killed, often for want of memory"))
+        image.set_result("the process that decoded it was killed, often for lack of memory")
     except WorkersUnavailableError as error:
         image.set_exception(UserError(f"decoding processes cannot be started here ({error}); --workers 0 does without"))
-    except BaseException as error:  # DecodeError; ours: raised where the image is asked for
+    except BaseException as error:  # ours: raised where the image is asked for
         image.set_exception(error)

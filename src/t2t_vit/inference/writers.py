@@ -16,6 +16,7 @@ from t2t_vit.inference.item import ImageResult, Prediction
 from t2t_vit.installing import install_command
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet runs begins with, after OWASP's list
 _ROWS = 10_000  # of a row group in Parquet: what is held in memory
 
 
@@ -79,11 +80,13 @@ class JsonLines(Writer):
 class Csv(Writer):
     """path, class, name, probability; with a top k a row for each of them, numbered by `rank` from 1.
 
-    UTF-8; a path that is none keeps the bytes it has in the file system. Texts are always quoted.
+    UTF-8; a path that is none keeps the bytes it has in the file system. Texts are always quoted. With
+    `for_spreadsheets` those that a spreadsheet would take for a formula begin with an apostrophe more.
     """
 
-    def __init__(self, file: IO[bytes], top_k: int) -> None:
+    def __init__(self, file: IO[bytes], top_k: int, *, for_spreadsheets: bool = False) -> None:
         super().__init__(file, top_k)
+        self._for_spreadsheets = for_spreadsheets
         self._row("path", *(["rank"] if top_k else []), "class", "name", "probability")
 
     def write(self, result: ImageResult) -> None:
@@ -94,6 +97,10 @@ class Csv(Writer):
     def finish(self) -> None: ...
 
     def _row(self, *values: object) -> None:
+        if self._for_spreadsheets:
+            values = tuple(
+                f"'{each}" if isinstance(each, str) and each.startswith(_FORMULA) else each for each in values
+            )
         text = io.StringIO(newline="")
         csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerow(values)
         self._file.write(text.getvalue().encode("utf-8", "surrogateescape"))
@@ -177,18 +184,21 @@ def format_of(output: str, asked: str | None) -> str:
 
 
 @contextmanager
-def open_writer(path: str | Path, chosen: str, *, top_k: int = 0, unique: bool = True) -> Iterator[Writer]:
+def open_writer(
+    path: str | Path, chosen: str, *, top_k: int = 0, unique: bool = True, for_spreadsheets: bool = False
+) -> Iterator[Writer]:
     """A writer of the format `chosen`; `path` appears when the block ends well.
 
     Args:
         top_k: 0, or how many classes an image has.
         unique: whether every path comes once; otherwise JSON's object remembers them.
+        for_spreadsheets: of CSV, whether no cell may be a formula.
 
     Raises:
         UserError: the file cannot be written.
     """
     with atomic_write(Path(path)) as file:
-        writer = _writer(file, chosen, top_k, unique)
+        writer = _writer(file, chosen, top_k, unique, for_spreadsheets)
         try:
             yield writer
         except BaseException:
@@ -197,12 +207,12 @@ def open_writer(path: str | Path, chosen: str, *, top_k: int = 0, unique: bool =
         writer.finish()
 
 
-def _writer(file: IO[bytes], chosen: str, top_k: int, unique: bool) -> Writer:
+def _writer(file: IO[bytes], chosen: str, top_k: int, unique: bool, for_spreadsheets: bool) -> Writer:
     if chosen == "json":
         return JsonObject(file, top_k, unique=unique)
     if chosen == "parquet":
         return Parquet(file, top_k)
-    return JsonLines(file, top_k) if chosen == "jsonl" else Csv(file, top_k)
+    return JsonLines(file, top_k) if chosen == "jsonl" else Csv(file, top_k, for_spreadsheets=for_spreadsheets)
 
 
 def check_output(path: str | Path) -> None:

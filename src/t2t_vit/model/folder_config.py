@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import parse_json
+from t2t_vit.files import parse_json, read_at_most
 from t2t_vit.model.head import GlobalPool
 from t2t_vit.model.inputs import PositionPolicy
 
 CONFIG = "config.json"
-_LONGEST = 1 << 24
+_LONGEST = 1 << 22  # bytes; the names of 21,000 classes are some 600,000
 _MOST = 8192  # channels and pixels of a side; classes may be more
 _MOST_CLASSES = _MOST << 8
 # Keys that say nothing of the answers of a network: notes, sources, and what is counted off the rest.
@@ -118,10 +118,10 @@ def read_folder_config(path: Path) -> FolderConfig:
             argument of the network's is not known.
     """
     try:
-        if path.stat().st_size > _LONGEST:
-            raise UserError(f"{path}: is too long for a configuration")
-        found = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
+        found = parse_json(read_at_most(path, _LONGEST))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
         raise UserError(f"{path}: cannot be read as JSON ({str(error)[:100]})") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: is not an object of keys and values")

@@ -13,6 +13,8 @@ from t2t_vit.errors import UserError
 from t2t_vit.variants import SoftSplit, Variant
 
 Grid = tuple[int, int]
+# Of a size that a file asks for. Its position table has a row for each, and attention looks at the square of them.
+MOST_TOKENS = 128 * 128
 # What another input size does to positions: the formula again, or the table that is there, stretched.
 PositionPolicy = Literal["rebuild", "resize"]
 
@@ -110,6 +112,20 @@ def size_of(image_size: int | Sequence[int]) -> Grid:
     except (TypeError, ValueError):
         raise UserError(f"image_size {image_size} is no side and no (height, width) in pixels") from None
     return height, width
+
+
+def check_tokens(variant: Variant, size: Grid) -> None:
+    """Refuse an image of (height, width) pixels that has more than `MOST_TOKENS` tokens.
+
+    Raises:
+        UserError: it has, or it is too small.
+    """
+    height, width = variant.grids(size)[-1]
+    if height * width > MOST_TOKENS:
+        raise UserError(
+            f"images of {size[0]} x {size[1]} pixels have {height} x {width} tokens, and a file may ask for "
+            f"{MOST_TOKENS:,}, as of 2048 x 2048 pixels"
+        )
 
 
 def positions_for(images: Tensor, pos_embed: Tensor, expected: Expected) -> Tensor:

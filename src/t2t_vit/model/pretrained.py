@@ -9,6 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
+from t2t_vit.formats.safetensors_file import read_safetensors_file
+from t2t_vit.model.card import CARD, card_of, keeps_own_card
 from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
 from t2t_vit.model.head import GlobalPool
-from t2t_vit.model.inputs import PositionPolicy
+from t2t_vit.model.inputs import PositionPolicy, check_tokens
 from t2t_vit.model.skeleton import first_difference, skeleton
 from t2t_vit.model.t2t_vit import T2TViT
 from t2t_vit.model.tokens_to_token import TokenPerformer
@@ -35,33 +38,57 @@ def save_pretrained(
     *,
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    dataset: str = "",
+    license: str = "",
 ) -> None:
-    """Write `config.json` and `model.safetensors` into `folder`.
+    """Write `config.json`, `model.safetensors` and a model card, `README.md`, into `folder`.
+
+    A card that somebody else wrote, or whose first line was removed, stays as it is.
 
     Args:
         preprocessing: as `Preprocessing.to_dict` gives it; None keeps what came with the model, or the authors'.
         classes: names in the order of the logits; None keeps those that came with the model.
+        metrics: for the card: "top1", "top5", "balanced_accuracy", "macro_f1" (shares of 1) and "loss".
+        dataset: for the card: what they were measured on.
+        license: for the card: the licence of the weights as the hub writes it, such as "apache-2.0".
 
     Raises:
         UserError: the folder cannot be written, there is another number of names than classes, or the network is not
             one that a configuration builds: a module of it was replaced, added, pruned, hooked or patched, or a tensor
             is quantised, sharded or without values. What was in the folder stays as it was then.
     """
-    from safetensors.torch import save
-
     config = config_of(model, preprocessing, classes)
     _check_opens_again(model, config)
+    _write(model, Path(folder), Path(folder).resolve().name, config, metrics, dataset, license)
+
+
+def _write(
+    model: T2TViT,
+    folder: Path,
+    source: str,
+    config: FolderConfig,
+    metrics: Mapping[str, float] | None,
+    dataset: str,
+    license: str,
+) -> None:
+    """The three files; `source` is what the card says `from_pretrained` opens."""
+    from safetensors.torch import save
+
+    card = card_of(model, source, classes=config.classes, metrics=metrics, dataset=dataset, license=license)
     content = save(_own_memory(model.state_dict()), metadata={"format": "pt"})
-    for name in (CONFIG, WEIGHTS):
-        if (Path(folder) / name).is_dir():
-            raise UserError(f"{Path(folder) / name}: is a folder, where a file is to be written")
-    # Both are whole on the disk before either takes its name.
-    with (
-        atomic_write(Path(folder) / CONFIG, "w") as text,
-        atomic_write(Path(folder) / WEIGHTS, size=len(content)) as file,
-    ):
+    for name in (CONFIG, WEIGHTS, CARD):
+        if (folder / name).is_dir():
+            raise UserError(f"{folder / name}: is a folder, where a file is to be written")
+    # All are whole on the disk before any takes its name.
+    with ExitStack() as files:
+        if not keeps_own_card(folder):
+            written = files.enter_context(atomic_write(folder / CARD, "w"))
+            written.write(card)
+        text = files.enter_context(atomic_write(folder / CONFIG, "w"))
         json.dump(config.to_json(model.num_features, model.grid), text, indent=2, ensure_ascii=False)
         text.write("\n")
+        file = files.enter_context(atomic_write(folder / WEIGHTS, size=len(content)))
         file.write(content)
         for written in (text, file):
             written.flush()
@@ -88,14 +115,17 @@ def from_pretrained(
         path_or_repo: a folder, which needs no network, or "owner/name".
         num_classes: another class count: the head is new and untrained.
         image_size: another side or (height, width) in pixels, with `position` for the position table.
-        revision, cache_dir, token, local_files_only: as in `huggingface_hub.hf_hub_download`.
+        revision: a branch, tag or commit of the repository, as in `huggingface_hub.hf_hub_download`.
+        cache_dir: where fetched files stay.
+        token: of the hub's account, for a private repository.
+        local_files_only: take what was fetched before, and ask no server.
 
     Raises:
         UserError: there is no such folder or repository, or it holds no network of ours.
     """
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     config = read_folder_config(located(path_or_repo, CONFIG, hub))
-    tensors = _read_tensors(located(path_or_repo, WEIGHTS, hub))
+    tensors = read_safetensors_file(located(path_or_repo, WEIGHTS, hub))
     if config.unread:
         warnings.warn(f"{path_or_repo}: not read in its {CONFIG}: {', '.join(config.unread)}", stacklevel=2)
     build = partial(_built, config, path_or_repo, model_class)
@@ -115,11 +145,16 @@ def push_to_hub(
     *,
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    dataset: str = "",
+    license: str = "",
     private: bool | None = None,
     token: str | bool | None = None,
     commit_message: str = "Add T2T-ViT",
 ) -> str:
     """Save the model into the repository "owner/name" of the Hugging Face hub, created where it is missing.
+
+    The first arguments are those of `save_pretrained`.
 
     Returns:
         The commit's address.
@@ -128,8 +163,9 @@ def push_to_hub(
         UserError: the hub refuses, or cannot be reached.
     """
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, preprocessing=preprocessing, classes=classes)
-        (Path(folder) / "README.md").write_text(_card(model, repo_id), encoding="utf-8")
+        config = config_of(model, preprocessing, classes)
+        _check_opens_again(model, config)
+        _write(model, Path(folder), repo_id, config, metrics, dataset, license)
         return published(folder, repo_id, private=private, token=token, commit_message=commit_message)
 
 
@@ -231,6 +267,10 @@ def _built(config: FolderConfig, source: str | Path, model_class: type[Model]) -
         facts = {"num_classes": config.num_classes, "image_size": config.image_size, "in_chans": config.in_chans}
         lacking = ", ".join(name for name, value in facts.items() if value is None)
         raise UserError(f"{source}: its {CONFIG} is not whole: it does not say {lacking}")
+    try:
+        check_tokens(variant, config.image_size)
+    except UserError as error:
+        raise UserError(f"{source}: its {CONFIG} cannot be used: {error}") from None
     model = model_class(
         variant,
         config.arch,
@@ -251,16 +291,6 @@ def _built(config: FolderConfig, source: str | Path, model_class: type[Model]) -
     return model
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, KeyError) as error:
-        raise UserError(f"{path}: is a damaged safetensors file, cut short perhaps ({error})") from error
-
-
 def _fill(model: T2TViT, tensors: Mapping[str, Tensor], source: str | Path) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -271,26 +301,6 @@ def _fill(model: T2TViT, tensors: Mapping[str, Tensor], source: str | Path) -> N
         )
     # Not copied into the model's own, whose dtypes would win; clones, since the file may be written anew.
     model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
-
-
-def _card(model: T2TViT, repo_id: str) -> str:
-    height, width = model.image_size
-    return f"""---
-library_name: t2t_vit
-pipeline_tag: image-classification
-tags:
-- image-classification
-- t2t-vit
----
-# {model.name}
-{model.num_classes} classes, images of {height} x {width} pixels.
-
-```python
-import t2t_vit
-
-model = t2t_vit.from_pretrained("{repo_id}")
-```
-"""
 
 
 def located(path_or_repo: str | Path, file: str, options: Mapping[str, Any]) -> Path:

@@ -246,11 +246,12 @@ class T2TViT(Freezable):
         *,
         preprocessing: Mapping[str, Any] | None = None,
         classes: Sequence[str] | None = None,
+        **card: Any,
     ) -> None:
-        """Write `config.json` and `model.safetensors`; see `t2t_vit.save_pretrained`."""
+        """Write `config.json`, `model.safetensors` and a model card; see `t2t_vit.save_pretrained`."""
         from t2t_vit.model.pretrained import save_pretrained
 
-        save_pretrained(self, folder, preprocessing=preprocessing, classes=classes)
+        save_pretrained(self, folder, preprocessing=preprocessing, classes=classes, **card)
 
     @classmethod
     def from_pretrained(cls, path_or_repo: str | Path, **options: Any) -> Self:

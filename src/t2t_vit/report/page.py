@@ -21,7 +21,7 @@ def write_report(folder: Path, output: Path) -> None:
     run = read_run(folder)
     try:
         page = report(run)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, jinja2.UndefinedError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, jinja2.UndefinedError) as error:
         names = " or ".join(name for name, held in ((RECORD, run.record), (EVALUATION, run.evaluation)) if held)
         raise UserError(f"{folder}: {names} is not as a run writes it ({type(error).__name__}: {error})") from error
     with atomic_write(output, "w") as file:

@@ -155,7 +155,7 @@ def new_figure(width: float, height: float) -> "Figure":
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
-        raise UserError(f"pictures need matplotlib; install it with: {install_command('report')}") from error
+        raise UserError(f"figures need matplotlib; install it with: {install_command('report')}") from error
     layout = ConstrainedLayoutEngine(w_pad=_MARGIN, h_pad=_MARGIN)
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)

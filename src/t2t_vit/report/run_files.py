@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import parse_json
+from t2t_vit.files import LONGEST_JSON, parse_json, read_at_most
 
 HISTORY, RECORD, EVALUATION, REPORT = "history.csv", "run.json", "evaluation.json", "report.html"
 
@@ -69,8 +69,8 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(read_at_most(path, LONGEST_JSON))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it to make a report without it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: is not what a run writes; remove it to make a report without it")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from t2t_vit.notes import counted
 from t2t_vit.report.charts import Chart, Diagram, Line, chart, reliability_diagram
 from t2t_vit.report.formatting import duration, number, percent, share
 from t2t_vit.report.run_files import RunFiles
@@ -258,7 +259,7 @@ def speed(run: RunFiles) -> list[tuple[str, str]]:
         rows += [
             ("device", f"{number(hardware['processes'])} x {hardware['device']}"),
             ("precision", hardware["precision"]),
-            ("processor", f"{hardware['processor']}, {number(hardware['cores'])} cores for this run"),
+            ("processor", f"{hardware['processor']}, {counted(hardware['cores'], 'core')} for this run"),
         ]
     if software:
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in software.items())))

@@ -23,7 +23,7 @@ from typing import Any
 from t2t_vit.errors import UserError
 from t2t_vit.settings.commands import COMMANDS, DEVICE, Command, Extra
 from t2t_vit.settings.devices import device_keys
-from t2t_vit.settings.file import find_config, read_config
+from t2t_vit.settings.file import find_config, images_are_named, read_config
 from t2t_vit.settings.help import RULES, Page, meaning, metavar
 from t2t_vit.settings.names import IMAGES, nearest_key
 from t2t_vit.settings.schema import KEYS, SECTIONS
@@ -90,8 +90,8 @@ def parse(command: str, argv: Sequence[str]) -> Options:
         UserError: a mistake on the command line or in the file, in one sentence.
     """
     called = COMMANDS[command]
-    # A command without keys says by itself what it is for.
-    if "--help" in argv or "-h" in argv or not (argv or called.keys):
+    # A command that works on something, and has no keys, says by itself what it is for.
+    if "--help" in argv or "-h" in argv or (called.positional and not (argv or called.keys)):
         parser_of(called).print_help()
         raise SystemExit(0)
     said, words = read_words(called, argv)
@@ -213,6 +213,8 @@ def _unexpected(command: Command, word: str) -> str:
         return f"unknown option '{name}'; did you mean '--{near}'?"
     meant = nearest_key(name, names)
     hint = f"write --{meant}={value}" if equals and name and meant != IMAGES else "options are --KEY VALUE"
+    if command.positional == "config" and Path(word).expanduser().is_dir():
+        hint = images_are_named(word)
     return f"unexpected word '{word}' on the command line of {command.name}; {hint}"
 
 

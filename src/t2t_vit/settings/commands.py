@@ -1,4 +1,4 @@
-"""The commands as data: which options each has beside the configuration keys, and which keys it uses."""
+"""The commands as data: which options each has besides the configuration keys, and which keys it uses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ EVAL_KEYS = (
 
 @dataclass(frozen=True)
 class Extra(Key):
-    """An option of one command that is no configuration key."""
+    """An option of one command that is not a configuration key."""
 
     metavar: str = ""  # empty: a flag, which takes no value
     short: str = ""  # another spelling
@@ -53,7 +53,7 @@ def option(name: str, metavar: str, meaning: str, default: Value = "", allowed: 
 DEVICE = option(
     "device",
     "DEVICE",
-    "where it runs, in place of device_target and device_id: cpu, cuda, cuda:1, mps, or the accelerator's number",
+    "device to run on, in place of device_target and device_id: cpu, cuda, cuda:1, mps, or the accelerator's index",
     allowed=Written(
         r"(?i:auto|cpu|gpu|mps|(cuda|gpu|npu)(:\d{1,9})?|\d{1,9})",
         "cpu, cuda, cuda:1, mps, auto or a number; of several devices each needs a process of its own, which "
@@ -63,56 +63,68 @@ DEVICE = option(
 UP_TO_100_000 = Range(1, 100_000)
 CONFIG = option("config", "FILE", "YAML file, or the name of a shipped one", allowed=PATH)
 CONFIG_PATH = option("config_path", "FILE", "the same as --config", allowed=PATH)
-PRINT_CONFIG = flag("print_config", "print the resolved configuration as YAML and end")
+PRINT_CONFIG = flag("print_config", "print the resolved configuration as YAML and exit")
 COMMON = (CONFIG, CONFIG_PATH, PRINT_CONFIG)
 NATIVE = flag(
-    "allow_native_code", "run an exported file that is a program (.pt2, AOTI, .engine): only one that you trust"
+    "allow_native_code", "run an exported file that is a program (.pt2, AOTI, .engine); only for files that you trust"
 )
-RESULTS = option("output", "FILE", "write the results into this JSON file, too", allowed=PATH)
+RESULTS = option("output", "FILE", "also write the results to this JSON file", allowed=PATH)
 PREVIEW = option(
     "preview",
     "FILE.png",
-    "write a picture of training images as the recipe augments and mixes them, and end",
+    "write an image that shows training images as the recipe augments and mixes them, and exit",
     allowed=PATH,
 )
 EVALUATION_REPORT = option(
     "report",
     "FILE.html",
-    "write scores of each class, confusion matrix, worst mistakes and calibration into this file, too",
+    "also write a report: scores of each class, confusion matrix, worst mistakes and calibration",
     allowed=PATH,
 )
 INFER = (
     option(
-        "output", "FILE", "file of the predictions (default: predictions.json, or of --format's ending)", allowed=PATH
+        "output",
+        "FILE",
+        "file for the predictions (default: predictions.json, or with the ending of --format)",
+        allowed=PATH,
     ),
-    option("format", "NAME", "json, jsonl, csv or parquet (default: by the ending of the output, else json)"),
+    option("format", "NAME", "json, jsonl, csv or parquet (default: by the ending of --output, else json)"),
     option(
         "top_k",
         "INT",
-        "write that many classes an image, with names and probabilities (default: the best's number)",
+        "write this many classes per image, with names and probabilities (default: only the index of the best)",
         0,
         COUNT,
     ),
-    flag("recursive", "search the folders below DATA, too"),
+    flag("recursive", "also search the folders below DATA"),
     option(
         "list",
         "FILE",
-        "read paths of images from this file, one a line; -, here or as DATA, is standard input",
+        "read image paths from this file, one per line; - (also as DATA) is standard input",
         allowed=PATH,
     ),
-    flag("null", "NUL ends a path of a list, as find -print0 writes them (also: -0)", short="-0"),
-    option("errors", "FILE", "write bad images with their reasons there (default: OUTPUT.errors.jsonl)", allowed=PATH),
+    flag("null", "paths of a list end with NUL, as find -print0 writes them (also: -0)", short="-0"),
+    option(
+        "errors",
+        "FILE",
+        "file for the images that could not be read, with reasons (default: OUTPUT.errors.jsonl)",
+        allowed=PATH,
+    ),
+    flag(
+        "spreadsheet",
+        "write ' before CSV cells that a spreadsheet would run as a formula: those that begin with = + - @, tab or CR",
+    ),
     option(
         "shard",
         "I/N",
-        "predict the I-th of every N images only: I/N, I from 1",
+        "predict only the I-th of every N images: I/N, I from 1",
         "1/1",
         Written(r"\d{1,18}/\d{1,18}", "I/N, as 1/4 for the first of every four images"),
     ),
     NATIVE,
 )
 EXPORT = (
-    option("output", "FOLDER", "folder of the file (default: here)", ".", PATH),
+    option("output", "FOLDER", "folder to write to (default: the current one)", ".", PATH),
     option(
         "precision",
         "NAME",
@@ -120,28 +132,30 @@ EXPORT = (
         "fp32",
         OneOf(("fp32", "fp16", "int8")),
     ),
-    option("batch", "INT", "images that a call takes, exactly (default: any number)", 0, UP_TO_100_000),
-    flag("dynamic_size", "take images of any size; positions are stretched inside the graph"),
+    option("batch", "INT", "fixed number of images per call (default: any number)", 0, UP_TO_100_000),
+    flag("dynamic_size", "accept images of any size; the graph resizes the position embedding"),
     option(
         "preprocessing",
         "WHERE",
-        "normalisation of the pixels: outside the file, or inside (default: {default})",
+        "where pixels are normalised: outside the file, or inside (default: {default})",
         "outside",
         OneOf(("inside", "outside")),
     ),
-    option("calibration", "INT", "images that int8 measures the ranges on (default: {default})", 200, UP_TO_100_000),
+    option(
+        "calibration", "INT", "number of images that int8 is calibrated on (default: {default})", 200, UP_TO_100_000
+    ),
 )
 WEIGHTS = (
     option(
         "format",
         "FORMAT",
-        "what to write: mindspore, safetensors or torch; without it the ending says: .ckpt MindSpore, .safetensors, "
-        ".pth .pt .tar .bin torch",
+        "format to write: mindspore, safetensors or torch; by default the ending decides: .ckpt MindSpore, "
+        ".safetensors, .pth .pt .tar .bin torch",
     ),
     option(
         "which",
         "COPY",
-        "ema or raw, where the file holds the moving average and the trained weights (default: the better)",
+        "ema or raw, if the file holds averaged (EMA) and raw weights (default: the better)",
         "auto",
         OneOf(("auto", "ema", "raw")),
     ),
@@ -224,14 +238,12 @@ COMMANDS = {
             "t2t-vit infer DATA ... --checkpoint FILE [--arch ARCH] [--output FILE] [--KEY VALUE ...]",
             TRAVELLING_KEYS
             | DEVICE_KEYS - {"pynative_mode"}
-            | {"pretrained", "batch_size", "num_parallel_workers", "runtime", "resume"},
+            | {"pretrained", "batch_size", "num_parallel_workers", "max_pixels", "runtime", "resume"},
             positional="data",
             several=True,
             extras=(*INFER, *COMMON),
             aliases={"checkpoint": "pretrained", "workers": "num_parallel_workers"},
-            meanings={
-                "resume": "written alone: go on with what an interrupted run of the same command has answered already"
-            },
+            meanings={"resume": "without a value: continue an interrupted run of the same command"},
             implied={"resume": "auto"},
         ),
         Command(
@@ -243,12 +255,17 @@ COMMANDS = {
         ),
         Command(
             "show",
-            "draw what a network sees of an image",
+            "draw what a network sees in an image",
             "t2t-vit show IMAGE --checkpoint FILE [--output FILE] [--KEY VALUE ...]",
-            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained"},
+            TRAVELLING_KEYS | DEVICE_KEYS - {"pynative_mode"} | {"pretrained", "max_pixels"},
             positional="data",
             extras=(
-                option("output", "FILE", "the picture (default: IMAGE_view.png, here)", allowed=PATH),
+                option(
+                    "output",
+                    "FILE",
+                    "file for the figure (default: IMAGE_view.png in the current folder)",
+                    allowed=PATH,
+                ),
                 CONFIG,
                 CONFIG_PATH,
             ),
@@ -262,9 +279,9 @@ COMMANDS = {
             positional="data",
             subjects={"model": (), "step": (), "data": ()},
             extras=(
-                option("rounds", "INT", "how often everything is measured (default: {default})", 10, UP_TO_100_000),
-                option("output", "FILE", "write the numbers into this JSON file, too", allowed=PATH),
-                flag("step", "of data: measure a training step, too, and compare (compiling it may take minutes)"),
+                option("rounds", "INT", "number of measurements (default: {default})", 10, UP_TO_100_000),
+                option("output", "FILE", "also write the numbers to this JSON file", allowed=PATH),
+                flag("step", "for data: also measure a training step and compare (compiling it may take minutes)"),
                 *COMMON,
             ),
         ),
@@ -285,6 +302,15 @@ COMMANDS = {
             trains=True,
         ),
         Command(
+            "doctor",
+            "show what this machine has: versions, processor, devices, memory",
+            "t2t-vit doctor [--json]",
+            positional="",
+            extras=(flag("json", "print one JSON object in place of tables"),),
+            details="Put its output into a report of a fault. It holds no paths, no names of users and machines, and "
+            "no values of the environment.",
+        ),
+        Command(
             "weights",
             "show what a file of weights holds, or convert it",
             "t2t-vit weights show FILE [--which ema|raw]\n"
@@ -292,21 +318,21 @@ COMMANDS = {
             positional="data",
             subjects={"show": ("FILE",), "convert": ("FILE", "NEW_FILE")},
             extras=WEIGHTS,
-            details="show lists what FILE holds; convert writes its weights, bit for bit, as NEW_FILE, which is "
-            "replaced if it is there.\n\n"
-            "FILE is told by its content: a checkpoint of t2t-vit, of the authors, mmpretrain or timm, any state dict "
-            "of a T2T-ViT, safetensors, a MindSpore .ckpt, a folder with model.safetensors, or the name of a network, "
-            "which stands for the authors' released weights (fetched once).",
+            details="show lists what FILE holds. convert writes its weights, bit for bit, to NEW_FILE, which is "
+            "replaced if it exists.\n\n"
+            "FILE is recognised by its content: a checkpoint of t2t-vit, of the authors, mmpretrain or timm, any state "
+            "dict of a T2T-ViT, safetensors, a MindSpore .ckpt, a folder with model.safetensors; or the name of a "
+            "network, which stands for the authors' released weights (downloaded once).",
         ),
         Command(
             "report",
-            "make the report of a run again, from its logs",
+            "make the report of a run again from its logs",
             "t2t-vit report RUN_FOLDER [--output FILE]",
             positional="data",
             needs="RUN_FOLDER, the logs folder of a run, such as runs/logs/t2t_vit_14",
             extras=(option("output", "FILE", "the report (default: report.html in RUN_FOLDER)", allowed=PATH),),
-            details="The report is one HTML file that needs no network. Training writes it by itself at its end; this "
-            "makes it again, or for the first time for a run that was killed.\n\n"
+            details="The report is one HTML file that works offline. Training writes it when it ends; this command "
+            "writes it again, or for the first time if the run was killed.\n\n"
             "RUN_FOLDER is the logs folder of the run, such as runs/logs/t2t_vit_14, or one of its checkpoints.",
         ),
     )

@@ -23,8 +23,10 @@ def device_keys(text: str, line: Mapping[str, Value]) -> dict[str, Value]:
     if kind.isdigit():
         kind, number = "gpu", kind
     if kind in _ELSEWHERE[sys.platform == "darwin"]:
-        other = "mps" if kind == "cuda" else "cuda"
-        raise UserError(f"--device {text}: there is none on this machine; write --device {other}, or cpu")
+        raise UserError(
+            f"--device {text}: there is none on this machine; write --device auto for the accelerator it has, or "
+            "--device cpu"
+        )
     targets = {"auto": "auto", "cpu": "CPU", "npu": "Ascend"}
     keys: dict[str, Value] = {"device_target": targets.get(kind, "GPU")}
     keys |= {"device_id": int(number)} if number else {}

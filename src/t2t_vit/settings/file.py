@@ -4,19 +4,29 @@ Scalars are taken as the text that stands in the file, never through YAML's own 
 and `1:30` ninety: the same rules read a file and a command line.
 """
 
+import errno
 import math
+import os
+import select
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 
 import yaml
 
 from t2t_vit.errors import UserError
-from t2t_vit.settings.names import nearest, nearest_key
+from t2t_vit.platforms import NOT_BLOCKING
+from t2t_vit.settings.names import nearest_key
 from t2t_vit.settings.schema import KEYS, SECTIONS, Config
 from t2t_vit.settings.values import Value
+from t2t_vit.variants import VARIANTS
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 EMPTY = ("", "~", "null", "Null", "NULL")
-LARGEST = 1_000_000  # bytes of a file; a long one has some 5,000
+WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".tar", ".bin", ".onnx")
+LARGEST = 100_000  # bytes of a file; a long one has some 5,000, and YAML of this size takes seconds
+PATIENCE = 5.0  # seconds for which a pipe may keep silent
 
 
 def shipped_configs() -> list[str]:
@@ -40,9 +50,26 @@ def find_config(name: str) -> Path:
     if len(path.parts) == 1 and shipped.exists():
         return shipped
     if path.is_dir():
-        raise UserError(f"{name} is a folder; a configuration is a YAML file")
-    near = nearest(path.stem, shipped_configs())
-    raise UserError(f"configuration {name} does not exist; the nearest shipped one is called {near}")
+        raise UserError(f"{name} is a folder, and a configuration is a YAML file; {images_are_named(name)}")
+    raise UserError(f"configuration {name} does not exist; {_instead(path)}")
+
+
+def images_are_named(folder: str) -> str:
+    """What to write in place of a word that names a folder of images."""
+    return (
+        f"images are named with --data_url {quote(folder)} (to train on your own: t2t-vit train scratch --data_url "
+        f"{quote(folder)})"
+    )
+
+
+def _instead(path: Path) -> str:
+    """What to write in place of a name that no configuration has."""
+    if path.name in VARIANTS:
+        return f"{path.name} is a network, which --arch {path.name} chooses beside a configuration, such as scratch"
+    if path.suffix.lower() in WEIGHTS:
+        return f"weights are named with --pretrained {quote(str(path))}"
+    close = get_close_matches(path.stem.lower(), shipped_configs(), n=1, cutoff=0.75)
+    return f"the nearest shipped one is called {close[0]}" if close else f"shipped are {', '.join(shipped_configs())}"
 
 
 def read_config(path: Path) -> dict[str, Value]:
@@ -106,10 +133,12 @@ def _mapping(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
+        content = _read_bytes(path)
         if len(content) > LARGEST:
-            raise UserError(f"{path}: is no configuration: it has more than {LARGEST:,} bytes")
+            raise UserError(
+                f"{path}: is no configuration: it has more than {LARGEST:,} bytes (a checkpoint is named by "
+                "--pretrained)"
+            )
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(
@@ -117,6 +146,32 @@ def _read_text(path: Path) -> str:
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Up to LARGEST + 1 bytes. A pipe (`train <(program)`) is read to its end, where it does not keep silent.
+
+    Raises:
+        OSError: it cannot be read, or nothing comes.
+    """
+    if not path.is_fifo():
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
+    descriptor, content = os.open(path, os.O_RDONLY | NOT_BLOCKING), b""
+    try:
+        while len(content) <= LARGEST:
+            with suppress(BlockingIOError):  # there is a writer, and it has written nothing yet
+                piece = os.read(descriptor, LARGEST + 1)
+                content += piece
+                if content and not piece:
+                    break
+                if piece:
+                    continue
+            if not select.select([descriptor], [], [], PATIENCE)[0]:
+                raise OSError(errno.ETIMEDOUT, f"nothing came out of this pipe for {PATIENCE:g} seconds")
+    finally:
+        os.close(descriptor)
+    return content
 
 
 def _text(node: yaml.Node) -> str | list[str] | None:

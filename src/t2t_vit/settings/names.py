@@ -124,6 +124,18 @@ OTHER_COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("demo", "tutorial", "start"), "quickstart"),
 }
 
+# Other tools' values of keys that take one of a few words.
+OTHER_VALUES: Mapping[str, str] = {
+    **dict.fromkeys(("acc", "acc1", "accuracy", "top_1", "top1_acc", "val_acc", "val_accuracy", "eval_top1"), "top1"),
+    **dict.fromkeys(("val_loss", "eval_loss", "cross_entropy"), "loss"),
+    **dict.fromkeys(("f1", "f1_score", "f1_macro"), "macro_f1"),
+    **dict.fromkeys(("balanced", "bacc", "mean_class_accuracy", "macro_recall"), "balanced_accuracy"),
+    **dict.fromkeys(("weighted", "class_weights", "class_weight"), "weights"),
+    **dict.fromkeys(("sampler", "oversampling", "weighted_sampler"), "sampling"),
+    **dict.fromkeys(("ignore", "warn"), "skip"),
+    **dict.fromkeys(("raise", "fail", "strict"), "error"),
+}
+
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """The name most like `name`, whatever its case; one that `name` abbreviates where there is one."""
@@ -141,6 +153,12 @@ def nearest_key(name: str, names: Iterable[str]) -> str:
     same = [candidate for candidate in names if candidate == name]  # written with another case or with dashes
     other = [meant for meant in OTHER_WORDS.get(name, ()) if meant in names]
     return next(iter([*same, *other]), "") or nearest(name, [each for each in names if each != IMAGES])
+
+
+def nearest_value(word: str, values: Iterable[str]) -> str:
+    """The value of a key that `word` is likely to mean."""
+    values, meant = tuple(values), OTHER_VALUES.get(_plain(word))
+    return meant if meant in values else nearest(word, values)
 
 
 def nearest_command(name: str, names: Iterable[str]) -> str:

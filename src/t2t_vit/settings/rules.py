@@ -131,7 +131,9 @@ INACTIVE = (
     Inactive(("loss_scale", "is_dynamic_loss_scale"), lambda c: not _loss_is_scaled(c), "amp_level is {amp_level}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
     Inactive(("cache",), lambda c: _total_epochs(c) == 1, "in a single epoch nothing is read twice"),
-    Inactive(("train_dir", "val_dir", "val_split", "bad_images", "cache"), _in_memory, "dataset is {dataset}"),
+    Inactive(
+        ("train_dir", "val_dir", "val_split", "bad_images", "max_pixels", "cache"), _in_memory, "dataset is {dataset}"
+    ),
     Inactive(("split_seed",), lambda c: c.val_split == 0, "val_split is 0"),
     Inactive(
         ("layer_decay", "drop_path"), lambda c: c.freeze == "backbone", "freeze is backbone: the head alone learns"

@@ -25,8 +25,10 @@ AUTO_BATCH = 0  # what `auto` is in a configuration before it is resolved
 BATCH = Range(1, named=(("auto", AUTO_BATCH),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
+PIXELS = Range(1, 2**32)
 ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
+RUN = Location("a checkpoint, or auto")
 RESAMPLING = OneOf(("random", "bilinear", "bicubic", "nearest"))
 FILE_FORMATS = ("MINDIR", "ONNX", "AIR", "PT2", "AOTI", "OPENVINO", "EXECUTORCH", "TENSORRT", "SAFETENSORS", "all")
 BEST_BY = OneOf(("top1", "loss", "balanced_accuracy", "macro_f1"))
@@ -60,41 +62,48 @@ class Dataset:
     val_dir: str = key("validation_preprocess", "folder of the validation images, within data_url", PATH)
     train_num_samples: int = key(-1, "training images: -1 all, else a class-balanced subset", ALL_OR_COUNT)
     val_num_samples: int = key(-1, "validation images: -1 all, else a class-balanced subset", ALL_OR_COUNT)
-    val_split: float = key(0.0, "share of each class kept for validation where val_dir is missing", BELOW_ONE)
-    split_seed: int = key(0, "which images val_split keeps, independent of seed", Range(0, 2**63 - 1))
+    val_split: float = key(0.0, "share of each class held out for validation if val_dir does not exist", BELOW_ONE)
+    split_seed: int = key(
+        0, "seed that decides which images val_split holds out; independent of seed", Range(0, 2**63 - 1)
+    )
     bad_images: str = key(
         "skip",
-        "images that cannot be read: skip takes others in training and does not count them in evaluation; error stops",
+        "images that cannot be read: skip replaces them in training and leaves them out of evaluation; error stops",
         OneOf(("skip", "error")),
+    )
+    max_pixels: int = key(
+        178_956_970, "largest image that is decoded, width times height; another is one that cannot be read", PIXELS
     )
     class_balance: str = key(
         "none",
-        "against rare classes losing: weights in the loss, or sampling each class as often; none: as they come",
+        "help for rare classes: weights raises their loss, sampling draws each class equally often, none does neither",
         OneOf(("none", "weights", "sampling")),
     )
 
 
 @dataclass(frozen=True)
 class Augmentations:
-    auto_augment: str = key("rand-m9-mstd0.5-inc1", "policy of timm's grammar; empty: off", AUTO_AUGMENT)
-    aa_interpolation: str = key("bilinear", "resampling within auto_augment", RESAMPLING)
-    re_mode: str = key("pixel", "filling of erased boxes", OneOf(("const", "rand", "pixel")))
+    auto_augment: str = key("rand-m9-mstd0.5-inc1", "augmentation policy in timm's notation; empty: off", AUTO_AUGMENT)
+    aa_interpolation: str = key("bilinear", "interpolation within auto_augment", RESAMPLING)
+    re_mode: str = key("pixel", "how erased boxes are filled", OneOf(("const", "rand", "pixel")))
     re_prob: float = key(0.25, "probability of random erasing", FRACTION)
-    re_count: int = key(1, "largest number of erased boxes an image", Range(1, 1000))
+    re_count: int = key(1, "maximum number of erased boxes per image", Range(1, 1000))
     cutmix: float = key(1.0, "alpha of CutMix; 0: off", OR_OFF)
     mixup: float = key(0.8, "alpha of Mixup; 0: off", OR_OFF)
-    mixup_prob: float = key(1.0, "probability of mixing at all", FRACTION)
-    mixup_mode: str = key("batch", "what shares a mixing ratio", OneOf(("batch", "pair", "elem")))
-    mixup_off_epoch: float = key(0.0, "epoch from which nothing is mixed; 0: never off", OR_OFF)
-    switch_prob: float = key(0.5, "probability of CutMix where both are on", FRACTION)
+    mixup_prob: float = key(1.0, "probability that a batch is mixed at all", FRACTION)
+    mixup_mode: str = key("batch", "what shares one mixing ratio", OneOf(("batch", "pair", "elem")))
+    mixup_off_epoch: float = key(0.0, "epoch at which mixing ends; 0: never", OR_OFF)
+    switch_prob: float = key(0.5, "probability of CutMix rather than Mixup when both are on", FRACTION)
     label_smoothing: float = key(0.1, "share of the target spread over all classes", BELOW_ONE)
-    min_crop: float = key(0.08, "smallest area of a random crop, as a share", Range(0, 1, open_low=True))
-    crop_pct: float = key(0.9, "evaluation resizes to floor(size / crop_pct)", Range(0, 1, open_low=True))
-    train_interpolation: str = key("random", "resampling of the random crop", RESAMPLING)
+    min_crop: float = key(0.08, "smallest area of a random crop, as a share of the image", Range(0, 1, open_low=True))
+    crop_pct: float = key(
+        0.9, "evaluation resizes to floor(size / crop_pct) and crops the centre", Range(0, 1, open_low=True)
+    )
+    train_interpolation: str = key("random", "interpolation of the random crop", RESAMPLING)
     hflip: float = key(0.5, "probability of a horizontal flip", FRACTION)
     color_jitter: float = key(0.4, "strength of brightness, contrast and saturation jitter; 0: off", OR_OFF)
     mean: tuple[float, ...] = key((0.485, 0.456, 0.406), "mean of each channel in 0..1, or one for all", FRACTION)
-    std: tuple[float, ...] = key((0.229, 0.224, 0.225), "deviation of each channel, or one for all", POSITIVE)
+    std: tuple[float, ...] = key((0.229, 0.224, 0.225), "standard deviation of each channel, or one for all", POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -105,54 +114,56 @@ class Optimizer:
         Written(r"[a-z][a-z0-9_]*", "adamw, momentum, sgd or a name that timm knows"),
     )
     beta: tuple[float, float] = key((0.9, 0.999), "decay rates of Adam's two moments", BELOW_ONE)
-    eps: float = key(1e-8, "added to the denominator of Adam", POSITIVE)
+    eps: float = key(1e-8, "added to Adam's denominator", POSITIVE)
     base_lr: float = key(0.001, "peak learning rate, not scaled by the batch size", POSITIVE)
     min_lr: float = key(1e-5, "lowest learning rate after warm-up", OR_OFF)
     lr_scheduler: str = key(
         "cosine_lr",
-        "course of the learning rate after warm-up",
+        "how the learning rate falls after warm-up",
         OneOf(("cosine_lr", "multistep_lr", "exp_lr", "constant_lr")),
     )
     lr_adjust: int = key(30, "epochs between the steps of multistep_lr", COUNT)
-    lr_gamma: float = key(0.97, "factor of multistep_lr a step, of exp_lr an epoch", Range(0, 1, open_low=True))
+    lr_gamma: float = key(
+        0.97, "factor of multistep_lr at each step, of exp_lr at each epoch", Range(0, 1, open_low=True)
+    )
     momentum: float = key(0.9, "momentum of momentum and sgd", BELOW_ONE)
-    weight_decay: float = key(0.05, "decay of weights; not of biases, norms and cls_token", OR_OFF)
-    layer_decay: float = key(1.0, "factor of the learning rate from each layer to the one below it", SHARE)
+    weight_decay: float = key(0.05, "weight decay; biases, norms and cls_token are excluded", OR_OFF)
+    layer_decay: float = key(1.0, "factor of the learning rate from each layer to the one below", SHARE)
 
 
 @dataclass(frozen=True)
 class Training:
-    epochs: int = key(300, "epochs of the schedule, warm-up included", COUNT)
+    epochs: int = key(300, "epochs of the schedule, including warm-up", COUNT)
     batch_size: int = key(
         100,
-        "images a step and device; auto: as many as memory holds, the images of an update kept by accumulation_step "
-        "unless that is given; on a CPU at most the recipe's number",
+        "images per step and device; auto: as many as fit into memory, on a CPU at most the recipe's number; unless "
+        "accumulation_step is given, it changes so that an update sees as many images as before",
         BATCH,
     )
-    accumulation_step: int = key(1, "batches whose gradients make one step", COUNT)
-    is_dynamic_loss_scale: bool = key(True, "adapt the loss scale of fp16 while training")
-    loss_scale: float = key(1024.0, "loss scale of fp16: fixed, or the first one when dynamic", LOSS_SCALE)
-    num_parallel_workers: int = key(8, "processes that read images; 0: none beside the main one", OR_OFF)
-    cache: str = key("auto", "memory for decoded images of folders; auto: a quarter of what is free", CACHE)
-    start_epoch: int = key(0, "epoch of the schedule to begin at", OR_OFF)
+    accumulation_step: int = key(1, "batches accumulated for one optimizer step", COUNT)
+    is_dynamic_loss_scale: bool = key(True, "adapt the fp16 loss scale during training")
+    loss_scale: float = key(1024.0, "fp16 loss scale: fixed, or the initial one if dynamic", LOSS_SCALE)
+    num_parallel_workers: int = key(8, "worker processes that read images; 0: the main process reads them", OR_OFF)
+    cache: str = key("auto", "memory for decoded images; auto: a quarter of the free memory", CACHE)
+    start_epoch: int = key(0, "epoch of the schedule at which training starts", OR_OFF)
     warmup_length: float = key(2.0, "epochs of linear warm-up", OR_OFF)
     warmup_lr: float = key(7e-6, "learning rate at the beginning of warm-up", OR_OFF)
-    use_clip_grad_norm: bool = key(True, "clip the norm of the gradient")
-    clip_grad_norm: float = key(1.0, "largest norm of the gradient", POSITIVE)
-    exclude_epoch_state: bool = key(True, "True: pretrained gives weights only; False: its run is continued")
-    seed: int = key(0, "seed of everything random", Range(0, 2**63 - 1))
-    with_ema: bool = key(False, "keep and evaluate a moving average of the weights")
-    ema_decay: float = key(0.9999, "decay of that average a step", BELOW_ONE)
-    pynative_mode: bool = key(False, "True: eager; False: compiled graph")
-    dataset_sink_mode: bool = key(True, "copy batches to the device ahead of use")
-    patience: int = key(0, "evaluations in a row that are not better by best_by and end the run; 0: off", OR_OFF)
-    max_hours: float = key(0.0, "hours after which the run ends, all its continuations together; 0: no limit", OR_OFF)
-    best_by: str = key("top1", "what makes a checkpoint better, and decides between raw and averaged weights", BEST_BY)
-    resume: str = key("", "run to continue: a checkpoint, or auto for the newest of ckpt_root_dir", PATH)
-    max_steps: int = key(0, "end after that many optimizer steps; 0: no limit", OR_OFF)
+    use_clip_grad_norm: bool = key(True, "clip the gradient norm")
+    clip_grad_norm: float = key(1.0, "maximum gradient norm", POSITIVE)
+    exclude_epoch_state: bool = key(True, "True: take only the weights of pretrained; False: continue its run")
+    seed: int = key(0, "random seed", Range(0, 2**63 - 1))
+    with_ema: bool = key(False, "keep and evaluate an exponential moving average (EMA) of the weights")
+    ema_decay: float = key(0.9999, "decay of the EMA per step", BELOW_ONE)
+    pynative_mode: bool = key(False, "True: run eagerly; False: compile the network")
+    dataset_sink_mode: bool = key(True, "copy batches to the device before they are needed")
+    patience: int = key(0, "stop after this many evaluations in a row without improvement by best_by; 0: off", OR_OFF)
+    max_hours: float = key(0.0, "stop after this many hours, counted over all continuations; 0: no limit", OR_OFF)
+    best_by: str = key("top1", "metric that ranks checkpoints and chooses between raw and averaged weights", BEST_BY)
+    resume: str = key("", "run to continue: a checkpoint file, or auto for the newest one in ckpt_root_dir", RUN)
+    max_steps: int = key(0, "stop after this many optimizer steps; 0: no limit", OR_OFF)
     eval_every_epochs: int = key(1, "epochs between evaluations; 0: only at the end", OR_OFF)
     cooldown_epochs: int = key(0, "epochs at min_lr after the schedule", OR_OFF)
-    skipped_steps_limit: int = key(20, "updates in a row without a finite gradient that end the run", COUNT)
+    skipped_steps_limit: int = key(20, "stop after this many updates in a row without a finite gradient", COUNT)
 
 
 @dataclass(frozen=True)
@@ -161,42 +172,42 @@ class Model:
     amp_level: str = key(
         "O0",
         "precision: O0 fp32; O1 fp16 autocast with loss scaling; O2 fp16 weights; O3 all fp16, not for training; "
-        "bf16 autocast; auto: the fastest safe one",
+        "bf16 autocast; auto: the fastest one that is safe here",
         OneOf(("O0", "O1", "O2", "O3", "bf16", "auto")),
     )
-    file_format: str = key("MINDIR", "format that export writes, or all", OneOf(FILE_FORMATS))
-    pretrained: str = key("", "checkpoint to start from, evaluate or export", PATH)
+    file_format: str = key("MINDIR", "format to export to, or all", OneOf(FILE_FORMATS))
+    pretrained: str = key("", "checkpoint to start from, evaluate, predict with or export", PATH)
     image_size: int | tuple[int, int] = key(224, "side, or height and width, of the network's input", Range(8, 8192))
     num_classes: int = key(0, "classes; 0: as many as the data or the checkpoint has", OR_OFF)
     drop: float = key(0.0, "dropout after embeddings, attention and MLPs", BELOW_ONE)
     drop_block: float = key(0.0, "DropBlock on the two token grids between soft splits", BELOW_ONE)
-    drop_path: float = key(0.1, "stochastic depth of the last block, rising linearly", BELOW_ONE)
+    drop_path: float = key(0.1, "stochastic depth of the last block; it rises linearly from the first", BELOW_ONE)
     disable_approximate_gelu: bool = key(True, "True: GELU by erf; False: by tanh")
     in_chans: int = key(3, "channels of an image: 1 grey, 3 RGB, 4 RGBA", OneOf((1, 3, 4)))
     performer_drop: float = key(0.1, "dropout within the performers of the tokens-to-token module", BELOW_ONE)
     freeze: str = key(
         "",
-        "what is not trained: tokens (the T2T module), N (also its first N blocks), backbone (all but the head)",
+        "part that is not trained: tokens (the T2T module), N (also the first N blocks), backbone (all but the head)",
         Written(r"|tokens|backbone|[1-9]\d*", "tokens, backbone, a number of blocks, or nothing"),
     )
 
 
 @dataclass(frozen=True)
 class Hardware:
-    device_id: int = key(0, "number of the accelerator", OR_OFF)
-    device_num: int = key(1, "processes, an accelerator each; the launcher's number wins", COUNT)
+    device_id: int = key(0, "index of the accelerator", OR_OFF)
+    device_num: int = key(1, "number of processes, one accelerator each; a launcher's number wins", COUNT)
     device_target: str = key(
         "auto",
         "auto: an accelerator where there is one, else the CPU; GPU; CPU; Ascend",
         OneOf(("auto", "GPU", "CPU", "Ascend")),
     )
     runtime: str = key(
-        "auto", "what predicts on a CPU; auto: the fastest by measurement", OneOf(("auto", "torch", *RUNTIMES))
+        "auto", "what runs predictions on a CPU; auto: the fastest, by measurement", OneOf(("auto", "torch", *RUNTIMES))
     )
     kernels: str = key(
         "auto",
-        "reference: the plain network; cpu: predictions by a packed copy of it, by torch's operations; native: the "
-        "same by kernels compiled here; triton: fused on a GPU, training included; auto: the fastest that runs here",
+        "reference: the plain network; cpu: a packed copy for predictions, on torch's operations; native: the same on "
+        "our C++ kernels; triton: fused kernels on a GPU, also for training; auto: the fastest that runs here",
         OneOf(("auto", "reference", "cpu", "native", "triton")),
     )
 
@@ -206,20 +217,20 @@ class CallbackSettings:
     summary_root_dir: str = key("runs/summary", "folder of TensorBoard events", PATH)
     ckpt_root_dir: str = key("runs/checkpoints", "folder of checkpoints", PATH)
     best_ckpt_root_dir: str = key("runs/best_checkpoints", "folder of the best checkpoints", PATH)
-    logs_root_dir: str = key("runs/logs", "folder of the terminal's lines", PATH)
-    ckpt_keep_num: int = key(10, "newest checkpoints that are kept", COUNT)
-    best_ckpt_num: int = key(5, "best checkpoints that are kept", COUNT)
+    logs_root_dir: str = key("runs/logs", "folder of logs, metrics and reports", PATH)
+    ckpt_keep_num: int = key(10, "number of newest checkpoints to keep", COUNT)
+    best_ckpt_num: int = key(5, "number of best checkpoints to keep", COUNT)
     ckpt_save_every_step: int = key(0, "steps between checkpoints; 0: off", OR_OFF)
     ckpt_save_every_seconds: int = key(1800, "seconds between checkpoints; 0: off", OR_OFF)
-    print_loss_every: int = key(100, "steps between lines of the log", COUNT)
-    summary_loss_collect_freq: int = key(20, "steps between losses in the summary", COUNT)
+    print_loss_every: int = key(100, "steps between log lines", COUNT)
+    summary_loss_collect_freq: int = key(20, "steps between losses written for TensorBoard", COUNT)
     model_postfix: str = key(
         "0",
-        "follows ARCH in the name of the run's folders; 0: nothing",
+        "suffix of the run's folder names after ARCH; 0: none",
         Written(r"[\w.+=-]*", "letters, digits and . _ + = -"),
     )
-    collect_input_data: bool = key(False, "write grids of augmented images into the summary")
-    dump_graph: bool = key(False, "write the graph of the model into the summary")
+    collect_input_data: bool = key(False, "write samples of augmented images for TensorBoard")
+    dump_graph: bool = key(False, "write the graph of the model for TensorBoard")
     tracker: str = key("none", "also log to wandb or mlflow", OneOf(("none", "wandb", "mlflow")))
 
 

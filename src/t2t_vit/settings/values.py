@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
-from t2t_vit.settings.names import nearest
+from t2t_vit.settings.names import nearest_value
 
 Value = bool | int | float | str | tuple[float, ...] | tuple[int, int]
 ImageSize = int | tuple[int, int]
@@ -79,13 +79,15 @@ class Written:
 
 @dataclass(frozen=True)
 class Location:
-    """A file or a folder, or nothing; `~` stands for the home folder."""
+    """A file or a folder, or nothing; `~` stands for the home folder. `form` says what it is, in words."""
+
+    form: str = "a path"
 
     def allows(self, value: str) -> bool:
         return "\0" not in value
 
     def words(self, _kind: str) -> str:
-        return "a path"
+        return self.form
 
 
 Allowed = Range | OneOf | Written | Location
@@ -166,7 +168,7 @@ class Key:
         shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
         sentence = f"takes {self.words}; not '{shown}'"
         if isinstance(self.allowed, OneOf) and self.kind is str and shown:
-            sentence += f"; did you mean '{nearest(shown, self.allowed.values)}'?"
+            sentence += f"; did you mean '{nearest_value(shown, self.allowed.values)}'?"
         return sentence
 
 

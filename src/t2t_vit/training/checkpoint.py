@@ -1,6 +1,7 @@
 """What a checkpoint holds, how it is written whole, and how a run is restored from it bit for bit."""
 
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
@@ -132,7 +133,8 @@ def write_checkpoint(paths: Sequence[Path], data: memoryview, config_text: str) 
 def remove_checkpoint(path: Path) -> None:
     """Delete a checkpoint and the configuration next to it; one that is gone already is no error."""
     for file in (path, path.with_suffix(".yaml")):
-        file.unlink(missing_ok=True)
+        if not file.is_dir():  # which is nothing of a run's
+            file.unlink(missing_ok=True)
 
 
 def _metrics(state: State) -> dict[str, Any]:
@@ -194,16 +196,16 @@ def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     """`optimizer.load_state_dict`, but every tensor of the state keeps its type, and settings are the present ones.
 
     torch's own casts the state to the type of the parameter, which would round a float32 moment of a float16 weight.
+
+    Raises:
+        ValueError: a group or a tensor is not what this optimizer makes for these parameters.
     """
-    groups = [
-        {**old, **{name: new[name] for name in PRESENT if name in new}}
-        for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True)
-    ]
+    groups = [_group(old, new) for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True)]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     fused = [group.get("fused") for group in optimizer.param_groups for _ in group["params"]]
     for number, parameter, is_fused in zip(numbers, parameters, fused, strict=True):
-        _check_state(saved["state"].get(number, {}), parameter, whole=bool(is_fused))
+        _check_state(saved["state"].get(number, {}), parameter, _made_by(optimizer), whole=bool(is_fused))
     optimizer.load_state_dict({**saved, "param_groups": groups})
     for number, parameter in zip(numbers, parameters, strict=True):
         present = optimizer.state[parameter] if number in saved["state"] else {}
@@ -213,16 +215,46 @@ def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
                 present[name] = old.to(value.device)
 
 
-def _check_state(state: Mapping[str, Any], parameter: torch.Tensor, *, whole: bool) -> None:
-    """Refuse tensors that do not belong to the parameter: torch's fused optimizers would write past their end.
+def _group(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A group of the checkpoint, its settings those of the present one; flags are settings, whatever their name.
 
-    Counters are single numbers. Everything else of a fused optimizer is as large as the parameter (`whole`); factored
-    moments of others have some of its sides.
+    Raises:
+        ValueError: a number is none, or is not finite.
     """
+    for name, value in old.items():
+        is_number = type(value) in (int, float)
+        if (type(new.get(name)) in (int, float) and not is_number) or (is_number and not math.isfinite(value)):
+            raise ValueError(f"the optimizer's {name} is {str(value)[:60]}")
+    flags = [name for name, value in new.items() if type(value) is bool]
+    return {**old, **{name: new[name] for name in (*PRESENT, *flags) if name in new}}
+
+
+def _made_by(optimizer: Optimizer) -> frozenset[str] | None:
+    """The names of the state that torch's own optimizers make for a parameter; None of others."""
+    if type(optimizer) is AdamW:
+        return frozenset({"step", "exp_avg", "exp_avg_sq"})
+    return frozenset({"momentum_buffer"}) if type(optimizer) is SGD else None
+
+
+def _check_state(
+    state: Mapping[str, Any], parameter: torch.Tensor, names: frozenset[str] | None, *, whole: bool
+) -> None:
+    """Refuse what does not belong to the parameter: torch's fused optimizers would write past the end of a tensor.
+
+    Counters are single numbers. Everything else of a fused optimizer is as large as the parameter (`whole`) and finite;
+    factored moments of others have some of its sides.
+    """
+    if names is not None and state and state.keys() != names:
+        raise ValueError(f"the optimizer's state has {', '.join(map(str, state))[:80]}, not {', '.join(sorted(names))}")
     sides = {1, parameter.numel(), *parameter.shape}
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
+            if names is not None and value is not None:
+                raise ValueError(f"the optimizer's {name} is {str(value)[:60]}")
             continue
+        is_sane = not names or bool(value.isfinite().all() if name != "step" else 0 <= value.sum() < math.inf)
+        if not is_sane:
+            raise ValueError(f"the optimizer's {name} is {'not finite' if name != 'step' else str(value)[:60]}")
         is_counter = value.numel() == 1 and (name == "step" or not whole)
         fits = value.shape == parameter.shape if whole else sides.issuperset(value.shape)
         is_number = value.dtype in (parameter.dtype, torch.float32) if whole else value.is_floating_point()

@@ -68,8 +68,11 @@ class StopOnDivergence(Callback):
         return {"looked": self._looked, "streak": list(self._streak), "unread": unread}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        self._looked, self._streak = state["looked"], list(state["streak"])
-        self._unread = [(int(step), skipped) for step, skipped in state["unread"].items()]
+        looked, streak = int(state["looked"]), [int(step) for step in state["streak"]]
+        unread = [(int(step), skipped) for step, skipped in state["unread"].items()]
+        if any(skipped.shape != () or skipped.is_complex() for _, skipped in unread):
+            raise ValueError("whether an update was skipped is one flag")
+        self._looked, self._streak, self._unread = looked, streak, unread
         if self._log is not None and self._log.exists():
             rows = self._log.read_text(encoding="utf-8").splitlines(keepends=True)
             with atomic_write(self._log, "w") as file:

@@ -51,8 +51,12 @@ class EarlyStopping(Callback):
         return {"best": self._best, "step": self._step, "waited": self._waited} if self._patience else {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        if state:
-            self._best, self._step, self._waited = float(state["best"]), int(state["step"]), int(state["waited"])
+        if not state:
+            return
+        best, step, waited = float(state["best"]), int(state["step"]), int(state["waited"])
+        if math.isnan(best) or step < 0 or waited < 0:
+            raise ValueError(f"early stopping waited {waited} evaluations since step {step}, which had {best}")
+        self._best, self._step, self._waited = best, step, waited
 
 
 class TimeLimit(Callback):
@@ -93,4 +97,7 @@ class TimeLimit(Callback):
         return {"seconds": self.seconds} if self._hours else {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        self._before = float(state.get("seconds", 0.0))
+        seconds = float(state.get("seconds", 0.0))
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"the run took {seconds} seconds")
+        self._before = seconds

@@ -131,7 +131,10 @@ class Norms:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        self._measured_at, self._norms = state["measured_at"], state["norms"]
+        measured_at, norms = int(state["measured_at"]), state["norms"]
+        if norms.shape != (2,) or not norms.is_floating_point():
+            raise ValueError(f"the norms of an update are {tuple(norms.shape)} {norms.dtype}")
+        self._measured_at, self._norms = measured_at, norms
 
     def _is_due(self) -> bool:
         step = self._state.step + 1
@@ -232,7 +235,10 @@ class StepWindow:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`. Images that were counted before are not part of the speed."""
-        columns = [state[name].to(self._instruments.device).unbind() for name in MEASURED] if state else []
+        measured = [state[name].to(self._instruments.device) for name in MEASURED] if state else []
+        if any(column.ndim != 1 or column.is_complex() for column in measured):
+            raise ValueError("what was measured of the last steps is no column of numbers")
+        columns = [column.unbind() for column in measured]
         self._steps = [StepMetrics._make((*values, 0)) for values in zip(*columns, strict=True)]
         self._before = len(self._steps)
 

@@ -41,9 +41,16 @@ class LossScaler:
         return {"scale": self.scale, "good": self._good}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self.scale = state["scale"].to(self.scale)
-        self._good = state["good"].to(self._good)
+        """Go on from `state_dict()`.
+
+        Raises:
+            ValueError: it is no state of a scaler.
+        """
+        scale, good = float(state["scale"]), int(state["good"])
+        if not (0 < scale <= LARGEST and 0 <= good < 2**31):
+            raise ValueError(f"the scale of the loss is {scale:g}, after {good} good steps")
+        self.scale = torch.full_like(self.scale, scale)
+        self._good = torch.full_like(self._good, good)
 
 
 class WorkingCopy:

@@ -14,7 +14,7 @@ from typing import Any
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import atomic_write, lead_to, parse_json
+from t2t_vit.files import LONGEST_JSON, atomic_write, lead_to, parse_json, read_at_most
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.checkpoint import (
     Identity,
@@ -59,7 +59,7 @@ class CheckpointFolder:
         """
         listed = self._listed()
         if listed is None:
-            found = [path for path in self.folder.glob("*.ckpt") if NUMBERED.fullmatch(path.name)]
+            found = [path for path in self.folder.glob("*.ckpt") if NUMBERED.fullmatch(path.name) and path.is_file()]
         else:
             found = [path for name in listed if (path := self.folder / name).is_file()]
         return sorted(found, key=step_of)
@@ -86,7 +86,7 @@ class CheckpointFolder:
 
     def _listed(self) -> list[str] | None:
         try:
-            content = parse_json(self._list.read_bytes())
+            content = parse_json(read_at_most(self._list, LONGEST_JSON))
         except (OSError, ValueError):
             return None
         names = content.get("files") if isinstance(content, dict) else content

@@ -20,7 +20,7 @@ from secrets import token_hex
 from typing import Any, Self
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, check_folder, parse_json, remove_leftovers
+from t2t_vit.files import LONGEST_JSON, atomic_write, check_folder, parse_json, read_at_most, remove_leftovers
 from t2t_vit.platforms import BINARY, NoLocksError, lock
 from t2t_vit.report.run_files import RECORD, REPORT
 from t2t_vit.training.retention import LIST, CheckpointFolder
@@ -126,7 +126,7 @@ def is_taken(folder: Path) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_at_most(path, LONGEST_JSON))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

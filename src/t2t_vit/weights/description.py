@@ -11,6 +11,7 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.model import create_model
+from t2t_vit.model.inputs import MOST_TOKENS, check_tokens, size_of
 from t2t_vit.model.skeleton import skeleton
 from t2t_vit.variants import VARIANTS, Variant, find_variant
 
@@ -118,6 +119,7 @@ def checkpoint_config(weights: "Weights", arch: str | None = None) -> dict[str, 
         UserError: the tensors are of no variant, or not of `arch`.
     """
     if weights.config is not None:
+        _check_size(weights)
         found = describe(weights.tensors, weights.path, arch or weights.config.get("arch"))
         shown = {"arch": found.arch, "in_chans": found.in_chans, "num_classes": found.num_classes}
         size = {"image_size": found.image_size[0]} if found.image_size else {}
@@ -132,6 +134,23 @@ def checkpoint_config(weights: "Weights", arch: str | None = None) -> dict[str, 
         "disable_approximate_gelu": True,
     }
     return _known(shown)
+
+
+def _check_size(weights: "Weights") -> None:
+    """Refuse a size whose positions alone would take the memory of many files.
+
+    Raises:
+        UserError: it is none, or has more than `MOST_TOKENS` where the file has no table for them.
+    """
+    assert weights.config is not None
+    row, size = VARIANTS.get(str(weights.config.get("arch"))), weights.config.get("image_size")
+    table = weights.tensors.get(POSITIONS)
+    is_held = table is not None and table.ndim == 3 and table.shape[1] > MOST_TOKENS
+    if row is not None and size is not None and not is_held:
+        try:
+            check_tokens(row, size_of(size))
+        except UserError as error:
+            raise UserError(f"{weights.path}: its configuration cannot be used: {error}") from None
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:

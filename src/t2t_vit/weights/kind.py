@@ -1,12 +1,12 @@
 """What a file is, by its content: names lie (`.ckpt` is MindSpore's ending too, `.pth.tar` is no tar)."""
 
 import os
-import stat
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Literal
 
 from t2t_vit.errors import UserError
+from t2t_vit.files import open_regular, reason_of
 from t2t_vit.formats.mindspore_ckpt import ENCRYPTION
 from t2t_vit.formats.protobuf import read_varint
 from t2t_vit.formats.zip_directory import read_directory
@@ -16,6 +16,7 @@ Kind = Literal[
     "torch",
     "safetensors",
     "safetensors index",
+    "torch index",
     "mindspore",
     "encrypted mindspore",
     "onnx",
@@ -48,27 +49,24 @@ def file_kind(path: str | Path) -> Kind:
     """
     try:
         path = find_file(path)
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise UserError(f"{path}: is not a regular file; name a weights file")
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+        with open_regular(path) as file:
+            head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({_reason(error)})") from error
+        raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error
     if not head:
         raise UserError(f"{path}: is empty; it was probably not written to its end")
-    if path.name.endswith(".safetensors.index.json"):
-        return "safetensors index"
-    kind = _kind_of(head, info.st_size)
+    if path.name.endswith(".safetensors.index.json") or (head.lstrip()[:1] == b"{" and b'"weight_map"' in head):
+        return "torch index" if b'.bin"' in head and b'.safetensors"' not in head else "safetensors index"
+    kind = _kind_of(head, size)
     return _archive_kind(path) if kind == "torch" and head.startswith(b"PK") else kind
 
 
 def _archive_kind(path: Path) -> Kind:
     """Weights, a traced program, or compiled code: all three are zip archives of torch's."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = mmap(file.fileno(), 0, access=ACCESS_READ)  # unmapped when nobody looks at it, an error among them
         names = [name.partition("/")[2] for name in read_directory(memoryview(data))]
     except (OSError, ValueError):
@@ -131,7 +129,3 @@ def _is_text(head: bytes) -> bool:
         # The cut may lie inside a character.
         return error.start > len(head) - 8 and len(head) == _HEAD_BYTES
     return all(character.isprintable() or character.isspace() for character in text)
-
-
-def _reason(error: Exception) -> str:
-    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

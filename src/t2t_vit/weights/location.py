@@ -70,7 +70,7 @@ def folder_config(folder: Path) -> FolderConfig:
     Raises:
         UserError: it cannot be read; see `read_folder_config`.
     """
-    return read_folder_config(folder / CONFIG) if (folder / CONFIG).is_file() else FolderConfig()
+    return read_folder_config(folder / CONFIG) if (folder / CONFIG).exists() else FolderConfig()
 
 
 @dataclass(frozen=True)

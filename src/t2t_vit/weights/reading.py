@@ -1,4 +1,4 @@
-"""Any file of weights -> names and tensors; a checkpoint of ours -> all that its run needs to continue."""
+"""Any file of weights -> names and tensors."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,17 +10,17 @@ from typing import Any, Literal
 from torch import Tensor
 
 from t2t_vit.errors import UserError
+from t2t_vit.formats.safetensors_file import read_safetensors_file, read_safetensors_metadata, read_sharded_safetensors
 from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights.kind import Kind, file_kind
 from t2t_vit.weights.location import WEIGHTS_FILES, find_file, folder_config
 from t2t_vit.weights.mindspore_file import read_mindspore_file
 from t2t_vit.weights.names import authors_names
-from t2t_vit.weights.safetensors_file import read_safetensors_file, read_safetensors_metadata, read_sharded_safetensors
-from t2t_vit.weights.torch_file import Copy, foreign_copies, own_content, state_dict_in
+from t2t_vit.weights.torch_file import Copy, foreign_copies, state_dict_in
 
 Which = Literal["auto", "ema", "raw"]
 
-_NEWEST_VERSION = 1  # of our own checkpoints
+NEWEST_VERSION = 1  # of our own checkpoints
 _REFUSALS: dict[Kind, str] = {
     "encrypted mindspore": "is an encrypted MindSpore checkpoint; decrypt it with MindSpore (dec_key) first",
     "mindir": "is a MINDIR model, a program without names to load; name the checkpoint it was made of",
@@ -30,25 +30,14 @@ _REFUSALS: dict[Kind, str] = {
     "openvino": "is an OpenVINO model, which holds no weights to load; name the checkpoint behind it",
     "executorch": "is an ExecuTorch program, which holds no weights to load; name the checkpoint behind it",
     "tensorrt": "is a TensorRT engine, which holds no weights to load; name the checkpoint behind it",
+    "torch index": (
+        "is the index of several files of torch.save, which are not put together here; save it as safetensors, "
+        "or in one file with torch.save(model.state_dict(), path)"
+    ),
     "text": "is a text file, not a checkpoint",
     "tar": "is a real tar archive; unpack it and name the checkpoint inside ('.pth.tar' files of torch are not tars)",
     "gzip": "is compressed with gzip; unpack it first",
     "unknown": "is not a checkpoint: neither of torch.save nor safetensors nor MindSpore's",
-}
-
-# What `training.checkpoint` writes so that a run can continue; a file of weights alone lacks them.
-RUN_ENTRIES = {
-    "arch": str,
-    "config": dict,
-    "classes": list,
-    "step": int,
-    "model": dict,
-    "optimizer": dict,
-    "data": dict,
-    "progress": dict,
-    "metrics": dict,
-    "best": dict,
-    "followers": dict,
 }
 
 # A configuration of unknown origin is taken only where it is flat: nesting could make a message endless.
@@ -147,7 +136,7 @@ def _torch(path: Path) -> _Content:
 
 def _ours(path: Path, content: Mapping[str, Any]) -> _Content:
     version = content.get("version")
-    if type(version) is not int or version > _NEWEST_VERSION:
+    if type(version) is not int or version > NEWEST_VERSION:
         raise UserError(f"{path}: was written by a newer version of t2t_vit; update the checkout of t2t_vit")
     kinds: tuple[tuple[Copy, str], ...] = (("ema", "ema"), ("raw", "model"))
     found = {kind: stored for kind, key in kinds if (stored := state_dict_in(content.get(key)))}
@@ -197,47 +186,6 @@ _READERS: dict[Kind, Callable[[Path], _Content]] = {
     "safetensors index": _sharded,
     "mindspore": _mindspore,
 }
-
-
-@dataclass(frozen=True)
-class SavedRun:
-    """A run at the moment that a checkpoint of ours was written.
-
-    path      the file
-    content   all of it, as `training.checkpoint.checkpoint_content` describes; tensors on the CPU
-    """
-
-    path: Path
-    content: dict[str, Any] = field(repr=False)
-
-    @property
-    def step(self) -> int:
-        """Updates made."""
-        step: int = self.content["step"]
-        return step
-
-
-def read_saved_run(path: str | Path) -> SavedRun:
-    """The run that the checkpoint holds. Nothing in the file is run, every checksum in it is verified.
-
-    Raises:
-        UserError: no such file, damaged, foreign, or of a version that kept too little.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such file; name a checkpoint of the run, or auto for the newest run")
-    kind = file_kind(path)
-    instead = f"--pretrained {path} with exclude_epoch_state True starts from its weights"
-    if kind != "torch":
-        raise UserError(f"{path}: is no checkpoint of a run of t2t_vit, so there is nothing to continue; {instead}")
-    content = read_torch_archive(path)
-    if type(content) is not dict or content.get("format") != "t2t_vit":
-        raise UserError(f"{path}: holds weights but no run of t2t_vit to continue; {instead}")
-    if type(version := content.get("version")) is not int or version > _NEWEST_VERSION:
-        raise UserError(f"{path}: was written by a newer version of t2t_vit; update the checkout of t2t_vit")
-    lacking = [name for name, form in RUN_ENTRIES.items() if type(content.get(name)) is not form]
-    if lacking:
-        raise UserError(f"{path}: lacks {', '.join(lacking)}, so its run cannot be continued; {instead}")
-    return SavedRun(Path(path), own_content(Path(path), content))
 
 
 def plain_config(found: Any) -> dict[str, Any] | None:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
+from t2t_vit.formats.safetensors_file import write_safetensors_file
 from t2t_vit.weights.mindspore_file import write_mindspore_file
 from t2t_vit.weights.reading import Weights, Which, read_weights
-from t2t_vit.weights.safetensors_file import write_safetensors_file
 
 Format = Literal["mindspore", "safetensors", "torch"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -1,40 +1,59 @@
-"""Files of safetensors, read by its own library."""
+"""Files of safetensors, one or several with an index, read by the format's own library."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from t2t_vit.errors import UserError
-from t2t_vit.files import parse_json
+from t2t_vit.errors import UserError, printable
+from t2t_vit.files import open_regular, parse_json, read_at_most
 
-# The library spends several times the header on its table; the largest network's has 40 kB.
+# The library spends several times the header on its table; the largest network's has 40 kB. The files of an index
+# share the limit.
 _LONGEST_HEADER = 4 * 2**20
+_MOST_DIMS = 16
 _KEY = "t2t_vit"
 
 
 def read_safetensors_file(path: str | Path) -> dict[str, Tensor]:
-    """The tensors by name, on the CPU.
+    """The tensors by name, on the CPU; their values are the file's until they are copied.
 
     Raises:
         UserError: the file is damaged, or its header is absurd.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    return _read(path, None, _LONGEST_HEADER)[0]
+
+
+def _read(path: str | Path, wanted: Collection[str] | None, longest: int) -> tuple[dict[str, Tensor], int]:
+    """The tensors called `wanted`, all where it is None, and the bytes of the header, `longest` at most.
+
+    Raises:
+        UserError: as of `read_safetensors_file`, or a tensor is missing.
+    """
+    from safetensors import SafetensorError, safe_open
 
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             header = int.from_bytes(file.read(8), "little")
-        if header > _LONGEST_HEADER:
-            raise ValueError(f"its header has {header:,} bytes")
-        found = load_file(path)
-        if not all(name.isprintable() for name in found):
-            raise ValueError("a name is no text")
-        return found
-    except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
-        reason = "".join(letter if letter.isprintable() else " " for letter in str(error)[:120])
+        if header > longest:
+            raise ValueError(f"its header has {header:,} bytes, where {longest:,} are taken")
+        with safe_open(path, framework="pt") as content:
+            there = dict.fromkeys(content.keys())
+            if not all(name.isprintable() for name in there):
+                raise ValueError("a name is no text")
+            names = list(there if wanted is None else wanted)
+            if missing := [name for name in names if name not in there]:
+                raise ValueError(f"it lacks {missing[0][:80]}, which its index says it holds")
+            found = {}
+            for name in names:
+                found[name] = tensor = content.get_tensor(name)
+                if tensor.ndim > _MOST_DIMS:
+                    raise ValueError(f"a tensor has {tensor.ndim:,} dimensions")
+            return found, header
+    except (SafetensorError, OSError, KeyError, ValueError, AttributeError, RuntimeError, TypeError) as error:
+        reason = printable(str(error)[:120])
         raise UserError(f"{path}: is a damaged safetensors file, cut short perhaps ({reason})") from error
 
 
@@ -45,30 +64,30 @@ def read_sharded_safetensors(index: Path) -> dict[str, Tensor]:
         UserError: it is no such index, names a file outside its folder or a missing one, or a file lacks a tensor.
     """
     try:
-        if index.stat().st_size > _LONGEST_HEADER:
-            raise ValueError("too long")
-        places = parse_json(index.read_bytes())["weight_map"]
+        places = parse_json(read_at_most(index, _LONGEST_HEADER))["weight_map"]
         if not (type(places) is dict and all(type(name) is str and type(file) is str for name, file in places.items())):
             raise ValueError("no names and files")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index}: is no index of safetensors files: no weight_map of names and files") from error
+    files: dict[str, list[str]] = {}
+    for name, file in places.items():
+        files.setdefault(file, []).append(name)
     found: dict[str, Tensor] = {}
-    for file in sorted(set(places.values())):
+    left = _LONGEST_HEADER
+    for file, names in sorted(files.items()):
         if Path(file).name != file or not file.isprintable():
             raise UserError(f"{index}: names a file that is not in its folder ({ascii(file)[:80]})")
         if not (index.parent / file).is_file():
             raise UserError(f"{index}: {file} is missing in its folder; fetch all of its files")
-        held = read_safetensors_file(index.parent / file)
-        wanted = [name for name, place in places.items() if place == file]
-        if missing := [name for name in wanted if name not in held]:
-            raise UserError(f"{index}: {file} lacks {missing[0][:80]}, and so they do not belong together")
-        found |= {name: held[name] for name in wanted}
+        held, header = _read(index.parent / file, names, left)
+        left -= header
+        found |= held
     return found
 
 
 def read_safetensors_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata that `write_safetensors_file` wrote; empty where there are none that we know."""
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(min(length, _LONGEST_HEADER))
     try:

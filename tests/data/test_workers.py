@@ -367,13 +367,14 @@ def test_started_workers_end_in_the_middle_of_a_request_with_their_pool(tmp_path
 
 
 PARENT = """
-import os, sys
+import os, sys, time
 sys.path[:] = {path!r}
 del os.fork
 from t2t_vit.data.workers import Pool
 from tests_of_workers import asleep
-Pool(asleep, 1).submit(["marker"])
-while not os.path.exists("marker"): pass
+pool = Pool(asleep, 1)
+pool.submit(["marker"])
+while not os.path.exists("marker"): time.sleep(0.01)
 os.kill(os.getpid(), 9)
 """
 

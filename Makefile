@@ -73,6 +73,8 @@ test-all:
 
 check: setup
 	@$(BIN)/ruff check .
+	@# A text file without an encoding is read otherwise on Windows; the rule is in preview.
+	@$(BIN)/ruff check --preview --select PLW1514 .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@for platform in win32 darwin; do $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform || exit 1; done

@@ -220,7 +220,7 @@ def test_a_program_without_end_can_be_stopped(tmp_path: Path, name: str, code: i
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL, cwd=tmp_path)
     try:
         maps = Path(f"/proc/{process.pid}/maps")
-        while process.poll() is None and "onnxruntime" not in maps.read_text():
+        while process.poll() is None and "onnxruntime" not in maps.read_text(encoding="utf-8"):
             time.sleep(0.1)
         time.sleep(3)  # by then it computes; before, the same would be asked of code that is easier to stop
         process.send_signal(signal.Signals[name])

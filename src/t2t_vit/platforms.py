@@ -384,6 +384,14 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def relative_path(path: str | Path, start: str | Path) -> str:
+    """`path` as seen from the folder `start`; the whole path where they lie on two drives of Windows."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return os.path.abspath(path)  # noqa: PTH100
+
+
 def is_only_mine(folder: Path) -> bool:
     """Whether this user owns a folder and nobody else may write into it; False on Windows, where modes do not say."""
     if not hasattr(os, "getuid"):

@@ -219,3 +219,13 @@ def test_a_folder_that_cannot_be_opened_is_not_in_the_way(tmp_path: Path, monkey
     with atomic_write(tmp_path / "a.txt") as file:
         file.write(b"whole")
     assert (tmp_path / "a.txt").read_bytes() == b"whole"
+
+
+def test_a_path_on_another_drive_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert platforms.relative_path("/a/b/c", "/a/d") == os.path.join("..", "b", "c")  # noqa: PTH118
+
+    def on_two_drives(*_: str) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", on_two_drives)
+    assert platforms.relative_path("/a/b/c", "/a/d") == "/a/b/c"

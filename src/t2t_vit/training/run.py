@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import LONGEST_JSON, atomic_write, check_folder, parse_json, read_at_most, remove_leftovers
-from t2t_vit.platforms import BINARY, NoLocksError, lock
+from t2t_vit.platforms import BINARY, NoLocksError, lock, relative_path
 from t2t_vit.report.run_files import RECORD, REPORT
 from t2t_vit.training.retention import LIST, CheckpointFolder
 
@@ -426,7 +426,7 @@ def home_of(
         name = folder.name
         for number, key in enumerate(ROOT_KEYS):
             if key not in chosen:
-                beside = os.path.normpath(folder.parent / os.path.relpath(recorded[number], recorded[kind]))
+                beside = os.path.normpath(folder.parent / relative_path(recorded[number], recorded[kind]))
                 there = Path(recorded[number]) / name
                 moved = not _is_own(there, mark) and os.path.realpath(beside) != os.path.realpath(recorded[number])
                 roots[number] = str(beside) if moved else recorded[number]

@@ -320,7 +320,7 @@ def describe_step(state: State, reading: Reading) -> str:
         else f"{reading.images_per_second:.2g} images/s",
         f"data wait {reading.data_wait:.0%}",
         *([] if math.isnan(reading.mfu) else [f"MFU {reading.mfu:.1%}"]),
-        f"memory {reading.memory / 1e9:.1f} GB",
+        *([] if math.isnan(reading.memory) else [f"memory {reading.memory / 1e9:.1f} GB"]),
     ]  # fmt: skip
     if reading.scale != 1:
         parts.append(f"loss scale {reading.scale:g}")
@@ -406,9 +406,10 @@ class LiveBar(Callback):
     def _now(self, state: State) -> str:
         reading = self._window.read()
         mfu = "" if math.isnan(reading.mfu) else f"MFU {reading.mfu:.0%} "
+        memory = "" if math.isnan(reading.memory) else f"{reading.memory / 1e9:.1f} GB "
         skipped = f" skipped {reading.skipped}" if reading.skipped else ""
         return (
             f"loss {reading.loss:.3f} lr {state.lr:.1e} {reading.images_per_second:,.0f} img/s "
-            f"wait {reading.data_wait:.0%} {mfu}{reading.memory / 1e9:.1f} GB "
+            f"wait {reading.data_wait:.0%} {mfu}{memory}"
             f"eta {eta(state, reading)}{skipped}"
         )

@@ -14,6 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 FITS = "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))"
+# What is printed -> what pip, uv or the system say then.
+CAUSES = {
+    "the disk is full; PyTorch and what it needs take about 6 GB": ("No space left on device", "os error 28"),
+    "packages cannot be downloaded; is there a network, or a proxy to name in HTTPS_PROXY?": (
+        "from versions: none", "NewConnectionError", "ConnectionError", "dns error", "Temporary failure in name",
+        "Failed to fetch", "error sending request", "ReadTimeoutError",
+    ),
+    "Python's venv is missing; on Debian: apt-get install python3-venv": ("ensurepip is not", "No module named venv"),
+    "this user may not write here": ("Permission denied", "os error 13", "Access is denied"),
+}  # fmt: skip
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
@@ -53,8 +63,8 @@ def set_up(extras):
             call("uv", "venv", "--quiet", "--python", python, ".venv")
         call("uv", "pip", "install", "--quiet", "--python", str(VENV_PYTHON), *package)
     else:
-        if not VENV_PYTHON.exists() and subprocess.call([python, "-m", "venv", ".venv"], cwd=str(ROOT)):
-            raise SetupError("Python's venv is missing; on Debian: apt-get install python3-venv")
+        if not VENV_PYTHON.exists() or subprocess.call([str(VENV_PYTHON), "-m", "pip", "--version"], **QUIET):
+            call(python, "-m", "venv", ".venv")  # which also goes on where it was stopped before
         call(str(VENV_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *package)
     stamp.write_text(wanted, encoding="utf-8")
 
@@ -72,9 +82,20 @@ def fitting_python():
 
 
 def call(*command):
-    """Run a program, which says itself what is wrong."""
-    if subprocess.call(command, cwd=str(ROOT)):
-        raise SetupError(f"{Path(command[0]).stem} has failed, see above; the same command goes on")
+    """Run a program; what it says is kept back, and where it fails the reason is looked for in it."""
+    done = subprocess.run(command, check=False, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SetupError(f"{reason(done.stdout.decode('utf-8', 'replace'))}; the same command goes on from here")
+
+
+def reason(said):
+    """Why pip or uv failed: in our words where the cause is a common one, else its own last word."""
+    for sentence, signs in CAUSES.items():
+        if any(sign in said for sign in signs):
+            return sentence
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return (errors or lines or ["installing has failed"])[-1]
 
 
 if __name__ == "__main__":

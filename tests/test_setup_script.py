@@ -64,9 +64,9 @@ def test_pip_installs_the_extras_once(checkout: Path) -> None:
         "--editable .[export,report]",
     ]
     assert set_up(checkout, "export,report") == (0, "", [])
-    assert len(set_up(checkout, "dev")[2]) == 1
+    assert len([call for call in set_up(checkout, "dev")[2] if "install" in call]) == 1
     (checkout / "constraints.txt").write_text("torch==99", encoding="utf-8")
-    assert len(set_up(checkout, "export,report")[2]) == 1
+    assert len([call for call in set_up(checkout, "export,report")[2] if "install" in call]) == 1
 
 
 def test_uv_is_used_where_it_is_installed(checkout: Path) -> None:
@@ -81,10 +81,10 @@ def test_uv_is_used_where_it_is_installed(checkout: Path) -> None:
     ("said", "sentence"),
     [
         ("WARNING: Retrying\nERROR: Could not install: [Errno 28] No space left on device\n", "the disk is full; "),
-        ("WARNING: Retrying: NewConnectionError\nERROR: Could not find a version", "packages cannot be downloaded; "),
+        ("WARNING: Retrying: NewConnectionError\nERROR: (from versions: none)", "packages cannot be downloaded; "),
         (
             "error: Failed to fetch: `torch`\n  Caused by: dns error",
-            "packages cannot be downloaded; is there a network",
+            "packages cannot be downloaded; ",
         ),
         ("ERROR: [Errno 13] Permission denied: '.venv'", "this user may not write here; "),
         ("a page of output\nERROR: no such extra\n\n", "ERROR: no such extra; "),
@@ -105,7 +105,8 @@ def test_what_fails_is_one_sentence_and_is_tried_again(
 
 
 def test_a_python_without_venv_and_none_that_fits(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHON", program(checkout.parent, "bare", '#!/bin/sh\ntest "$1" = -c\n'))
+    text = '#!/bin/sh\ntest "$1" = -c || { echo "created, but ensurepip is not available"; exit 1; }\n'
+    monkeypatch.setenv("PYTHON", program(checkout.parent, "bare", text))
     code, said, _ = set_up(checkout, "dev")
     assert code == 2 and "apt-get install python3-venv" in said
     namespace: dict[str, object] = {"__name__": "setup", "__file__": str(checkout / "scripts/setup.py")}

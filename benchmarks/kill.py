@@ -201,7 +201,7 @@ def differences_of_runs(straight: Path, other: Path) -> list[str]:
 
 def history(path: Path) -> list[dict[str, str]]:
     """The rows of a history without what was timed."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return [{key: value for key, value in row.items() if key not in TIMED} for row in csv.DictReader(file)]
 
 

@@ -115,7 +115,7 @@ def command(contestant: str, data: Path, epochs: int, seed: int, folder: Path, u
 def measure(words: list[str], log: Path) -> tuple[float, str]:
     """Run a command on one thread: the processor seconds of it and of its children, and what it printed."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as errors, log.with_suffix(".out").open("w") as output:
+    with log.open("w", encoding="utf-8") as errors, log.with_suffix(".out").open("w") as output:
         process = subprocess.Popen(
             words,
             stdout=output,

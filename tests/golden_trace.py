@@ -48,7 +48,7 @@ def trace(name: str) -> dict[str, list[float]]:
         code = main(["train", *(f"--{key}={value}" for key, value in TRACES[name].items())])
         if code:
             raise SystemExit(code)
-        with Path(f"runs/logs/{TRACES[name]['arch']}/history.csv").open(newline="") as file:
+        with Path(f"runs/logs/{TRACES[name]['arch']}/history.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     steps = [row for row in rows if row["kind"] == "step"]
     last = [row for row in rows if row["kind"] == "epoch"][-1]

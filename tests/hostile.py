@@ -57,7 +57,7 @@ def _break(path: Path, way: int) -> None:
         case 1:
             path.touch()
         case 2:
-            path.write_text("no image")
+            path.write_text("no image", encoding="utf-8")
         case 3:
             os.mkfifo(path)
         case 4:

@@ -46,6 +46,18 @@ def test_devices_that_are_not_there_are_one_sentence(machine):
         choose_device("TPU")
 
 
+def test_accelerators_of_apple_and_intel(machine):
+    machine("mps", 1)
+    assert choose_device("MPS") == choose_device("auto") == choose_device("GPU") == torch.device("mps", 0)
+    with pytest.raises(UserError, match=r"XPU, but PyTorch finds no GPU of Intel \(XPU\) here; use auto or CPU"):
+        choose_device("XPU")
+    machine("xpu", 2)
+    assert choose_device("XPU", 1) == torch.device("xpu", 1)
+    machine(None)
+    with pytest.raises(UserError, match=r"MPS, but PyTorch finds no GPU of Apple \(MPS\) here; use auto or CPU"):
+        choose_device("MPS")
+
+
 def test_commands_that_never_fail_for_the_device_fall_back_and_say_so(machine):
     machine(None)
     notes: list[str] = []

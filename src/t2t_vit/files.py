@@ -13,6 +13,7 @@ from secrets import token_hex
 from typing import IO, Any, BinaryIO
 
 from t2t_vit.errors import OutputError
+from t2t_vit.platforms import BINARY, NOT_BLOCKING, replace, sync_folder
 
 LONGEST_JSON = 8 * 2**20  # bytes of a file that a run writes; it holds the names of its classes
 
@@ -34,20 +35,20 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name[:80]}.{token_hex(4)}.part")
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
-    # A name that is no UTF-8 is written with an escape for each byte, as \\udce9.
-    encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+    # A name that is no UTF-8 is written with an escape for each byte, as \\udce9. Lines end with \n everywhere.
+    encoding, errors, newline = (None, None, None) if "b" in mode else ("utf-8", "backslashreplace", "")
     try:
-        with os.fdopen(descriptor, mode, encoding=encoding, errors=errors) as file:
+        with os.fdopen(descriptor, mode, encoding=encoding, errors=errors, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
             beside.chmod(path.stat().st_mode & 0o777)
-        beside.replace(path)
-        _sync_folder(path.parent)
+        replace(beside, path)
+        sync_folder(path.parent)
     except BaseException as error:
         beside.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -76,7 +77,8 @@ def lead_to(link: Path, target: Path) -> None:
                 beside.hardlink_to(target)
             except (OSError, NotImplementedError):
                 shutil.copyfile(target, beside)
-        beside.replace(link)
+        replace(beside, link)
+        beside.unlink(missing_ok=True)  # renaming does nothing where both are the same file already
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise OutputError(f"{link}: cannot lead to {relative} ({error.strerror})") from error
@@ -88,8 +90,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     Raises:
         OSError: there is no such file, it may not be read, or it is no regular file; `strerror` says which.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(path, flags), "rb")
+    file = os.fdopen(os.open(path, os.O_RDONLY | NOT_BLOCKING | BINARY), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
@@ -165,12 +166,3 @@ def _room(folder: Path, size: int) -> str:
     """What a file takes, and what its disk has."""
     free = shutil.disk_usage(folder).free
     return f": it takes {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free" if size > free else ""
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems do not flush folders
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

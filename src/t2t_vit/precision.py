@@ -18,7 +18,8 @@ from t2t_vit.errors import UserError
 
 Note = Callable[[str], None]
 
-DEVICE_TARGETS = ("auto", "GPU", "CPU", "Ascend")
+DEVICE_TARGETS = ("auto", "GPU", "CPU", "MPS", "XPU", "Ascend")
+_MAKERS = {"GPU": "GPU", "MPS": "GPU of Apple (MPS)", "XPU": "GPU of Intel (XPU)"}
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 AMP_LEVELS = ("auto", "O0", "O1", "O2", "O3", "bf16")
 
@@ -28,7 +29,8 @@ def choose_device(
 ) -> torch.device:
     """The device that `device_target` means on this machine.
 
-    auto: an accelerator that is really there, else the CPU. GPU: that accelerator, or an error.
+    auto: an accelerator that is really there, else the CPU. GPU: that accelerator, or an error; AMD's are `cuda` to
+    PyTorch, too. MPS, XPU: that of Apple or Intel, or an error.
     Ascend: `torch_npu` where it is installed (nobody has tested it), or an error.
     required=False is for commands that never fail for this key: they fall back to the CPU and say so.
 
@@ -52,10 +54,13 @@ def choose_device(
 def _accelerator(device_target: str, device_id: int) -> torch.device:
     # A CUDA build names cuda on every machine unless it is asked to look.
     found = torch.accelerator.current_accelerator(check_available=True)
-    if found is None:
-        if device_target == "GPU":
-            raise UserError("device_target: GPU, but PyTorch finds no GPU here; use auto or CPU (--device cpu)")
+    if found is None and device_target == "auto":
         return torch.device("cpu")
+    if found is None or (device_target in ("MPS", "XPU") and found.type != device_target.lower()):
+        raise UserError(
+            f"device_target: {device_target}, but PyTorch finds no {_MAKERS[device_target]} here; use auto or CPU "
+            "(--device cpu)"
+        )
     return _numbered(found.type, device_id, torch.accelerator.device_count())
 
 

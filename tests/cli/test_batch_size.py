@@ -155,7 +155,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text("batch_size: 16\n")
+    Path("recipe.yaml").write_text("batch_size: 16\n", encoding="utf-8")
 
     def command(*words: str, **keys: object) -> tuple[int, str, str]:
         code = main(["train", "recipe.yaml", *words, *(f"--{name}={value}" for name, value in (RUN | keys).items())])
@@ -172,10 +172,10 @@ def test_the_number_is_written_wherever_the_configuration_is(run: Run, monkeypat
     code, _, err = run(batch_size="auto", max_steps=2)
     assert code == 0 and "batch_size auto: 8 (estimated, cpu), accumulation_step 2" in err
     assert "2 steps of 16 images, 3 an epoch" in err
-    keys = json.loads(Path(f"runs/logs/{NAME}/run.json").read_text())["configuration"]
+    keys = json.loads(Path(f"runs/logs/{NAME}/run.json").read_text(encoding="utf-8"))["configuration"]
     written = {each["key"]: each["value"] for section in keys for each in section["keys"]}
     held = torch.load(f"runs/checkpoints/{NAME}/{NAME}-1_2.ckpt", weights_only=True)["config"]
-    beside = yaml.safe_load(Path(f"runs/checkpoints/{NAME}/{NAME}-1_2.yaml").read_text())
+    beside = yaml.safe_load(Path(f"runs/checkpoints/{NAME}/{NAME}-1_2.yaml").read_text(encoding="utf-8"))
     for found in (written, held, beside):
         assert (found["batch_size"], found["accumulation_step"]) == (8, 2)
     # A run that goes on keeps what was found when it began.

@@ -36,12 +36,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def evaluation() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(f"runs/logs/{NAME}/evaluation.json").read_text())
+    found: dict[str, Any] = json.loads(Path(f"runs/logs/{NAME}/evaluation.json").read_text(encoding="utf-8"))
     return found
 
 
 def rows() -> list[dict[str, Any]]:
-    lines = Path(f"runs/logs/{NAME}/history.jsonl").read_text().splitlines()
+    lines = Path(f"runs/logs/{NAME}/history.jsonl").read_text(encoding="utf-8").splitlines()
     return [row for row in map(json.loads, lines) if row["kind"] == "epoch"]
 
 

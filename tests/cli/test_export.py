@@ -140,7 +140,7 @@ def test_eval_and_infer_take_an_exported_file_as_they_take_the_checkpoint(
     for path in (checkpoint, exported):
         words = ["eval", "--pretrained", path, "--output", "r.json", "--num_parallel_workers", "0", *DATA]
         assert main([*words, "--allow_native_code"]) == 0
-        results.append(json.loads(Path("r.json").read_text()))
+        results.append(json.loads(Path("r.json").read_text(encoding="utf-8")))
     assert results[0]["Top1-Acc"] == results[1]["Top1-Acc"]
     assert results[0]["Loss"] == pytest.approx(results[1]["Loss"], rel=1e-5)
     Path("photos").mkdir()
@@ -150,7 +150,7 @@ def test_eval_and_infer_take_an_exported_file_as_they_take_the_checkpoint(
     answers = []
     for path in (checkpoint, exported):
         assert main(["infer", "photos", "--checkpoint", path, "--output", "p.json", "--allow_native_code"]) == 0
-        answers.append(json.loads(Path("p.json").read_text()))
+        answers.append(json.loads(Path("p.json").read_text(encoding="utf-8")))
     assert answers[0] == answers[1] and len(answers[0]) == 5
 
 

@@ -168,7 +168,7 @@ def test_eval_from_the_checkpoint_alone_whatever_the_batch_size(run: Run, checkp
     assert list(found) == ["Loss", "Top1-Acc", "Top5-Acc"]
     assert found["Top5-Acc"] == 1.0
     assert found["Top1-Acc"] * 9 == pytest.approx(round(found["Top1-Acc"] * 9))
-    assert json.loads(Path("e/r.json").read_text()) == found
+    assert json.loads(Path("e/r.json").read_text(encoding="utf-8")) == found
     assert "weights, 9 images" in err
     again = results(run("eval", "--pretrained", checkpoint, "--batch_size", "2", "--num_parallel_workers", "0")[1])
     assert again == pytest.approx(found, abs=1e-6)
@@ -204,7 +204,7 @@ def test_infer_a_folder_with_a_broken_image(run: Run, place: Path, checkpoint: s
     (folder / "notes.txt").write_text("not an image")
     code, out, err = run("infer", "mixed", "--checkpoint", checkpoint, "--output", "p.json")
     assert code == 1
-    found = json.loads(Path("p.json").read_text())
+    found = json.loads(Path("p.json").read_text(encoding="utf-8"))
     assert list(found) == ["mixed/a b.jpeg", "mixed/b.PNG"]
     names = ("cat", "dog", "eel")
     assert out.splitlines() == [f"{path} (class: {n}) {names[n]}" for path, n in found.items()]
@@ -219,7 +219,7 @@ def test_export_and_infer_by_onnx_as_by_checkpoint(run: Run, checkpoint: str) ->
     answers = []
     for file in (checkpoint, "t2t_vit_quickstart.onnx"):
         assert run("infer", "photos/val/cat", "--checkpoint", file, "--output", "o.json")[0] == 0
-        answers.append(json.loads(Path("o.json").read_text()))
+        answers.append(json.loads(Path("o.json").read_text(encoding="utf-8")))
     assert answers[0] == answers[1]
     assert len(answers[0]) == 3
 
@@ -299,5 +299,5 @@ def test_a_mistake_is_one_sentence(run: Run, checkpoint: str, line: list[str], s
 
 def test_print_config_reproduces_the_run(run: Run) -> None:
     _, text, _ = run("train", "quickstart", "--epochs", "3", "--print_config")
-    Path("printed.yaml").write_text(text)
+    Path("printed.yaml").write_text(text, encoding="utf-8")
     assert run("train", "printed.yaml", "--print_config")[1] == text

@@ -125,7 +125,7 @@ def test_a_closed_stream_is_no_mistake(closed: str) -> None:
 
 def test_a_full_disk_behind_standard_output_is_one_sentence() -> None:
     code = "from t2t_vit.cli.main import main; raise SystemExit(main(['train', '--print_config']))"
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "No space left" in done.stderr

@@ -92,7 +92,7 @@ def checkpoints(name: str = NAME) -> list[str]:
 
 
 def steps(name: str = NAME) -> list[int]:
-    with Path("runs/logs", name, "history.csv").open(newline="") as file:
+    with Path("runs/logs", name, "history.csv").open(encoding="utf-8", newline="") as file:
         return [int(row["step"]) for row in csv.DictReader(file) if row["kind"] == "step"]
 
 
@@ -299,7 +299,7 @@ def test_a_finished_run_with_more_epochs_names_both_rates_and_the_other_way(trai
     err = train("on_step", 7, arch=NAME, resume="auto", epochs=6)[2]
     told = re.search(r"learning rate goes from (\S+) at step 6 to (\S+) at the next one.*--pretrained (\S+)", err)
     assert told is not None
-    with Path("runs/logs", NAME, "history.csv").open(newline="") as file:
+    with Path("runs/logs", NAME, "history.csv").open(encoding="utf-8", newline="") as file:
         rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["kind"] == "step"}
     assert float(told[1]) == pytest.approx(rates[6], rel=1e-2)
     assert float(told[2]) == pytest.approx(rates[7], rel=1e-2)

@@ -109,7 +109,7 @@ def test_a_folder_is_enough(run: Run) -> None:
     assert any(line.startswith("  as given on the command line: ") and "batch_size 16" in line for line in lines)
     assert "0.2 of each class of my photos is kept for validation, 12 of 60 images" in err
     assert "place of" not in err  # warm-up was chosen for these epochs
-    record = json.loads(Path("runs/logs/t2t_vit_4_scratch/run.json").read_text())
+    record = json.loads(Path("runs/logs/t2t_vit_4_scratch/run.json").read_text(encoding="utf-8"))
     kept = {entry["key"]: entry["value"] for section in record["configuration"] for entry in section["keys"]}
     (path,) = Path("runs/checkpoints/t2t_vit_4_scratch").glob("*-2_*.ckpt")
     config = torch.load(path, weights_only=True)["config"]
@@ -159,7 +159,7 @@ def test_print_config_gives_a_file_that_chooses_nothing(run: Run) -> None:
     code, text, _ = run(*LINE, "--print_config")
     assert code == 0
     assert yaml.safe_load(text)["epochs"] == 300
-    Path("printed.yaml").write_text(text)
+    Path("printed.yaml").write_text(text, encoding="utf-8")
     code, again, err = run("train", "printed.yaml", "--print_config")
     assert (code, again) == (0, text)
     assert "scratch:" not in err

@@ -138,7 +138,7 @@ def test_eval_prints_and_writes_each_number_under_its_name(
     evaluated("--output", "r.json")
     results = {"Loss": 1.0, "Top1-Acc": 0.5, "Top5-Acc": 0.75}
     assert capsys.readouterr().out.endswith(f" images, measured in O0 on cpu\neval results: {results}\n")
-    assert json.loads(Path("r.json").read_text()) == results
+    assert json.loads(Path("r.json").read_text(encoding="utf-8")) == results
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from t2t_vit.data.memory import budget_of, free_memory, shown_bytes
 
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def test_sizes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,11 @@ def fatal_once(marker: str) -> bool:
     return True
 
 
+def printing(_: object) -> int:
+    print("heard by nobody", flush=True)  # noqa: T201
+    return os.getpid()
+
+
 def unsendable(_: object) -> Callable[[], None]:
     return lambda: None
 
@@ -72,7 +77,7 @@ def ones(shape: tuple[int, ...]) -> tuple[str, np.ndarray]:
 
 def has_ended(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:
         return True
 
@@ -343,8 +348,104 @@ def test_a_program_needs_no_guard_for_its_workers(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "64\n", "")
 
 
-def test_no_more_workers_than_cores_and_none_where_nothing_can_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_workers_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     assert [workers.usable_workers(wanted) for wanted in (0, 1, 9)] == [0, 1, 2]
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert workers.usable_workers(9) == 3
+
+
+def asked(answer: Callable[[Any], Any], thing: object) -> Any:
+    """What one worker, started for this alone, answers."""
+    pool = Pool(answer, 1)
+    try:
+        return pool.submit([thing])[0].result(LONG)
+    finally:
+        pool.close()
+
+
+@pytest.fixture
+def no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows and macOS, where each worker is started as a program."""
     monkeypatch.delattr(os, "fork")
-    assert workers.usable_workers(9) == 0
+
+
+@pytest.mark.usefixtures("no_fork")
+def test_started_workers_answer_in_order_and_their_arrays_can_be_written_to() -> None:
+    answers = in_order(ones, 2, ["numpy", "no_such_module"])
+    shapes = [(2, 3), (0,), (300, 400)]
+    for shape, (word, array) in zip(shapes, answers(shapes), strict=True):
+        assert (word, array.shape, int(array.sum())) == ("ones", shape, array.size)
+        array[...] = 2
+
+
+@pytest.mark.usefixtures("no_fork")
+def test_the_death_of_a_started_worker_is_the_failure_of_one_request_and_says_how(tmp_path: Path) -> None:
+    pool = Pool(fatal, 1)
+    answered = pool.submit([1, 2, 3, 4])
+    assert [answered[place].result(LONG) for place in (0, 1, 3)] == [1, 2, 4]
+    with pytest.raises(WorkerDiedError, match="was killed by SIGKILL"):
+        answered[2].result(LONG)
+    with pytest.raises(WorkerDiedError, match="ended with exit code 7"):
+        asked(fatal_once, str(tmp_path / "marker"))
+    pool.close()
+
+
+@pytest.mark.usefixtures("no_fork")
+def test_started_workers_end_in_the_middle_of_a_request_with_their_pool(tmp_path: Path) -> None:
+    pool = Pool(asleep, 1)
+    marker = tmp_path / "marker"
+    future = pool.submit([str(marker)])[0]
+    wait_for(marker.exists)
+    pool.close()
+    with pytest.raises(WorkerDiedError, match="was killed"):
+        future.result(LONG)
+
+
+PARENT = """
+import os, sys, time
+sys.path[:] = {path!r}
+del os.fork
+from t2t_vit.data.workers import Pool
+from tests_of_workers import asleep
+pool = Pool(asleep, 1)
+pool.submit(["marker"])
+while not os.path.exists("marker"): time.sleep(0.01)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_started_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    tests = 'import os, time\ndef asleep(marker):\n    open(marker, "w").write(str(os.getpid()))\n    time.sleep(600)\n'
+    (tmp_path / "tests_of_workers.py").write_text(tests, encoding="utf-8")
+    code = PARENT.format(path=[str(tmp_path), *sys.path])
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, timeout=LONG)
+    wait_for(lambda: has_ended(int((tmp_path / "marker").read_text(encoding="utf-8") or "0")))
+
+
+@pytest.mark.usefixtures("no_fork")
+def test_a_started_worker_says_what_it_cannot_load_and_what_it_cannot_send() -> None:
+    with pytest.raises(RuntimeError, match="in a worker process") as raised:
+        asked(raising, 0)
+    assert "UntravelledError" in str(raised.value)
+    with pytest.raises(Exception, match=r"[Pp]ickle|local object"):
+        asked(unsendable, 0)
+
+
+@pytest.mark.usefixtures("no_fork")
+def test_started_workers_hear_no_signal_of_the_group_and_print_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+    pool = Pool(printing, 1)
+    pid = pool.submit([0])[0].result(LONG)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
+        os.kill(pid, getattr(signal, name))
+    assert pool.submit([0])[0].result(LONG) == pid
+    pool.close()
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("no_fork")
+def test_without_a_program_to_start_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(WorkersUnavailableError, match="No such file"):
+        asked(doubled, 0)

@@ -24,7 +24,7 @@ def line_of(path: Path) -> list[str]:
         container = job()["spec"]["template"]["spec"]["containers"][0]
         assert container["command"] == LAUNCH
         return list(container["args"])
-    text = path.read_text().replace("\\\n", " ")
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     (line,) = re.findall(r"^srun .*$", text, re.MULTILINE)
     assert line.endswith(' "$@"')
     words = shlex.split(re.sub(r"\$\w+", "4", line.removesuffix(' "$@"')))
@@ -55,7 +55,7 @@ def test_the_line_is_one_that_we_take(path: Path) -> None:
 @pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.name)
 def test_scripts_of_slurm(path: Path) -> None:
     subprocess.run(["bash", "-n", path], check=True)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.MULTILINE))
     assert {"nodes", "gpus-per-node", "cpus-per-task", "time", "output", "requeue"} <= options.keys()
     assert options["signal"].startswith("USR1@")

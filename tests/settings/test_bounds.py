@@ -94,7 +94,7 @@ CHOICES = {
     "lr_scheduler": "cosine_lr multistep_lr exp_lr constant_lr",
     "best_by": "top1 loss balanced_accuracy macro_f1",
     "amp_level": "O0 O1 O2 O3 bf16 auto",
-    "device_target": "auto GPU CPU Ascend",
+    "device_target": "auto GPU CPU MPS XPU Ascend",
     "runtime": "auto torch openvino onnxruntime",
     "kernels": "auto reference cpu native triton",
     "tracker": "none wandb mlflow",

@@ -85,7 +85,7 @@ def test_mistakes_on_the_line(words: list[str], sentence: str) -> None:
 
 @pytest.mark.parametrize("words", [["{}"], ["--config", "{}"], ["--config_path={}"], ["--", "{}"]])
 def test_a_configuration_is_named_in_any_way(file: Path, words: list[str]) -> None:
-    file.write_text("epochs: 3\n")
+    file.write_text("epochs: 3\n", encoding="utf-8")
     options = parse("train", [word.format(file) for word in words])
     assert (options.path, dict(options.file)) == (file, {"epochs": 3})
 
@@ -99,7 +99,7 @@ def test_a_shipped_configuration_is_found_by_name(name: str, tmp_path: Path, mon
 
 def test_a_file_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("t2t_vit_19.yaml").write_text("epochs: 7\n")
+    Path("t2t_vit_19.yaml").write_text("epochs: 7\n", encoding="utf-8")
     assert parse("train", ["t2t_vit_19.yaml"]).file == {"epochs": 7}
 
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_is_required_by_name(file: Path) -> None:
         parse("infer", ["x.png"]).required_checkpoint()
     with pytest.raises(UserError, match="eval needs a checkpoint; name one with --pretrained FILE"):
         parse("eval", ["--pretrained", ""]).required_checkpoint()
-    file.write_text("pretrained: b.ckpt\n")
+    file.write_text("pretrained: b.ckpt\n", encoding="utf-8")
     assert parse("eval", [str(file)]).required_checkpoint() == "b.ckpt"
     assert parse("eval", [str(file), "--pretrained", "c.ckpt"]).required_checkpoint() == "c.ckpt"
 

@@ -18,6 +18,8 @@ LINUX_WORDS = {
     "0": {"device_target": "GPU", "device_id": 0},
     "3": {"device_target": "GPU", "device_id": 3},
     "auto": {"device_target": "auto"},
+    "xpu": {"device_target": "XPU"},
+    "xpu:1": {"device_target": "XPU", "device_id": 1},
     "npu:2": {"device_target": "Ascend", "device_id": 2},
 }
 
@@ -40,14 +42,15 @@ def test_the_devices_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--device mps: there is none on this machine; write --device auto for"):
         line_of("train", "--device", "mps")
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert line_of("train", "--device", "mps") == {"device_target": "GPU"}
+    assert line_of("train", "--device", "mps") == {"device_target": "MPS"}
     with pytest.raises(UserError, match="--device cuda:1: there is none on this machine; write --device auto for"):
         line_of("train", "--device", "cuda:1")
 
 
 @pytest.mark.parametrize("word", ["0,1", "tpu", "cuda:x", "", "-1", "mps:0", "cuda:"])
 def test_words_that_name_no_device(word: str) -> None:
-    with pytest.raises(UserError, match=r"--device (takes cpu, cuda, cuda:1, mps, auto or a number|needs a value)"):
+    takes = r"takes cpu, cuda \(also for AMD\), cuda:1, mps, xpu, auto or a number"
+    with pytest.raises(UserError, match=f"--device ({takes}|needs a value)"):
         line_of("train", f"--device={word}")
 
 

@@ -21,7 +21,8 @@ def file(tmp_path: Path) -> Path:
 def test_scalars_are_read_as_on_the_line(file: Path) -> None:
     file.write_text(
         "\ufeff# a recipe\nbase_lr: 5e-4\nbeta: [ 0.9, 0.95 ]\nmean:\n  - .5\nwith_ema: yes\nauto_augment:\n"
-        "resume: ~\nmodel_postfix: 007\nimage_size: [96, 160]\nepochs: '3'\ndata_url: \"null\"\n"
+        "resume: ~\nmodel_postfix: 007\nimage_size: [96, 160]\nepochs: '3'\ndata_url: \"null\"\n",
+        encoding="utf-8",
     )
     assert read_config(file) == {
         "base_lr": 5e-4,
@@ -108,7 +109,7 @@ ODD = Config(
 @pytest.mark.parametrize("config", [Config(), ODD])
 def test_what_is_written_reads_back(file: Path, config: Config) -> None:
     file.write_text(to_yaml(config, "the command\nand more"), encoding="utf-8")
-    assert file.read_text().startswith("# the command\n# and more\n\n# ===== Dataset ===== #\n")
+    assert file.read_text(encoding="utf-8").startswith("# the command\n# and more\n\n# ===== Dataset ===== #\n")
     assert Config.from_dict(read_config(file)) == config
 
 

@@ -160,9 +160,9 @@ def test_a_process_dies_with_its_launcher() -> None:
         assert child.exists()
         launcher.send_signal(signal.SIGKILL)
     until = time.monotonic() + 300
-    while child.exists() and child.read_text().split()[2] != "Z" and time.monotonic() < until:
+    while child.exists() and child.read_text(encoding="utf-8").split()[2] != "Z" and time.monotonic() < until:
         time.sleep(0.05)
-    assert not child.exists() or child.read_text().split()[2] == "Z"
+    assert not child.exists() or child.read_text(encoding="utf-8").split()[2] == "Z"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise is Linux's")

@@ -69,6 +69,21 @@ def test_lines_and_rows(tmp_path, capsys):
     assert parsed[0]["val_top1"] is None
 
 
+def test_memory_is_left_out_where_the_platform_does_not_know_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("t2t_vit.training.measurements.peak_resident_memory", lambda: None)
+    state, screen = State(10, 2, 20), io.StringIO()
+    history, console = History(tmp_path), Console(tmp_path / "train.log", live=False)
+    follow(Journal(state, console, instruments=Instruments(), every=4, history=history), state)
+    said = capsys.readouterr().err
+    assert "data wait" in said and "memory" not in said and "nan" not in said
+    state = State(10, 2, 20)
+    terminal = RichConsole(file=screen, force_terminal=True, width=140)
+    follow(LiveBar(state, console, interval=0.0, terminal=terminal), state)
+    assert "img/s" in screen.getvalue()
+    assert "nan" not in screen.getvalue() and " GB" not in screen.getvalue()
+    console.close()
+
+
 def test_the_first_lines_do_not_wait_for_many_slow_steps_and_are_no_rows(tmp_path, capsys):
     """Steps of 4 seconds, the first of which compiles for 100."""
     state = State(20, 1, 20)

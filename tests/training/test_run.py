@@ -76,7 +76,7 @@ def test_a_folder_that_holds_anything_is_taken_in_whichever_root_it_is(root: str
 
 def test_what_is_no_folder_is_taken_too() -> None:
     Path("l").mkdir()
-    Path("l/net").write_text("a file")
+    Path("l/net").write_text("a file", encoding="utf-8")
     assert begun().folders.name == "net-2"
 
 
@@ -206,7 +206,7 @@ def test_where_there_are_no_locks_it_is_said_once_and_goes_on(monkeypatch: pytes
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence() -> None:
-    Path("file").write_text("")
+    Path("file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="logs_root_dir file: cannot be written"):
         claim(["c", "b", "s", "file"], "net", RunMark.new("net"), print)
     assert not Path("c").exists()
@@ -237,7 +237,7 @@ def test_a_run_of_an_older_version_is_found_by_its_folder() -> None:
     (found,) = runs_of("net", "net", ROOTS)
     assert (found.mark, found.finished) == (None, False)
     Path("l/net").mkdir(parents=True)
-    Path("l/net/report.html").write_text("")
+    Path("l/net/report.html").write_text("", encoding="utf-8")
     assert runs_of("net", "net", ROOTS)[0].finished
     assert begun().folders.name == "net-2"
     assert [run.mark is None for run in runs_of("net", "net", ROOTS)] == [False, True]

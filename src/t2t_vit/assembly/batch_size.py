@@ -7,7 +7,6 @@ of the memory allows.
 
 import gc
 import math
-import resource
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from t2t_vit.data.memory import free_memory, shown_bytes
 from t2t_vit.errors import UserError
 from t2t_vit.notes import silent
 from t2t_vit.out_of_memory import is_out_of_memory
+from t2t_vit.platforms import address_space_left
 from t2t_vit.precision import Precision
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.rules import image_size_of
@@ -278,10 +278,6 @@ def _kept_for_backward(model: nn.Module, images: Tensor) -> int:
 def _free_memory() -> int:
     """What is free on the machine and in its control groups, and what the process may still take by its own limit."""
     free = free_memory()
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return free
-    with open("/proc/self/statm") as file:  # noqa: PTH123
-        taken = int(file.read().split()[0]) * resource.getpagesize()
+    left = address_space_left()
     # Of its address space, libraries that are loaded later and the allocator's reserves take a part, too.
-    return min(free or limit, max(1, (limit - taken) // 2))
+    return free if left is None else min(free or left, max(1, left // 2))

@@ -39,6 +39,7 @@ from t2t_vit.data.workers import usable_workers
 from t2t_vit.errors import DataError, UserError, printable
 from t2t_vit.files import atomic_write
 from t2t_vit.notes import counted
+from t2t_vit.platforms import has_memory_files
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.run import Folders
 
@@ -251,6 +252,9 @@ class _Preparation:
         config, val = self.config, self.sets[1]
         if config.epochs + config.cooldown_epochs == 1 or config.cache == "off":
             return Prepared(train, val)
+        if not has_memory_files():
+            self.job.note("cache: this platform has no memory files to share; images are decoded in every epoch")
+            return Prepared(train, val)
         # All processes must come to the same answer here, whatever each of them sees of the memory.
         budgets = np.zeros(self.processes.count, np.int64)
         budgets[self.processes.rank] = budget_of(config.cache)
@@ -360,7 +364,7 @@ def _bad_line(name: str, reason: str) -> str:
 def _append(path: Path, name: str, reason: str) -> None:
     """Add an image that proved bad later; a disk that is full costs the line, not the run."""
     try:
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(f"{_bad_line(name, reason)}\n")
     except OSError:
         return

@@ -6,7 +6,6 @@ checkpoint: a continued run repeats it without choosing again.
 """
 
 import math
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from t2t_vit.data.memory import shown_bytes
 from t2t_vit.errors import UserError
 from t2t_vit.model.cost import Cost, count_cost
 from t2t_vit.notes import counted, silent
+from t2t_vit.platforms import machine_memory
 from t2t_vit.precision import choose_device
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import SHIPPED
@@ -279,9 +279,7 @@ def _cost(arch: str, image_size: ImageSize, classes: int) -> Cost:
 
 def _machine(config: Config, hours: float) -> Machine:
     device = choose_device(config.device_target, config.device_id, required=False)
-    memory = (
-        torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else _memory_of_the_machine()
-    )
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else machine_memory()
     return Machine(device.type, cores(), memory, from_environment().count, hours)
 
 
@@ -330,7 +328,7 @@ def _size(images: ImageSet, index: int) -> tuple[int, int] | None:
     """(width, height) of an image, by its header where it is a file; None where it is broken."""
     try:
         name = images.name(index)
-        return image_size(Path(name)) if os.path.isfile(name) else images.read(index).size  # noqa: PTH113
+        return image_size(Path(name)) if Path(name).is_file() else images.read(index).size
     except DecodeError:
         return None
 
@@ -342,10 +340,6 @@ def _is_grey(images: ImageSet, index: int) -> bool:
     except DecodeError:
         return True
     return pixels.ndim == 2 or bool((pixels[..., :1] == pixels[..., :3]).all())
-
-
-def _memory_of_the_machine() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _shown(value: Value) -> str:

@@ -1,20 +1,17 @@
 """What work on a device takes: seconds with their spread over rounds, memory, and how often the host waits."""
 
-import ctypes
 import gc
-import os
 import statistics
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from t2t_vit.platforms import give_back_freed_memory, resident_memory
 
 
 @dataclass(frozen=True)
@@ -114,9 +111,6 @@ def synchronise(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-_STATM = Path("/proc/self/statm")
-
-
 def peak(run: Callable[[], object], device: torch.device) -> int | None:
     """Bytes that `run()` takes at most: of the CUDA allocator, or by which resident memory grows on a CPU.
 
@@ -130,20 +124,20 @@ def peak(run: Callable[[], object], device: torch.device) -> int | None:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    return growth(run) if device.type == "cpu" and _STATM.exists() else None
+    return growth(run) if device.type == "cpu" else None
 
 
-def growth(run: Callable[[], object]) -> int:
-    """Bytes by which resident memory rises at most during `run()`, looked at every 2 ms (Linux)."""
+def growth(run: Callable[[], object]) -> int | None:
+    """Bytes by which resident memory rises at most during `run()`, looked at every 2 ms; None where nobody says it."""
     gc.collect()
-    if sys.platform == "linux":
-        with suppress(AttributeError, OSError):  # another C library than GNU's
-            ctypes.CDLL(None).malloc_trim(0)
-    before, highest, done = resident(), [0], threading.Event()
+    give_back_freed_memory()
+    before, highest, done = resident_memory(), [0], threading.Event()
+    if before is None:
+        return None
 
     def watch() -> None:
         while not done.is_set():
-            highest[0] = max(highest[0], resident())
+            highest[0] = max(highest[0], resident_memory() or 0)
             done.wait(0.002)
 
     watcher = threading.Thread(target=watch)
@@ -153,12 +147,7 @@ def growth(run: Callable[[], object]) -> int:
     finally:
         done.set()
         watcher.join()
-    return max(highest[0], resident()) - before
-
-
-def resident() -> int:
-    """Bytes of this process that lie in memory."""
-    return int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return max(highest[0], resident_memory() or 0) - before
 
 
 def synchronisations(run: Callable[[], object], device: torch.device) -> int | None:

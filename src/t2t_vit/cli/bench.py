@@ -40,6 +40,7 @@ from t2t_vit.files import atomic_write
 from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
 from t2t_vit.inference.writers import check_output
 from t2t_vit.notes import tell
+from t2t_vit.platforms import has_memory_files
 from t2t_vit.precision import Precision, choose_device, choose_precision, choose_products
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
@@ -202,7 +203,7 @@ def of_data(bench: Bench) -> Results:
         show(bench.about | found)
 
     keep(print_reading, reading=measure_reading(images, mode, transform, batch, bench.rounds))
-    if config.dataset == "ImageNet" and config.cache != "off":
+    if config.dataset == "ImageNet" and config.cache != "off" and has_memory_files():
         sizes = read_sizes(images, transform.reduction)
         kept, _ = keep_decoded(images, mode, budget_of(config.cache), sizes, what="training images", note=tell)
         if kept is not images:

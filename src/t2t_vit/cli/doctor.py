@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +20,7 @@ from t2t_vit.fast.fusing import why_not_fusible
 from t2t_vit.fast.native import unavailable
 from t2t_vit.fast.native.library import COMPILERS
 from t2t_vit.fast.native.processor import LEVELS, cpu_level
+from t2t_vit.platforms import open_files_limit
 from t2t_vit.precision import cpu_multiplies_bf16
 from t2t_vit.settings.command_line import Options
 from t2t_vit.tables import table_lines
@@ -177,17 +177,8 @@ def _limits(root: Path) -> Facts:
         "memory": min(memory, default=None),
         "processors": min(processors, default=None),
         "processes": min(processes, default=None),
-        "open files": _open_files(),
+        "open files": open_files_limit(),
     }
-
-
-def _open_files() -> int | None:
-    limit: int | None = None
-    if sys.platform != "win32":
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return limit
 
 
 def _numbers(path: Path) -> list[int]:

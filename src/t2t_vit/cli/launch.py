@@ -4,11 +4,11 @@ By itself torchrun knows nothing of SIGUSR1, and ends with code 1 and a tracebac
 """
 
 import logging
-import signal
 import sys
 from collections.abc import Collection, Sequence
 
-from t2t_vit.training.signals import STOPPING, Stopped, heard, stop_at_once
+from t2t_vit.platforms import STOPPING, signal_name
+from t2t_vit.training.signals import Stopped, heard, stop_at_once
 
 IN_PART = 3  # what one of several ends with where a program by itself ends with 1, as it does after a traceback, too
 SAID = {2, *(128 + number for number in STOPPING)}  # the processes have said these themselves
@@ -47,7 +47,7 @@ def _explained(codes: dict[int, int]) -> int:
     if code not in SAID:
         rank = next(rank for rank, own in codes.items() if exit_code([own]) == code)
         own = codes[rank]
-        how = f"was killed by {signal.Signals(-own).name}" if own < 0 else f"ended with exit code {own}"
+        how = f"was killed by {signal_name(-own)}" if own < 0 else f"ended with exit code {own}"
         print(f"t2t-vit: process {rank} {how}, and the others with it; --resume auto continues", file=sys.stderr)
     return code
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 from t2t_vit.cli.launch import IN_PART
 from t2t_vit.errors import UserError, printable
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 done in part, 2 the user's mistake, 128 + a signal's number."""
     words = list(sys.argv[1:] if argv is None else argv)
     # A stream that the caller closed (`2>&-`) is None, and what is printed to None goes to standard output.
-    sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    sys.stdout, sys.stderr = (stream or _nowhere() for stream in (sys.stdout, sys.stderr))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     with heard(stop_at_once):
@@ -50,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.collect()  # what holds semaphores gives them back; else Python's resource tracker complains
         leave(IN_PART if code == 1 else code)
     return code
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _exit_code(words: list[str]) -> int:

@@ -5,9 +5,10 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from importlib import import_module
 
 from t2t_vit.data.memory import MemoryFile
+from t2t_vit.platforms import open_file_of
 from t2t_vit.settings.schema import Config
 
 Place = tuple[int, int]
@@ -99,7 +100,7 @@ def _memory_file(place: Place | None) -> MemoryFile | None:
 @contextmanager
 def _slots(file: MemoryFile, count: int) -> Iterator[None]:
     """Hold `count` slots. A descriptor of its own holds the locks, so that they end with it or with the process."""
-    descriptor = os.open(f"/proc/self/fd/{file.fd}", os.O_RDWR | os.O_CLOEXEC)
+    descriptor = open_file_of(os.getpid(), file.fd, os.O_RDWR)
     try:
         with suppress(OSError):  # a system that cannot lock lets everybody decode at once
             _gather(descriptor, count)
@@ -111,10 +112,10 @@ def _slots(file: MemoryFile, count: int) -> Iterator[None]:
 def _gather(descriptor: int, count: int) -> None:
     """Lock `count` slots. One gathers at a time: else two would wait for what the other has, and many small images
     would keep a large one waiting for ever."""
-    import fcntl
+    fcntl = import_module("fcntl")  # of Linux, which alone has memory files
 
     def lock(kind: int, slot: int, *, waits: bool = True) -> None:
-        command: Any = fcntl.F_OFD_SETLKW if waits else fcntl.F_OFD_SETLK
+        command = fcntl.F_OFD_SETLKW if waits else fcntl.F_OFD_SETLK
         fcntl.fcntl(descriptor, command, _LOCK.pack(kind, os.SEEK_SET, slot, 1, 0))
 
     lock(fcntl.F_WRLCK, 0)

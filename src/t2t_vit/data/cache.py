@@ -13,6 +13,7 @@ from PIL import Image
 from t2t_vit.data.decode import Mode
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.memory import MemoryFile, shown_bytes
+from t2t_vit.platforms import open_file_of, read_at, write_at, write_parts
 
 Place = tuple[int, int]
 
@@ -46,11 +47,11 @@ class ByteStore:
     def get(self, number: int) -> tuple[bytes, int, int] | None:
         """The piece and its two sizes, or None where it is not there."""
         fd = self._file.fd
-        (place,) = _PLACE.unpack(os.pread(fd, _PLACE.size, _PLACE.size * number))
+        (place,) = _PLACE.unpack(read_at(fd, _PLACE.size, _PLACE.size * number))
         if place == 0:
             return None
-        length, first, second = _HEAD.unpack(os.pread(fd, _HEAD.size, place))
-        return os.pread(fd, length, place + _HEAD.size), first, second
+        length, first, second = _HEAD.unpack(read_at(fd, _HEAD.size, place))
+        return read_at(fd, length, place + _HEAD.size), first, second
 
     def put(self, number: int, content: bytes, first: int, second: int) -> bool:
         """Put a piece there; False where there is no room for it."""
@@ -61,17 +62,16 @@ class ByteStore:
             with self._lock:
                 if self._end is None:
                     self._end = self._open_at_end()
-                written = os.writev(self._end, [_HEAD.pack(len(content), first, second), content])
+                written = write_parts(self._end, [_HEAD.pack(len(content), first, second), content])
                 place = os.lseek(self._end, 0, os.SEEK_CUR) - written
         except OSError:
             return False
         if written == length:
-            os.pwrite(self._file.fd, _PLACE.pack(place), _PLACE.size * number)
+            write_at(self._file.fd, _PLACE.pack(place), _PLACE.size * number)
         return written == length
 
     def _open_at_end(self) -> int:
-        process, fd = self._file.place
-        end = os.open(f"/proc/{process}/fd/{fd}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        end = open_file_of(*self._file.place, os.O_WRONLY | os.O_APPEND)
         weakref.finalize(self, os.close, end)
         return end
 

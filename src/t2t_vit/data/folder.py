@@ -18,6 +18,7 @@ from t2t_vit.data.images import ImageSet, Subset
 from t2t_vit.data.scan import Scan, class_name, folders_in, holds_images, scan
 from t2t_vit.errors import UserError
 from t2t_vit.notes import counted
+from t2t_vit.platforms import relative_path
 
 # The names that are looked for, in this order and in any case, where none is given.
 TRAIN_NAMES = ("train", "training")
@@ -349,7 +350,7 @@ def check_known(found: Scan, root: Path, classes: Sequence[str]) -> None:
 
 def _named(meant: Path, there: Path, root: Path) -> str:
     """The option that names `meant` in place of `there`, which is `root` or one of its parts."""
-    return f"--data_url {quote(str(meant))}" if there == root else f"--val_dir {quote(os.path.relpath(meant, root))}"
+    return f"--data_url {quote(str(meant))}" if there == root else f"--val_dir {quote(relative_path(meant, root))}"
 
 
 def _one_class(found: Scan, root: Path, key: str) -> str:
@@ -361,7 +362,7 @@ def _one_class(found: Scan, root: Path, key: str) -> str:
         below = found.below(level)
     if len(below) > 1 or (below and not found.directly(level)):
         meant = place / level
-        shown = quote(str(meant) if key == "data_url" else os.path.relpath(meant, root))
+        shown = quote(str(meant) if key == "data_url" else relative_path(meant, root))
         return (
             f"{place} holds one folder of images, {name}, and {_listed(below)}lie in {meant}: if those are the "
             f"classes, name the folder that holds them: --{key} {shown}"

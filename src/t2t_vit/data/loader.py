@@ -332,9 +332,7 @@ def _arrived(samples: Samples, device: torch.device) -> Arrived:
 
 def _limited(workers: int, batches: int, note: Note) -> int:
     usable = usable_workers(workers)
-    if workers and not usable:
-        note(f"num_parallel_workers {workers}: this system cannot fork; the main process reads the images")
-    elif usable < workers:
+    if usable < workers:
         note(f"num_parallel_workers {workers} is cut to {usable}, the number of cores")
     return min(usable, batches)
 

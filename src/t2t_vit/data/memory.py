@@ -1,6 +1,5 @@
 """Memory that processes share, and how much of it there is to take."""
 
-import errno
 import mmap
 import os
 import weakref
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from t2t_vit.platforms import free_machine_memory, new_memory_file, open_file_of
 
 _AUTO_SHARE = 4  # auto: one part in so many of the memory that is free
 _UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -27,12 +28,7 @@ class MemoryFile:
     """
 
     def __init__(self, place: tuple[int, int] | None = None) -> None:
-        if not hasattr(os, "memfd_create"):
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        if place is None:
-            self.fd = os.memfd_create("t2t_vit", os.MFD_CLOEXEC)
-        else:
-            self.fd = os.open(f"/proc/{place[0]}/fd/{place[1]}", os.O_RDWR | os.O_CLOEXEC)
+        self.fd = new_memory_file("t2t_vit") if place is None else open_file_of(*place, os.O_RDWR)
         weakref.finalize(self, os.close, self.fd)
 
     @property
@@ -103,7 +99,7 @@ def free_memory(root: Path = Path("/")) -> int:
         if words and words[0].isdigit():
             held = sum(used.get(name, 0) for name in ("anon", "shmem", "total_rss", "total_shmem"))
             free.append(max(0, int(words[0]) - held))
-    return min(free, default=0)
+    return min(free, default=free_machine_memory() or 0)
 
 
 def control_groups(root: Path) -> list[tuple[Path, Path]]:

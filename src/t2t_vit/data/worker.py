@@ -1,32 +1,58 @@
-"""The other side of `workers.py`: a process that forks workers on request, what a worker does, and the messages.
+"""What a worker process does, and the messages between it and `workers.py`.
 
+It is forked by `fork_server.py`, and its connection is a socket; or it is a program of its own, with a pair of pipes.
 A message is a pickled object; its arrays follow as they are, so that neither side copies them into the pickle. No
 torch is imported here: a worker that needs none starts in a moment and takes little memory.
 """
 
+import io
 import os
 import pickle
-import select
-import signal
 import socket
 import struct
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from queue import SimpleQueue
+from typing import IO, Any
 
 FORK, REAP = b"f", b"r"
 ORDER = struct.Struct("<cq")  # what to do, and with which process
 REPLY = struct.Struct("<q")  # a process number, or how a process ended as `os.waitstatus_to_exitcode` gives it
 UNKNOWN = -(2**31)  # how a process ended that is not this one's child
 _COUNT, _SIZE = struct.Struct("<I"), struct.Struct("<Q")
-_GRACE = 1.0  # seconds that a worker has to end by itself
 
 
-def send(connection: socket.socket, message: object) -> None:
+class Pipes:
+    """Two pipes, unbuffered, with the methods of a socket that `send` and `receive` call."""
+
+    def __init__(self, incoming: IO[bytes], outgoing: IO[bytes]) -> None:
+        self._incoming, self._outgoing = incoming, outgoing
+
+    def sendall(self, part: "bytes | memoryview") -> None:
+        """Write all of it; BrokenPipeError where nobody reads any more."""
+        view = memoryview(part).cast("B")
+        while view:
+            view = view[self._outgoing.write(view) :]
+
+    def recv_into(self, view: memoryview, size: int, _flags: int = 0) -> int:
+        """Read up to `size` bytes; how many, 0 at the end."""
+        assert isinstance(self._incoming, io.RawIOBase)
+        return self._incoming.readinto(view[:size]) or 0
+
+    def close(self) -> None:
+        """Let go of both."""
+        for pipe in (self._outgoing, self._incoming):
+            with suppress(OSError):
+                pipe.close()
+
+
+Connection = socket.socket | Pipes
+
+
+def send(connection: Connection, message: object) -> None:
     """Hand over `message`; blocks until the other side has read most of it."""
     arrays: list[pickle.PickleBuffer] = []
     content = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
@@ -37,7 +63,7 @@ def send(connection: socket.socket, message: object) -> None:
         connection.sendall(part)
 
 
-def receive(connection: socket.socket) -> Any:
+def receive(connection: Connection) -> Any:
     """The next message; EOFError or OSError where there is none any more."""
     (count,) = _COUNT.unpack(_read(connection, _COUNT.size))
     sizes = [size for (size,) in _SIZE.iter_unpack(_read(connection, count * _SIZE.size))]
@@ -45,7 +71,7 @@ def receive(connection: socket.socket) -> Any:
     return pickle.loads(content, buffers=arrays)
 
 
-def _read(connection: socket.socket, size: int) -> bytearray:
+def _read(connection: Connection, size: int) -> bytearray:
     content = bytearray(size)
     view = memoryview(content)
     while view:
@@ -56,82 +82,49 @@ def _read(connection: socket.socket, size: int) -> bytearray:
     return content
 
 
-def serve_forks(descriptor: int, modules: Sequence[str]) -> None:
-    """The program of the process that forks workers: obeys orders until the main process closes the connection.
+def work_on_pipes(modules: Sequence[str]) -> None:
+    """The program of a worker that was not forked: its connection is what it has as standard input and output.
 
-    It imports `modules` once for all of them, and has no thread, so that its copies cannot hang in a lock.
+    Nothing that it prints may get among the messages, so both are others' from here on.
     """
-    control = socket.socket(fileno=descriptor)
-    ended: dict[int, int] = {}  # workers that ended unasked, and how
+    pipes = Pipes(open(os.dup(0), "rb", buffering=0), open(os.dup(1), "wb", buffering=0))  # noqa: PTH123, SIM115
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
     for name in modules:
-        with suppress(Exception):  # the worker that needs it says what is wrong
+        with suppress(Exception):  # opening the program, which needs it, says what is wrong
             import_module(name)
-    while True:
-        order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
-        if not order:
-            os._exit(0)
-        action, pid = ORDER.unpack(order)
-        _collect(ended)
-        if action == FORK:
-            pid = _fork(control, descriptors[0])
-            ended.pop(pid, None)  # an old one of the same number
-            control.sendall(REPLY.pack(pid))
-        else:
-            code = ended.pop(pid) if pid in ended else _end(pid)
-            control.sendall(REPLY.pack(code))
-
-
-def _collect(ended: dict[int, int]) -> None:
-    """Enter the children that have ended; until then each would stay as an entry in the system's table."""
-    with suppress(ChildProcessError):
-        while (found := os.waitpid(-1, os.WNOHANG))[0]:
-            ended[found[0]] = os.waitstatus_to_exitcode(found[1])
-
-
-def _fork(control: socket.socket, descriptor: int) -> int:
-    """The new process's number, or minus the number of the error."""
+    messages: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_read_ahead, args=(pipes, messages), daemon=True).start()
     try:
-        pid = os.fork()
-    except OSError as error:
-        os.close(descriptor)
-        return -(error.errno or 1)
-    if pid:
-        os.close(descriptor)
-        return pid
-    try:
-        control.close()
-        _work(socket.socket(fileno=descriptor))
+        work(pipes, messages.get)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
 
-def _end(pid: int) -> int:
-    """How a worker ended whose connection is closed; it is killed where it has not after some time."""
-    deadline = time.monotonic() + _GRACE
+def _read_ahead(pipes: Pipes, messages: "SimpleQueue[Any]") -> None:
+    """Put each message into the queue; end this process, in the middle of whatever it does, when its parent is gone."""
     try:
-        while time.monotonic() < deadline:
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.01)
-        os.kill(pid, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    except (ChildProcessError, ProcessLookupError):
-        return UNKNOWN
+        while True:
+            messages.put(receive(pipes))
+    except (EOFError, OSError):
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
 
-def _work(connection: socket.socket) -> None:
+def work(connection: Connection, next_message: Callable[[], Any]) -> None:
     """A worker's life: says whether it is ready, then answers each thing of each message until the connection ends.
 
     Answers are (True, what was computed) or (False, the exception).
     """
-    threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
     with suppress(EOFError, OSError):  # the main process has gone, which is the usual end
         answer: Callable[[Any], Any] | None = None
         try:
-            folder, program = receive(connection)
+            folder, program = next_message()
             with suppress(OSError):
                 os.chdir(folder)
             answer = pickle.loads(program)
@@ -142,11 +135,11 @@ def _work(connection: socket.socket) -> None:
             return
         send(connection, (True, None))
         while True:
-            for thing in receive(connection):
+            for thing in next_message():
                 _answer(connection, answer, thing)
 
 
-def _answer(connection: socket.socket, answer: Callable[[Any], Any], thing: object) -> None:
+def _answer(connection: Connection, answer: Callable[[Any], Any], thing: object) -> None:
     try:
         message = (True, answer(thing))
     except BaseException as error:
@@ -160,7 +153,7 @@ def _answer(connection: socket.socket, answer: Callable[[Any], Any], thing: obje
         _send_failure(connection, error)
 
 
-def _send_failure(connection: socket.socket, error: BaseException) -> None:
+def _send_failure(connection: Connection, error: BaseException) -> None:
     """The exception itself, with where it was raised as a note; its text where it cannot travel."""
     where = "".join(traceback.format_exception(error))
     try:
@@ -169,11 +162,3 @@ def _send_failure(connection: socket.socket, error: BaseException) -> None:
     except Exception:
         error = RuntimeError(f"in a worker process:\n{where}")
     send(connection, (False, error))
-
-
-def _end_with_parent(connection: socket.socket) -> None:
-    """Ends this process as soon as the other side of the connection has gone, in the middle of whatever it does."""
-    watch = select.poll()
-    watch.register(connection, 0)  # only that it is closed is reported
-    watch.poll()
-    os._exit(0)

@@ -1,28 +1,38 @@
 """Worker processes for training, evaluation and inference: requests go to them, and their answers come back.
 
-Each worker has a socket pair of its own and a thread here that speaks with it. Nothing is shared: there is no folder,
-no address and no shared memory that could be full. A process that dies closes its end, which the other side notices.
+Each worker has a socket pair of its own, or a pair of pipes, and a thread here that speaks with it. Nothing is shared:
+there is no folder, no address and no shared memory that could be full. A process that dies closes its end, which the
+other side notices.
 """
 
 import atexit
 import itertools
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from t2t_vit.data.worker import FORK, ORDER, REAP, REPLY, UNKNOWN, receive, send
+from t2t_vit.data.worker import FORK, ORDER, REAP, REPLY, UNKNOWN, Connection, Pipes, receive, send
+from t2t_vit.platforms import (
+    AS_A_GROUP_OF_ITS_OWN,
+    block_stopping_signals,
+    can_fork_workers,
+    kill_at_once,
+    signal_name,
+    stopping_signals_blocked,
+    usable_cores,
+)
 
 Thing = TypeVar("Thing")
 Answer = TypeVar("Answer")
@@ -31,8 +41,7 @@ Task = tuple[Any, "Future[Any]"]
 AHEAD = 2  # requests that are under way for each worker
 SILENT = 900.0  # seconds without an answer after which a worker that lives is given up: a disk that hangs, say
 EVERY = 5.0  # seconds between two looks whether one is so silent
-# What reaches every process of a group, from a terminal, a scheduler or a container's end: the main process decides.
-_OF_THE_GROUP = {getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP") if hasattr(signal, name)}
+_GRACE = 1.0  # seconds that a worker has to end by itself
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -49,11 +58,8 @@ class WorkersUnavailableError(Exception):
 
 
 def usable_workers(wanted: int) -> int:
-    """No more processes than there are cores for this one to run on; none where a system cannot fork."""
-    if not (hasattr(os, "fork") and hasattr(signal, "pthread_sigmask")):
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(wanted, cores)
+    """No more processes than there are cores for this one to run on."""
+    return min(wanted, usable_cores())
 
 
 def in_order(
@@ -159,7 +165,7 @@ class _Shared:
         Raises:
             WorkersUnavailableError: there can be none, or the pool was given up.
         """
-        worker = _Worker(self.modules)
+        worker = _Forked(self.modules) if can_fork_workers() else _Started(self.modules)
         with self._lock:
             self._workers.add(worker)
             given_up = self._given_up
@@ -198,7 +204,7 @@ class _Shared:
 
 def _settle_all(shared: _Shared) -> None:
     """The thread of one worker. Whatever happens, each future is settled: nobody waits for one for ever."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)  # they are the main thread's, which may wait for an answer
+    block_stopping_signals()  # they are the main thread's, which may wait for an answer
     worker: _Worker | None = None
     while (tasks := shared.waiting.get()) is not None:
         deaths = 0
@@ -247,28 +253,10 @@ class _BrokenError(Exception):
     """The connection to a worker broke."""
 
 
-class _Worker:
-    """A worker process and the connection to it.
+class _Worker(ABC):
+    """A worker process and the connection to it."""
 
-    Raises:
-        WorkersUnavailableError: there can be none.
-    """
-
-    def __init__(self, modules: Sequence[str]) -> None:
-        with ExitStack() as if_it_fails:
-            try:
-                self._connection, theirs = socket.socketpair()
-                if_it_fails.enter_context(self._connection)
-                with theirs:
-                    self._server = _server(modules)
-                    self._pid = self._server.order(FORK, descriptor=theirs.fileno())
-            except ConnectionError as error:
-                raise WorkersUnavailableError("the process that starts them ended") from error
-            except OSError as error:
-                raise WorkersUnavailableError(error.strerror) from error
-            if self._pid < 0:
-                raise WorkersUnavailableError(os.strerror(-self._pid))
-            if_it_fails.pop_all()
+    _connection: Connection
 
     was_silent = False
     _since: float | None = None  # when it was asked or answered last, while an answer is waited for
@@ -327,22 +315,102 @@ class _Worker:
         except BaseException as error:
             future.set_exception(error)
 
+    @abstractmethod
     def hang_up(self) -> None:
         """It ends at once, and the thread that waits for its answer wakes up."""
+
+    @abstractmethod
+    def end(self) -> str:
+        """Let go of it, in its own thread; how it ended."""
+
+
+class _Forked(_Worker):
+    """A worker that the server forks (Linux).
+
+    Raises:
+        WorkersUnavailableError: there can be none.
+    """
+
+    _connection: socket.socket
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        with ExitStack() as if_it_fails:
+            try:
+                self._connection, theirs = socket.socketpair()
+                if_it_fails.enter_context(self._connection)
+                with theirs:
+                    self._server = _server(modules)
+                    self._pid = self._server.order(FORK, descriptor=theirs.fileno())
+            except ConnectionError as error:
+                raise WorkersUnavailableError("the process that starts them ended") from error
+            except OSError as error:
+                raise WorkersUnavailableError(error.strerror) from error
+            if self._pid < 0:
+                raise WorkersUnavailableError(os.strerror(-self._pid))
+            if_it_fails.pop_all()
+
+    def hang_up(self) -> None:
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> str:
-        """Let go of it, in its own thread; how it ended."""
         self.hang_up()
         self._connection.close()
         try:
             code = self._server.order(REAP, self._pid)
         except OSError:  # the server was killed as well
             code = UNKNOWN
-        if code == UNKNOWN:
-            return "was killed"
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return "was killed" if code == UNKNOWN else _how_it_ended(code)
+
+
+class _Started(_Worker):
+    """A worker that is started as a program, where nothing can be forked (Windows, macOS).
+
+    Raises:
+        WorkersUnavailableError: there can be none.
+    """
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        try:
+            with stopping_signals_blocked():
+                self._process = subprocess.Popen(
+                    _program("worker", "work_on_pipes", list(modules)),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    bufsize=0,
+                    env=os.environ | _ONE_THREAD,
+                    creationflags=AS_A_GROUP_OF_ITS_OWN,
+                )
+        except OSError as error:
+            raise WorkersUnavailableError(error.strerror) from error
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._connection = Pipes(self._process.stdout, self._process.stdin)
+
+    def hang_up(self) -> None:
+        if self._process.poll() is None:
+            with suppress(OSError):  # it has just ended
+                kill_at_once(self._process.pid)
+
+    def end(self) -> str:
+        self._connection.close()
+        try:
+            code = self._process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self.hang_up()
+            code = self._process.wait()
+        return _how_it_ended(code)
+
+
+def _how_it_ended(code: int) -> str:
+    return f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+
+
+def _program(module: str, function: str, *arguments: object) -> list[str]:
+    """The command line of a process that calls a function of a module in this folder: nothing of the main program."""
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    called = f"{function}({', '.join(map(repr, arguments))})"
+    code = f"import sys; sys.path[:] = {path!r}; from t2t_vit.data.{module} import {function}; {called}"
+    return [sys.executable, "-c", code]
 
 
 def _current_folder() -> str:
@@ -358,15 +426,10 @@ class _Server:
     def __init__(self, modules: Sequence[str]) -> None:
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair()
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        program = (
-            f"import sys; sys.path[:] = {path!r}; from t2t_vit.data.worker import serve_forks; "
-            f"serve_forks({theirs.fileno()}, {list(modules)!r})"
-        )
         try:
-            with theirs, _signals_wait():  # a blocked signal stays blocked through fork and exec
+            with theirs, stopping_signals_blocked():  # they stay blocked through fork and exec
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", program],
+                    _program("fork_server", "serve_forks", theirs.fileno(), list(modules)),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -385,10 +448,10 @@ class _Server:
         """Its answer to an order; OSError where it is gone."""
         with self._lock:
             message = ORDER.pack(action, pid)
-            if descriptor is None:
-                self._control.sendall(message)
-            else:
+            if sys.platform != "win32" and descriptor is not None:
                 socket.send_fds(self._control, [message], [descriptor])
+            else:
+                self._control.sendall(message)
             reply = self._control.recv(REPLY.size, socket.MSG_WAITALL)
         if len(reply) < REPLY.size:
             raise BrokenPipeError
@@ -429,13 +492,3 @@ def _end_server() -> None:
     server = _servers.get(os.getpid())
     if server is not None:
         server.kill()
-
-
-@contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Until the end of the block, and beyond it for processes that are started in it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -218,7 +218,7 @@ def _collect(pipe: IO[bytes], printed: list[bytes]) -> None:
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
     """And what it started, which would keep its pipes open."""
-    if hasattr(os, "killpg") and process.returncode is None:
+    if sys.platform != "win32" and process.returncode is None:
         with suppress(OSError):  # it has ended
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()

@@ -1,10 +1,10 @@
 """What a run has finished so far, kept so that a run that was killed is continued and not begun again."""
 
-import fcntl
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +14,7 @@ from t2t_vit.files import parse_json
 from t2t_vit.inference.item import ImageResult, Prediction, Stamp
 from t2t_vit.inference.pipeline import Answered
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.platforms import NoLocksError, lock
 from t2t_vit.weights.location import find_file
 
 Fingerprint = Mapping[str, Any]
@@ -92,10 +93,17 @@ class PredictionJournal:
         self._held = []
 
     def finish(self) -> None:
-        """The output is there: the journal goes."""
-        if self._file is not None:
-            self.path.unlink(missing_ok=True)
+        """The output is there: the journal goes, while it is still locked; on Windows, as soon as it is closed."""
+        self._known = None  # which reads it
+        has_it = self._file is not None
+        if has_it:
+            with suppress(PermissionError):
+                self.path.unlink(missing_ok=True)
+                has_it = False
         self.close()
+        if has_it:
+            with suppress(PermissionError):  # another run has it already
+                self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave it for another run; it stays."""
@@ -165,11 +173,11 @@ class PredictionJournal:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno())
         except BlockingIOError as error:
             file.close()
             raise UserError(f"output '{self._output}': another run is writing it; wait, or name another") from error
-        except OSError:  # a file system without locks
+        except (NoLocksError, OSError):
             pass
         return file
 

@@ -92,7 +92,7 @@ class Readers:
 def usable_workers(wanted: int) -> int:
     """As many as are wanted, but one core is left to the network, and one process reads even where there is one."""
     cores = processes.usable_workers(sys.maxsize)
-    return min(wanted, max(1, cores - 1)) if cores else 0
+    return min(wanted, max(1, cores - 1))
 
 
 def _uncopied(source: Source) -> Source | memoryview:

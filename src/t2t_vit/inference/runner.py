@@ -58,14 +58,13 @@ def main() -> int:
 
 def limit_memory(size: int) -> None:
     """Let allocations beyond `size` bytes fail; Linux alone keeps such a limit."""
-    try:
+    if sys.platform == "linux":
         import resource
-    except ImportError:  # Windows
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no file
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    if size and (hard == resource.RLIM_INFINITY or size < hard):
-        resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no file
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        if size and (hard == resource.RLIM_INFINITY or size < hard):
+            resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
 
 
 def listen(requests: "queue.SimpleQueue[tuple[dict[str, Any], bytearray]]") -> None:
@@ -77,7 +76,7 @@ def listen(requests: "queue.SimpleQueue[tuple[dict[str, Any], bytearray]]") -> N
         if source.readinto(content) < len(content):
             break
         requests.put((head, content))
-    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():  # and what was started here
+    if sys.platform != "win32" and os.getpgrp() == os.getpid():  # and what was started here
         os.killpg(0, signal.SIGKILL)
     os._exit(0)
 

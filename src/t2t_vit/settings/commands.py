@@ -55,11 +55,11 @@ def option(name: str, metavar: str, meaning: str, default: Value = "", allowed: 
 DEVICE = option(
     "device",
     "DEVICE",
-    "device to run on, in place of device_target and device_id: cpu, cuda, cuda:1, mps, or the accelerator's index",
+    "device to run on, in place of device_target and device_id: cpu, cuda, cuda:1, mps, xpu, or its index",
     allowed=Written(
-        r"(?i:auto|cpu|gpu|mps|(cuda|gpu|npu)(:\d{1,9})?|\d{1,9})",
-        "cpu, cuda, cuda:1, mps, auto or a number; of several devices each needs a process of its own, which "
-        "scripts/run_distribute_train_gpu.sh CONFIG --device_ids 0,1 starts",
+        r"(?i:auto|cpu|mps|(cuda|gpu|npu|xpu)(:\d{1,9})?|\d{1,9})",
+        "cpu, cuda (also for AMD), cuda:1, mps, xpu, auto or a number; of several devices each needs a process of its "
+        "own, which scripts/run_distribute_train_gpu.sh CONFIG --device_ids 0,1 starts",
     ),
 )
 UP_TO_100_000 = Range(1, 100_000)

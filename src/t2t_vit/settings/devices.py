@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from t2t_vit.errors import UserError
 from t2t_vit.settings.values import Value
 
-# Apple's machines have an accelerator that others lack, and none of NVIDIA's or AMD's.
-_ELSEWHERE = {True: ("cuda",), False: ("mps",)}
+# Apple's machines have an accelerator that others lack, and none of NVIDIA's, AMD's or Intel's.
+_ELSEWHERE = {True: ("cuda", "xpu"), False: ("mps",)}
 
 
 def device_keys(text: str, line: Mapping[str, Value]) -> dict[str, Value]:
@@ -27,7 +27,7 @@ def device_keys(text: str, line: Mapping[str, Value]) -> dict[str, Value]:
             f"--device {text}: there is none on this machine; write --device auto for the accelerator it has, or "
             "--device cpu"
         )
-    targets = {"auto": "auto", "cpu": "CPU", "npu": "Ascend"}
+    targets = {"auto": "auto", "cpu": "CPU", "mps": "MPS", "xpu": "XPU", "npu": "Ascend"}
     keys: dict[str, Value] = {"device_target": targets.get(kind, "GPU")}
     keys |= {"device_id": int(number)} if number else {}
     for name, value in keys.items():

@@ -16,6 +16,7 @@ from shlex import quote
 import yaml
 
 from t2t_vit.errors import UserError, printable
+from t2t_vit.platforms import NOT_BLOCKING
 from t2t_vit.settings.names import nearest_key
 from t2t_vit.settings.schema import KEYS, SECTIONS, Config
 from t2t_vit.settings.values import Value
@@ -157,7 +158,7 @@ def _read_bytes(path: Path) -> bytes:
     if not path.is_fifo():
         with path.open("rb") as file:
             return file.read(LARGEST + 1)
-    descriptor, content = os.open(path, os.O_RDONLY | os.O_NONBLOCK), b""
+    descriptor, content = os.open(path, os.O_RDONLY | NOT_BLOCKING), b""
     try:
         while len(content) <= LARGEST:
             with suppress(BlockingIOError):  # there is a writer, and it has written nothing yet

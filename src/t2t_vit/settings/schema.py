@@ -199,8 +199,9 @@ class Hardware:
     device_num: int = key(1, "number of processes, one accelerator each; a launcher's number wins", COUNT)
     device_target: str = key(
         "auto",
-        "auto: an accelerator where there is one, else the CPU; GPU; CPU; Ascend",
-        OneOf(("auto", "GPU", "CPU", "Ascend")),
+        "auto: an accelerator where there is one, else the CPU; GPU: any accelerator (NVIDIA's, AMD's by ROCm); "
+        "MPS: Apple's; XPU: Intel's",
+        OneOf(("auto", "GPU", "CPU", "MPS", "XPU", "Ascend")),
     )
     runtime: str = key(
         "auto", "what runs predictions on a CPU; auto: the fastest, by measurement", OneOf(("auto", "torch", *RUNTIMES))

@@ -1,9 +1,7 @@
 """Several processes, one device each, started by torchrun: how they find each other, stop together and end."""
 
-import ctypes
 import os
 import pickle
-import signal
 import sys
 import time
 import warnings
@@ -11,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
@@ -23,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from t2t_vit.errors import UserError
+from t2t_vit.platforms import die_with_parent, executable_of, kill_at_once
 
 Found = TypeVar("Found")
 _SECONDS_TO_EXPLAIN = 2.0
@@ -270,22 +268,18 @@ class StopAgreement:
         return int(self._number)
 
 
-_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-
-
 def end_with_launcher() -> None:
     """On Linux: have this process killed at the moment that its launcher dies.
 
     torchrun starts each process in a session of its own, so a SIGKILL of torchrun, or of its process group, does not
     reach them: they would train on, and write into the folders of the run that is continued in the meantime.
     """
-    if sys.platform != "linux":
-        return
     launcher = os.getppid()
-    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if not die_with_parent():
+        return
     if os.getppid() != launcher or not _may_have_launched(launcher):  # it died a moment ago
         sys.stderr.write("the launcher of this process is gone, so it ends\n")
-        os.kill(os.getpid(), signal.SIGKILL)
+        kill_at_once(os.getpid())
 
 
 def _may_have_launched(parent: int) -> bool:
@@ -296,7 +290,4 @@ def _may_have_launched(parent: int) -> bool:
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return True
-    try:
-        return "python" in Path(f"/proc/{parent}/exe").readlink().name
-    except OSError:
-        return False
+    return "python" in (executable_of(parent) or "")

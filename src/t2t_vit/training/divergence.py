@@ -113,7 +113,7 @@ class StopOnDivergence(Callback):
         rows = [json.dumps({"step": step, "images": list(self._names(step))}) for step in steps]
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("a", encoding="utf-8") as file:
+            with self._log.open("a", encoding="utf-8", newline="") as file:
                 file.write("".join(f"{row}\n" for row in rows))
         except OSError:
             self._log = None

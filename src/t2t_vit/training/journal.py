@@ -107,7 +107,7 @@ def to_standard_error(text: str) -> None:
 def _open_log(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a", encoding="utf-8", buffering=1)
+        return path.open("a", encoding="utf-8", newline="", buffering=1)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); name another logs_root_dir") from error
 
@@ -321,7 +321,7 @@ def describe_step(state: State, reading: Reading) -> str:
         else f"{reading.images_per_second:.2g} images/s",
         f"data wait {reading.data_wait:.0%}",
         *([] if math.isnan(reading.mfu) else [f"MFU {reading.mfu:.1%}"]),
-        f"memory {reading.memory / 1e9:.1f} GB",
+        *([] if math.isnan(reading.memory) else [f"memory {reading.memory / 1e9:.1f} GB"]),
     ]  # fmt: skip
     if reading.scale != 1:
         parts.append(f"loss scale {reading.scale:g}")
@@ -407,9 +407,10 @@ class LiveBar(Callback):
     def _now(self, state: State) -> str:
         reading = self._window.read()
         mfu = "" if math.isnan(reading.mfu) else f"MFU {reading.mfu:.0%} "
+        memory = "" if math.isnan(reading.memory) else f"{reading.memory / 1e9:.1f} GB "
         skipped = f" skipped {reading.skipped}" if reading.skipped else ""
         return (
             f"loss {reading.loss:.3f} lr {state.lr:.1e} {reading.images_per_second:,.0f} img/s "
-            f"wait {reading.data_wait:.0%} {mfu}{reading.memory / 1e9:.1f} GB "
+            f"wait {reading.data_wait:.0%} {mfu}{memory}"
             f"eta {eta(state, reading)}{skipped}"
         )

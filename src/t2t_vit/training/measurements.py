@@ -2,8 +2,6 @@
 
 import math
 import re
-import resource
-import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from t2t_vit.platforms import peak_resident_memory
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.optimizer import trainable
 from t2t_vit.training.state import State
@@ -273,11 +272,11 @@ class StepWindow:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory used so far, in bytes: the accelerator's by tensors, or this process's in RAM."""
+    """The most memory used so far, in bytes: the accelerator's by tensors, or this process's in RAM; NaN if unknown."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024)
+    peak = peak_resident_memory()
+    return math.nan if peak is None else float(peak)
 
 
 WARM_UP_STEPS = 5  # the first batches of a run wait for the workers to start

@@ -5,7 +5,6 @@ whose the folder is; `run.json` in the logs and `checkpoints.json` beside the ch
 every checkpoint. A folder that holds anything is never given to another run.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from importlib import import_module
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
@@ -23,13 +21,13 @@ from typing import Any, Self
 
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import LONGEST_JSON, atomic_write, check_folder, parse_json, read_at_most, remove_leftovers
+from t2t_vit.platforms import BINARY, NoLocksError, lock, relative_path
 from t2t_vit.report.run_files import RECORD, REPORT
 from t2t_vit.training.retention import LIST, CheckpointFolder
 
 LOCK = ".run.lock"
 SECONDS_TO_DIE = 3.0  # a process that was killed holds its lock until its memory is given back
 ROOT_KEYS = ("ckpt_root_dir", "best_ckpt_root_dir", "summary_root_dir", "logs_root_dir")
-_NO_LOCKS = {getattr(errno, name) for name in ("ENOLCK", "ENOSYS", "EINVAL", "ENOTSUP", "EOPNOTSUPP")}
 
 Note = Callable[[str], None]
 
@@ -161,7 +159,7 @@ class Lock:
             self._make(folder)
             if fresh and is_taken(folder):
                 raise FileExistsError(path)
-            flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if fresh else 0)
+            flags = os.O_RDWR | os.O_CREAT | BINARY | (os.O_EXCL if fresh else 0)
             descriptor = os.open(path, flags, 0o666)
         except FileExistsError:
             raise
@@ -212,17 +210,13 @@ class Lock:
                 self._made.append(place)
 
     def _lock(self, descriptor: int, path: Path) -> None:
-        try:
-            flock, how = _flock()
-        except ImportError:
-            return self._warn(path, "this platform has none")
         end = time.monotonic() + SECONDS_TO_DIE
         while True:
             try:
-                return flock(descriptor, how)
-            except OSError as error:
-                if error.errno in _NO_LOCKS:
-                    return self._warn(path, f"its file system has none ({error.strerror})")
+                return lock(descriptor)
+            except NoLocksError as error:
+                return self._warn(path, str(error))
+            except OSError:
                 if time.monotonic() > end:
                     raise AliveError(path.parent) from None
             time.sleep(0.05)
@@ -233,11 +227,6 @@ class Lock:
                 f"{path.parent} cannot be locked, {why}: two processes that continue this run at once would not notice"
             )
         self._warned = True
-
-
-def _flock() -> tuple[Callable[[int, int], None], int]:
-    fcntl = import_module("fcntl")
-    return fcntl.flock, fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 class AliveError(UserError):
@@ -452,7 +441,7 @@ def home_of(
         name = folder.name
         for number, key in enumerate(ROOT_KEYS):
             if key not in chosen:
-                beside = os.path.normpath(folder.parent / os.path.relpath(recorded[number], recorded[kind]))
+                beside = os.path.normpath(folder.parent / relative_path(recorded[number], recorded[kind]))
                 there = Path(recorded[number]) / name
                 moved = not _is_own(there, mark) and os.path.realpath(beside) != os.path.realpath(recorded[number])
                 roots[number] = str(beside) if moved else recorded[number]

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import NoReturn, Protocol, TypeVar
 
 from t2t_vit.errors import UserError
+from t2t_vit.platforms import IGNORABLE, STOPPING, signal_name
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 Item = TypeVar("Item", covariant=True)
 
 
@@ -20,7 +20,7 @@ class Stopped(SystemExit):
 
     def __init__(self, number: int, *, whole: bool = False) -> None:
         super().__init__(128 + number)
-        self.name = signal.Signals(number).name
+        self.name = signal_name(number)
         self.whole = whole
 
 
@@ -49,7 +49,7 @@ def heard(hear: Callable[[int], None]) -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) for number in STOPPING}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN or number not in (signal.SIGINT, signal.SIGHUP):
+        if handler != signal.SIG_IGN or number not in IGNORABLE:
             signal.signal(number, lambda heard, _: hear(heard))
     try:
         yield

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from t2t_vit.errors import UserError
 from t2t_vit.files import chosen_cache
 from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
+from t2t_vit.platforms import replace
 from t2t_vit.variants import VARIANTS
 from t2t_vit.weights.names import authors_names
 
@@ -166,7 +167,7 @@ def _fetch(address: str, path: Path, arch: str) -> None:
                 download_url_to_file(address, str(fresh), progress=sys.stderr.isatty())
             _check(fresh)
             _check_content(fresh, arch)
-            fresh.replace(path)
+            replace(fresh, path)
         except (OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             if isinstance(error, urllib.error.HTTPError):
@@ -191,7 +192,7 @@ def _timeout(seconds: float) -> Iterator[None]:
 def _check(path: Path) -> None:
     """Compare size and digest with what is known of the file; its bytes are on the disk afterwards."""
     known = KNOWN.get(path.name)
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows flushes only what may be written
         os.fsync(file.fileno())
         if known is None:
             return

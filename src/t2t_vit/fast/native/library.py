@@ -12,12 +12,14 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from shutil import which
+from stat import S_ISDIR
 from tempfile import TemporaryDirectory, gettempdir
 
 import torch
 
 from t2t_vit.fast.native.processor import SWITCH, cpu_level, instructions, processor_level
 from t2t_vit.files import user_cache
+from t2t_vit.platforms import NoLocksError, is_mine, is_safe_from_others, lock
 
 FOLDER = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
@@ -129,8 +131,8 @@ def _workplace(folder: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix=_BUILD, dir=folder, ignore_cleanup_errors=True) as name:
         descriptor = os.open(name, os.O_RDONLY)
         try:
-            with suppress(OSError):
-                _lock(descriptor)
+            with suppress(OSError, NoLocksError):
+                lock(descriptor)
             yield Path(name)
         finally:
             os.close(descriptor)
@@ -139,23 +141,17 @@ def _workplace(folder: Path) -> Iterator[Path]:
 def _sweep(folder: Path) -> None:
     """Remove what compilations that were killed left behind."""
     for left in folder.glob(f"{_BUILD}*"):
-        with suppress(OSError):
-            state = left.stat()
-            if state.st_uid == os.getuid() and time.time() - state.st_mtime > _SECONDS_TO_LOCK and not _is_locked(left):
+        with suppress(OSError, NoLocksError):
+            state = left.lstat()
+            is_own_folder = S_ISDIR(state.st_mode) and is_mine(state)
+            if is_own_folder and time.time() - state.st_mtime > _SECONDS_TO_LOCK and not _is_locked(left):
                 shutil.rmtree(left)
 
 
-def _lock(descriptor: int) -> None:
-    """Take the lock of an open folder; raises BlockingIOError where a process has it."""
-    import fcntl  # Linux alone comes here
-
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 def _is_locked(folder: Path) -> bool:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _lock(descriptor)
+        lock(descriptor)
     except BlockingIOError:
         return True
     finally:
@@ -185,11 +181,10 @@ def _folder() -> Path | None:
     folder = base / "native"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        state = folder.stat()
+        # What somebody else may write is not loaded. What this user may not write may hold a library all the same.
+        return folder if is_safe_from_others(folder) else None
     except OSError:
         return None
-    # What somebody else may write is not loaded. What this user may not write may hold a library all the same.
-    return folder if state.st_uid in (os.getuid(), 0) and not state.st_mode & 0o022 else None
 
 
 def _first_line(error: Exception) -> str:

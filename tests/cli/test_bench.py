@@ -79,6 +79,7 @@ def test_bench_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
     assert printed.out.splitlines()[-1].startswith("loader, 1 worker: ")
 
 
+@pytest.mark.thorough
 def test_bench_data_prints_what_it_has_before_the_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +130,7 @@ def test_a_configuration_is_printed_and_nothing_measured(capsys: pytest.CaptureF
         ("model --output .", "output '.': is a folder"),
         ("step --step", "--step belongs to bench data; leave it out of bench step"),
         ("step --amp_level O3", "amp_level: O3 is for inference only"),
-        ("data --data_url nowhere", "data_url nowhere is not a folder"),
+        ("data --data_url nowhere", "data_url nowhere does not exist"),
         ("data --device_target CPU --dataset CIFAR10", "CIFAR-10 needs data_url"),
     ],
 )

@@ -335,6 +335,7 @@ ROOT = Path(__file__).parents[2]
 ALONE = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
 
 
+@pytest.mark.thorough
 def test_two_processes_find_and_skip_what_one_does(run: Run, tmp_path: Path) -> None:
     put(Path("data/train"), "a", "b")
     put(Path("data/val"), "a", "b", each=5)

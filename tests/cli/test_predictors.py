@@ -63,7 +63,7 @@ def convert_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictors, "_converted", converted)
 
 
-@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", [pytest.param("openvino", marks=pytest.mark.thorough), "onnxruntime"])
 def test_another_runtime_gives_the_same_answers(run: Run, tmp_path: Path, name: str) -> None:
     assert run(output="torch.json")[0] == 0
     code, err = run("--runtime", name, output="other.json")
@@ -78,6 +78,7 @@ def test_another_runtime_gives_the_same_answers(run: Run, tmp_path: Path, name: 
     assert any(ours[path] != theirs[path] for path in ours)  # they did not come from the same place
 
 
+@pytest.mark.thorough
 def test_auto_measures_where_the_work_is_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_choice, "LONG_ENOUGH", 0.0)
     monkeypatch.setattr(predictors, "_missing", lambda name: ["it"] if name == "openvino" else [])

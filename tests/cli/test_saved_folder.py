@@ -59,6 +59,7 @@ def test_infer(place: Path, source: str) -> None:
     assert [found[f"images/{path.name}"] for path in paths] == expected
 
 
+@pytest.mark.thorough
 def test_export(place: Path) -> None:
     model = t2t_vit.from_pretrained(place / "saved")
     images = torch.randint(256, (3, 3, 28, 28), dtype=torch.uint8)

@@ -145,6 +145,7 @@ def test_a_killed_worker_is_started_again_and_the_run_ends_as_if_nothing_had_bee
     assert re.search(r"continuing .*_1[01]\.ckpt", log)
 
 
+@pytest.mark.thorough
 def test_a_mistake_that_one_process_finds_ends_all_with_its_sentence(tmp_path: Path) -> None:
     (tmp_path / "mistaken.py").write_text(MISTAKEN)
     line = ["-m", "t2t_vit.cli.launch", "--standalone", "--nproc-per-node=2", "mistaken.py", "train"]

@@ -52,7 +52,10 @@ def written(
 
 @pytest.mark.parametrize(
     "file_format",
-    [pytest.param(name, marks=pytest.mark.thorough) if name in ("AOTI", "EXECUTORCH") else name for name in KINDS],
+    [
+        pytest.param(name, marks=pytest.mark.thorough) if name in ("AOTI", "EXECUTORCH", "PT2") else name
+        for name in KINDS
+    ],
 )
 def test_it_is_written_proven_and_opened(
     file_format: str, trained: TorchPredictor, few: Evidence, tmp_path: Path
@@ -74,7 +77,10 @@ def test_it_is_written_proven_and_opened(
         torch.testing.assert_close(loaded.logits(few.images[:count]), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("file_format", ["ONNX", "OPENVINO", "PT2", "SAFETENSORS"])
+@pytest.mark.parametrize(
+    "file_format",
+    ["ONNX", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("OPENVINO", "PT2")), "SAFETENSORS"],
+)
 def test_half_the_bytes_and_the_same_answers(
     file_format: str, trained: TorchPredictor, evidence: Evidence, tmp_path: Path
 ) -> None:

@@ -162,6 +162,7 @@ def unwritten_memory_is_nan():
 
 @pytest.mark.usefixtures("unwritten_memory_is_nan")
 @pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
+@pytest.mark.thorough
 def test_a_skipped_first_update_leaves_every_optimizer_as_new(make_model, make_loader):
     from timm.optim import get_optimizer_info, list_optimizers
 

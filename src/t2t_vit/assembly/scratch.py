@@ -329,7 +329,7 @@ def _size(images: ImageSet, index: int) -> tuple[int, int] | None:
     try:
         name = images.name(index)
         return image_size(Path(name)) if Path(name).is_file() else images.read(index).size
-    except DecodeError:
+    except (DecodeError, OSError):  # OSError: its folder may not be looked into
         return None
 
 

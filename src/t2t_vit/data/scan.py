@@ -343,7 +343,8 @@ def neighbours(folder: Path) -> str:
         names = folders_in(folder.parent)
     except UserError:
         return f", nor does {folder.parent}" if not folder.parent.exists() else ""
-    return f"; {folder.parent} holds {some(names, 5)}" if names else f"; {folder.parent} holds no folders"
+    where = "the current folder" if folder.parent == Path() else folder.parent
+    return f"; {where} holds {some(names, 5)}" if names else f"; {where} holds no folders"
 
 
 def _nor(others: int) -> str:

@@ -220,7 +220,7 @@ def test_a_command_that_runs_a_graph_without_end_can_be_stopped(tmp_path: Path, 
     process = subprocess.Popen(line, stderr=subprocess.PIPE, cwd=tmp_path, text=True)
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while process.poll() is None and not children.read_text():
+        while process.poll() is None and not children.read_text(encoding="utf-8"):
             time.sleep(0.1)
         time.sleep(3)  # by then it computes; before, the same would be asked of code that is easier to stop
         process.send_signal(signal.Signals[name])

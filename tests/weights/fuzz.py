@@ -232,7 +232,7 @@ def work(first: int, last: int, folder: Path, pipe: Connection) -> None:
     torch.set_num_threads(1)
     whole = seeds(folder)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    virtual = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (virtual + MEMORY, virtual + MEMORY))
     for number in range(first, last):
         start = time.perf_counter()

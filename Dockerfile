@@ -1,5 +1,6 @@
-# docker build --target cpu --tag t2t-vit:cpu .       docker build --target cuda --tag t2t-vit:cuda .
-# How to run it: docs/howto/containers.md.
+# docker build --target cuda --tag t2t-vit:cuda .
+# docker build --target cpu --build-arg TORCH_INDEX=URL --tag t2t-vit:cpu .
+# What URL is, and how to run it: docs/howto/containers.md.
 FROM debian:trixie-slim AS base
 COPY scripts/container.sh /usr/local/bin/container.sh
 RUN sh /usr/local/bin/container.sh system
@@ -20,6 +21,7 @@ ENTRYPOINT ["t2t-vit"]
 CMD ["--help"]
 
 FROM base AS build-cpu
+ARG TORCH_INDEX
 COPY . /source
 RUN sh /source/scripts/container.sh install cpu
 

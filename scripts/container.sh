@@ -1,7 +1,8 @@
 #!/bin/sh
 # The steps of the Dockerfile. They stand here so that `make test-container` can take them in a bare Debian without Docker.
 #   container.sh system              Debian's packages, folders, and a user who is not root
-#   container.sh install cpu|cuda    the package of the folder /source, in /opt/t2t-vit
+#   container.sh install cpu|cuda    the package of the folder /source, in /opt/t2t-vit; for cpu TORCH_INDEX names the package
+#                                    index of PyTorch without CUDA, which is 4 GB smaller
 set -eu
 case "$1" in
 system)
@@ -14,11 +15,16 @@ system)
     chmod 1777 /runs /cache # any user may be named with --user
     ;;
 install)
+    if [ "$2" = cpu ]; then
+        if [ -z "${TORCH_INDEX:-}" ]; then
+            echo "container.sh: the cpu target needs --build-arg TORCH_INDEX=URL; pytorch.org names it for Linux, pip and CPU" >&2
+            exit 2
+        fi
+        export PIP_EXTRA_INDEX_URL="$TORCH_INDEX"
+    fi
     python3 -m venv /opt/t2t-vit
-    set -- "$2" /opt/t2t-vit/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint /source/constraints.txt
-    [ "$1" = cuda ] || set -- "$@" --extra-index-url https://download.pytorch.org/whl/cpu # PyTorch without CUDA, 4 GB less
-    shift
-    "$@" "/source[export,report]"
+    /opt/t2t-vit/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
+        --constraint /source/constraints.txt "/source[export,report]"
     find /opt/t2t-vit -name __pycache__ -type d -prune -exec rm -rf {} +
     ;;
 *)

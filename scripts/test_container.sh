@@ -20,7 +20,7 @@ chmod 755 "$root" # other users enter it
 trap 'umount "$root/proc" "$root/dev" 2>/dev/null || true; rm -rf --one-file-system "$root"' EXIT
 
 echo "a bare Debian 13"
-debootstrap --variant=minbase --include=ca-certificates trixie "$root" http://deb.debian.org/debian >"$root.log" 2>&1 \
+debootstrap --variant=minbase --include=ca-certificates trixie "$root" >"$root.log" 2>&1 \
     || fail "debootstrap failed; see $root.log"
 rm "$root.log"
 mount --bind /dev "$root/dev"

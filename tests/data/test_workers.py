@@ -331,13 +331,18 @@ def test_a_full_shared_memory_is_not_in_the_way() -> None:
     assert (done.returncode, done.stdout) == (0, "64\n"), done.stderr
 
 
-def test_workers_hear_no_signal_of_the_group() -> None:
-    pool = Pool(process_of, 1)
+def check_that_it_hears_no_signal_of_the_group(pool: Pool) -> None:
+    """The one worker of a pool that answers with its process."""
     pid = pool.submit([0])[0].result(LONG)
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
         os.kill(pid, getattr(signal, name))
     assert pool.submit([0])[0].result(LONG) == pid
     pool.close()
+
+
+def test_workers_hear_no_signal_of_the_group() -> None:
+    pool = Pool(process_of, 1)
+    check_that_it_hears_no_signal_of_the_group(pool)
 
 
 def test_a_program_needs_no_guard_for_its_workers(tmp_path: Path) -> None:
@@ -436,11 +441,7 @@ def test_a_started_worker_says_what_it_cannot_load_and_what_it_cannot_send() -> 
 @pytest.mark.usefixtures("no_fork")
 def test_started_workers_hear_no_signal_of_the_group_and_print_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
     pool = Pool(printing, 1)
-    pid = pool.submit([0])[0].result(LONG)
-    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
-        os.kill(pid, getattr(signal, name))
-    assert pool.submit([0])[0].result(LONG) == pid
-    pool.close()
+    check_that_it_hears_no_signal_of_the_group(pool)
     assert capfd.readouterr().out == ""
 
 

@@ -1,8 +1,8 @@
 """What the site's build generates is complete: every key, command, public name and message."""
 
 import ast
-import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,13 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def site() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_site", ROOT / "scripts" / "build_site.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def site(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("scripts/build_site.py")
 
 
 def test_every_key_has_a_row(site: ModuleType) -> None:

@@ -1,8 +1,7 @@
 """The figures of docs/performance.md are those of the results it names: benchmarks/plot.py makes page and picture."""
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,17 +12,8 @@ PAGE = ROOT / "docs" / "performance.md"
 
 
 @pytest.fixture(scope="module")
-def plot() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("plot", ROOT / "benchmarks" / "plot.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["plot"] = module  # dataclasses look for it there
-    try:
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        del sys.modules["plot"]
+def plot(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("benchmarks/plot.py")
 
 
 def test_page_and_picture_are_what_the_tool_makes_of_the_results(plot: ModuleType) -> None:

@@ -22,7 +22,8 @@ from t2t_vit import create_model
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.export.job import ExportJob
 from t2t_vit.export.onnx import onnx_model
-from t2t_vit.inference.exported import INPUT, Metadata
+from t2t_vit.inference.exported import Metadata
+from t2t_vit.inference.runner import INPUT
 
 ARCHS = ("t2t_vit_14", "t2t_vit_t_14", "t2t_vit_7")
 BATCH, SIZE, TURNS = 8, 224, 11

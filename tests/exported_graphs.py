@@ -11,8 +11,8 @@ import onnx
 import openvino
 
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.inference.exported import INPUT, OUTPUT, Metadata
-from t2t_vit.inference.runner import METADATA
+from t2t_vit.inference.exported import Metadata
+from t2t_vit.inference.runner import INPUT, METADATA, OUTPUT
 
 MEANS = Metadata("a", Preprocessing((4, 6), 0.8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), None, 3)
 OF_A_COMMAND = replace(MEANS, arch="t2t_vit_7", preprocessing=Preprocessing((28, 28)))  # as a configuration allows it

@@ -13,7 +13,7 @@ from secrets import token_hex
 from typing import IO, Any, BinaryIO
 
 from t2t_vit.errors import OutputError
-from t2t_vit.platforms import BINARY, NOT_BLOCKING, replace, sync_folder
+from t2t_vit.platforms import BINARY, NOT_BLOCKING, relative_path, replace, sync_folder
 
 LONGEST_JSON = 8 * 2**20  # bytes of a file that a run writes; it holds the names of its classes
 
@@ -67,7 +67,7 @@ def lead_to(link: Path, target: Path) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    relative = os.path.relpath(target, link.parent)
+    relative = relative_path(target, link.parent)
     beside = link.with_name(f".{link.name}.{token_hex(4)}.part")
     try:
         try:
@@ -90,11 +90,11 @@ def open_regular(path: str | Path) -> BinaryIO:
     Raises:
         OSError: there is no such file, it may not be read, or it is no regular file; `strerror` says which.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | NOT_BLOCKING | BINARY), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    descriptor = os.open(path, os.O_RDONLY | NOT_BLOCKING | BINARY)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def read_at_most(path: str | Path, most: int) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 from t2t_vit.cli import doctor
 from t2t_vit.cli.main import main
 from t2t_vit.fast import kernels
+from t2t_vit.platforms import machine_memory
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +99,7 @@ def test_limits_of_a_container(tmp_path: Path) -> None:
     found = doctor.examine(tmp_path)
     limits = found["limits of the container or job"]
     assert (limits["memory"], limits["processors"], limits["processes"]) == (3 * 2**30, 1.5, 512)
-    assert found["memory"]["of the machine"] == 8 * 2**30
+    assert found["memory"]["of the machine"] == machine_memory() > 2**28
     assert found["memory"]["free for this process"] == 3 * 2**30
     assert found["memory"]["/dev/shm"] is None
     assert doctor.shown("memory", limits["memory"]) == "3 GiB"

@@ -135,3 +135,14 @@ def test_without_memory_files_the_limit_of_an_image_stays(monkeypatch: pytest.Mo
     assert (budget.max_pixels, budget.place) == (7, None)
     with image_turn():
         budget.take(10**12)
+
+
+def test_where_nobody_can_lock_everybody_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("t2t_vit.data.budget.open_file_of", refused)
+    budget = PixelBudget()
+    with image_turn():
+        budget.take(MAX_PIXELS)
+        assert can_take(budget)

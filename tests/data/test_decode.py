@@ -415,3 +415,16 @@ def test_headers_tell_the_size_without_the_pixels(tmp_path: Path) -> None:
         (tmp_path / "b.png").write_bytes(content)
         with pytest.raises(DecodeError, match=reason):
             image_size(tmp_path / "b.png")
+
+
+def test_a_header_is_checked_within_the_limit_but_not_refused_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ICO is decoded as it is opened: whoever lifts the limit to see its header decodes whatever lies in it."""
+    monkeypatch.setattr(decoding, "_of_this_process", lambda: PixelBudget(1000))
+    for kind in ("ICO", "PNG"):
+        content = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(content, kind, **({"sizes": [(64, 64)]} if kind == "ICO" else {}))
+        with pytest.raises(decoding.TooManyPixelsError, match="max_pixels is 1,000"):
+            image_size(io.BytesIO(content.getvalue()))
+        decoding.check_header(io.BytesIO(content.getvalue()))
+    with pytest.raises(DecodeError):
+        decoding.check_header(io.BytesIO(b"no image"))

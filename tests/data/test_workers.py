@@ -1,6 +1,7 @@
 """Worker processes: what they answer, how they end, and what happens where a machine is in the way."""
 
 import errno
+import io
 import os
 import signal
 import socket
@@ -450,3 +451,14 @@ def test_without_a_program_to_start_the_reason_is_said(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(WorkersUnavailableError, match="No such file"):
         asked(doubled, 0)
+
+
+def test_a_pipe_that_nobody_reads_is_a_broken_one() -> None:
+    """Windows says EINVAL where others say EPIPE."""
+
+    class Unread(io.RawIOBase):
+        def write(self, _: object) -> int:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    with pytest.raises(BrokenPipeError, match="Invalid argument"):
+        worker.Pipes(io.BytesIO(), Unread()).sendall(b"x")

@@ -21,8 +21,9 @@ from t2t_vit.errors import UserError
 from t2t_vit.export.job import ExportJob
 from t2t_vit.export.torch_formats import write_pt2
 from t2t_vit.inference import runtime_predictors
-from t2t_vit.inference.exported import INPUT, OUTPUT, ExportedPredictor, Metadata
+from t2t_vit.inference.exported import ExportedPredictor, Metadata
 from t2t_vit.inference.load import check_fixed, is_exported
+from t2t_vit.inference.runner import INPUT, OUTPUT
 from t2t_vit.inference.runtime_predictors import OPENVINO_SECTION, OnnxPredictor, OpenVinoPredictor, Pt2Predictor
 from t2t_vit.model import T2TViT
 from t2t_vit.weights import file_kind, read_weights

@@ -31,9 +31,9 @@ from exported_graphs import (
 )
 from t2t_vit.cli.main import main
 from t2t_vit.errors import ProgramError
-from t2t_vit.inference.exported import INPUT, OUTPUT
 from t2t_vit.inference.foreign_predictor import ForeignPredictor
 from t2t_vit.inference.foreign_process import Limits
+from t2t_vit.inference.runner import INPUT, OUTPUT
 
 IMAGES = torch.arange(2 * 72, dtype=torch.uint8).view(2, 3, 4, 6)
 
@@ -229,3 +229,19 @@ def test_a_command_that_runs_a_graph_without_end_can_be_stopped(tmp_path: Path, 
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_process_that_was_ended_is_not_called_a_crash(tmp_path: Path) -> None:
+    predictor = opened(mean_onnx(tmp_path / "x.onnx"))
+    predictor._process.close()
+    with pytest.raises(ProgramError, match=r"was ended in ONNX Runtime by an earlier failure .*; load the file again$"):
+        predictor.logits(IMAGES)
+
+
+def test_a_file_given_as_bytes(tmp_path: Path) -> None:
+    content = mean_onnx(tmp_path / "x.onnx").read_bytes()
+    predictor = opened(content)  # type: ignore[arg-type]
+    assert str(predictor.path) == "the given bytes"
+    assert len(predictor.logits(IMAGES)) == len(IMAGES)
+    with pytest.raises(ProgramError, match=r"^the given bytes: "):
+        t2t_vit.load(content[:-40])

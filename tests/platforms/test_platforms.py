@@ -229,3 +229,11 @@ def test_a_path_on_another_drive_stays_whole(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(os.path, "relpath", on_two_drives)
     assert platforms.relative_path("/a/b/c", "/a/d") == "/a/b/c"
+
+
+def test_who_is_alive() -> None:
+    assert platforms.is_alive(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    assert not platforms.is_alive(process.pid)
+    assert not platforms.is_alive(2**80)

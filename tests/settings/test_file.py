@@ -141,3 +141,12 @@ def test_a_pipe_is_read_to_its_end_but_not_waited_for_without_end(file: Path, mo
     writer.start()
     assert read_config(file) == {"epochs": 3}
     writer.join()
+
+
+def test_a_pipe_that_ends_empty_is_a_configuration_without_keys(file: Path) -> None:
+    os.mkfifo(file)
+    writer = Thread(target=file.write_text, args=("",))
+    writer.start()
+    with pytest.raises(UserError, match="holds no key"):
+        read_config(file)
+    writer.join()

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from t2t_vit.assembly import build
 from t2t_vit.assembly.run import Job, Start, check_same_classes, recorded_place
-from t2t_vit.data.cache import ByteStore, Place, keep_decoded, shared_store
+from t2t_vit.data.cache import ByteStore, keep_decoded, shared_store
 from t2t_vit.data.datasets import Recorded
 from t2t_vit.data.decode import MODES, Reduction
 from t2t_vit.data.folder import Files, reduced
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import BadImages, not_readable
-from t2t_vit.data.memory import budget_of, shown_bytes
+from t2t_vit.data.memory import Place, budget_of, shown_bytes
 from t2t_vit.data.readable import (
     MOST_DECODED,
     SECONDS,

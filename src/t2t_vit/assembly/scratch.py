@@ -18,7 +18,8 @@ import torch
 
 from t2t_vit.assembly import build
 from t2t_vit.bench.circumstances import cores
-from t2t_vit.data.decode import DecodeError, image_size
+from t2t_vit.data.decode import DecodeError
+from t2t_vit.data.folder import Files
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.memory import shown_bytes
 from t2t_vit.errors import UserError
@@ -167,13 +168,13 @@ def chosen_keys() -> frozenset[str]:
 def look(config: Config) -> Facts:
     """The training images as far as the table needs them: all names, some headers, a few of them decoded."""
     images, _ = build.training_images(config, silent)
-    sides, grey = [], True
+    files, sides, grey = Files.of(images), [], True
     for index in _spread(len(images), LOOKED_AT):
-        size = _size(images, index)
+        size = _size(images, files, index)
         if size is not None:
             sides.append(min(size))
     for index in _spread(len(images), LOOKED_INTO):
-        size = _size(images, index)
+        size = _size(images, files, index)
         if size is not None and math.prod(size) <= LARGEST_LOOKED_INTO:
             grey = grey and _is_grey(images, index)
     return Facts(len(images), len(images.classes), int(np.median(sides)) if sides else 0, grey and bool(sides))
@@ -324,12 +325,11 @@ def _spread(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
-def _size(images: ImageSet, index: int) -> tuple[int, int] | None:
+def _size(images: ImageSet, files: Files | None, index: int) -> tuple[int, int] | None:
     """(width, height) of an image, by its header where it is a file; None where it is broken."""
     try:
-        name = images.name(index)
-        return image_size(Path(name)) if Path(name).is_file() else images.read(index).size
-    except (DecodeError, OSError):  # OSError: its folder may not be looked into
+        return images.read(index).size if files is None else files.size(index)
+    except DecodeError:
         return None
 
 

@@ -4,7 +4,6 @@ Nothing in it says who or where: no paths, no names of users, machines or networ
 """
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,13 +13,13 @@ from pathlib import Path
 import torch
 
 from t2t_vit.bench.circumstances import commit, cores, instructions, processor, versions
-from t2t_vit.data.memory import control_groups, free_memory, shown_bytes
+from t2t_vit.data.memory import control_groups, free_memory, shown_bytes, text_of
 from t2t_vit.errors import UserError
 from t2t_vit.fast.fusing import why_not_fusible
 from t2t_vit.fast.native import unavailable
 from t2t_vit.fast.native.library import COMPILERS
 from t2t_vit.fast.native.processor import LEVELS, cpu_level
-from t2t_vit.platforms import open_files_limit
+from t2t_vit.platforms import machine_memory, open_files_limit
 from t2t_vit.precision import cpu_multiplies_bf16
 from t2t_vit.settings.command_line import Options
 from t2t_vit.tables import table_lines
@@ -70,7 +69,7 @@ def examine(root: Path = Path("/")) -> dict[str, Facts]:
             "torch.compile": _or_ready(lambda: obstacle_to_compiling(device) or None, f"works on {device.type}"),
         },
         "memory": {
-            "of the machine": _total(root),
+            "of the machine": machine_memory() or None,
             "free for this process": free_memory(root) or None,
             "/dev/shm": _free(root / "dev/shm"),
             "disk of this folder, free": _free(Path()),
@@ -103,7 +102,7 @@ def _processor() -> Facts:
         "instructions": ", ".join(instructions()) or None,
         "level of the kernels": f"{level} (of {', '.join(LEVELS)})",
         "multiplies bfloat16": str(cpu_multiplies_bf16()),
-        "cores for this process": cores() or os.cpu_count(),
+        "cores for this process": cores(),
         "threads of torch": torch.get_num_threads(),
         "torch's own level": torch.backends.cpu.get_cpu_capability(),
     }
@@ -148,14 +147,6 @@ def _compiler() -> str | None:
     return (said.splitlines() or [found])[0]
 
 
-def _total(root: Path) -> int | None:
-    try:
-        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemTotal:")), None)
-
-
 def _free(folder: Path) -> int | None:
     try:
         return shutil.disk_usage(folder).free
@@ -169,7 +160,7 @@ def _limits(root: Path) -> Facts:
     for limit, _ in control_groups(root):
         memory += _numbers(limit)
         processes += _numbers(limit.with_name("pids.max"))
-        quota = _words(limit.with_name("cpu.max"))
+        quota = text_of(limit.with_name("cpu.max")).split()
         if len(quota) == 2 and quota[0].isdigit():
             processors.append(int(quota[0]) / int(quota[1]))
     memory = [size for size in memory if size < 2**60]  # how version 1 writes that there is none
@@ -182,11 +173,4 @@ def _limits(root: Path) -> Facts:
 
 
 def _numbers(path: Path) -> list[int]:
-    return [int(word) for word in _words(path)[:1] if word.isdigit()]
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except OSError:
-        return []
+    return [int(word) for word in text_of(path).split()[:1] if word.isdigit()]

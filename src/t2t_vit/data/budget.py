@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 
-from t2t_vit.data.memory import MemoryFile
+from t2t_vit.data.memory import MemoryFile, Place
 from t2t_vit.platforms import open_file_of
 from t2t_vit.settings.schema import Config
-
-Place = tuple[int, int]
 
 MAX_PIXELS = Config.max_pixels  # the default: above it Pillow calls an image a bomb
 # Linux locks ranges of a file: byte 0 is held while somebody gathers slots, the bytes behind it are the slots.
@@ -100,13 +98,15 @@ def _memory_file(place: Place | None) -> MemoryFile | None:
 @contextmanager
 def _slots(file: MemoryFile, count: int) -> Iterator[None]:
     """Hold `count` slots. A descriptor of its own holds the locks, so that they end with it or with the process."""
-    descriptor = open_file_of(os.getpid(), file.fd, os.O_RDWR)
+    descriptor = None
     try:
         with suppress(OSError):  # a system that cannot lock lets everybody decode at once
+            descriptor = open_file_of(os.getpid(), file.fd, os.O_RDWR)
             _gather(descriptor, count)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _gather(descriptor: int, count: int) -> None:

@@ -12,10 +12,8 @@ from PIL import Image
 
 from t2t_vit.data.decode import Mode
 from t2t_vit.data.images import ImageSet
-from t2t_vit.data.memory import MemoryFile, shown_bytes
+from t2t_vit.data.memory import MemoryFile, Place, shown_bytes
 from t2t_vit.platforms import open_file_of, read_at, write_at, write_parts
-
-Place = tuple[int, int]
 
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 

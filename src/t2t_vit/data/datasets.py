@@ -13,16 +13,12 @@ from t2t_vit.data.folder import FolderImages, Tree, are_classes, check_known, ch
 from t2t_vit.data.images import ImageSet, Note, Split, by_name, subset
 from t2t_vit.data.scan import Scan, class_name, neighbours, scan, some
 from t2t_vit.errors import UserError
-from t2t_vit.notes import counted
+from t2t_vit.notes import counted, silent
 
 SPLITS: tuple[Split, Split] = ("train", "val")
 _A_FOLDER = "a folder of images, as FOLDER/CLASS or FOLDER/train/CLASS and FOLDER/val/CLASS"
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 DATASETS = ("ImageNet", "FashionMNIST", "CIFAR10", "CIFAR100")
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 def open_images(
@@ -39,7 +35,7 @@ def open_images(
     split_seed: int = 0,
     max_pixels: int = MAX_PIXELS,
     own: Sequence[Path] = (),
-    note: Note = _silent,
+    note: Note = silent,
     classes: Sequence[str] | None = None,
     path: str = "",
 ) -> ImageSet:
@@ -88,7 +84,7 @@ def open_training_images(
     split_seed: int = 0,
     max_pixels: int = MAX_PIXELS,
     own: Sequence[Path] = (),
-    note: Note = _silent,
+    note: Note = silent,
     recorded: "Recorded | None" = None,
     classes: Sequence[str] | None = None,
 ) -> tuple[ImageSet, ImageSet]:

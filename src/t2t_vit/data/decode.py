@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import struct
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from t2t_vit.data.budget import MAX_PIXELS, PixelBudget, image_turn
+from t2t_vit.files import open_regular
 
 Mode = Literal["L", "RGB", "RGBA"]
 Result = TypeVar("Result")
@@ -70,6 +70,10 @@ _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 
 class DecodeError(ValueError):
     """An image that cannot be decoded; the message is the reason, without the name of the file."""
+
+
+class TooManyPixelsError(DecodeError):
+    """More than `max_pixels`."""
 
 
 def is_image_ending(name: str) -> bool:
@@ -120,8 +124,9 @@ def image_size(source: str | Path | BinaryIO, budget: PixelBudget | None = None)
         with image_turn(), _file_of(source) as file:
             return _despite_texts(file, lambda file: _size_of(file, budget or _of_this_process()))
     except Exception as error:
+        kind = TooManyPixelsError if isinstance(error, TooManyPixelsError) else DecodeError
         reason = _reason(error)
-    raise DecodeError(reason)
+    raise kind(reason)
 
 
 def check_header(file: BinaryIO) -> None:
@@ -130,12 +135,8 @@ def check_header(file: BinaryIO) -> None:
     Raises:
         DecodeError: as `image_size`.
     """
-    image_size(file, _without_limit())
-
-
-@cache
-def _without_limit() -> PixelBudget:
-    return PixelBudget(sys.maxsize)
+    with suppress(TooManyPixelsError):
+        image_size(file)
 
 
 @cache
@@ -148,10 +149,8 @@ def _file_of(source: str | Path | bytes | memoryview | BinaryIO) -> Iterator[Bin
     if isinstance(source, bytes | memoryview):
         yield _CountedBytes(source)
     elif isinstance(source, str | Path):
-        path = Path(source)
-        if path.exists() and not path.is_file():  # opening a pipe would wait forever
-            raise DecodeError("it is not a regular file")
-        with io.FileIO(path) as opened, _CountedFile(opened) as file:
+        raw = cast(io.FileIO, cast(io.BufferedReader, open_regular(source)).detach())
+        with raw, _CountedFile(raw) as file:
             yield cast(BinaryIO, file)
     else:
         yield source
@@ -285,10 +284,10 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
             raise DecodeError("the file is empty") from error
         raise
     except Image.DecompressionBombError as error:
-        raise DecodeError(_too_many_pixels("", budget)) from error
+        raise TooManyPixelsError(_too_many_pixels("", budget)) from error
     if image.width * image.height > budget.max_pixels:
         image.close()
-        raise DecodeError(_too_many_pixels(f", {image.width:,} x {image.height:,}", budget))
+        raise TooManyPixelsError(_too_many_pixels(f", {image.width:,} x {image.height:,}", budget))
     return image
 
 

@@ -14,13 +14,10 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
 
-from t2t_vit.data.worker import FORK, ORDER, REPLY, UNKNOWN, receive, work
+from t2t_vit.data.worker import FORK, GRACE, ORDER, REPLY, UNKNOWN, import_all, receive, work
 
 assert sys.platform != "win32"  # for mypy; see platforms.can_fork_workers
-
-_GRACE = 1.0  # seconds that a worker has to end by itself
 
 
 def serve_forks(descriptor: int, modules: Sequence[str]) -> None:
@@ -30,9 +27,7 @@ def serve_forks(descriptor: int, modules: Sequence[str]) -> None:
     """
     control = socket.socket(fileno=descriptor)
     ended: dict[int, int] = {}  # workers that ended unasked, and how
-    for name in modules:
-        with suppress(Exception):  # the worker that needs it says what is wrong
-            import_module(name)
+    import_all(modules)
     while True:
         order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
         if not order:
@@ -78,7 +73,7 @@ def _fork(control: socket.socket, descriptor: int) -> int:
 
 def _end(pid: int) -> int:
     """How a worker ended whose connection is closed; it is killed where it has not after some time."""
-    deadline = time.monotonic() + _GRACE
+    deadline = time.monotonic() + GRACE
     try:
         while time.monotonic() < deadline:
             found, status = os.waitpid(pid, os.WNOHANG)

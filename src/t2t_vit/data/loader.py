@@ -21,7 +21,7 @@ from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSa
 from t2t_vit.data.seeds import Purpose, generator
 from t2t_vit.data.workers import WorkerDiedError, WorkerSilentError, WorkersUnavailableError, in_order, usable_workers
 from t2t_vit.errors import UserError, printable
-from t2t_vit.notes import counted
+from t2t_vit.notes import counted, silent
 
 Batch = tuple[Tensor, Tensor]
 Note = Callable[[str], None]
@@ -30,10 +30,6 @@ T = TypeVar("T")
 _CPU = torch.device("cpu")
 _BROKEN_AT_LEAST = 100  # broken training images that are skipped: this many, or 1 %, but never half of them
 _BROKEN_SHARE = 0.01
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 class Arrived(NamedTuple):
@@ -78,7 +74,7 @@ class TrainLoader:
         device: torch.device = _CPU,
         ahead: bool = True,
         bad: "BadImages | None" = None,
-        note: Note = _silent,
+        note: Note = silent,
     ) -> None:
         if len(images) < world:
             raise UserError(f"{counted(len(images), 'training image')} for {world} processes: each needs at least one")
@@ -150,7 +146,7 @@ class EvalLoader:
         ahead: bool = True,
         kept: ByteStore | None = None,
         bad: "BadImages | None" = None,
-        note: Note = _silent,
+        note: Note = silent,
     ) -> None:
         self.numbers: list[int] = []
         self.unreadable: dict[int, str] = {}
@@ -242,7 +238,7 @@ class BadImages:
 
     stops: bool = False
     known: frozenset[int] = frozenset()
-    note: Note = _silent
+    note: Note = silent
     found: Callable[[str, str], None] = lambda _name, _reason: None
 
     def met(self, image: int, name: str, reason: str, instead: str) -> None:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from t2t_vit.platforms import free_machine_memory, new_memory_file, open_file_of
 
+Place = tuple[int, int]  # of a memory file: a process that has it open, and its descriptor there
+
 _AUTO_SHARE = 4  # auto: one part in so many of the memory that is free
 _UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _SHOWN = ("TiB", "GiB", "MiB", "KiB")
@@ -27,12 +29,12 @@ class MemoryFile:
         OSError: there is no such file any more, it may not be opened from here, or the system has none.
     """
 
-    def __init__(self, place: tuple[int, int] | None = None) -> None:
+    def __init__(self, place: Place | None = None) -> None:
         self.fd = new_memory_file("t2t_vit") if place is None else open_file_of(*place, os.O_RDWR)
         weakref.finalize(self, os.close, self.fd)
 
     @property
-    def place(self) -> tuple[int, int]:
+    def place(self) -> Place:
         """Where others find it while this process holds it."""
         return os.getpid(), self.fd
 
@@ -41,7 +43,7 @@ class MemoryFile:
         """Its length in bytes."""
         return os.fstat(self.fd).st_size
 
-    def __reduce__(self) -> tuple[type["MemoryFile"], tuple[tuple[int, int]]]:
+    def __reduce__(self) -> tuple[type["MemoryFile"], tuple[Place]]:
         return MemoryFile, (self.place,)
 
 
@@ -94,7 +96,7 @@ def free_memory(root: Path = Path("/")) -> int:
     info = _numbers(root / "proc/meminfo")
     free = [1024 * info["MemAvailable:"]] if "MemAvailable:" in info else []
     for limit, statistics in control_groups(root):
-        words = _text(limit).split()
+        words = text_of(limit).split()
         used = _numbers(statistics)
         if words and words[0].isdigit():
             held = sum(used.get(name, 0) for name in ("anon", "shmem", "total_rss", "total_shmem"))
@@ -105,7 +107,7 @@ def free_memory(root: Path = Path("/")) -> int:
 def control_groups(root: Path) -> list[tuple[Path, Path]]:
     """The files of memory limits and of statistics of all control groups that this process is in, of either version."""
     found = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in text_of(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers not in ("", "memory") and "memory" not in controllers.split(","):
             continue
@@ -119,11 +121,11 @@ def control_groups(root: Path) -> list[tuple[Path, Path]]:
 
 def _numbers(path: Path) -> dict[str, int]:
     """Name -> number, from lines that begin with both."""
-    rows = [line.split() for line in _text(path).splitlines()]
+    rows = [line.split() for line in text_of(path).splitlines()]
     return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

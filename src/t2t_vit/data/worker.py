@@ -22,6 +22,7 @@ FORK, REAP = b"f", b"r"
 ORDER = struct.Struct("<cq")  # what to do, and with which process
 REPLY = struct.Struct("<q")  # a process number, or how a process ended as `os.waitstatus_to_exitcode` gives it
 UNKNOWN = -(2**31)  # how a process ended that is not this one's child
+GRACE = 1.0  # seconds that a worker has to end by itself
 _COUNT, _SIZE = struct.Struct("<I"), struct.Struct("<Q")
 
 
@@ -34,8 +35,11 @@ class Pipes:
     def sendall(self, part: "bytes | memoryview") -> None:
         """Write all of it; BrokenPipeError where nobody reads any more."""
         view = memoryview(part).cast("B")
-        while view:
-            view = view[self._outgoing.write(view) :]
+        try:
+            while view:
+                view = view[self._outgoing.write(view) :]
+        except OSError as error:  # on Windows EINVAL
+            raise BrokenPipeError(error.errno, error.strerror) from error
 
     def recv_into(self, view: memoryview, size: int, _flags: int = 0) -> int:
         """Read up to `size` bytes; how many, 0 at the end."""
@@ -91,9 +95,7 @@ def work_on_pipes(modules: Sequence[str]) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
-    for name in modules:
-        with suppress(Exception):  # opening the program, which needs it, says what is wrong
-            import_module(name)
+    import_all(modules)
     messages: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_read_ahead, args=(pipes, messages), daemon=True).start()
     try:
@@ -102,6 +104,13 @@ def work_on_pipes(modules: Sequence[str]) -> None:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def import_all(modules: Sequence[str]) -> None:
+    """Import them ahead of the work; of one that cannot be, opening the program that needs it says what is wrong."""
+    for name in modules:
+        with suppress(Exception):
+            import_module(name)
 
 
 def _read_ahead(pipes: Pipes, messages: "SimpleQueue[Any]") -> None:

@@ -23,12 +23,11 @@ from contextlib import ExitStack, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from t2t_vit.data.worker import FORK, ORDER, REAP, REPLY, UNKNOWN, Connection, Pipes, receive, send
+from t2t_vit.data.worker import FORK, GRACE, ORDER, REAP, REPLY, UNKNOWN, Connection, Pipes, receive, send
 from t2t_vit.platforms import (
     AS_A_GROUP_OF_ITS_OWN,
     block_stopping_signals,
     can_fork_workers,
-    kill_at_once,
     signal_name,
     stopping_signals_blocked,
     usable_cores,
@@ -41,7 +40,6 @@ Task = tuple[Any, "Future[Any]"]
 AHEAD = 2  # requests that are under way for each worker
 SILENT = 900.0  # seconds without an answer after which a worker that lives is given up: a disk that hangs, say
 EVERY = 5.0  # seconds between two looks whether one is so silent
-_GRACE = 1.0  # seconds that a worker has to end by itself
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -387,14 +385,13 @@ class _Started(_Worker):
         self._connection = Pipes(self._process.stdout, self._process.stdin)
 
     def hang_up(self) -> None:
-        if self._process.poll() is None:
-            with suppress(OSError):  # it has just ended
-                kill_at_once(self._process.pid)
+        with suppress(OSError):  # it has just ended
+            self._process.kill()
 
     def end(self) -> str:
         self._connection.close()
         try:
-            code = self._process.wait(_GRACE)
+            code = self._process.wait(GRACE)
         except subprocess.TimeoutExpired:
             self.hang_up()
             code = self._process.wait()

@@ -15,7 +15,7 @@ from t2t_vit.export.job import ExportJob
 from t2t_vit.export.mindir_call import DATA_TYPES, Call, UnmappedError, Value
 from t2t_vit.export.mindir_operators import OPERATORS
 from t2t_vit.formats.mindir import DYNAMIC, GraphWriter
-from t2t_vit.inference.exported import INPUT
+from t2t_vit.inference.runner import INPUT
 from t2t_vit.version import __version__
 from t2t_vit.weights.names import to_mindspore
 

@@ -13,7 +13,8 @@ import torch
 from t2t_vit.errors import UserError
 from t2t_vit.export.graph_form import graph_form
 from t2t_vit.export.job import ExportJob
-from t2t_vit.inference.exported import INPUT, OUTPUT, quiet
+from t2t_vit.inference.exported import quiet
+from t2t_vit.inference.runner import INPUT, OUTPUT
 from t2t_vit.inference.runtime_predictors import OPENVINO_SECTION, tensorrt_head
 from t2t_vit.version import __version__
 

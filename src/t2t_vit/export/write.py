@@ -27,6 +27,7 @@ from t2t_vit.inference.item import BATCH_SIZE
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT
+from t2t_vit.platforms import is_alive
 
 _SPEED_SECONDS = 1.0
 
@@ -148,23 +149,14 @@ def _folder_beside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".export-{machine}-*-*"):
-            if not _is_alive(left.name.removeprefix(f".export-{machine}-").partition("-")[0]):
+            process = left.name.removeprefix(f".export-{machine}-").partition("-")[0]
+            if not (process.isdecimal() and is_alive(int(process))):
                 shutil.rmtree(left, ignore_errors=True)
         beside = tempfile.TemporaryDirectory(prefix=f".export-{machine}-{os.getpid()}-", dir=path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
     with beside as folder:
         yield Path(folder)
-
-
-def _is_alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
 
 
 @dataclass(frozen=True)

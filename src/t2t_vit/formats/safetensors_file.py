@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from t2t_vit.errors import UserError, printable
-from t2t_vit.files import open_regular, parse_json, read_at_most
+from t2t_vit.files import atomic_write, open_regular, parse_json, read_at_most
 
 # The library spends several times the header on its table; the largest network's has 40 kB. The files of an index
 # share the limit.
@@ -106,8 +106,6 @@ def write_safetensors_file(
         UserError: the file cannot be written.
     """
     from safetensors.torch import save
-
-    from t2t_vit.files import atomic_write
 
     ours = {_KEY: json.dumps(metadata)} if metadata else {}
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt", **ours})

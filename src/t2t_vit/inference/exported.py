@@ -19,7 +19,6 @@ from t2t_vit.files import parse_json
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.version import __version__
 
-INPUT, OUTPUT = "images", "logits"
 ExportPrecision = Literal["fp32", "fp16", "int8"]
 # Keys whose JSON is the value itself, and its type.
 _PLAIN = {"num_classes": int, "batch": int, "dynamic_size": bool, "normalised_inside": bool}

@@ -115,6 +115,10 @@ class ForeignProcess:
         what = f"for {len(images)} image{'s' if len(images) > 1 else ''}"
         head = {"shape": images.shape, "type": images.dtype.name, "bytes": images.nbytes}
         with self._lock, self._within_limits():
+            if not self._end.alive and not self._is_late:
+                raise ProgramError(
+                    f"was ended in {self._runtime} by an earlier failure or an interruption; load the file again"
+                )
             try:
                 requests = cast(IO[bytes], self._process.stdin)
                 requests.write(json.dumps(head).encode() + b"\n")

@@ -26,7 +26,7 @@ from t2t_vit.model import T2TViT, create_model
 from t2t_vit.precision import choose_precision
 from t2t_vit.weights import FitReport, Weights, checkpoint_config, file_kind, fit, read_weights
 from t2t_vit.weights.description import sizes_of
-from t2t_vit.weights.location import Source, given_file
+from t2t_vit.weights.location import GIVEN, Source, given_file
 from t2t_vit.weights.reading import Which
 
 Opener = Callable[[str | Path, Limits], ExportedPredictor]
@@ -96,7 +96,7 @@ def load(
     Raises:
         UserError: the file cannot be read, or contradicts the arguments.
         ProgramError: a UserError: an exported file that its runtime cannot load, or not within the limits. Predictions
-            raise it for one that fails, exceeds the limits, or answers with anything but finite logits.
+            raise it for one that fails, exceeds the limits, or answers with anything but logits.
     """
     asked = {"num_classes": num_classes, "image_size": image_size, "crop_pct": crop_pct}
     with given_file(path) as file:
@@ -104,8 +104,12 @@ def load(
             limits = Limits(exported_seconds, exported_memory)
             predictor = open_exported(file, allow_native_code=allow_native_code, amp_level=amp_level, limits=limits)
             check_fixed(predictor, arch=arch, **asked)
+            if file is not path:  # which is gone when the predictor is asked
+                predictor.path = GIVEN
             return predictor
         weights = read_weights(file, which)
+        if file is not path:
+            weights = replace(weights, path=Path(GIVEN))
         given = {key: value for key, value in asked.items() if value is not None}
         rebuilt = rebuild(weights, {**checkpoint_config(weights, arch), **given}, note)
     precision = choose_precision(amp_level, torch.device(device), training=False, note=note)

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from t2t_vit.errors import ProgramError, UserError
 from t2t_vit.files import parse_json
-from t2t_vit.inference.exported import INPUT, OUTPUT, ExportedPredictor, Metadata
+from t2t_vit.inference.exported import ExportedPredictor, Metadata
 from t2t_vit.inference.foreign_predictor import ForeignPredictor, require
 from t2t_vit.inference.foreign_process import DEFAULT_LIMITS, Limits
-from t2t_vit.inference.runner import METADATA
+from t2t_vit.inference.runner import INPUT, METADATA, OUTPUT
 from t2t_vit.installing import not_installed
 
 # Where the metadata stand, in JSON: in the rt_info of OpenVINO's file, as the answer of a method of ExecuTorch's

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import IO, Any, TypeVar, get_args
 
 from torch import Tensor, nn
 
@@ -59,16 +59,15 @@ def save_pretrained(
             one that a configuration builds: a module of it was replaced, added, pruned, hooked or patched, or a tensor
             is quantised, sharded or without values. What was in the folder stays as it was then.
     """
-    config = config_of(model, preprocessing, classes)
-    _check_opens_again(model, config)
-    _write(model, Path(folder), Path(folder).resolve().name, config, metrics, dataset, license)
+    _write(model, Path(folder), Path(folder).resolve().name, preprocessing, classes, metrics, dataset, license)
 
 
 def _write(
     model: T2TViT,
     folder: Path,
     source: str,
-    config: FolderConfig,
+    preprocessing: Mapping[str, Any] | None,
+    classes: Sequence[str] | None,
     metrics: Mapping[str, float] | None,
     dataset: str,
     license: str,
@@ -76,6 +75,8 @@ def _write(
     """The three files; `source` is what the card says `from_pretrained` opens."""
     from safetensors.torch import save
 
+    config = config_of(model, preprocessing, classes)
+    _check_opens_again(model, config)
     card = card_of(model, source, classes=config.classes, metrics=metrics, dataset=dataset, license=license)
     content = save(_own_memory(model.state_dict()), metadata={"format": "pt"})
     for name in (CONFIG, WEIGHTS, CARD):
@@ -83,17 +84,18 @@ def _write(
             raise UserError(f"{folder / name}: is a folder, where a file is to be written")
     # All are whole on the disk before any takes its name.
     with ExitStack() as files:
+        written: list[IO[Any]] = []
         if not keeps_own_card(folder):
-            written = files.enter_context(atomic_write(folder / CARD, "w"))
-            written.write(card)
+            written.append(files.enter_context(atomic_write(folder / CARD, "w")))
+            written[0].write(card)
         text = files.enter_context(atomic_write(folder / CONFIG, "w"))
         json.dump(config.to_json(model.num_features, model.grid), text, indent=2, ensure_ascii=False)
         text.write("\n")
         file = files.enter_context(atomic_write(folder / WEIGHTS, size=len(content)))
         file.write(content)
-        for written in (text, file):
-            written.flush()
-            os.fsync(written.fileno())
+        for each in (*written, text, file):
+            each.flush()
+            os.fsync(each.fileno())
 
 
 def from_pretrained(
@@ -166,9 +168,7 @@ def push_to_hub(
         UserError: the hub refuses, or cannot be reached.
     """
     with tempfile.TemporaryDirectory() as folder:
-        config = config_of(model, preprocessing, classes)
-        _check_opens_again(model, config)
-        _write(model, Path(folder), repo_id, config, metrics, dataset, license)
+        _write(model, Path(folder), repo_id, preprocessing, classes, metrics, dataset, license)
         return published(folder, repo_id, private=private, token=token, commit_message=commit_message)
 
 

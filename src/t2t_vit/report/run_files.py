@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import LONGEST_JSON, parse_json, read_at_most
+from t2t_vit.files import LONGEST_JSON, parse_json, read_at_most, reason_of
 
 HISTORY, RECORD, EVALUATION, REPORT = "history.csv", "run.json", "evaluation.json", "report.html"
 
@@ -71,7 +71,8 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(read_at_most(path, LONGEST_JSON))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it to make a report without it") from error
+        reason = reason_of(error)
+        raise UserError(f"{path}: cannot be read ({reason}); remove it to make a report without it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: is not what a run writes; remove it to make a report without it")
     return content

@@ -8,7 +8,6 @@ import errno
 import math
 import os
 import select
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
@@ -161,15 +160,12 @@ def _read_bytes(path: Path) -> bytes:
     descriptor, content = os.open(path, os.O_RDONLY | NOT_BLOCKING), b""
     try:
         while len(content) <= LARGEST:
-            with suppress(BlockingIOError):  # there is a writer, and it has written nothing yet
-                piece = os.read(descriptor, LARGEST + 1)
-                content += piece
-                if content and not piece:
-                    break
-                if piece:
-                    continue
             if not select.select([descriptor], [], [], PATIENCE)[0]:
                 raise OSError(errno.ETIMEDOUT, f"nothing came out of this pipe for {PATIENCE:g} seconds")
+            piece = os.read(descriptor, LARGEST + 1)
+            if not piece:
+                break
+            content += piece
     finally:
         os.close(descriptor)
     return content

@@ -59,7 +59,7 @@ def given_file(source: Source) -> Iterator[str | Path]:
         try:
             yield path
         except UserError as error:
-            raise UserError(str(error).replace(str(path), GIVEN)) from error
+            raise type(error)(str(error).replace(str(path), GIVEN)) from error
 
 
 def find_file(path: str | Path) -> Path:

@@ -75,6 +75,7 @@ def _found(level: str) -> ctypes.CDLL | str:
         if folder is not None:
             with suppress(OSError):  # a disk that is full, a folder that was removed or made read-only a moment ago
                 return ctypes.CDLL(str(_kept(compiler, level, folder)))
+        _sweep(Path(gettempdir()))
         with _workplace(Path(gettempdir())) as name:  # once it is loaded, its file may go
             return ctypes.CDLL(str(_compiled(compiler, level, name / "kernels.so")))
     except (OSError, subprocess.SubprocessError) as error:
@@ -123,11 +124,7 @@ def _hash(content: bytes) -> str:
 
 @contextmanager
 def _workplace(folder: Path) -> Iterator[Path]:
-    """A folder to compile in, which vanishes; those of processes that were killed go, too.
-
-    Each is locked by its process, however that ends. Where a file system has no locks, what was left stays.
-    """
-    _sweep(folder)
+    """A folder to compile in, which vanishes; its process locks it, so that `_sweep` knows what a killed one left."""
     with TemporaryDirectory(prefix=_BUILD, dir=folder, ignore_cleanup_errors=True) as name:
         descriptor = os.open(name, os.O_RDONLY)
         try:

@@ -25,6 +25,9 @@ def node(kind: str, inputs: str, outputs: str, **settings: Any) -> onnx.NodeProt
     return _MAKE.make_node(kind, inputs.split(" "), outputs.split(), **settings)
 
 
+_HOURS, _SIDE = 2_000, 4_000  # products, and the side of the matrices: 128 TFLOP, from a file of 100 kB
+
+
 def graph_file(
     path: Path,
     nodes: Sequence[onnx.NodeProto],
@@ -64,6 +67,27 @@ def mean_onnx(path: Path) -> Path:
     return graph_file(path, [means()])
 
 
+def long_onnx(path: Path, metadata: Metadata = MEANS) -> Path:
+    """Hours of products of large matrices that depend on the images, without a loop."""
+    axes = [node("ReduceSum", INPUT, "sum", keepdims=0), node("Concat", "n n", "sides", axis=0)]
+    first = node("Expand", "sum sides", "p0")
+    products = [node("MatMul", f"p{turn} p{turn}", f"p{turn + 1}") for turn in range(_HOURS)]
+    last = [node("ReduceSum", f"p{_HOURS}", "all", keepdims=0), means(target="m"), node("Add", "m all", OUTPUT)]
+    return graph_file(path, [*axes, first, *products, *last], numbers=_SIDE, metadata=metadata)
+
+
+def long_openvino(path: Path) -> Path:
+    """The same for OpenVINO."""
+    ops = openvino.opset13
+    images = ops.parameter([-1, 3, 4, 6], np.float32, name=INPUT)
+    total = ops.reduce_sum(images, np.array([0, 1, 2, 3]), keep_dims=False)
+    matrix = ops.broadcast(total, np.array([_SIDE, _SIDE]))
+    for _ in range(_HOURS):
+        matrix = ops.matmul(matrix, matrix, False, False)
+    everything = ops.reduce_sum(matrix, np.array([0, 1]), keep_dims=False)
+    return _openvino_file(path, images, ops.add(_channel_means(images), everything))
+
+
 def endless_onnx(path: Path, metadata: Metadata = MEANS) -> Path:
     """The images, handed through a loop whose condition stays true."""
     value = _MAKE.make_tensor_value_info
@@ -98,7 +122,15 @@ def mean_openvino(path: Path, *, loops: bool = False) -> Path:
         loop.set_special_body_ports([-1, 0])
         loop.set_merged_input(given, images.output(0), nearly.output(0))
         source = loop.get_iter_value(nearly.output(0), -1)
-    model = openvino.Model([ops.reduce_mean(source, np.array([2, 3]), keep_dims=False)], [images])
+    return _openvino_file(path, images, _channel_means(source))
+
+
+def _channel_means(source: Any) -> Any:
+    return openvino.opset13.reduce_mean(source, np.array([2, 3]), keep_dims=False)
+
+
+def _openvino_file(path: Path, images: Any, logits: Any) -> Path:
+    model = openvino.Model([logits], [images])
     images.output(0).set_names({INPUT})
     model.set_rt_info(json.dumps(MEANS.to_strings()), [METADATA])
     openvino.save_model(model, str(path), compress_to_fp16=False)

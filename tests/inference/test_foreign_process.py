@@ -23,6 +23,8 @@ from exported_graphs import (
     OF_A_COMMAND,
     endless_onnx,
     graph_file,
+    long_onnx,
+    long_openvino,
     mean_onnx,
     mean_openvino,
     means,
@@ -74,7 +76,17 @@ def test_nothing_is_left_running(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "write", [endless_onnx, lambda path: mean_openvino(path.with_suffix(".xml"), loops=True)], ids=["onnx", "openvino"]
+    ("write", "operator"),
+    [(endless_onnx, "Loop"), (lambda path: mean_openvino(path.with_suffix(".xml"), loops=True), "Loop")],
+    ids=["onnx", "openvino"],
+)
+def test_a_loop_is_refused_before_it_runs(write: Callable[[Path], Path], operator: str, tmp_path: Path) -> None:
+    with pytest.raises(ProgramError, match=rf"x\.(onnx|xml): holds the operator {operator} with a graph of its own, "):
+        opened(write(tmp_path / "x.onnx"))
+
+
+@pytest.mark.parametrize(
+    "write", [long_onnx, lambda path: long_openvino(path.with_suffix(".xml"))], ids=["onnx", "openvino"]
 )
 def test_a_graph_without_end_ends_at_the_limit(write: Callable[[Path], Path], tmp_path: Path) -> None:
     predictor = opened(write(tmp_path / "x.onnx"))
@@ -87,6 +99,31 @@ def test_a_graph_without_end_ends_at_the_limit(write: Callable[[Path], Path], tm
         predictor.logits(IMAGES)
 
 
+def test_a_small_file_has_a_small_share_of_the_time() -> None:
+    most, least = Limits(), Limits(seconds=2)
+    assert most.of_work(0) == 5 and most.of_work(20) == 25 and most.of_work(1000) == most.seconds == 300
+    assert least.of_work(0) == least.of_work(20) == 2
+    assert Limits(seconds=3000).of_work(10) == 150  # so that raising it helps
+    assert Limits(seconds=0).of_work(10) == 0  # no limit
+
+
+def test_the_sentence_of_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = opened(long_onnx(tmp_path / "x.onnx"))
+    monkeypatch.setattr("t2t_vit.inference.foreign_process._LEAST_SECONDS", 0.5)
+    said = r"takes longer than 0\.5\d* s for 2 images, its size's share of exported_seconds \(300\); if you"
+    with pytest.raises(ProgramError, match=said):
+        predictor.logits(IMAGES)
+
+
+def test_what_others_compute_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was not given the processor is not late, until all of exported_seconds have passed."""
+    predictor = opened(long_onnx(tmp_path / "x.onnx"), exported_seconds=2)
+    monkeypatch.setattr("t2t_vit.inference.foreign_process._LEAST_SECONDS", 0.5)
+    monkeypatch.setattr("t2t_vit.inference.foreign_process.processor_seconds", lambda _: 0.0)
+    with pytest.raises(ProgramError, match=r"takes longer than 2 s for 2 images; if you trust it"):
+        predictor.logits(IMAGES)
+
+
 def test_loading_counts(tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match=r"x.onnx: takes longer than 0.05 s to load; .* raise exported_seconds"):
         opened(mean_onnx(tmp_path / "x.onnx"), exported_seconds=0.05)
@@ -94,7 +131,7 @@ def test_loading_counts(tmp_path: Path) -> None:
 
 
 def test_a_signal_is_heard_during_a_graph_without_end(tmp_path: Path) -> None:
-    predictor = opened(endless_onnx(tmp_path / "x.onnx"))
+    predictor = opened(long_onnx(tmp_path / "x.onnx"))
     number = predictor._process._process.pid
     interrupt = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()
@@ -148,7 +185,7 @@ def test_answers_that_are_none(
 
 
 def test_a_runtime_that_crashes_takes_nothing_along(tmp_path: Path) -> None:
-    predictor = opened(endless_onnx(tmp_path / "x.onnx"))
+    predictor = opened(long_onnx(tmp_path / "x.onnx"))
     crash = threading.Timer(0.5, os.kill, (predictor._process._process.pid, signal.SIGSEGV))
     crash.start()
     with pytest.raises(ProgramError, match=r"x.onnx: ONNX Runtime crashes \(signal 11\) for 2 images"):
@@ -196,7 +233,7 @@ predictor.predict(sys.argv[2])
 @pytest.mark.thorough
 def test_it_ends_with_the_process_that_asks_however_that_ends(tmp_path: Path) -> None:
     Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
-    words = [str(endless_onnx(tmp_path / "x.onnx")), str(tmp_path / "a.png")]
+    words = [str(long_onnx(tmp_path / "x.onnx")), str(tmp_path / "a.png")]
     parent = subprocess.Popen([sys.executable, "-c", PARENT, *words], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     number = int(parent.stdout.readline())
@@ -215,7 +252,7 @@ def test_it_ends_with_the_process_that_asks_however_that_ends(tmp_path: Path) ->
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_command_that_runs_a_graph_without_end_can_be_stopped(tmp_path: Path, name: str, code: int) -> None:
     Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
-    words = ["infer", str(tmp_path / "a.png"), "--checkpoint", str(endless_onnx(tmp_path / "loop.onnx", OF_A_COMMAND))]
+    words = ["infer", str(tmp_path / "a.png"), "--checkpoint", str(long_onnx(tmp_path / "loop.onnx", OF_A_COMMAND))]
     line = [sys.executable, "-c", "import sys; from t2t_vit.cli.main import main; sys.exit(main())", *words]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, cwd=tmp_path, text=True)
     try:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 HOLDER = """
 import sys
+import time
 from t2t_vit.platforms import lock
 with open(sys.argv[1], "r+b") as file:
     lock(file.fileno())
@@ -237,3 +239,15 @@ def test_who_is_alive() -> None:
         pass
     assert not platforms.is_alive(process.pid)
     assert not platforms.is_alive(2**80)
+
+
+def test_processor_seconds_of_a_process_grow_while_it_computes_alone() -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("needs /proc")
+    before = platforms.processor_seconds(os.getpid())
+    assert before is not None
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    assert (platforms.processor_seconds(os.getpid()) or 0) > before
+    assert platforms.processor_seconds(2**22 + 1) is None  # there is no such process

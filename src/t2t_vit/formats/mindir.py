@@ -46,6 +46,7 @@ FLOAT, INT64, STRING, BOOL, TENSORS, TUPLE, NONE = 1, 7, 8, 9, 19, 20, 25
 WITH_ATTRIBUTES = frozenset({"Conv2D", "Im2Col", "MakeTuple", "TupleGetItem"})
 DYNAMIC = -1
 
+_MORE_GRAPHS = (8, 9)  # of ModelProto: functions and preprocessor
 # 2.10 writes 1.1, at which older ones warn.
 _IR_VERSION, _MIND_IR_VERSION = "1.0", 3
 _NAME = "main"
@@ -207,6 +208,8 @@ def read_mindir(content: bytes) -> Mindir:
     graphs = [one for one in model if one.number == 7]
     if len(graphs) != 1:
         raise ValueError("it has no graph")
+    if any(one.number in _MORE_GRAPHS for one in model):
+        raise ValueError("it holds more graphs than one, which a loop or a branch needs")
     graph = list(_inside(reader, graphs[0]))
     primitives = dict(_read_two_texts(reader, one) for one in model if one.number == 12)
     tensors = [_read_tensor(reader, one) for one in graph if one.number == 3]

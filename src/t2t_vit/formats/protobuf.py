@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT = 10
+_LARGEST_KEY = 2**32 - 1
 MOST_FIELDS = 200_000
 MOST_LETTERS = 16 * 2**20  # bytes of all texts together
 
@@ -94,6 +95,8 @@ def _read_fields(data: memoryview, start: int, stop: int) -> Iterator[Field]:
     while at < stop:
         key, at = read_varint(data, at, stop)
         number, wire, value, begin = key >> 3, key & 7, 0, at
+        if key > _LARGEST_KEY:  # other readers cut it to 32 bits, and see another field
+            raise ValueError(f"there is no field of number {number} (byte {begin})")
         if wire == VARINT:
             value, at = read_varint(data, at, stop)
         elif wire == BYTES:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from t2t_vit.errors import ProgramError, printable
 from t2t_vit.files import parse_json
 from t2t_vit.out_of_memory import says_out_of_memory
+from t2t_vit.platforms import processor_seconds
 from t2t_vit.settings.schema import Config
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -32,6 +34,16 @@ LOADING = "to load"
 _LONGEST_LINE = 2**25  # of an answer: metadata with the names of a million classes
 _LINES_KEPT = 50  # of what a runtime prints
 _SECONDS_TO_END = 10
+# What a file of little content may take of the default of exported_seconds, and what each byte of it and each
+# multiply-add that its weights can ask for adds: a twentieth of what one slow core does.
+_LEAST_SECONDS = 5.0
+_LOADED_BYTES = 1e6  # a second
+_MULTIPLY_ADDS = 2e8  # a second
+_PIXELS_OF_A_TOKEN = 256
+_LOOK_AGAIN = 0.05  # seconds
+# They have all of exported_seconds: programs that the user trusts, whose loading is Python's work, and MindSpore, which
+# compiles with the first images.
+_UNSHARED = frozenset({"pt2", "aoti", "mindir"})
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class Limits:
     """What an exported file may take.
 
     Attributes:
-        seconds: to load, and to answer a batch; 0: no limit.
+        seconds: to load, and to answer a batch; 0: no limit. A small file has less: see `of_work`.
         memory: GB (10^9 bytes) of data that its process may hold; 0: no limit. Kept on Linux alone.
     """
 
@@ -50,6 +62,13 @@ class Limits:
     def of(cls, config: Config) -> Self:
         """As the configuration says."""
         return cls(config.exported_seconds, config.exported_memory)
+
+    def of_work(self, seconds: float) -> float:
+        """Of `seconds`, what a file has whose size gives it so many seconds of work at the most.
+
+        A graph of a kilobyte can ask for any amount of work, and an honest one asks for little.
+        """
+        return min(self.seconds, (_LEAST_SECONDS + seconds) * max(1.0, self.seconds / Config.exported_seconds))
 
 
 DEFAULT_LIMITS = Limits()
@@ -88,7 +107,9 @@ class ForeignProcess:
         threads: int = 1,
         bf16: bool = False,
     ) -> None:
-        self._runtime, self._limits, self._is_late = runtime, limits, False
+        self._kind, self._runtime, self._limits, self._late = kind, runtime, limits, 0.0
+        weights = [Path(path).with_suffix(".bin")] if kind == "openvino" else []
+        self._size = sum(file.stat().st_size for file in (Path(path), *weights))
         self._lock = threading.Lock()
         settings = {"memory": ceil(limits.memory * 1e9), "threads": threads, "bf16": bf16}
         self._process = subprocess.Popen(
@@ -102,7 +123,9 @@ class ForeignProcess:
         reader = threading.Thread(target=_collect, args=(self._process.stderr, self._printed), daemon=True)
         reader.start()
         self._end = weakref.finalize(self, _stop, self._process, reader)
-        with self._within_limits():
+        with self._within(limits.seconds):  # it imports the runtime, which has nothing to do with the file
+            self._answer(LOADING)
+        with self._within(self._allowed(self._size / _LOADED_BYTES)):
             head = self._answer(LOADING)
         self.version, self.metadata = str(head["version"]), head["metadata"]
 
@@ -114,8 +137,9 @@ class ForeignProcess:
         """
         what = f"for {len(images)} image{'s' if len(images) > 1 else ''}"
         head = {"shape": images.shape, "type": images.dtype.name, "bytes": images.nbytes}
-        with self._lock, self._within_limits():
-            if not self._end.alive and not self._is_late:
+        tokens = images.size / images.shape[1] / _PIXELS_OF_A_TOKEN
+        with self._lock, self._within(self._allowed(self._size * tokens / _MULTIPLY_ADDS)):
+            if not self._end.alive and not self._late:
                 raise ProgramError(
                     f"was ended in {self._runtime} by an earlier failure or an interruption; load the file again"
                 )
@@ -146,10 +170,19 @@ class ForeignProcess:
     def _answers(self) -> BufferedReader:
         return cast(BufferedReader, self._process.stdout)
 
+    def _allowed(self, seconds: float) -> float:
+        """For so much work."""
+        return self._limits.seconds if self._kind in _UNSHARED else self._limits.of_work(seconds)
+
     @contextmanager
-    def _within_limits(self) -> Iterator[None]:
-        """Around a question; whatever ends it early ends the process, whose answer would be taken for the next one."""
-        watch = threading.Timer(self._limits.seconds, self._kill_late) if self._limits.seconds else None
+    def _within(self, seconds: float) -> Iterator[None]:
+        """Around a question; whatever ends it early ends the process, whose answer would be taken for the next one.
+
+        The process may compute for so many seconds, if they are more than 0; what a busy machine does meanwhile does
+        not count.
+        """
+        answered = threading.Event()
+        watch = threading.Thread(target=self._kill_late, args=(seconds, answered), daemon=True) if seconds else None
         if watch is not None:
             watch.start()
         try:
@@ -158,13 +191,21 @@ class ForeignProcess:
             self.close()
             raise
         finally:
+            answered.set()
             if watch is not None:
-                watch.cancel()
                 watch.join()  # it would keep this object, and so the process
 
-    def _kill_late(self) -> None:
-        self._is_late = True
-        _kill(self._process)
+    def _kill_late(self, seconds: float, answered: threading.Event) -> None:
+        begun, before = time.monotonic(), processor_seconds(self._process.pid)
+        left = seconds
+        while not answered.wait(max(_LOOK_AGAIN, left)):
+            passed, now = time.monotonic() - begun, processor_seconds(self._process.pid)
+            computed = passed if before is None or now is None else min(passed, now - before)
+            left = min(seconds - computed, self._limits.seconds - passed)
+            if left <= 0:
+                self._late = passed if passed >= self._limits.seconds else seconds
+                _kill(self._process)
+                return
 
     def _answer(self, what: str) -> dict[str, Any]:
         """The next message but for its numbers."""
@@ -185,10 +226,11 @@ class ForeignProcess:
             code = self._process.wait(timeout=_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             return ProgramError(f"makes {self._runtime} answer in a way that is not understood")
-        if self._is_late:
-            return ProgramError(
-                f"takes longer than {self._limits.seconds:g} s {what}; if you trust it, raise exported_seconds"
-            )
+        if self._late:
+            most = self._limits.seconds
+            taken = f"{min(self._late, most):.3g} s {what}"
+            share = "" if self._late >= most else f", its size's share of exported_seconds ({most:g})"
+            return ProgramError(f"takes longer than {taken}{share}; if you trust it, raise exported_seconds")
         last = b"".join(self._printed).decode(errors="replace").strip()
         if says_out_of_memory(last):
             return ProgramError(self._failure(what, last))

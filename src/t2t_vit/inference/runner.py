@@ -6,6 +6,7 @@ It needs NumPy and the runtime of the file alone, not this package: MindSpore ma
 is JSON: `memory` (bytes of data that the process may hold; 0: no limit), `threads` and `bf16`. Standard input and
 output carry messages, each a line of JSON, then the bytes of an array if the line has a shape:
 
+    out  {"ready": true}                                   the runtime is imported; what follows depends on the file
     out  {"version": "2.10.0", "metadata": {...}}          the file is loaded; what it says of itself
     in   {"shape": [2, 3, 224, 224], "type": "float32", "bytes": N}    images
     out  {"shape": [2, 1000], "type": "float32"}           logits
@@ -21,6 +22,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -43,12 +45,17 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # runtimes print; what they print must not get into the answers
     limit_memory(settings["memory"])
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would send word of each use to its makers
     # The names of the modules in this file's folder must not hide others'.
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
     requests: queue.SimpleQueue[tuple[dict[str, Any], bytearray]] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(requests,), daemon=True).start()
+    modules, load = KINDS[kind]
     try:
-        serve(KINDS[kind](path, settings), requests, answers)
+        for module in modules:
+            import_module(module)
+        send(answers, {"ready": True})
+        serve(load(path, settings), requests, answers)
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else 1
     except Exception as error:
@@ -114,7 +121,6 @@ def load_onnx(path: str, settings: "dict[str, Any]") -> Loaded:
 
 def load_openvino(path: str, settings: "dict[str, Any]") -> Loaded:
     """By OpenVINO, whose metadata are JSON in the file's rt_info."""
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would send word of each use to its makers
     import openvino
 
     hints = {
@@ -183,13 +189,14 @@ def load_mindir(path: str, _: "dict[str, Any]") -> Loaded:
     )
 
 
-KINDS = {
-    "onnx": load_onnx,
-    "openvino": load_openvino,
-    "executorch": load_executorch,
-    "pt2": load_pt2,
-    "aoti": load_aoti,
-    "mindir": load_mindir,
+# The modules that each needs, which are imported before the file is looked at, and what loads the file.
+KINDS: "dict[str, tuple[tuple[str, ...], Callable[[str, dict[str, Any]], Loaded]]]" = {
+    "onnx": (("onnxruntime",), load_onnx),
+    "openvino": (("openvino",), load_openvino),
+    "executorch": (("torch", "executorch.runtime"), load_executorch),
+    "pt2": (("torch.export",), load_pt2),
+    "aoti": (("torch._inductor",), load_aoti),
+    "mindir": (("mindspore",), load_mindir),
 }
 
 if __name__ == "__main__":

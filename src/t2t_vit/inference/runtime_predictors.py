@@ -6,14 +6,16 @@ All but TensorRT have a process of their own (`foreign_process`).
 import json
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from t2t_vit.errors import ProgramError, UserError
-from t2t_vit.files import parse_json
+from t2t_vit.errors import ProgramError, UserError, printable
+from t2t_vit.files import parse_json, reason_of
+from t2t_vit.formats.nested_graphs import NestedGraphError, check_onnx, check_openvino
 from t2t_vit.inference.exported import ExportedPredictor, Metadata
 from t2t_vit.inference.foreign_predictor import ForeignPredictor, require
 from t2t_vit.inference.foreign_process import DEFAULT_LIMITS, Limits
@@ -40,6 +42,7 @@ class OnnxPredictor(ForeignPredictor):
 
     def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS) -> None:
         require(path, "onnxruntime", "ONNX Runtime", "export")
+        _refuse_nested(path, check_onnx)
         super().__init__(path, "onnx", "ONNX Runtime", limits)
 
 
@@ -57,7 +60,21 @@ class OpenVinoPredictor(ForeignPredictor):
         require(path, "openvino", "OpenVINO", "openvino")
         if not Path(path).with_suffix(".bin").is_file():
             raise UserError(f"{path}: its weights, {Path(path).with_suffix('.bin').name}, are missing beside it")
+        _refuse_nested(path, check_openvino)
         super().__init__(path, "openvino", "OpenVINO", limits, bf16=bf16)
+
+
+def _refuse_nested(path: str | Path, check: Callable[[str | Path], None]) -> None:
+    """Raise ProgramError for a file that could loop, or whose graph cannot be read to tell."""
+    try:
+        check(path)
+    except NestedGraphError as error:
+        raise ProgramError(f"{path}: {error}") from error
+    except (ValueError, OSError) as error:
+        reason = printable(reason_of(error))
+        raise ProgramError(
+            f"{path}: is no graph that can be read ({reason}); it may be cut short, damaged, or of another version"
+        ) from error
 
 
 class ExecuTorchPredictor(ForeignPredictor):

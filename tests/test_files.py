@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, check_folder, chosen_cache, open_regular, read_at_most
+from t2t_vit.files import LONGEST_LINE, atomic_write, check_folder, chosen_cache, lines_of, open_regular, read_at_most
 
 
 def test_the_cache_of_who_runs_the_tests_is_left_alone(pytestconfig: pytest.Config) -> None:
@@ -101,3 +101,17 @@ def test_a_limit_is_that_of_the_content(tmp_path: Path) -> None:
     assert read_at_most(tmp_path / "file", 3) == b"abc"
     with pytest.raises(OSError, match="more than 2 bytes"):
         read_at_most(tmp_path / "file", 2)
+
+
+def test_lines_are_read_one_at_a_time_and_no_line_is_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"one\ntwo \xff\ncut")
+    assert list(lines_of(path)) == ["one\n", "two \ufffd\n", "cut"]
+    path.write_bytes(b"one\n" + b"x" * (LONGEST_LINE + 1))
+    lines = lines_of(path)
+    assert next(lines) == "one\n"
+    with pytest.raises(OSError, match="it has a line of more than 1,048,576 bytes"):
+        next(lines)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        next(lines_of(tmp_path / "pipe"))

@@ -11,7 +11,6 @@ and its settings for products are afterwards as they were. Outside of the main t
 works.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from t2t_vit.cli.train import train_job
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.evaluation.outcomes import ClassScore, class_scores, confusion_matrix
+from t2t_vit.files import lines_of, parse_json
 from t2t_vit.inference.image_like import ImageLike
 from t2t_vit.inference.item import Prediction
 from t2t_vit.inference.load import load
@@ -225,7 +225,7 @@ def _value(name: str, given: object) -> Value:
 
 def _history(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [parse_json(line) for line in lines_of(path)]
     except FileNotFoundError:
         return []
 

@@ -15,6 +15,7 @@ from typing import IO, Any, BinaryIO
 from t2t_vit.errors import OutputError
 from t2t_vit.platforms import BINARY, NOT_BLOCKING, relative_path, replace, sync_folder
 
+LONGEST_LINE = 2**20  # bytes; of a log that names the images of a batch
 LONGEST_JSON = 8 * 2**20  # bytes of a file that a run writes; it holds the names of its classes
 
 
@@ -108,6 +109,19 @@ def read_at_most(path: str | Path, most: int) -> bytes:
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     return content
+
+
+def lines_of(path: str | Path) -> Iterator[str]:
+    """The lines of a text file, each with its end, one at a time: a file of gigabytes takes no memory.
+
+    Raises:
+        OSError: as of `open_regular`, or a line is longer than `LONGEST_LINE`.
+    """
+    with open_regular(path) as file:
+        while line := file.readline(LONGEST_LINE + 1):
+            if len(line) > LONGEST_LINE:
+                raise OSError(errno.EFBIG, f"it has a line of more than {LONGEST_LINE:,} bytes", str(path))
+            yield line.decode("utf-8", "replace")
 
 
 def reason_of(error: Exception) -> str:

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from t2t_vit import UserError, create_model
 from t2t_vit.model import T2TViT
-from t2t_vit.model.card import CARD, WRITTEN_HERE
+from t2t_vit.model.card import CARD, WRITTEN_HERE, keeps_own_card
 
 NUMBERS = {"top1": 0.875, "macro_f1": 0.75, "count": 2000}
 
@@ -66,3 +66,12 @@ def test_a_wrong_name_writes_nothing(model: T2TViT, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'acc' is none of top1, top5"):
         model.save_pretrained(tmp_path / "new", metrics={"acc": 1.0})
     assert not (tmp_path / "new").exists()
+
+
+def test_what_is_no_card_of_ours_stays(tmp_path: Path) -> None:
+    assert not keeps_own_card(tmp_path)
+    (tmp_path / CARD).write_bytes(WRITTEN_HERE.encode() + bytes(2**20))  # longer than any of ours
+    assert keeps_own_card(tmp_path)
+    (tmp_path / CARD).unlink()
+    (tmp_path / CARD).mkdir()
+    assert keeps_own_card(tmp_path)

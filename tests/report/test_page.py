@@ -705,6 +705,18 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
         written(tmp_path)
 
 
+def test_a_history_without_end_is_named_and_the_report_goes_without_it(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    with (tmp_path / "history.csv").open("r+b") as file:
+        file.truncate(2**26 + 1)  # takes no room
+    with pytest.raises(
+        UserError, match=r"history\.csv: .*more than 67,108,864 bytes\); remove it to make a report wit"
+    ):
+        written(tmp_path)
+    (tmp_path / "history.csv").unlink()
+    written(tmp_path)
+
+
 def test_pictures_are_small_and_keep_tiny_ones_exact() -> None:
     assert data_uri(Image.new("L", (28, 28))).startswith("data:image/png;base64,")
     large = data_uri(Image.effect_noise((3000, 2000), 50).convert("RGBA"))

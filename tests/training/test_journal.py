@@ -267,6 +267,19 @@ def test_a_run_that_goes_on_keeps_its_rows_and_one_that_begins_again_does_not(tm
     assert rows(tmp_path) == []
 
 
+def test_a_history_that_is_none_is_one_sentence(tmp_path):
+    for break_it in (lambda path: path.mkdir(), lambda path: path.write_bytes(b"[" * (2**20 + 1))):
+        path = tmp_path / "history.jsonl"
+        break_it(path)
+        with pytest.raises(
+            UserError, match=r"history.jsonl: cannot be read \(.*\); remove it to go on without its rows"
+        ):
+            History(tmp_path, 2)
+        assert [one.name for one in tmp_path.iterdir()] == ["history.jsonl"]  # no half of a file
+        path.unlink() if path.is_file() else path.rmdir()
+    History(tmp_path, 2)  # as the sentence says
+
+
 def test_a_full_disk_does_not_end_the_training(tmp_path, capsys):
     state = State(10, 2, 20)
     history, console = History(tmp_path), Console(tmp_path / "train.log", live=False)

@@ -21,7 +21,7 @@ from t2t_vit.data.decode import DecodeError, Mode, Reduction, has_heif
 from t2t_vit.data.folder import Files
 from t2t_vit.data.images import ImageSet
 from t2t_vit.errors import OutputError
-from t2t_vit.files import atomic_write, chosen_cache, parse_json
+from t2t_vit.files import atomic_write, chosen_cache, lines_of, parse_json
 
 MOST_DECODED = 50_000  # images that are decoded whole, and
 SECONDS = 60.0  # for how long
@@ -191,7 +191,7 @@ def write_list(path: Path, files: Files) -> None:
 def read_list(path: Path) -> list[bytes] | None:
     """The images of a list that `write_list` wrote, or None where there is none that is whole."""
     try:
-        return [_unescaped(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        return [_unescaped(line[:-1]) for line in lines_of(path) if line.endswith("\n")]
     except (OSError, ValueError):
         return None
 

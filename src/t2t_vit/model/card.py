@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2t_vit.errors import UserError, printable
+from t2t_vit.files import read_at_most
 
 if TYPE_CHECKING:
     from t2t_vit.model.t2t_vit import T2TViT
 
 CARD = "README.md"
+_LONGEST = 2**20  # bytes
 WRITTEN_HERE = "<!-- Written by t2t_vit. Remove this line to keep your changes when the network is saved again. -->"
 # What `Metrics` calls them -> what the hub does, and how they are shown.
 METRICS = {
@@ -89,9 +91,11 @@ def card_of(
 def keeps_own_card(folder: Path) -> bool:
     """Whether there is a card that somebody wrote or changed: it stays."""
     try:
-        return WRITTEN_HERE not in (folder / CARD).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return WRITTEN_HERE.encode() not in read_at_most(folder / CARD, _LONGEST)
+    except FileNotFoundError:
         return False
+    except OSError:  # no regular file, or longer than any card of ours
+        return True
 
 
 def _measured(numbers: Mapping[str, float], dataset: str, count: float | None) -> str:

@@ -1,6 +1,7 @@
 """The files of a run's logs folder that a report is made of."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.files import LONGEST_JSON, parse_json, read_at_most, reason_of
 
 HISTORY, RECORD, EVALUATION, REPORT = "history.csv", "run.json", "evaluation.json", "report.html"
+_LONGEST_HISTORY = 64 * 2**20  # bytes; 200,000 rows, each of which takes several times that in memory
 
 Row = dict[str, str]
 Points = list[tuple[float, float]]
@@ -59,10 +61,13 @@ def _rows(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        content = read_at_most(path, _LONGEST_HISTORY).decode("utf-8")
+        return list(csv.DictReader(io.StringIO(content, newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as the history of a run ({error})") from error
+        reason = reason_of(error)
+        raise UserError(
+            f"{path}: cannot be read as the history of a run ({reason}); remove it to make a report without it"
+        ) from error
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, parse_json
+from t2t_vit.files import atomic_write, lines_of, parse_json
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
@@ -77,9 +77,8 @@ class StopOnDivergence(Callback):
             raise ValueError("whether an update was skipped is one flag")
         self._looked, self._streak, self._unread = looked, streak, unread
         if self._log is not None and self._log.exists():
-            rows = self._log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             with atomic_write(self._log, "w") as file:
-                file.write("".join(row for row in rows if _step(row) <= self._looked))
+                file.writelines(row for row in lines_of(self._log) if _step(row) <= self._looked)
 
     def _look(self, state: State) -> None:
         if not self._unread:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
@@ -15,9 +15,9 @@ from typing import Any, TextIO
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from t2t_vit.errors import OutputError, printable
+from t2t_vit.errors import OutputError, UserError, printable
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import atomic_write, parse_json
+from t2t_vit.files import atomic_write, lines_of, parse_json, reason_of
 from t2t_vit.training import waiting
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
@@ -138,10 +138,11 @@ class History:
 
     def __init__(self, folder: Path, resumed_at: int = 0, *, closed: bool = True) -> None:
         self._csv, self._jsonl = folder / "history.csv", folder / "history.jsonl"
-        kept = _rows_up_to(self._jsonl, resumed_at, closed) if resumed_at else []
-        for path, text in ((self._csv, _csv_text(kept, header=True)), (self._jsonl, _json_text(kept))):
-            with atomic_write(path, "w") as file:
-                file.write(text)
+        with atomic_write(self._csv, "w") as table, atomic_write(self._jsonl, "w") as lines:
+            table.write(_csv_text([], header=True))
+            for row in _rows_up_to(self._jsonl, resumed_at, closed) if resumed_at else ():
+                table.write(_csv_text([row]))
+                lines.write(_json_text([row]))
 
     def add(self, row: Row) -> None:
         """Append one row; columns it lacks are empty."""
@@ -173,17 +174,18 @@ def _json_text(rows: list[Row]) -> str:
     return "".join(f"{json.dumps(row)}\n" for row in rows)
 
 
-def _rows_up_to(path: Path, step: int, closed: bool) -> list[Row]:
-    rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            row = parse_json(line)
-            is_past = row["step"] < step or (row["step"] == step and (closed or row["kind"] != "epoch"))
-        except (ValueError, KeyError, TypeError):  # the line that a crash cut short
-            continue
-        if is_past:
-            rows.append(row)
-    return rows
+def _rows_up_to(path: Path, step: int, closed: bool) -> Iterator[Row]:
+    try:
+        for line in lines_of(path) if path.exists() else ():
+            try:
+                row = parse_json(line)
+                is_past = row["step"] < step or (row["step"] == step and (closed or row["kind"] != "epoch"))
+            except (ValueError, KeyError, TypeError):  # the line that a crash cut short
+                continue
+            if is_past:
+                yield row
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); remove it to go on without its rows") from error
 
 
 EVALUATED = ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")

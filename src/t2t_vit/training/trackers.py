@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, parse_json
+from t2t_vit.files import LONGEST_JSON, atomic_write, parse_json, read_at_most
 from t2t_vit.installing import not_installed
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.loop import TrainBatches
@@ -111,7 +111,7 @@ class RunId:
 
     def _read(self) -> str | None:
         try:
-            kept = parse_json(self._path.read_text(encoding="utf-8"))
+            kept = parse_json(read_at_most(self._path, LONGEST_JSON))
             run_id, run = kept["run_id"], kept.get("run", self._run)  # older versions kept no run
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None

@@ -283,6 +283,15 @@ def test_a_file_that_is_read_whole_may_not_be_of_any_size(tmp_path: Path, monkey
     assert taken[3:] == [400]  # the codec has as many of its own
 
 
+def test_each_pixel_of_a_qoi_may_be_read_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_MOST_PIECES", 500)
+    noise = Image.effect_noise((40, 30), 90).convert("RGB")
+    assert decode(saved(noise, "QOI"), "RGB").tobytes() == noise.tobytes()
+    monkeypatch.setattr(decoding, "_MOST_OF_QOI", 500)
+    with pytest.raises(DecodeError, match="it consists of more than 500 pieces"):
+        decode(saved(noise, "QOI"), "RGB")
+
+
 def test_a_header_of_millions_of_pieces_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "_MOST_PIECES", 2000)
     image = Image.new("P", (16, 16))

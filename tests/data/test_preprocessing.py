@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,13 @@ from PIL import Image
 from torchvision.transforms import functional
 from torchvision.transforms.functional import InterpolationMode
 
+from t2t_vit.data import decode as decoding
+from t2t_vit.data import preprocessing as module
+from t2t_vit.data.budget import PixelBudget
+from t2t_vit.data.decode import decode
 from t2t_vit.data.preprocessing import INTERPOLATIONS, Preprocessing
+from t2t_vit.data.samples import Decoded
+from t2t_vit.inference.image_like import opened
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -112,3 +119,46 @@ def test_a_sliver_takes_no_more_memory_than_a_picture() -> None:
     image = Preprocessing((32, 32))(sliver)
     assert image.shape == (3, 32, 32)
     assert image[1].float().mean() < 10, "the middle is shown"
+
+
+@pytest.mark.parametrize(
+    ("size", "factor"),
+    [((8000, 4000), 1), ((12000, 9000), 2), ((13377, 13377), 4), ((83000, 1300), 1), ((30000, 20990), 8)],
+)
+def test_only_a_large_image_is_decoded_smaller_and_never_to_less_than_is_needed(
+    size: tuple[int, int], factor: int
+) -> None:
+    assert Preprocessing((224, 224)).reduction(size) == factor
+    assert Preprocessing((224, 224)).reduction(size[::-1]) == factor
+    assert Preprocessing((8192, 8192)).reduction(size) == 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_what_is_decoded_smaller_looks_the_same(
+    kind: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, preprocessing = tmp_path / "image", Preprocessing((32, 48))
+    smooth = Image.effect_noise((9, 7), 80).resize((901, 703), Image.Resampling.BICUBIC).convert(mode)
+    exif = Image.Exif()
+    exif[274] = 6  # it is to be turned
+    (smooth.convert("RGB") if kind == "JPEG" else smooth).save(path, kind, exif=exif)
+    plain = preprocessing.pixels(decode(path, "RGB"))
+    monkeypatch.setattr(module, "LARGE", 200_000)
+    monkeypatch.setattr(decoding, "_AT_ONCE", 50_000)
+    assert preprocessing.reduction(smooth.size) == 2
+    smaller = Decoded(preprocessing, PixelBudget())(str(path))
+    assert isinstance(smaller, np.ndarray)
+    assert np.abs(smaller.astype(int) - plain).max() <= 6
+    for given in (path, path.read_bytes()):
+        made = opened(given, "RGB", preprocessing.reduction)
+        assert made.size == (352, 451)
+        np.testing.assert_array_equal(preprocessing.pixels(made), smaller)
+
+
+def test_rows_that_are_made_smaller_one_after_the_other_are_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise(101, 67, "RGBA")
+    whole = image.convert("RGBA")
+    expected = decoding.to_mode(whole, "RGB").reduce(4)
+    monkeypatch.setattr(decoding, "_AT_ONCE", 900)
+    assert decoding.to_mode(whole, "RGB", 4).tobytes() == expected.tobytes()

@@ -194,7 +194,9 @@ class _Preparation:
         """Decode validation images first, which are fewer, then training images from all over the set."""
         until = monotonic() + SECONDS
         left = MOST_DECODED
-        pixels = EvalSamples(prepared.val, build.preprocessing_of(self.config), prepared.val_kept).pixels
+        preprocessing = build.preprocessing_of(self.config)
+        val = reduced(prepared.val, preprocessing.reduction)
+        pixels = EvalSamples(val, preprocessing, prepared.val_kept).pixels
         for images, read, look in ((self.sets[1], pixels, looks[1]), (self.sets[0], prepared.train.read, looks[0])):
             chosen = _spread(len(images), left)
             left -= len(chosen)

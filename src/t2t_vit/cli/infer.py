@@ -208,12 +208,13 @@ def _count(images: Iterator[Item], share: int) -> int:
 def _some(images: Iterator[Item], predictor: Predictor, job: InferenceJob) -> Tensor:
     """A batch of images as the predictor takes them, (B, in_chans, height, width); noise where none can be read."""
     count, budget = job.batch_size, PixelBudget(job.max_pixels)
+    mode, reduction = predictor.preprocessing.mode, predictor.preprocessing.reduction
     prepared: list[Tensor] = []
     for item in islice(images, _LOOKED_AT * count):
         try:
             if not item.reason:
                 source = item.path if item.content is None else item.content()
-                prepared.append(predictor.preprocessing(decode(source, predictor.preprocessing.mode, budget=budget)))
+                prepared.append(predictor.preprocessing(decode(source, mode, reduction, budget)))
         except (DecodeError, UnreadableError):
             continue
         if len(prepared) == count:

@@ -26,8 +26,9 @@ def run(options: Options) -> int:
         raise UserError(f"DATA '{image}': is no file; show draws one image")
     predictor = torch_predictor(options, options.required_checkpoint())
     try:
+        preprocessing = predictor.preprocessing
         budget = PixelBudget(cast(int, options.said("max_pixels", MAX_PIXELS)))
-        seen = look(predictor, decode(image, predictor.preprocessing.mode, budget=budget))
+        seen = look(predictor, decode(image, preprocessing.mode, preprocessing.reduction, budget))
     except DecodeError as error:
         raise UserError(f"{image}: {error}") from error
     stages = [as_colours(stage).permute(1, 2, 0).numpy() for stage in seen.stages]

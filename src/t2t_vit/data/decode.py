@@ -58,10 +58,12 @@ _UPRIGHT = {
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262  # 0: the smallest value is white
-_READ_WHOLE = frozenset({"WEBP", "AVIF", "HEIF"})  # by codecs that take all bytes before they know what they are
+# Codecs that decode into memory of their own, several times the image's.
+_COPIES = {"WEBP": 2, "AVIF": 2, "HEIF": 2, "JPEG2000": 3, "QOI": 2}
 _MOST_BYTES = 2**30  # of such a file; the others are read piece by piece
 _MANY_BYTES = 2**23  # of such a file: it is read when nothing else that counts is decoded
 _MOST_PIECES = 1_000_000  # that are read of a file; a PNG of a gigabyte in the usual chunks has 400,000
+_MOST_OF_QOI = 2**25  # the same of a QOI, of which Pillow reads each pixel by itself, a second for a million
 _AT_ONCE = 2**22  # pixels that are converted at once
 _ICO_SIGNATURE = b"\0\0\1\0"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -160,12 +162,13 @@ class _Counted:
     """Refuses to be read in more than `_MOST_PIECES` pieces. A header of millions of tiny chunks, comments or blanks
     would take memory for each of them, and minutes."""
 
-    pieces = 0
+    pieces, most = 0, 0
 
     def read(self, size: int | None = -1) -> bytes:
         self.pieces += 1
-        if self.pieces > _MOST_PIECES:
-            raise DecodeError(f"it consists of more than {_MOST_PIECES:,} pieces")
+        most = self.most or _MOST_PIECES
+        if self.pieces > most:
+            raise DecodeError(f"it consists of more than {most:,} pieces")
         content: bytes = super().read(size)  # type: ignore[misc]
         return content
 
@@ -178,7 +181,7 @@ class _CountedFile(_Counted, io.BufferedReader):
     pass
 
 
-def convert(image: Image.Image, mode: Mode) -> Image.Image:
+def convert(image: Image.Image, mode: Mode, reduction: Reduction | None = None) -> Image.Image:
     """Turn an opened Pillow image upright and convert it to `mode`, by the rules of `decode`.
 
     Raises:
@@ -187,14 +190,15 @@ def convert(image: Image.Image, mode: Mode) -> Image.Image:
     try:
         with _without_pillow_warnings():
             image.load()
-            return _upright(to_mode(image, mode), _orientation(image))
+            factor = 1 if reduction is None else reduction(image.size)
+            return _upright(to_mode(image, mode, factor), _orientation(image))
     except Exception as error:
         reason = _reason(error)
     raise DecodeError(reason)
 
 
-def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
-    """Convert loaded pixels to 8 bits a channel, without looking at the orientation.
+def to_mode(image: Image.Image, mode: Mode, factor: int = 1) -> Image.Image:
+    """Convert loaded pixels to 8 bits a channel, without looking at the orientation, and make them smaller by `factor`.
 
     - 16-bit grey v becomes round(v / 257); an integer or float image whose range its format does not tell is taken
       as 0..1 (float), 0..255 or 0..65535, whichever fits, and otherwise stretched from its least to its largest value.
@@ -203,19 +207,22 @@ def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
     Beside the image and the result it takes memory for some rows only.
     """
     if image.mode == mode and (mode == "RGBA" or "transparency" not in image.info):
-        return image
+        return image.reduce(factor) if factor > 1 else image
     levels = _levels_of(image) if image.mode[0] in "IF" else None  # I, I;16, I;16B, ..., F: more than 8 bits a pixel
     if image.width * image.height <= _AT_ONCE:
-        return _rows_to_mode(image, mode, levels)
-    result = Image.new(mode, image.size)
-    for top, rows in _in_rows(image):
-        result.paste(_rows_to_mode(rows, mode, levels), (0, top))
+        converted = _rows_to_mode(image, mode, levels)
+        return converted.reduce(factor) if factor > 1 else converted
+    result = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))
+    for top, rows in _in_rows(image, factor):
+        converted = _rows_to_mode(rows, mode, levels)
+        result.paste(converted.reduce(factor) if factor > 1 else converted, (0, top // factor))
     return result
 
 
-def _in_rows(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The image from top to bottom, in pieces of `_AT_ONCE` pixels: where each begins, and its rows."""
-    count = max(1, _AT_ONCE // image.width)
+def _in_rows(image: Image.Image, factor: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """The image from top to bottom, in pieces of `_AT_ONCE` pixels and rows that `factor` divides: where each begins,
+    and its rows."""
+    count = max(1, _AT_ONCE // image.width // factor) * factor
     for top in range(0, image.height, count):
         yield top, image.crop((0, top, image.width, min(image.height, top + count)))
 
@@ -246,14 +253,12 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
                 pixels = image.width * image.height
         if image.format == "TIFF":
             _silence_libtiff()
-        # Codecs that read the file whole decode into memory of their own.
-        budget.take(2 * pixels if image.format in _READ_WHOLE else pixels)
+        budget.take(_COPIES.get(image.format or "", 1) * pixels)
         image.load()
         turned = _orientation(image)
-        converted = to_mode(image, mode)
+        converted = to_mode(image, mode, factor)
     del image  # not needed beside what is made of it
-    upright = _upright(converted, turned)
-    return upright.reduce(factor) if factor > 1 else upright
+    return _upright(converted, turned)
 
 
 def _size_of(file: BinaryIO, budget: PixelBudget) -> tuple[int, int]:
@@ -285,6 +290,8 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
         raise
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(_too_many_pixels("", budget)) from error
+    if image.format == "QOI" and isinstance(file, _Counted):
+        file.most = _MOST_OF_QOI
     if image.width * image.height > budget.max_pixels:
         image.close()
         raise TooManyPixelsError(_too_many_pixels(f", {image.width:,} x {image.height:,}", budget))

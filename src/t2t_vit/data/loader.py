@@ -14,6 +14,7 @@ from torch import Tensor
 
 from t2t_vit.data.batch_transform import BatchTransform, Share
 from t2t_vit.data.cache import ByteStore
+from t2t_vit.data.folder import reduced
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
@@ -157,7 +158,7 @@ class EvalLoader:
         self._ahead = ahead
         mine = np.arange(rank, len(images), world)
         self._requests = [Request(0, mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
-        samples = EvalSamples(images, preprocessing, kept)
+        samples = EvalSamples(reduced(images, preprocessing.reduction), preprocessing, kept)
         self._read = _reader(samples.__getitem__, _limited(workers, len(self), note), device, [EvalSamples.__module__])
 
     def __len__(self) -> int:

@@ -21,6 +21,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Longer side over shorter side, beyond which only the middle of an image is looked at.
 MOST_ELONGATED = 64
 LARGEST_SIDE = 8192
+LARGE = 2**25  # pixels; of an image with more, each is the mean of some, so that decoding takes less memory
+_DETAIL = 3
 SMALLEST_CROP = 0.01  # below it an image would be made a hundred times as wide as the network sees
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -96,6 +98,16 @@ class Preprocessing:
         if cover_width * height >= cover_height * width:
             return cover_width, max(cover_height, int(cover_width * height / width))
         return max(cover_width, int(cover_height * width / height)), cover_height
+
+    def reduction(self, size: tuple[int, int]) -> int:
+        """The power of two by which an image of `size` (width, height) is made smaller as it is decoded; 1 up to
+        `LARGE` pixels. The resizing still makes it `_DETAIL` times smaller, or more."""
+        width, height = size
+        target = max(math.floor(side / self.crop_pct) for side in self.image_size)
+        factor = 1
+        while width * height > LARGE * factor**2 and min(size) >= 2 * factor * _DETAIL * target:
+            factor *= 2
+        return factor
 
     def normalize(self, images: "Tensor") -> "Tensor":
         """uint8 (B, in_chans, H, W) -> float32 (images / 255 - mean) / std, on the images' device."""

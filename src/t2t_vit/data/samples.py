@@ -134,6 +134,7 @@ class Decoded:
     def __call__(self, source: str | bytes | memoryview) -> NDArray[np.uint8] | str:
         try:
             with image_turn():
-                return self.preprocessing.pixels(decode(source, self.preprocessing.mode, budget=self.budget))
+                mode, reduction = self.preprocessing.mode, self.preprocessing.reduction
+                return self.preprocessing.pixels(decode(source, mode, reduction, self.budget))
         except DecodeError as error:
             return str(error)

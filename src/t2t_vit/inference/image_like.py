@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from t2t_vit.data.decode import DecodeError, Mode, convert, decode
+from t2t_vit.data.decode import DecodeError, Mode, Reduction, convert, decode
 
 # A path; the encoded bytes of a file; a file that is open for reading; a Pillow image; an array (H, W) or (H, W, C);
 # a tensor (H, W) or (C, H, W), as PyTorch has them. C is 1 (grey), 3 (RGB) or 4 (RGBA).
@@ -27,8 +27,8 @@ def is_one(images: object) -> bool:
     return not isinstance(images, Iterable)
 
 
-def opened(image: ImageLike, mode: Mode) -> Image.Image:
-    """One image, upright and in `mode`.
+def opened(image: ImageLike, mode: Mode, reduction: Reduction | None = None) -> Image.Image:
+    """One image, upright and in `mode`, made smaller as `reduction` says of its size.
 
     Numbers of arrays and tensors are 0..255 if they are whole (0..65535 of 16 bits, without sign), and 0..1 if not.
 
@@ -37,17 +37,17 @@ def opened(image: ImageLike, mode: Mode) -> Image.Image:
         TypeError: it is nothing that could be an image.
     """
     if isinstance(image, Image.Image):
-        return convert(image, mode)
+        return convert(image, mode, reduction)
     if isinstance(image, str | Path):
-        return decode(image, mode)
+        return decode(image, mode, reduction)
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode(bytes(image), mode)
+        return decode(bytes(image), mode, reduction)
     if isinstance(image, Tensor):
-        return convert(_of_array(_channels_last(image), "a tensor is (C, H, W) or (H, W)"), mode)
+        return convert(_of_array(_channels_last(image), "a tensor is (C, H, W) or (H, W)"), mode, reduction)
     if isinstance(image, np.ndarray):
-        return convert(_of_array(image, "an array is (H, W, C) or (H, W)"), mode)
+        return convert(_of_array(image, "an array is (H, W, C) or (H, W)"), mode, reduction)
     if hasattr(image, "read"):
-        return decode(_content(image), mode)
+        return decode(_content(image), mode, reduction)
     raise TypeError(
         "an image is a path, bytes, a file, a Pillow image, an array (H, W, C) or a tensor (C, H, W); "
         f"not {type(image).__name__}"

@@ -87,7 +87,7 @@ class Predictor(ABC):
             DecodeError: it cannot be decoded.
             TypeError: it is nothing that could be an image.
         """
-        return self.preprocessing(opened(image, self.preprocessing.mode))
+        return self.preprocessing(opened(image, self.preprocessing.mode, self.preprocessing.reduction))
 
     def classify(self, images: Sequence[Tensor]) -> list[Prediction]:
         """Prepared images, each uint8 (in_chans, height, width) -> their predictions."""

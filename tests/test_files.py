@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import LONGEST_LINE, atomic_write, check_folder, chosen_cache, lines_of, open_regular, read_at_most
+from t2t_vit.files import (
+    LONGEST_LINE,
+    atomic_write,
+    check_folder,
+    chosen_cache,
+    lines_of,
+    open_regular,
+    open_to_append,
+    read_at_most,
+)
 
 
 def test_the_cache_of_who_runs_the_tests_is_left_alone(pytestconfig: pytest.Config) -> None:
@@ -115,3 +124,18 @@ def test_lines_are_read_one_at_a_time_and_no_line_is_without_end(tmp_path: Path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="not a regular file"):
         next(lines_of(tmp_path / "pipe"))
+
+
+def test_what_is_appended_to_is_no_link_and_no_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for line in ("one\n", "two\n"):
+        with open_to_append(path) as file:
+            file.write(line)
+    assert path.read_text(encoding="utf-8") == "one\ntwo\n"
+    (tmp_path / "link").symlink_to("log")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "dangling", "pipe"):
+        with pytest.raises(OSError):
+            open_to_append(tmp_path / name)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["dangling", "link", "log", "pipe"]

@@ -13,7 +13,7 @@ from secrets import token_hex
 from typing import IO, Any, BinaryIO
 
 from t2t_vit.errors import OutputError
-from t2t_vit.platforms import BINARY, NOT_BLOCKING, relative_path, replace, sync_folder
+from t2t_vit.platforms import BINARY, NOT_BLOCKING, NOT_FOLLOWING, relative_path, replace, sync_folder
 
 LONGEST_LINE = 2**20  # bytes; of a log that names the images of a batch
 LONGEST_JSON = 8 * 2**20  # bytes of a file that a run writes; it holds the names of its classes
@@ -96,6 +96,24 @@ def open_regular(path: str | Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+def open_to_append(path: str | Path, *, errors: str = "strict", buffering: int = -1) -> IO[str]:
+    """Open a text file to add lines, which is made where it is missing. A link is not followed: in a folder that
+    somebody handed over it could lead to any file.
+
+    Raises:
+        OSError: it cannot be written, or is a link or no regular file.
+    """
+
+    def opened(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | NOT_FOLLOWING | NOT_BLOCKING, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is not a regular file", name)
+        return descriptor
+
+    return open(path, "a", buffering, encoding="utf-8", errors=errors, newline="", opener=opened)
 
 
 def read_at_most(path: str | Path, most: int) -> bytes:

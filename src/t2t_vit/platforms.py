@@ -327,6 +327,7 @@ def processor_seconds(process: int) -> float | None:
 
 BINARY = int(getattr(os, "O_BINARY", 0))  # for os.open: without it Windows writes each \n as \r\n
 NOT_BLOCKING = int(getattr(os, "O_NONBLOCK", 0))  # for os.open of what may be a pipe; there are none on Windows
+NOT_FOLLOWING = int(getattr(os, "O_NOFOLLOW", 0))  # for os.open: a link is an error; Windows has none
 CLOSED_IN_CHILDREN = int(getattr(os, "O_CLOEXEC", 0))
 
 

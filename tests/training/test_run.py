@@ -296,6 +296,42 @@ def test_a_root_of_the_command_line_wins() -> None:
     assert home(file, run, logs_root_dir="elsewhere") is None  # another run's
 
 
+@pytest.mark.parametrize("away", ["{}/victim", "../../victim", "../../../victim", "c/../../../victim"])
+@pytest.mark.parametrize("version", ["new", "old"])
+def test_a_folder_of_a_stranger_leads_nowhere_else(tmp_path: Path, away: str, version: str) -> None:
+    """The whole of it is the stranger's: lock, lists, and the roots that its checkpoint names."""
+    recorded = ["c", "b", away.format(tmp_path.parent), away.format(tmp_path.parent)]
+    mark = RunMark.new("net") if version == "new" else None
+    folder = Path("a/b/c/net")
+    folder.mkdir(parents=True)
+    (folder / "net-1_4.ckpt").write_text("x")
+    CheckpointFolder(folder, mark and mark.to_dict()).announce(["net-1_4.ckpt"])
+    if mark:
+        (folder / ".run.lock").write_text(json.dumps({"run": mark.to_dict()}))
+    ours = ["own/c", "own/b", "own/s", "own/l"]
+    found = home_of(folder / "net-1_4.ckpt", mark, "net", recorded, {}, ours)
+    assert found == Folders.of(["a/b/c", "a/b/b", "own/s", "own/l"], "net")
+
+
+def test_links_in_the_folder_of_a_stranger_are_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "diary").write_text("mine")
+    run = left(files=("net-1_4.ckpt",))
+    file = run.folders.checkpoints / "net-1_4.ckpt"
+    (run.folders.best / "ema").symlink_to(victim)
+    assert home(file, run) is None  # new folders then
+    (run.folders.best / "ema").unlink()
+    assert home(file, run) == run.folders
+    lock = run.folders.logs / ".run.lock"
+    lock.unlink()
+    lock.symlink_to(victim / "diary")
+    with pytest.raises(UserError, match=r"l/net/\.run\.lock: cannot be written"):
+        enter(run.folders, run.mark, print)
+    assert (victim / "diary").read_text() == "mine"
+    assert [path.name for path in victim.iterdir()] == ["diary"]
+
+
 def test_a_checkpoint_of_an_older_version_belongs_to_the_folder_that_lists_it() -> None:
     folder = Path("c/net")
     folder.mkdir(parents=True)

@@ -37,7 +37,7 @@ from t2t_vit.data.readable import (
 from t2t_vit.data.samples import EvalSamples
 from t2t_vit.data.workers import usable_workers
 from t2t_vit.errors import DataError, UserError, printable
-from t2t_vit.files import atomic_write
+from t2t_vit.files import atomic_write, open_to_append
 from t2t_vit.notes import counted
 from t2t_vit.platforms import has_memory_files
 from t2t_vit.settings.schema import Config
@@ -366,7 +366,7 @@ def _bad_line(name: str, reason: str) -> str:
 def _append(path: Path, name: str, reason: str) -> None:
     """Add an image that proved bad later; a disk that is full costs the line, not the run."""
     try:
-        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with open_to_append(path, errors="backslashreplace") as file:
             file.write(f"{_bad_line(name, reason)}\n")
     except OSError:
         return

@@ -43,6 +43,7 @@ from t2t_vit.training.run import (
     led_to,
     lies_in_run,
     mark_in,
+    roots_for,
     runs_of,
     write_record,
 )
@@ -176,7 +177,15 @@ class Chooser:
         recorded, name = recorded_place(saved.content)
         own = {key: self._options.said(key, KEYS[key].default) for key in OWN_KEYS}
         lies_within = lies_in_run(path, mark, recorded)
-        keys, notes = ({}, []) if lies_within else (own, [_elsewhere(path, saved.content, own)])
+        roots = roots_for(path, mark, recorded, chosen, [str(own[key]) for key in ROOT_KEYS])
+        place: dict[str, Value] = dict(zip(ROOT_KEYS, roots, strict=True))
+        if lies_within:
+            keys, notes = (
+                place,
+                _not_followed(path, recorded, {key: place[key] for key in own if place.get(key) == own[key]}),
+            )
+        else:
+            keys, notes = own, [_elsewhere(path, saved.content, own)]
         if held.run_name != _base_of(saved.content):  # it was given another name, so it is another run from here on
             return Choice(mark=RunMark.new(held.run_name), path=path, notes=notes, keys=keys)
         folders = home_of(path, mark, name, recorded, chosen, [str(own[key]) for key in ROOT_KEYS])
@@ -354,6 +363,18 @@ def _elsewhere(path: Path, content: Mapping[str, Any], own: Mapping[str, Value])
         f"{path} lies outside of its run's folders, so folders and tracker are those of the command line or the "
         f"defaults{': ' if differing else ''}{', '.join(differing)}"
     )
+
+
+def _not_followed(path: Path, recorded: Sequence[str], own: Mapping[str, Value]) -> list[str]:
+    """What to say where `own` roots take the place of recorded ones, which lead away from the run's folders."""
+    held = dict(zip(ROOT_KEYS, recorded, strict=True))
+    differing = [f"{key} {own[key]} (not {held[key]})" for key in own if held[key] != own[key]]
+    if not differing:
+        return []
+    return [
+        f"{path}: what it says of folders leads away from where it lies, so these are those of the command line or the "
+        f"defaults: {', '.join(differing)}"
+    ]
 
 
 def logs_of(path: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, lines_of, parse_json
+from t2t_vit.files import atomic_write, lines_of, open_to_append, parse_json
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
@@ -112,7 +112,7 @@ class StopOnDivergence(Callback):
         rows = [json.dumps({"step": step, "images": list(self._names(step))}) for step in steps]
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("a", encoding="utf-8", newline="") as file:
+            with open_to_append(self._log) as file:
                 file.write("".join(f"{row}\n" for row in rows))
         except OSError:
             self._log = None

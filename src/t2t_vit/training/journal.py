@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from t2t_vit.errors import OutputError, UserError, printable
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import atomic_write, lines_of, parse_json, reason_of
+from t2t_vit.files import atomic_write, lines_of, open_to_append, parse_json, reason_of
 from t2t_vit.training import waiting
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
@@ -107,7 +107,7 @@ def to_standard_error(text: str) -> None:
 def _open_log(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a", encoding="utf-8", newline="", buffering=1)
+        return cast(TextIO, open_to_append(path, buffering=1))
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); name another logs_root_dir") from error
 
@@ -149,7 +149,7 @@ class History:
         complete = {name: _finite(row.get(name)) for name in COLUMNS}
         for path, text in ((self._csv, _csv_text([complete])), (self._jsonl, _json_text([complete]))):
             try:
-                with path.open("a", encoding="utf-8", newline="") as file:
+                with open_to_append(path) as file:
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())  # a checkpoint that is on the disk must not know more rows than this

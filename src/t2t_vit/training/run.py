@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import LONGEST_JSON, atomic_write, check_folder, parse_json, read_at_most, remove_leftovers
-from t2t_vit.platforms import BINARY, NoLocksError, lock, relative_path
+from t2t_vit.platforms import BINARY, NOT_BLOCKING, NOT_FOLLOWING, NoLocksError, lock, relative_path
 from t2t_vit.report.run_files import RECORD, REPORT
 from t2t_vit.training.retention import LIST, CheckpointFolder
 
@@ -159,7 +159,7 @@ class Lock:
             self._make(folder)
             if fresh and is_taken(folder):
                 raise FileExistsError(path)
-            flags = os.O_RDWR | os.O_CREAT | BINARY | (os.O_EXCL if fresh else 0)
+            flags = os.O_RDWR | os.O_CREAT | BINARY | NOT_FOLLOWING | NOT_BLOCKING | (os.O_EXCL if fresh else 0)
             descriptor = os.open(path, flags, 0o666)
         except FileExistsError:
             raise
@@ -398,7 +398,10 @@ def _placed(name: str, mark: RunMark, roots: Sequence[str | Path]) -> Found:
 
 
 def _is_free_for(folder: Path, mark: RunMark) -> bool:
-    """Whether the run may use `folder`: it is its own already, or empty."""
+    """Whether the run may use `folder`: it is its own already, or empty; a link within another of its folders is not
+    its own, whatever it leads to."""
+    if folder.name == "ema":
+        return not folder.is_symlink()
     return mark_in(folder) == mark or not is_taken(folder)
 
 
@@ -432,27 +435,57 @@ def home_of(
         chosen: those of the command line, by their keys.
         elsewhere: the four roots for a file that lies outside of its run's folders.
     """
-    folder = _folder_of(path)
-    kind = _kind_of(path, folder, mark, recorded)
-    roots = [chosen.get(key, root) for key, root in zip(ROOT_KEYS, recorded, strict=True)]
-    if kind is not None and folder.name == "best" and _is_own(folder.parent, mark):
-        folder, kind = folder.parent, 0  # the best ones within the folder of checkpoints
-    if kind is not None:
-        name = folder.name
-        for number, key in enumerate(ROOT_KEYS):
-            if key not in chosen:
-                beside = os.path.normpath(folder.parent / relative_path(recorded[number], recorded[kind]))
-                there = Path(recorded[number]) / name
-                moved = not _is_own(there, mark) and os.path.realpath(beside) != os.path.realpath(recorded[number])
-                roots[number] = str(beside) if moved else recorded[number]
-        if ROOT_KEYS[kind] not in chosen:
-            roots[kind] = str(folder.parent)
-    folders = Folders.of(elsewhere if kind is None else roots, name)
-    if kind is None and (mark is None or mark_in(folders.checkpoints) != mark):
+    roots = roots_for(path, mark, recorded, chosen, elsewhere)
+    is_within = lies_in_run(path, mark, recorded)
+    folders = Folders.of(roots, _folder_of_run(path, mark).name if is_within else name)
+    if not is_within and (mark is None or mark_in(folders.checkpoints) != mark):
         return None
     if mark is None:
-        return folders if kind is not None and not any(map(mark_in, folders.distinct)) else None
-    return folders if all(_is_free_for(each, mark) for each in folders.distinct) else None
+        return folders if is_within and not any(map(mark_in, folders.distinct)) else None
+    return folders if all(_is_free_for(each, mark) for each in (*folders.distinct, folders.best / "ema")) else None
+
+
+def roots_for(
+    path: Path,
+    mark: RunMark | None,
+    recorded: Sequence[str],
+    chosen: Mapping[str, str],
+    elsewhere: Sequence[str],
+) -> list[str]:
+    """The four roots that the run of the checkpoint `path` may write to; arguments as of `home_of`.
+
+    The whole folder may be a stranger's, so that what stands in its files leads nowhere else: a root is that of the
+    command line, or one in which the run has a folder, or lies where the runs of this folder lie, beside its root;
+    any other is the one in `elsewhere`.
+    """
+    kind = _kind_of(path, _folder_of(path), mark, recorded)
+    if kind is None:
+        return [chosen.get(key, root) for key, root in zip(ROOT_KEYS, elsewhere, strict=True)]
+    folder = _folder_of_run(path, mark)
+    kind = 0 if folder != _folder_of(path) else kind
+    surroundings = os.path.realpath(folder.parent.parent)
+    roots = []
+    for number, key in enumerate(ROOT_KEYS):
+        if key in chosen:
+            roots.append(chosen[key])
+        elif number == kind:
+            roots.append(str(folder.parent))
+        else:
+            beside = os.path.normpath(folder.parent / relative_path(recorded[number], recorded[kind]))
+            is_near = Path(os.path.realpath(Path(beside) / folder.name)).is_relative_to(surroundings)
+            if mark is not None and _is_own(Path(recorded[number]) / folder.name, mark):
+                roots.append(recorded[number])
+            elif os.path.realpath(beside) == os.path.realpath(recorded[number]):
+                roots.append(recorded[number] if is_near else elsewhere[number])
+            else:
+                roots.append(beside if is_near else elsewhere[number])
+    return roots
+
+
+def _folder_of_run(path: Path, mark: RunMark | None) -> Path:
+    """The folder called as the run that `path` lies in, also where the best ones have a folder within it."""
+    folder = _folder_of(path)
+    return folder.parent if folder.name == "best" and _is_own(folder.parent, mark) else folder
 
 
 def led_to(path: Path) -> Path:

@@ -25,6 +25,7 @@ IMAGES_NOT_READ = HEIF_EXTENSIONS | {
 }  # fmt: skip
 # Files that a run leaves in its folders, which lie up to three levels below the folder of all runs.
 _OF_A_RUN = re.compile(r"run\.json|checkpoints\.json|.+-\d+_\d+\.ckpt|events\.out\.tfevents\..+")
+MOST_LEVELS = 256  # of folders within folders; paths end at some 2,000
 _RUN_LEVELS = 3
 
 
@@ -264,12 +265,17 @@ def _walk(folder: Path, junk: "Counter[str]", own: Collection[Path] = ()) -> Ite
     """Paths of files below `folder`, relative to it, without those of the folders `own`."""
     without = {str(place) for place in own}
     # A link back to a folder above would make the images of other classes this one's.
-    pending: list[tuple[str, tuple[str, ...]]] = [("", (*_itself_and_above(folder.parent), *_above(folder)))]
+    top = (*_itself_and_above(folder.parent), *_above(folder))
+    pending: list[tuple[str, str, tuple[str, ...]]] = [("", os.path.realpath(folder), top)]
     while pending:
-        relative, above = pending.pop()
-        here = os.path.realpath(folder / relative)
+        relative, here, above = pending.pop()
         if here in above or here in without:
             continue
+        if len(above) > len(top) + MOST_LEVELS:
+            raise UserError(
+                f"{folder}: holds folders within folders, more than {MOST_LEVELS} levels deep "
+                f"({'/'.join(relative.split('/')[:3])}/...); move them out of the folder of images"
+            )
         try:
             with os.scandir(folder / relative) as entries:
                 for entry in entries:
@@ -277,7 +283,9 @@ def _walk(folder: Path, junk: "Counter[str]", own: Collection[Path] = ()) -> Ite
                     if _is_junk(entry.name):
                         junk[_shown(entry.name)] += 1
                     elif _is_folder(entry):
-                        pending.append((path, (*above, here)))
+                        # Without a link on the way nothing is looked up: that takes as long as the folder is deep.
+                        there = os.path.realpath(folder / path) if entry.is_symlink() else f"{here}{os.sep}{entry.name}"
+                        pending.append((path, there, (*above, here)))
                     else:
                         yield path
         except OSError as error:

@@ -84,19 +84,24 @@ def _members(word: str) -> Iterator[Item]:
 def _walk(top: str) -> Iterator[Item]:
     """All images below `top` in the order that sorting their whole paths would give; one folder's names at a time."""
     found = False
-    pending = [iter([(top, True, frozenset[tuple[int, int]]())])]
+    # The folders on the way here, one set for all of them: a copy for each would grow with the square of the depth.
+    above: set[tuple[int, int]] = set()
+    pending: list[tuple[Iterator[tuple[str, bool]], tuple[int, int] | None]] = [(iter([(top, True)]), None)]
     while pending:
-        path, is_folder, above = next(pending[-1], ("", False, None))
-        if above is None:
+        entries, here = pending[-1]
+        path, is_folder = next(entries, ("", False))
+        if not path:
             pending.pop()
+            above.discard(here)  # type: ignore[arg-type]  # None is no folder's
         elif not is_folder:
             found = True
             yield Item(path)
         else:
             try:
-                here = _identity(path)
-                if here not in above:
-                    pending.append(iter([(name, is_dir, above | {here}) for name, is_dir in _folder_entries(path)]))
+                below = _identity(path)
+                if below not in above:
+                    pending.append((iter(_folder_entries(path)), below))
+                    above.add(below)
             except OSError as error:
                 found = True
                 yield Item(path, reason=f"the folder cannot be read ({error.strerror})")

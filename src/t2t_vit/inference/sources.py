@@ -92,7 +92,7 @@ def _walk(top: str) -> Iterator[Item]:
         path, is_folder = next(entries, ("", False))
         if not path:
             pending.pop()
-            above.discard(here)  # type: ignore[arg-type]  # None is no folder's
+            above.discard(here or (-1, -1))
         elif not is_folder:
             found = True
             yield Item(path)

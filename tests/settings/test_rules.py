@@ -74,6 +74,8 @@ def test_a_start_within_the_cooldown_is_allowed() -> None:
         ({"lr_gamma": 0.5}, "lr_gamma (lr_scheduler is cosine_lr)"),
         ({"lr_adjust": 3, "lr_scheduler": "exp_lr"}, "lr_adjust (lr_scheduler is exp_lr)"),
         ({"min_lr": 1e-6, "lr_scheduler": "constant_lr"}, "min_lr (lr_scheduler is constant_lr)"),
+        ({"lr_decay_share": 0.3}, "lr_decay_share (lr_scheduler is cosine_lr)"),
+        ({"lr_decay_shape": "linear", "lr_scheduler": "exp_lr"}, "lr_decay_shape (lr_scheduler is exp_lr)"),
         ({"warmup_length": 0.0, "warmup_lr": 1e-6}, "warmup_lr (warmup_length is 0)"),
         ({"use_clip_grad_norm": False, "clip_grad_norm": 2.0}, "clip_grad_norm (use_clip_grad_norm is False)"),
         ({"ema_decay": 0.99}, "ema_decay (with_ema is False)"),
@@ -129,6 +131,7 @@ def test_keys_without_effect_are_named(values: dict[str, Any], line: str) -> Non
         {"freeze": "2", "layer_decay": 0.7, "drop_path": 0.2},
         {"val_split": 0.1},
         {"min_lr": 0.1, "base_lr": 0.01, "lr_scheduler": "constant_lr"},
+        {"lr_decay_share": 0.3, "lr_decay_shape": "linear", "min_lr": 1e-6, "lr_scheduler": "wsd_lr"},
         {"exclude_epoch_state": False, "pretrained": "a.ckpt"},
     ],
 )

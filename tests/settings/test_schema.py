@@ -12,7 +12,8 @@ SPECIFIED = {
     "bad_images max_pixels class_balance",
     "Augmentations": "auto_augment aa_interpolation re_mode re_prob re_count cutmix mixup mixup_prob mixup_mode "
     "mixup_off_epoch switch_prob label_smoothing min_crop crop_pct train_interpolation hflip color_jitter mean std",
-    "Optimizer": "optimizer beta eps base_lr min_lr lr_scheduler lr_adjust lr_gamma momentum weight_decay layer_decay",
+    "Optimizer": "optimizer beta eps base_lr min_lr lr_scheduler lr_adjust lr_gamma lr_decay_share lr_decay_shape "
+    "momentum weight_decay layer_decay",
     "Network training config": "epochs batch_size accumulation_step is_dynamic_loss_scale loss_scale "
     "num_parallel_workers cache start_epoch warmup_length warmup_lr use_clip_grad_norm clip_grad_norm "
     "exclude_epoch_state seed with_ema ema_decay pynative_mode dataset_sink_mode patience max_hours "
@@ -40,7 +41,8 @@ DEFAULTS = Config(
     label_smoothing=0.1, min_crop=0.08, crop_pct=0.9, train_interpolation="random", hflip=0.5, color_jitter=0.4,
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
     optimizer="adamw", beta=(0.9, 0.999), eps=1e-08, base_lr=0.001, min_lr=1e-05, lr_scheduler="cosine_lr",
-    lr_adjust=30, lr_gamma=0.97, momentum=0.9, weight_decay=0.05, layer_decay=1.0,
+    lr_adjust=30, lr_gamma=0.97, lr_decay_share=0.2, lr_decay_shape="sqrt", momentum=0.9,
+    weight_decay=0.05, layer_decay=1.0,
     epochs=300, batch_size=100, accumulation_step=1, is_dynamic_loss_scale=True, loss_scale=1024.0,
     num_parallel_workers=8, cache="auto", start_epoch=0, warmup_length=2.0, warmup_lr=7e-06,
     use_clip_grad_norm=True, clip_grad_norm=1.0, exclude_epoch_state=True, seed=0, with_ema=False,

@@ -302,6 +302,8 @@ def schedule_of(config: Config, state: State) -> Schedule:
         warmup_length=config.warmup_length,
         lr_adjust=config.lr_adjust,
         lr_gamma=config.lr_gamma,
+        lr_decay_share=config.lr_decay_share,
+        lr_decay_shape=config.lr_decay_shape,
     )
 
 

@@ -71,7 +71,8 @@ FEW = 10  # images a class below which a network hardly learns anything but thes
 UNEVEN = 4  # times that the largest class is larger than the smallest
 # Keys that the learning rate of a step follows from.
 SCHEDULE_KEYS = (
-    "lr_scheduler", "base_lr", "min_lr", "warmup_lr", "warmup_length", "lr_adjust", "lr_gamma", "epochs",
+    "lr_scheduler", "base_lr", "min_lr", "warmup_lr", "warmup_length", "lr_adjust", "lr_gamma", "lr_decay_share",
+    "lr_decay_shape", "epochs",
 )  # fmt: skip
 
 

@@ -118,6 +118,9 @@ INACTIVE = (
     Inactive(
         ("lr_gamma",), lambda c: c.lr_scheduler not in ("multistep_lr", "exp_lr"), "lr_scheduler is {lr_scheduler}"
     ),
+    Inactive(
+        ("lr_decay_share", "lr_decay_shape"), lambda c: c.lr_scheduler != "wsd_lr", "lr_scheduler is {lr_scheduler}"
+    ),
     Inactive(("lr_adjust",), lambda c: c.lr_scheduler != "multistep_lr", "lr_scheduler is {lr_scheduler}"),
     Inactive(
         ("min_lr",),

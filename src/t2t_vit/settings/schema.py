@@ -121,11 +121,15 @@ class Optimizer:
     lr_scheduler: str = key(
         "cosine_lr",
         "how the learning rate falls after warm-up",
-        OneOf(("cosine_lr", "multistep_lr", "exp_lr", "constant_lr")),
+        OneOf(("cosine_lr", "multistep_lr", "exp_lr", "constant_lr", "wsd_lr")),
     )
     lr_adjust: int = key(30, "epochs between the steps of multistep_lr", COUNT)
     lr_gamma: float = key(
         0.97, "factor of multistep_lr at each step, of exp_lr at each epoch", Range(0, 1, open_low=True)
+    )
+    lr_decay_share: float = key(0.2, "share of epochs, at their end, in which wsd_lr falls to min_lr", SHARE)
+    lr_decay_shape: str = key(
+        "sqrt", "how wsd_lr falls: sqrt, by 1 - sqrt(t), quickly at first; or linear", OneOf(("sqrt", "linear"))
     )
     momentum: float = key(0.9, "momentum of momentum and sgd", BELOW_ONE)
     weight_decay: float = key(0.05, "weight decay; biases, norms and cls_token are excluded", OR_OFF)

@@ -248,12 +248,12 @@ def check_memory(config: Config, images: int, processes: Processes) -> None:
 def training_bytes(config: Config) -> tuple[int, int]:
     """What an update takes at least, and what it takes for each image, in bytes of float32: an estimate.
 
-    Counted on shapes alone: weights, gradients, the optimizer's two moments and the average; and what autograd keeps
+    Counted on shapes alone: weights, gradients, the optimizer's two moments and the averages; and what autograd keeps
     for the backward pass, once for each storage.
     """
     model = deepcopy(build.network(config, max(config.num_classes, _CLASSES))).to("meta").train()
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    copies = 4 + config.with_ema
+    copies = 4 + config.with_ema + {"none": 0, "swa": 1, "last_k": 1 + config.average_epochs}[config.model_average]
     images = torch.empty(_IMAGES, config.in_chans, *image_size_of(config), device="meta")
     kept = _kept_for_backward(model, images)
     return weights * copies, int(_BESIDE * kept / _IMAGES)

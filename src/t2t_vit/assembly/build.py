@@ -23,6 +23,7 @@ from t2t_vit.notes import silent
 from t2t_vit.precision import Precision
 from t2t_vit.settings.rules import image_size_of
 from t2t_vit.settings.schema import KEYS, Config
+from t2t_vit.training.average import EpochAverage
 from t2t_vit.training.checkpoint import Trained
 from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes, share_gradients
@@ -322,7 +323,19 @@ def trained_of(config: Config, model: T2TViT, precision: Precision) -> Trained:
         if precision.scales_loss
         else LossScaler(precision.device),
         Ema(model, config.ema_decay) if config.with_ema else None,
+        average_of(config, model),
     )
+
+
+def average_of(config: Config, model: T2TViT) -> EpochAverage | None:
+    """The average of the weights at the ends of epochs that `model_average` asks for."""
+    if config.model_average == "none":
+        return None
+    if config.model_average == "last_k":
+        return EpochAverage(model, last=config.average_epochs)
+    epochs = config.epochs + config.cooldown_epochs
+    averaged = max(1, round(config.average_share * epochs))
+    return EpochAverage(model, first_epoch=epochs - averaged + 1)
 
 
 def step_of(

@@ -253,6 +253,7 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         schedule,
         state,
         validation=validation,
+        average=trained.average,
         callbacks=callbacks,
         stop=stop,
         seed=config.seed,
@@ -368,7 +369,8 @@ def _validation(job: Job, trained: Trained, images: Prepared) -> Validation:
     loader = build.eval_loader(
         config, images.val, preprocessing, job.processes, job.device, silent, images.bad_val, images.val_kept
     )
-    weights = {"raw": trained.model} | ({} if trained.ema is None else {"ema": trained.ema.module})
+    average = trained.ema or trained.average
+    weights = {"raw": trained.model} | ({} if average is None else {"ema": average.module})
     return Validation(
         loader,
         weights,
@@ -377,6 +379,7 @@ def _validation(job: Job, trained: Trained, images: Prepared) -> Validation:
         job.processes.sum,
         partial(for_evaluation, kernels=config.kernels, precision=job.precision),
         config.num_classes,
+        trained.average,
     )
 
 

@@ -78,6 +78,7 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("layer_lr_decay", "llrd"), ("layer_decay",)),
     **dict.fromkeys(("ema", "model_ema", "use_ema"), ("with_ema",)),
     "model_ema_decay": ("ema_decay",),
+    **dict.fromkeys(("swa", "use_swa", "lawa"), ("model_average",)),
     # the augmentation
     **dict.fromkeys(("aa", "autoaugment", "augment", "randaugment"), ("auto_augment",)),
     **dict.fromkeys(("reprob", "erasing", "random_erase"), ("re_prob",)),

@@ -68,6 +68,10 @@ CONTRADICTIONS = (
 )
 TRAINING_CONTRADICTIONS = (
     Contradiction(
+        lambda c: c.with_ema and c.model_average != "none",
+        "with_ema True and model_average {model_average} are two averages, and a run keeps one; leave one of them out",
+    ),
+    Contradiction(
         lambda c: c.amp_level == "O3", "amp_level O3 is for inference only; train with O0, O1, O2, bf16 or auto"
     ),
     Contradiction(
@@ -131,6 +135,8 @@ INACTIVE = (
     Inactive(("clip_grad_norm",), lambda c: not c.use_clip_grad_norm, "use_clip_grad_norm is False"),
     Inactive(("patience",), lambda c: c.eval_every_epochs == 0, "the run is evaluated at its end alone"),
     Inactive(("ema_decay",), lambda c: not c.with_ema, "with_ema is False"),
+    Inactive(("average_epochs",), lambda c: c.model_average != "last_k", "model_average is {model_average}"),
+    Inactive(("average_share",), lambda c: c.model_average != "swa", "model_average is {model_average}"),
     Inactive(("loss_scale", "is_dynamic_loss_scale"), lambda c: not _loss_is_scaled(c), "amp_level is {amp_level}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
     Inactive(("cache",), lambda c: _total_epochs(c) == 1, "in a single epoch nothing is read twice"),

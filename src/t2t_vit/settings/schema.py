@@ -159,6 +159,14 @@ class Training:
     seed: int = key(0, "random seed", Range(0, 2**63 - 1))
     with_ema: bool = key(False, "keep and evaluate an exponential moving average (EMA) of the weights")
     ema_decay: float = key(0.9999, "decay of the EMA per step", BELOW_ONE)
+    model_average: str = key(
+        "none",
+        "uniform average of the weights at the ends of epochs, kept and evaluated as the EMA is: last_k, of the last "
+        "average_epochs; swa, of all in the last average_share of the run",
+        OneOf(("none", "last_k", "swa")),
+    )
+    average_epochs: int = key(5, "epochs that last_k averages; a checkpoint holds the weights of each", Range(2, 100))
+    average_share: float = key(0.25, "share of the run's epochs, at their end, that swa averages", SHARE)
     pynative_mode: bool = key(False, "True: run eagerly; False: compile the network")
     dataset_sink_mode: bool = key(True, "copy batches to the device before they are needed")
     patience: int = key(0, "stop after this many evaluations in a row without improvement by best_by; 0: off", OR_OFF)

@@ -96,6 +96,7 @@ def test_training_loader(record: Any) -> None:
     assert made.arguments == (images, build.train_transform(CONFIG), build.batch_transform(CONFIG, 9))
     assert made.keys == {
         "batch_size": 6,
+        "sizes": (),
         "balanced": False,
         "workers": 1,
         "rank": 1,
@@ -107,6 +108,10 @@ def test_training_loader(record: Any) -> None:
     }
     build.train_loader(replace(CONFIG, class_balance="sampling"), images, 9, SECOND_OF_TWO, CPU, said)
     assert made.keys["balanced"] is True
+    build.train_loader(
+        replace(CONFIG, crop_schedule="96x64:0.5,128:1.0", epochs=5), images, 9, SECOND_OF_TWO, CPU, said
+    )
+    assert made.keys["sizes"] == (((96, 64), 2), ((128, 128), 5))
 
 
 def test_evaluation_loader(record: Any) -> None:

@@ -76,6 +76,27 @@ def test_start_skips_without_reading() -> None:
     assert classes(train.epoch(3, start=5)) == []
 
 
+def test_the_images_of_an_epoch_have_its_size() -> None:
+    notes: list[str] = []
+    sizes = (((12, 8), 1), ((20, 20), 1), ((16, 16), 3))  # the second has no epoch
+    train = loader(Numbered(22), sizes=sizes, note=notes.append)
+    shapes = [{images.shape for images, _ in train.epoch(epoch)} for epoch in range(4)]
+    assert shapes == [{(4, 1, 12, 8)}, *[{(4, 1, 16, 16)}] * 3]
+    assert notes == [
+        f"training images have {size} pixels from epoch {n} on" for size, n in (("12 x 8", 1), ("16 x 16", 2))
+    ]
+    assert classes(train.epoch(2)) == classes(loader(Numbered(22)).epoch(2))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_of_another_size_goes_on_as_the_whole_one(workers: int) -> None:
+    sizes = (((8, 8), 1), ((16, 12), 2))
+    whole = list(loader(Numbered(22), sizes=sizes).epoch(1))
+    rest = list(loader(Numbered(22), sizes=sizes, workers=workers).epoch(1, start=2))
+    assert len(rest) == 3
+    assert all(torch.equal(one[0], two[0]) for one, two in zip(whole[2:], rest, strict=True))
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_steps_of_one(world: int) -> None:
     alone = classes(loader(Numbered(24), 6).epoch(2))

@@ -106,6 +106,10 @@ CHOICES = {
     "file_format": "MINDIR ONNX AIR PT2 AOTI OPENVINO EXECUTORCH TENSORRT SAFETENSORS all",
 }
 TEXTS = {
+    "crop_schedule": (
+        ("", "96:1", "96:0.6,128:1.0", "96x64:.5,128:1", ",".join(f"{side}:0.{side}" for side in range(1, 7))),
+        ("96", "96:0.6;128:1", "96:0.6, 128:1", "096:1", "96:2", "96:1.5", "x:1", "96:0.6,", "9:1" + ",9:1" * 6),
+    ),
     "cache": (("auto", "off", "4GiB", "1.5mb", "9KB"), ("", "1.5m", "4", "GiB", "-1G", "4 GiB", "on")),
     "optimizer": (("adamw", "lookahead_adam", "sgd"), ("", "AdamW", "1cycle", "adam w")),
     "freeze": (("", "tokens", "backbone", "1", "12"), ("0", "-1", "head", "01", "1.5")),

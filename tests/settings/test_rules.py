@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.settings.rules import INACTIVE, fit_channels, inactive_keys, remarks, validate, validate_training
+from t2t_vit.settings.rules import (
+    INACTIVE,
+    crop_phases,
+    fit_channels,
+    inactive_keys,
+    largest_size_of,
+    remarks,
+    validate,
+    validate_training,
+)
 from t2t_vit.settings.schema import KEYS, Config
 
 
@@ -34,6 +43,14 @@ def test_what_cannot_be(values: dict[str, Any], sentence: str) -> None:
     ("values", "sentence"),
     [
         ({"amp_level": "O3"}, "O3 is for inference only"),
+        (
+            {"crop_schedule": "96:0.6,128:0.6"},
+            "crop_schedule 96:0.6,128:0.6: the shares at which sizes end have to rise",
+        ),
+        ({"crop_schedule": "96:0.6,128:0.9"}, "have to rise and the last one has to be 1.0, as in 96:0.6,128:1.0"),
+        ({"crop_schedule": "128:1,96:0.5"}, "the shares at which sizes end have to rise"),
+        ({"crop_schedule": "4:0.5,128:1"}, "crop_schedule 4:0.5,128:1: sides have at least 8 and at most 8192 pixels"),
+        ({"crop_schedule": "128x9999:1"}, "at least 8 and at most 8192"),
         ({"with_ema": True, "model_average": "swa"}, "with_ema True and model_average swa are two averages"),
         ({"start_epoch": 5, "epochs": 5}, "start_epoch 5 leaves nothing to train: epochs is 5"),
         ({"start_epoch": 6, "epochs": 5, "cooldown_epochs": 1}, "start_epoch 6 leaves nothing to train"),
@@ -174,3 +191,21 @@ def test_means_fit_the_channels() -> None:
     assert fit_channels(Config(mean=(0.5,)), {"mean"}).mean == (0.5, 0.5, 0.5)
     assert fit_channels(Config(in_chans=1), {"mean"}).mean == Config().mean  # given so: for `validate` to refuse
     assert fit_channels(Config(), ()) == dataclasses.replace(Config())
+
+
+def test_crop_phases() -> None:
+    assert crop_phases(Config()) == ()
+    assert crop_phases(Config(crop_schedule="96x64:0.6,128:0.7,160:1", epochs=10)) == (
+        ((96, 64), 6),
+        ((128, 128), 7),
+        ((160, 160), 10),
+    )
+    assert crop_phases(Config(crop_schedule="96:0.5,128:1.0", epochs=3))[0] == ((96, 96), 1)
+    assert largest_size_of(Config(crop_schedule="96x320:0.6,256x128:1", image_size=(224, 192))) == (256, 320)
+    assert largest_size_of(Config(image_size=64)) == (64, 64)
+
+
+def test_a_last_size_that_is_not_that_of_evaluations_is_remarked() -> None:
+    told = "crop_schedule 96:1 ends with another size than image_size 224, at which is evaluated"
+    assert told in remarks(Config(crop_schedule="96:1"))
+    assert remarks(Config(crop_schedule="96:0.5,224:1")) == []

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from t2t_vit.errors import DataError, UserError
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.notes import silent
 from t2t_vit.precision import Precision
-from t2t_vit.settings.rules import image_size_of
+from t2t_vit.settings.rules import crop_phases, image_size_of, largest_size_of
 from t2t_vit.settings.schema import KEYS, Config
 from t2t_vit.training.average import EpochAverage
 from t2t_vit.training.checkpoint import Trained
@@ -143,6 +144,11 @@ def train_transform(config: Config) -> TrainTransform:
     )
 
 
+def largest_transform(config: Config) -> TrainTransform:
+    """As `train_transform`, of a size that holds the images of every epoch: what it needs of an image, all need."""
+    return replace(train_transform(config), image_size=largest_size_of(config))
+
+
 def batch_transform(config: Config, num_classes: int) -> BatchTransform:
     """What happens to a whole training batch, on the device."""
     return BatchTransform(
@@ -177,6 +183,7 @@ def train_loader(
         train_transform(config),
         batch_transform(config, num_classes),
         batch_size=config.batch_size,
+        sizes=crop_phases(config),
         balanced=config.class_balance == "sampling",
         workers=config.num_parallel_workers,
         rank=processes.rank,
@@ -227,6 +234,7 @@ def network(config: Config, num_classes: int) -> T2TViT:
         drop_block=config.drop_block,
         performer_drop=config.performer_drop,
         approximate_gelu=not config.disable_approximate_gelu,
+        other_sizes="resize" if config.crop_schedule else None,
     )
     model.freeze(config.freeze)
     return model
@@ -350,7 +358,8 @@ def step_of(
     copy = WorkingCopy(trained.model, precision.working_copy(trained.model)) if precision.has_masters else None
     working = trained.model if copy is None else copy.module
     assert isinstance(working, T2TViT)
-    model = working if config.pynative_mode else compile_for_training(working, precision.device, note)
+    sizes = len({size for size, _ in crop_phases(config)})
+    model = working if config.pynative_mode else compile_for_training(working, precision.device, note, sizes or 1)
     return TrainStep(
         share_gradients(model, processes, precision.device),
         trained.optimizer,

@@ -1,7 +1,7 @@
 """Batches on the device: which images, in which order, on which process, how far ahead."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from t2t_vit.data.batch_transform import BatchTransform, Share
 from t2t_vit.data.cache import ByteStore
-from t2t_vit.data.image_transform import TrainTransform
+from t2t_vit.data.image_transform import Size, TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSamples
@@ -54,6 +54,8 @@ class TrainLoader:
 
     Args:
         batch_size: per process; cut to what there is, with a note.
+        sizes: (height, width) of the images, and the epoch at which the next size follows, the last one staying;
+            without any, the transform's.
         balanced: each class comes as often, see `balanced_order`; else every image once.
         workers: processes that read ahead; 0 reads in this one. Cut to the number of cores, with a note.
         ahead: on CUDA, copy and transform the next batch on a stream of its own while this one is worked on.
@@ -67,6 +69,7 @@ class TrainLoader:
         batch_transform: BatchTransform,
         *,
         batch_size: int,
+        sizes: Sequence[tuple[Size, int]] = (),
         balanced: bool = False,
         workers: int = 0,
         rank: int = 0,
@@ -85,6 +88,7 @@ class TrainLoader:
         self._device = device
         self._ahead = ahead
         self._images = images
+        self._sizes, self._size, self._note = sizes, transform.image_size, note
         self._broken = _Broken(images, bad or BadImages(note=note))
         self._requests = _TrainRequests(images.targets, balanced, self.batch_size, batch_transform.seed, rank, world)
         samples = TrainSamples(images, transform, batch_transform.seed)
@@ -99,10 +103,21 @@ class TrainLoader:
         """The batches of an epoch from number `start` on; those before it are not read."""
         mixes = self._batch_transform.mixing.is_active(epoch)
         self._requests.epoch, self._requests.start, self._requests.strangers = epoch, start, mixes
+        self._requests.size = self._size_in(epoch)
         batches, device = count(start), self._device
         return on_device(
             self._read(self._requests), lambda samples: self._finish(samples, epoch, next(batches)), device, self._ahead
         )
+
+    def _size_in(self, epoch: int) -> Size | None:
+        """The size of the images of an epoch, where it is not the transform's; a new one is noted."""
+        if not self._sizes:
+            return None
+        size = next((size for size, end in self._sizes if epoch < end), self._sizes[-1][0])
+        if size != self._size:
+            self._note(f"training images have {size[0]} x {size[1]} pixels from epoch {epoch + 1} on")
+        self._size = size
+        return size
 
     def names(self, epoch: int, batch: int, count: int = 1) -> list[str]:
         """What the images of `count` batches from number `batch` on are called, those of all ranks."""
@@ -200,6 +215,7 @@ class _TrainRequests:
     ) -> None:
         self.epoch = 0
         self.start = 0
+        self.size: Size | None = None  # of the images, where it is not the transform's
         self.strangers = False  # whether partners that are another rank's are asked for as well
         self.batches = len(targets) // (batch_size * world)
         self._targets, self._balanced, self._batch_size, self._seed = targets, balanced, batch_size, seed
@@ -214,7 +230,7 @@ class _TrainRequests:
         for k in range(self.start, self.batches):
             share = self.share(k)
             wanted = np.concatenate([share.own, share.strangers]) if self.strangers else share.own
-            yield Request(epoch, order[k * self.global_size + wanted])
+            yield Request(epoch, order[k * self.global_size + wanted], self.size)
 
     def share(self, batch: int) -> Share:
         """This rank's part of a batch of all ranks."""

@@ -23,7 +23,7 @@ RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
     "cooldown_epochs", "lr_scheduler", "lr_adjust", "lr_gamma", "lr_decay_share", "lr_decay_shape", "min_lr",
     "warmup_length", "warmup_lr",
     "skipped_steps_limit", "patience", "max_hours", "best_by", "device_num", "model_average", "average_epochs",
-    "average_share",
+    "average_share", "crop_schedule",
     "val_num_samples", "mixup_off_epoch", "crop_pct",
 })  # fmt: skip
 BENCH_KEYS = TRAIN_KEYS - RUN_KEYS

@@ -90,6 +90,7 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("fliplr", "flip"), ("hflip",)),
     **dict.fromkeys(("jitter", "hsv_h", "hsv_s", "hsv_v"), ("color_jitter",)),
     "scale": ("min_crop",),
+    **dict.fromkeys(("progressive_resizing", "progressive_resize", "fixres"), ("crop_schedule",)),
     "interpolation": ("train_interpolation",),
     # the machine
     **dict.fromkeys(("workers", "num_workers", "j", "dataloader_num_workers"), ("workers", "num_parallel_workers")),

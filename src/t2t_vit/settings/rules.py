@@ -1,10 +1,11 @@
 """What keys mean beside each other: combinations that cannot be, and keys without effect; a table of rules each."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from t2t_vit.errors import UserError
-from t2t_vit.settings.schema import KEYS, Config, checked
+from t2t_vit.settings.schema import KEYS, SIDE, Config, checked
 from t2t_vit.variants import find_variant
 
 # How the names of those optimizers of timm begin that have no `momentum`.
@@ -56,6 +57,11 @@ def _total_epochs(config: Config) -> int:
     return config.epochs + config.cooldown_epochs
 
 
+def _shares_rise(config: Config) -> bool:
+    shares = [share for _, share in _crops(config)]
+    return shares == sorted(set(shares)) and shares[-1:] in ([], [1.0])
+
+
 CONTRADICTIONS = (
     Contradiction(
         lambda c: len(c.mean) not in (1, c.in_chans),
@@ -67,6 +73,15 @@ CONTRADICTIONS = (
     ),
 )
 TRAINING_CONTRADICTIONS = (
+    Contradiction(
+        lambda c: not _shares_rise(c),
+        "crop_schedule {crop_schedule}: the shares at which sizes end have to rise and the last one has to be 1.0, as "
+        "in 96:0.6,128:1.0",
+    ),
+    Contradiction(
+        lambda c: not all(SIDE.allows(side) for size, _ in _crops(c) for side in size),
+        "crop_schedule {crop_schedule}: sides have at least 8 and at most 8192 pixels",
+    ),
     Contradiction(
         lambda c: c.with_ema and c.model_average != "none",
         "with_ema True and model_average {model_average} are two averages, and a run keeps one; leave one of them out",
@@ -171,6 +186,10 @@ REMARKS = (
         "min_lr {min_lr} is above base_lr {base_lr}: after warm-up the learning rate stays at min_lr",
     ),
     Contradiction(
+        lambda c: c.crop_schedule != "" and _crops(c)[-1][0] != image_size_of(c),
+        "crop_schedule {crop_schedule} ends with another size than image_size {image_size}, at which is evaluated",
+    ),
+    Contradiction(
         lambda c: c.warmup_length > _total_epochs(c),
         "warmup_length {warmup_length} is longer than the run: it ends before base_lr is reached",
     ),
@@ -230,6 +249,27 @@ def image_size_of(config: Config) -> tuple[int, int]:
     """(height, width) of the network's input."""
     size = config.image_size
     return (size, size) if isinstance(size, int) else size
+
+
+def crop_phases(config: Config) -> tuple[tuple[tuple[int, int], int], ...]:
+    """(height, width) of the training images, and the epoch, from 0, at which the next size follows; () without any."""
+    return tuple((size, math.ceil(share * config.epochs - 0.5)) for size, share in _crops(config))
+
+
+def largest_size_of(config: Config) -> tuple[int, int]:
+    """(height, width) that hold the images of every epoch and of every evaluation."""
+    heights, widths = zip(image_size_of(config), *(size for size, _ in _crops(config)), strict=True)
+    return max(heights), max(widths)
+
+
+def _crops(config: Config) -> list[tuple[tuple[int, int], float]]:
+    """The sizes of `crop_schedule` with the shares of the epochs at which they end."""
+    found = []
+    for part in filter(None, config.crop_schedule.split(",")):
+        size, share = part.split(":")
+        sides = [int(side) for side in size.split("x")]
+        found.append(((sides[0], sides[-1]), float(share)))
+    return found
 
 
 def _channels(values: tuple[float, ...], channels: int, given: bool) -> tuple[float, ...]:

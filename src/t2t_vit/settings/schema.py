@@ -27,9 +27,16 @@ LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
 OR_UNLIMITED = Range(0, 1e6)
 PIXELS = Range(1, 2**32)
+SIDE = Range(8, 8192)
 ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
 RUN = Location("a checkpoint, or auto")
+CROP = r"[1-9]\d{0,3}(x[1-9]\d{0,3})?:(0?\.\d{1,9}|1(\.0{1,9})?)"
+CROP_SCHEDULE = Written(
+    rf"|{CROP}(,{CROP}){{0,5}}",
+    "up to six sizes in pixels (HEIGHTxWIDTH where the sides differ), each with the share of the epochs at which it "
+    "ends, such as 96:0.6,128:1.0; or nothing",
+)
 RESAMPLING = OneOf(("random", "bilinear", "bicubic", "nearest"))
 FILE_FORMATS = ("MINDIR", "ONNX", "AIR", "PT2", "AOTI", "OPENVINO", "EXECUTORCH", "TENSORRT", "SAFETENSORS", "all")
 BEST_BY = OneOf(("top1", "loss", "balanced_accuracy", "macro_f1"))
@@ -101,6 +108,12 @@ class Augmentations:
         0.9, "evaluation resizes to floor(size / crop_pct) and crops the centre", Range(0, 1, open_low=True)
     )
     train_interpolation: str = key("random", "interpolation of the random crop", RESAMPLING)
+    crop_schedule: str = key(
+        "",
+        "sizes of training images, small ones first, as 96:0.6,128:1.0: 96 pixels in the first 0.6 of the epochs, then "
+        "128; evaluations keep image_size; empty: image_size",
+        CROP_SCHEDULE,
+    )
     hflip: float = key(0.5, "probability of a horizontal flip", FRACTION)
     color_jitter: float = key(0.4, "strength of brightness, contrast and saturation jitter; 0: off", OR_OFF)
     mean: tuple[float, ...] = key((0.485, 0.456, 0.406), "mean of each channel in 0..1, or one for all", FRACTION)
@@ -190,7 +203,7 @@ class Model:
     )
     file_format: str = key("MINDIR", "format to export to, or all", OneOf(FILE_FORMATS))
     pretrained: str = key("", "checkpoint to start from, evaluate, predict with or export", PATH)
-    image_size: int | tuple[int, int] = key(224, "side, or height and width, of the network's input", Range(8, 8192))
+    image_size: int | tuple[int, int] = key(224, "side, or height and width, of the network's input", SIDE)
     num_classes: int = key(0, "classes; 0: as many as the data or the checkpoint has", OR_OFF)
     drop: float = key(0.0, "dropout after embeddings, attention and MLPs", BELOW_ONE)
     drop_block: float = key(0.0, "DropBlock on the two token grids between soft splits", BELOW_ONE)

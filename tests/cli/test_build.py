@@ -22,7 +22,7 @@ from t2t_vit.model import T2TViT
 from t2t_vit.precision import Precision, choose_precision
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes
-from t2t_vit.training.loss import WeightedCrossEntropy
+from t2t_vit.training.loss import BinaryCrossEntropy, WeightedCrossEntropy
 from t2t_vit.training.optimizer import Schedule
 from t2t_vit.training.state import State
 from t2t_vit.weights import Weights
@@ -221,6 +221,8 @@ def test_loss() -> None:
     images = images_of(30, 10)
     assert build.loss_of(CONFIG, images, CPU) is cross_entropy
     assert build.loss_of(replace(CONFIG, class_balance="sampling"), images, CPU) is cross_entropy
+    bce = build.loss_of(replace(CONFIG, loss="bce", bce_target_thresh=0.2), images, CPU)
+    assert isinstance(bce, BinaryCrossEntropy) and bce.threshold == 0.2
     loss = build.loss_of(replace(CONFIG, class_balance="weights"), images, CPU)
     assert isinstance(loss, WeightedCrossEntropy)
     assert loss.weights.tolist() == pytest.approx([40 / (2 * 30), 40 / (2 * 10)])  # the rare class weighs more

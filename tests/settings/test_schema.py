@@ -17,6 +17,7 @@ SPECIFIED = {
     "momentum weight_decay layer_decay",
     "Network training config": "epochs batch_size accumulation_step is_dynamic_loss_scale loss_scale "
     "num_parallel_workers cache start_epoch warmup_length warmup_lr use_clip_grad_norm clip_grad_norm "
+    "loss bce_target_thresh "
     "exclude_epoch_state seed with_ema ema_decay model_average average_epochs average_share pynative_mode "
     "dataset_sink_mode patience max_hours best_by resume max_steps eval_every_epochs cooldown_epochs "
     "skipped_steps_limit",
@@ -48,8 +49,8 @@ DEFAULTS = Config(
     weight_decay=0.05, layer_decay=1.0,
     epochs=300, batch_size=100, accumulation_step=1, is_dynamic_loss_scale=True, loss_scale=1024.0,
     num_parallel_workers=8, cache="auto", start_epoch=0, warmup_length=2.0, warmup_lr=7e-06,
-    use_clip_grad_norm=True, clip_grad_norm=1.0, exclude_epoch_state=True, seed=0, with_ema=False,
-    ema_decay=0.9999,
+    use_clip_grad_norm=True, clip_grad_norm=1.0, loss="ce", bce_target_thresh=0.0,
+    exclude_epoch_state=True, seed=0, with_ema=False, ema_decay=0.9999,
     model_average="none", average_epochs=5, average_share=0.25,
     pynative_mode=False, dataset_sink_mode=True, patience=0, max_hours=0.0, best_by="top1", resume="",
     max_steps=0, eval_every_epochs=1,

@@ -29,7 +29,7 @@ from t2t_vit.training.checkpoint import Trained
 from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes, share_gradients
 from t2t_vit.training.ema import Ema
-from t2t_vit.training.loss import WeightedCrossEntropy
+from t2t_vit.training.loss import BinaryCrossEntropy, WeightedCrossEntropy
 from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
 from t2t_vit.training.optimizer import Schedule, create_optimizer
 from t2t_vit.training.randomness import SampleNumbers
@@ -292,7 +292,9 @@ def layer_scales(model: T2TViT, decay: float) -> dict[str, float]:
 
 
 def loss_of(config: Config, images: ImageSet, device: torch.device) -> Loss:
-    """What is minimised: cross-entropy, of rare classes more where `class_balance` says so."""
+    """What is minimised: by `loss`, of rare classes more where `class_balance` says so."""
+    if config.loss == "bce":
+        return BinaryCrossEntropy(config.bce_target_thresh)
     if config.class_balance != "weights":
         return cross_entropy
     counts = torch.from_numpy(np.bincount(images.targets, minlength=len(images.classes)))

@@ -79,6 +79,7 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("ema", "model_ema", "use_ema"), ("with_ema",)),
     "model_ema_decay": ("ema_decay",),
     **dict.fromkeys(("swa", "use_swa", "lawa"), ("model_average",)),
+    **dict.fromkeys(("bce", "bce_loss", "criterion", "loss_fn"), ("loss",)),
     # the augmentation
     **dict.fromkeys(("aa", "autoaugment", "augment", "randaugment"), ("auto_augment",)),
     **dict.fromkeys(("reprob", "erasing", "random_erase"), ("re_prob",)),

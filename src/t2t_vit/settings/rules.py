@@ -74,6 +74,15 @@ CONTRADICTIONS = (
 )
 TRAINING_CONTRADICTIONS = (
     Contradiction(
+        lambda c: c.loss == "bce" and c.class_balance == "weights",
+        "class_balance weights is for loss ce; choose class_balance sampling, or loss ce",
+    ),
+    Contradiction(
+        lambda c: c.loss == "bce" and c.bce_target_thresh > 0 and c.label_smoothing > 0,
+        "bce_target_thresh {bce_target_thresh} makes every target 0 or 1, which undoes label_smoothing "
+        "{label_smoothing}; set one of the two to 0",
+    ),
+    Contradiction(
         lambda c: not _shares_rise(c),
         "crop_schedule {crop_schedule}: the shares at which sizes end have to rise and the last one has to be 1.0, as "
         "in 96:0.6,128:1.0",
@@ -148,6 +157,8 @@ INACTIVE = (
     ),
     Inactive(("warmup_lr",), lambda c: c.warmup_length == 0, "warmup_length is 0"),
     Inactive(("clip_grad_norm",), lambda c: not c.use_clip_grad_norm, "use_clip_grad_norm is False"),
+    Inactive(("bce_target_thresh",), lambda c: c.loss != "bce", "loss is {loss}"),
+    Inactive(("bce_target_thresh",), lambda c: not _mixes(c) or c.mixup_prob == 0, "nothing is mixed"),
     Inactive(("patience",), lambda c: c.eval_every_epochs == 0, "the run is evaluated at its end alone"),
     Inactive(("ema_decay",), lambda c: not c.with_ema, "with_ema is False"),
     Inactive(("average_epochs",), lambda c: c.model_average != "last_k", "model_average is {model_average}"),

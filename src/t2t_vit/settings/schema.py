@@ -168,6 +168,16 @@ class Training:
     warmup_lr: float = key(7e-6, "learning rate at the beginning of warm-up", OR_OFF)
     use_clip_grad_norm: bool = key(True, "clip the gradient norm")
     clip_grad_norm: float = key(1.0, "maximum gradient norm", POSITIVE)
+    loss: str = key(
+        "ce",
+        "what is minimised: ce, cross-entropy; bce, binary cross-entropy of each class; evaluations report ce",
+        OneOf(("ce", "bce")),
+    )
+    bce_target_thresh: float = key(
+        0.0,
+        "bce: classes of a mixed image count whole from above this share on, the others not; 0: by share",
+        BELOW_ONE,
+    )
     exclude_epoch_state: bool = key(True, "True: take only the weights of pretrained; False: continue its run")
     seed: int = key(0, "random seed", Range(0, 2**63 - 1))
     with_ema: bool = key(False, "keep and evaluate an exponential moving average (EMA) of the weights")

@@ -98,6 +98,7 @@ def test_training_loader(record: Any) -> None:
         "batch_size": 6,
         "sizes": (),
         "balanced": False,
+        "views": 1,
         "workers": 1,
         "rank": 1,
         "world": 2,
@@ -108,6 +109,8 @@ def test_training_loader(record: Any) -> None:
     }
     build.train_loader(replace(CONFIG, class_balance="sampling"), images, 9, SECOND_OF_TWO, CPU, said)
     assert made.keys["balanced"] is True
+    build.train_loader(replace(CONFIG, repeated_augment=3), images, 9, SECOND_OF_TWO, CPU, said)
+    assert made.keys["views"] == 3
     build.train_loader(
         replace(CONFIG, crop_schedule="96x64:0.5,128:1.0", epochs=5), images, 9, SECOND_OF_TWO, CPU, said
     )

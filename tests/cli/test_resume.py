@@ -177,7 +177,16 @@ def test_steps_that_were_lost_are_made_again(
     ("tricks", "after"),
     [
         ({"model_average": "last_k", "average_epochs": 2, "crop_schedule": "20:0.3,24x28:0.6,28:1.0"}, 4),
-        ({"model_average": "swa", "average_share": 0.7, "lr_scheduler": "wsd_lr", "lr_decay_share": 0.5}, 9),
+        (
+            {
+                "model_average": "swa",
+                "average_share": 0.7,
+                "lr_scheduler": "wsd_lr",
+                "repeated_augment": 3,
+                "loss": "bce",
+            },
+            9,
+        ),
     ],
 )
 def test_runs_with_tricks_go_on_exactly(run: Run, tmp_path: Path, tricks: dict[str, object], after: int) -> None:

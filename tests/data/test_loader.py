@@ -12,7 +12,7 @@ from t2t_vit.data.datasets import open_images
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ArrayImages, ImageSet
-from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader
+from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader, repeated_order
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Request, TrainSamples
 from t2t_vit.data.workers import WorkerSilentError
@@ -86,6 +86,46 @@ def test_the_images_of_an_epoch_have_its_size() -> None:
         f"training images have {size} pixels from epoch {n} on" for size, n in (("12 x 8", 1), ("16 x 16", 2))
     ]
     assert classes(train.epoch(2)) == classes(loader(Numbered(22)).epoch(2))
+
+
+@pytest.mark.parametrize(("count", "views", "size"), [(24, 2, 6), (24, 3, 6), (25, 3, 8), (25, 2, 5), (9, 4, 9)])
+def test_each_image_of_a_batch_comes_as_often_as_it_is_repeated(count: int, views: int, size: int) -> None:
+    order = np.random.default_rng(0).permutation(count)
+    batches = repeated_order(order, views, size).reshape(-1, size)
+    images, turns = batches % count, batches // count
+    assert len(batches) == count // size
+    for row, turn in zip(images, turns, strict=True):
+        times = np.unique(row, return_counts=True)[1]
+        assert len(times) == -(-size // views)
+        assert times.sum() == size and times.max() <= views and times.max() - times.min() <= 1
+        assert size % views or times.min() == views
+        assert len(set(zip(row.tolist(), turn.tolist(), strict=True))) == size  # each view has a number of its own
+        assert all(row[2 * j] != row[2 * j + 1] for j in range(size // 2))  # what is mixed with each other
+    assert len(np.unique(images)) == len(batches) * -(-size // views)  # no image comes in two batches
+
+
+def test_views_of_an_image_are_augmented_each_for_itself_and_shared_by_processes() -> None:
+    alone = list(mixing_loader(batch_size=12, views=3).epoch(1))
+    parts = [list(mixing_loader(batch_size=4, views=3, rank=rank, world=3).epoch(1)) for rank in range(3)]
+    assert len(alone) == 2
+    for (images, targets), *shares in zip(alone, *parts, strict=True):
+        assert torch.equal(images, torch.cat([share[0] for share in shares]))
+        assert torch.equal(targets, torch.cat([share[1] for share in shares]))
+    plain = loader(open_images("val", dataset="FashionMNIST", in_chans=1, num_samples=40), 20, views=2)
+    ((images, targets), _) = plain.epoch(0)
+    assert torch.equal(targets[:10], targets[10:])
+    assert all(not torch.equal(one, two) for one, two in zip(images[:10], images[10:], strict=True))
+    train = loader(Numbered(24), 6, views=2)
+    assert classes(train.epoch(2, start=1)) == classes(train.epoch(2))[1:]
+    assert classes(train.epoch(2)) != classes(train.epoch(3))
+
+
+def test_a_batch_of_one_image_alone_is_refused_and_the_advice_helps() -> None:
+    told = "repeated_augment 4: a batch of 4 would hold views of one image alone; lower it, or let batch_size"
+    with pytest.raises(UserError, match=told):
+        loader(Numbered(24), 4, views=4)
+    assert len(loader(Numbered(24), 4, views=3)) == len(loader(Numbered(24), 2, views=3, world=2)) == 6
+    assert len(loader(Numbered(24), 5, views=4)) == 4
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -27,6 +27,7 @@ NUMBERS = {
     "max_pixels": ((1, 2**32), (0, -1, 1.5, 2**32 + 1)),
     "val_split": BELOW_ONE,
     "re_prob": SHARE,
+    "repeated_augment": ((1, 100), (0, -1, 101, 1.5)),
     "re_count": ((1, 1000), (0, 1001, 1.5)),
     "cutmix": OR_OFF,
     "mixup": OR_OFF,

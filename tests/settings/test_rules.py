@@ -53,6 +53,7 @@ def test_what_cannot_be(values: dict[str, Any], sentence: str) -> None:
         ({"crop_schedule": "128x9999:1"}, "at least 8 and at most 8192"),
         ({"loss": "bce", "class_balance": "weights"}, "choose class_balance sampling, or loss ce"),
         ({"loss": "bce", "bce_target_thresh": 0.2}, "undoes label_smoothing 0.1; set one of the two to 0"),
+        ({"repeated_augment": 3, "class_balance": "sampling"}, "choose class_balance weights, or repeated_augment 1"),
         ({"with_ema": True, "model_average": "swa"}, "with_ema True and model_average swa are two averages"),
         ({"start_epoch": 5, "epochs": 5}, "start_epoch 5 leaves nothing to train: epochs is 5"),
         ({"start_epoch": 6, "epochs": 5, "cooldown_epochs": 1}, "start_epoch 6 leaves nothing to train"),

@@ -10,8 +10,8 @@ from t2t_vit.settings.schema import KEYS, SECTIONS, Config, checked
 SPECIFIED = {
     "Dataset": "dataset data_url train_dir val_dir train_num_samples val_num_samples val_split split_seed "
     "bad_images max_pixels class_balance",
-    "Augmentations": "auto_augment aa_interpolation re_mode re_prob re_count cutmix mixup mixup_prob mixup_mode "
-    "mixup_off_epoch switch_prob label_smoothing min_crop crop_pct train_interpolation crop_schedule "
+    "Augmentations": "auto_augment aa_interpolation repeated_augment re_mode re_prob re_count cutmix mixup mixup_prob "
+    "mixup_mode mixup_off_epoch switch_prob label_smoothing min_crop crop_pct train_interpolation crop_schedule "
     "hflip color_jitter mean std",
     "Optimizer": "optimizer beta eps base_lr min_lr lr_scheduler lr_adjust lr_gamma lr_decay_share lr_decay_shape "
     "momentum weight_decay layer_decay",
@@ -39,7 +39,8 @@ DEFAULTS = Config(
     dataset="ImageNet", data_url="", train_dir="train", val_dir="validation_preprocess", train_num_samples=-1,
     val_num_samples=-1, val_split=0.0, split_seed=0, bad_images="skip", max_pixels=178_956_970,
     class_balance="none",
-    auto_augment="rand-m9-mstd0.5-inc1", aa_interpolation="bilinear", re_mode="pixel", re_prob=0.25, re_count=1,
+    auto_augment="rand-m9-mstd0.5-inc1", aa_interpolation="bilinear", repeated_augment=1, re_mode="pixel",
+    re_prob=0.25, re_count=1,
     cutmix=1.0, mixup=0.8, mixup_prob=1.0, mixup_mode="batch", mixup_off_epoch=0.0, switch_prob=0.5,
     label_smoothing=0.1, min_crop=0.08, crop_pct=0.9, train_interpolation="random", crop_schedule="", hflip=0.5,
     color_jitter=0.4,

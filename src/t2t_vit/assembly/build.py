@@ -185,6 +185,7 @@ def train_loader(
         batch_size=config.batch_size,
         sizes=crop_phases(config),
         balanced=config.class_balance == "sampling",
+        views=config.repeated_augment,
         workers=config.num_parallel_workers,
         rank=processes.rank,
         world=processes.count,

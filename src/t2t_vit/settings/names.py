@@ -84,6 +84,7 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("aa", "autoaugment", "augment", "randaugment"), ("auto_augment",)),
     **dict.fromkeys(("reprob", "erasing", "random_erase"), ("re_prob",)),
     "remode": ("re_mode",),
+    **dict.fromkeys(("aug_repeats", "repeated_aug", "repeat_aug", "num_repeats"), ("repeated_augment",)),
     "recount": ("re_count",),
     **dict.fromkeys(("smoothing",), ("label_smoothing",)),
     **dict.fromkeys(("mixup_alpha",), ("mixup",)),

@@ -74,6 +74,11 @@ CONTRADICTIONS = (
 )
 TRAINING_CONTRADICTIONS = (
     Contradiction(
+        lambda c: c.repeated_augment > 1 and c.class_balance == "sampling",
+        "repeated_augment {repeated_augment} and class_balance sampling both decide which images an epoch has; choose "
+        "class_balance weights, or repeated_augment 1",
+    ),
+    Contradiction(
         lambda c: c.loss == "bce" and c.class_balance == "weights",
         "class_balance weights is for loss ce; choose class_balance sampling, or loss ce",
     ),

@@ -93,6 +93,12 @@ class Dataset:
 class Augmentations:
     auto_augment: str = key("rand-m9-mstd0.5-inc1", "augmentation policy in timm's notation; empty: off", AUTO_AUGMENT)
     aa_interpolation: str = key("bilinear", "interpolation within auto_augment", RESAMPLING)
+    repeated_augment: int = key(
+        1,
+        "views of each image in a batch of all processes, each augmented for itself; an epoch keeps its number of "
+        "steps and sees so many times fewer images",
+        Range(1, 100),
+    )
     re_mode: str = key("pixel", "how erased boxes are filled", OneOf(("const", "rand", "pixel")))
     re_prob: float = key(0.25, "probability of random erasing", FRACTION)
     re_count: int = key(1, "maximum number of erased boxes per image", Range(1, 1000))

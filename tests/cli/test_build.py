@@ -235,6 +235,9 @@ def test_loss() -> None:
 def test_schedule() -> None:
     made = build.schedule_of(CONFIG, State(updates_per_epoch=17, epochs=15, last_step=200))
     assert made == Schedule("exp_lr", 0.01, 13, 17, 0.002, 0.0003, 3.0, 11, 0.93)
+    config = replace(CONFIG, lr_scheduler="wsd_lr", lr_decay_share=0.3, lr_decay_shape="linear")
+    made = build.schedule_of(config, State(updates_per_epoch=17, epochs=15, last_step=200))
+    assert made == Schedule("wsd_lr", 0.01, 13, 17, 0.002, 0.0003, 3.0, 11, 0.93, 0.3, "linear")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +256,27 @@ def test_what_a_step_changes(level: str, keys: dict[str, Any], scale: float, dyn
     assert (trained.scaler.scale.item(), trained.scaler.dynamic) == (scale, dynamic)
     assert trained.ema is not None and trained.ema.decay == 0.77
     assert build.trained_of(replace(CONFIG, with_ema=False), model, Precision("O0", CPU)).ema is None
+
+
+def test_average_of_epochs() -> None:
+    model, config = fresh(3, 0), replace(CONFIG, with_ema=False, epochs=10, cooldown_epochs=2, average_share=0.25)
+    assert build.average_of(config, model) is None
+    last = build.average_of(replace(config, model_average="last_k", average_epochs=7), model)
+    running = build.average_of(replace(config, model_average="swa"), model)
+    one = build.average_of(replace(config, model_average="swa", average_share=0.01), model)
+    assert last is not None and running is not None and one is not None
+    # Epochs of the cooldown are epochs of the run: 3 of 12, from number 10 on.
+    assert (last._last, running._last, running._first_epoch, one._first_epoch) == (7, 0, 10, 12)
+    trained = build.trained_of(replace(config, model_average="swa"), model, Precision("O0", CPU))
+    assert trained.average is not None and trained.ema is None
+
+
+def test_images_of_other_sizes() -> None:
+    config = replace(CONFIG, crop_schedule="96x40:0.5,32x64:1.0")
+    assert build.largest_transform(config) == replace(build.train_transform(config), image_size=(96, 64))
+    assert build.largest_transform(CONFIG) == build.train_transform(CONFIG)
+    assert build.network(config, 3).other_sizes == "resize"
+    assert build.network(CONFIG, 3).other_sizes is None
 
 
 def test_training_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,7 +204,7 @@ def test_means_fit_the_channels() -> None:
 
 def test_crop_phases() -> None:
     assert crop_phases(Config()) == ()
-    assert crop_phases(Config(crop_schedule="96x64:0.6,128:0.7,160:1", epochs=10)) == (
+    assert crop_phases(Config(crop_schedule="96x64:0.6, 128:0.7,160:1", epochs=10)) == (
         ((96, 64), 6),
         ((128, 128), 7),
         ((160, 160), 10),

@@ -33,7 +33,7 @@ PATH = Location()
 RUN = Location("a checkpoint, or auto")
 CROP = r"[1-9]\d{0,3}(x[1-9]\d{0,3})?:(0?\.\d{1,9}|1(\.0{1,9})?)"
 CROP_SCHEDULE = Written(
-    rf"|{CROP}(,{CROP}){{0,5}}",
+    rf"|{CROP}(, ?{CROP}){{0,5}}",
     "up to six sizes in pixels (HEIGHTxWIDTH where the sides differ), each with the share of the epochs at which it "
     "ends, such as 96:0.6,128:1.0; or nothing",
 )

@@ -99,6 +99,7 @@ def test_training_loader(record: Any) -> None:
         "sizes": (),
         "balanced": False,
         "views": 1,
+        "accumulation": 4,
         "workers": 1,
         "rank": 1,
         "world": 2,

@@ -149,7 +149,7 @@ ROWS = [
     Row("auto_augment", "rand-m9-mstd0.5-inc1", loss),
     Row("aa_interpolation", "nearest", loss, {"auto_augment": "rand-m9-p1.0-n4"}),
     Row("repeated_augment", 2, loss),
-    Row("repeated_augment", 4, refused("lower it, or let batch_size .times processes. be above 4")),
+    Row("repeated_augment", 4, refused("lower it, or let batch_size .* be above 4")),
     Row("re_mode", "const", loss, {"re_prob": 1}),
     Row("re_prob", 1, loss),
     Row("re_count", 4, loss, {"re_prob": 1}),

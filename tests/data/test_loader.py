@@ -89,9 +89,10 @@ def test_the_images_of_an_epoch_have_its_size() -> None:
 
 
 @pytest.mark.parametrize(("count", "views", "size"), [(24, 2, 6), (24, 3, 6), (25, 3, 8), (25, 2, 5), (9, 4, 9)])
-def test_each_image_of_a_batch_comes_as_often_as_it_is_repeated(count: int, views: int, size: int) -> None:
+def test_each_image_of_an_update_comes_as_often_as_it_is_repeated(count: int, views: int, size: int) -> None:
     order = np.random.default_rng(0).permutation(count)
-    batches = repeated_order(order, views, size).reshape(-1, size)
+    numbers = repeated_order(order, views, size)
+    rest, batches = numbers[count // size * size :], numbers[: count // size * size].reshape(-1, size)
     images, turns = batches % count, batches // count
     assert len(batches) == count // size
     for row, turn in zip(images, turns, strict=True):
@@ -101,7 +102,8 @@ def test_each_image_of_a_batch_comes_as_often_as_it_is_repeated(count: int, view
         assert size % views or times.min() == views
         assert len(set(zip(row.tolist(), turn.tolist(), strict=True))) == size  # each view has a number of its own
         assert all(row[2 * j] != row[2 * j + 1] for j in range(size // 2))  # what is mixed with each other
-    assert len(np.unique(images)) == len(batches) * -(-size // views)  # no image comes in two batches
+    assert len(np.unique(images)) == len(batches) * -(-size // views)  # no image comes in two updates
+    assert not set(rest.tolist()) & set(images.flatten().tolist()) and len(numbers) == count
 
 
 def test_views_of_an_image_are_augmented_each_for_itself_and_shared_by_processes() -> None:
@@ -120,12 +122,19 @@ def test_views_of_an_image_are_augmented_each_for_itself_and_shared_by_processes
     assert classes(train.epoch(2)) != classes(train.epoch(3))
 
 
-def test_a_batch_of_one_image_alone_is_refused_and_the_advice_helps() -> None:
-    told = "repeated_augment 4: a batch of 4 would hold views of one image alone; lower it, or let batch_size"
+def test_an_update_of_one_image_alone_is_refused_and_the_advice_helps() -> None:
+    told = "repeated_augment 4: an update of 4 would hold views of one image alone; lower it, or let batch_size"
     with pytest.raises(UserError, match=told):
         loader(Numbered(24), 4, views=4)
     assert len(loader(Numbered(24), 4, views=3)) == len(loader(Numbered(24), 2, views=3, world=2)) == 6
-    assert len(loader(Numbered(24), 5, views=4)) == 4
+    assert len(loader(Numbered(24), 5, views=4)) == len(loader(Numbered(24), 4, views=4, accumulation=2)) - 2 == 4
+
+
+def test_accumulated_batches_share_the_views_of_an_update_as_processes_do() -> None:
+    whole = classes(loader(Numbered(26), 12, views=3).epoch(1))
+    parts = classes(loader(Numbered(26), 4, views=3, accumulation=3).epoch(1))
+    assert [len(part) for part in parts] == [4] * 6
+    assert [part[0] + part[1] + part[2] for part in (parts[:3], parts[3:])] == whole
 
 
 @pytest.mark.parametrize("workers", [0, 1])

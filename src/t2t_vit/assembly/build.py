@@ -186,6 +186,7 @@ def train_loader(
         sizes=crop_phases(config),
         balanced=config.class_balance == "sampling",
         views=config.repeated_augment,
+        accumulation=config.accumulation_step,
         workers=config.num_parallel_workers,
         rank=processes.rank,
         world=processes.count,

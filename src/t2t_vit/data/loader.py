@@ -57,7 +57,8 @@ class TrainLoader:
         sizes: (height, width) of the images, and the epoch at which the next size follows, the last one staying;
             without any, the transform's.
         balanced: each class comes as often, see `balanced_order`; else every image once.
-        views: how many each image of a step has in it, see `repeated_order`.
+        views: how many each image of an update has in it, see `repeated_order`.
+        accumulation: batches of an update.
         workers: processes that read ahead; 0 reads in this one. Cut to the number of cores, with a note.
         ahead: on CUDA, copy and transform the next batch on a stream of its own while this one is worked on.
         bad: what is done about broken images.
@@ -73,6 +74,7 @@ class TrainLoader:
         sizes: Sequence[tuple[Size, int]] = (),
         balanced: bool = False,
         views: int = 1,
+        accumulation: int = 1,
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -86,10 +88,10 @@ class TrainLoader:
         self.batch_size = min(batch_size, len(images) // world)
         if self.batch_size < batch_size:
             note(f"batch_size {batch_size} is cut to {self.batch_size}: there are {len(images)} training images")
-        if views > 1 and self.batch_size * world <= views:
+        if 1 < views >= (update := self.batch_size * world * accumulation):
             raise UserError(
-                f"repeated_augment {views}: a batch of {self.batch_size * world} would hold views of one image alone; "
-                f"lower it, or let batch_size (times processes) be above {views}"
+                f"repeated_augment {views}: an update of {update} would hold views of one image alone; lower it, or "
+                f"let batch_size (times processes and accumulation_step) be above {views}"
             )
         self._batch_transform = batch_transform
         self._device = device
@@ -98,7 +100,8 @@ class TrainLoader:
         self._sizes, self._size, self._note = sizes, transform.image_size, note
         self._broken = _Broken(images, bad or BadImages(note=note))
         seed = batch_transform.seed
-        self._requests = _TrainRequests(images.targets, balanced, views, self.batch_size, seed, rank, world)
+        self._requests = _TrainRequests(images.targets, balanced, self.batch_size, seed, rank, world)
+        self._requests.views, self._requests.accumulation = views, accumulation
         samples = TrainSamples(images, transform, batch_transform.seed)
         modules = [TrainSamples.__module__] + (["timm.data.auto_augment"] if transform.auto_augment else [])
         self._read = _reader(samples.__getitem__, _limited(workers, len(self), note), device, modules)
@@ -219,21 +222,14 @@ class _TrainRequests:
     """The requests of one rank for one epoch."""
 
     def __init__(
-        self,
-        targets: NDArray[np.int64],
-        balanced: bool,
-        views: int,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world: int,
+        self, targets: NDArray[np.int64], balanced: bool, batch_size: int, seed: int, rank: int, world: int
     ) -> None:
         self.epoch = 0
         self.start = 0
         self.size: Size | None = None  # of the images, where it is not the transform's
+        self.views, self.accumulation = 1, 1  # of an image in an update, and batches of an update
         self.strangers = False  # whether partners that are another rank's are asked for as well
         self.batches = len(targets) // (batch_size * world)
-        self._views = views
         self._targets, self._balanced, self._batch_size, self._seed = targets, balanced, batch_size, seed
         self._rank, self._world = rank, world
         self.global_size = batch_size * world
@@ -258,7 +254,7 @@ class _TrainRequests:
         if self._balanced:
             return balanced_order(self._targets, rng)
         order = rng.permutation(len(self._targets))
-        return order if self._views == 1 else repeated_order(order, self._views, self.global_size)
+        return order if self.views == 1 else repeated_order(order, self.views, self.global_size * self.accumulation)
 
 
 @dataclass(frozen=True)
@@ -391,17 +387,26 @@ def balanced_order(targets: NDArray[np.int64], rng: np.random.Generator) -> NDAr
 
 
 def repeated_order(order: NDArray[np.int64], views: int, size: int) -> NDArray[np.int64]:
-    """The images of an epoch of batches of `size`, of all ranks, where each image comes `views` times in a batch.
+    """The images of an epoch whose updates take `size`, of all ranks, where each comes `views` times in an update.
 
     Repeated augmentation (Hoffer et al. 2020; Touvron et al. 2021). View v of image i of N has the number i + v N: what
-    is drawn for it is another each time. A batch has ceil(size / views) images: all their first views, all their second
-    ones, ..., cut to `size`. So neighbours, which are mixed with each other, are different images where there are two,
-    and the ranks, each with a part of the batch, share the views of an image.
+    is drawn for it is another each time. An update has ceil(size / views) images: all their first views, all their
+    second ones, ..., cut to `size`. So neighbours, which are mixed with each other, are different images where there
+    are two, and ranks and accumulated batches, each a part of the update, share the views of an image. What is left of
+    an epoch after its last whole update are images that had no view in it.
+
+    Args:
+        order: (N,) the numbers of all images.
+
+    Returns:
+        (N,)
     """
     images = -(-size // views)
-    batches = len(order) // size
-    first = order[: batches * images].reshape(batches, 1, images) + np.arange(views)[:, None] * len(order)
-    return first.reshape(batches, -1)[:, :size].reshape(-1)
+    updates = len(order) // size
+    seen, unseen = order[: updates * images], order[updates * images :]
+    repeated = seen.reshape(updates, 1, images) + np.arange(views)[:, None] * len(order)  # (updates, views, images)
+    whole = repeated.reshape(updates, -1)[:, :size].reshape(-1)
+    return np.concatenate([whole, unseen[: len(order) - len(whole)]])
 
 
 def on_device(samples: Iterable[T], finish: Callable[[T], Batch], device: torch.device, ahead: bool) -> Iterator[Batch]:

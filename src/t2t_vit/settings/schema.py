@@ -95,7 +95,7 @@ class Augmentations:
     aa_interpolation: str = key("bilinear", "interpolation within auto_augment", RESAMPLING)
     repeated_augment: int = key(
         1,
-        "views of each image in a batch of all processes, each augmented for itself; an epoch keeps its number of "
+        "views of each image in an update of all processes, each augmented for itself; an epoch keeps its number of "
         "steps and sees so many times fewer images",
         Range(1, 100),
     )

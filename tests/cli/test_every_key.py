@@ -238,7 +238,12 @@ ROWS = [
     Row("ema_decay", 0.1, other("ema_loss", "epoch"), {"with_ema": True}),
     Row("model_average", "last_k", lambda _, run: all(run.column("ema_loss", "epoch"))),
     Row("model_average", "swa", lambda _, run: list(map(bool, run.column("ema_loss", "epoch"))) == [False, True]),
-    Row("model_average", "swa", refused("a run keeps one; leave one of them out"), {"with_ema": True}),
+    Row(
+        "model_average",
+        "swa",
+        refused("a run keeps one; set with_ema False, or model_average none"),
+        {"with_ema": True},
+    ),
     Row("average_epochs", 2, other("ema_loss", "epoch"), {"model_average": "last_k", "epochs": 3}),
     Row("average_share", 1, other("ema_loss", "epoch"), {"model_average": "swa"}),
     Row("pynative_mode", False, says("asks for a compiled graph, but there is no C compiler")),

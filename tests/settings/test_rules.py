@@ -218,3 +218,24 @@ def test_a_last_size_that_is_not_that_of_evaluations_is_remarked() -> None:
     told = "crop_schedule 96:1 ends with another size than image_size 224, at which is evaluated"
     assert told in remarks(Config(crop_schedule="96:1"))
     assert remarks(Config(crop_schedule="96:0.5,224:1")) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        ({"with_ema": True, "model_average": "swa"}, [{"with_ema": False}, {"model_average": "none"}]),
+        ({"loss": "bce", "class_balance": "weights"}, [{"class_balance": "sampling"}, {"loss": "ce"}]),
+        ({"loss": "bce", "bce_target_thresh": 0.2}, [{"label_smoothing": 0.0}, {"bce_target_thresh": 0.0}]),
+        (
+            {"repeated_augment": 3, "class_balance": "sampling"},
+            [{"class_balance": "weights"}, {"repeated_augment": 1}],
+        ),
+        ({"crop_schedule": "96:1,128:0.6"}, [{"crop_schedule": "96:0.6,128:1.0"}]),
+    ],
+)
+def test_what_is_advised_is_allowed(values: dict[str, Any], advice: list[dict[str, Any]]) -> None:
+    with pytest.raises(UserError):
+        validate_training(Config(**values))
+    for change in advice:
+        validate(Config(**values | change))
+        validate_training(Config(**values | change))

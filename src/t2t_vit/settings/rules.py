@@ -98,7 +98,8 @@ TRAINING_CONTRADICTIONS = (
     ),
     Contradiction(
         lambda c: c.with_ema and c.model_average != "none",
-        "with_ema True and model_average {model_average} are two averages, and a run keeps one; leave one of them out",
+        "with_ema True and model_average {model_average} are two averages, and a run keeps one; set with_ema False, or "
+        "model_average none",
     ),
     Contradiction(
         lambda c: c.amp_level == "O3", "amp_level O3 is for inference only; train with O0, O1, O2, bf16 or auto"

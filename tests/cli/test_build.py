@@ -22,7 +22,7 @@ from t2t_vit.model import T2TViT
 from t2t_vit.precision import Precision, choose_precision
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes
-from t2t_vit.training.loss import WeightedCrossEntropy
+from t2t_vit.training.loss import BinaryCrossEntropy, WeightedCrossEntropy
 from t2t_vit.training.optimizer import Schedule
 from t2t_vit.training.state import State
 from t2t_vit.weights import Weights
@@ -96,7 +96,10 @@ def test_training_loader(record: Any) -> None:
     assert made.arguments == (images, build.train_transform(CONFIG), build.batch_transform(CONFIG, 9))
     assert made.keys == {
         "batch_size": 6,
+        "sizes": (),
         "balanced": False,
+        "views": 1,
+        "accumulation": 4,
         "workers": 1,
         "rank": 1,
         "world": 2,
@@ -107,6 +110,12 @@ def test_training_loader(record: Any) -> None:
     }
     build.train_loader(replace(CONFIG, class_balance="sampling"), images, 9, SECOND_OF_TWO, CPU, said)
     assert made.keys["balanced"] is True
+    build.train_loader(replace(CONFIG, repeated_augment=3), images, 9, SECOND_OF_TWO, CPU, said)
+    assert made.keys["views"] == 3
+    build.train_loader(
+        replace(CONFIG, crop_schedule="96x64:0.5,128:1.0", epochs=5), images, 9, SECOND_OF_TWO, CPU, said
+    )
+    assert made.keys["sizes"] == (((96, 64), 2), ((128, 128), 5))
 
 
 def test_evaluation_loader(record: Any) -> None:
@@ -216,6 +225,8 @@ def test_loss() -> None:
     images = images_of(30, 10)
     assert build.loss_of(CONFIG, images, CPU) is cross_entropy
     assert build.loss_of(replace(CONFIG, class_balance="sampling"), images, CPU) is cross_entropy
+    bce = build.loss_of(replace(CONFIG, loss="bce", bce_target_thresh=0.2), images, CPU)
+    assert isinstance(bce, BinaryCrossEntropy) and bce.threshold == 0.2
     loss = build.loss_of(replace(CONFIG, class_balance="weights"), images, CPU)
     assert isinstance(loss, WeightedCrossEntropy)
     assert loss.weights.tolist() == pytest.approx([40 / (2 * 30), 40 / (2 * 10)])  # the rare class weighs more
@@ -225,6 +236,9 @@ def test_loss() -> None:
 def test_schedule() -> None:
     made = build.schedule_of(CONFIG, State(updates_per_epoch=17, epochs=15, last_step=200))
     assert made == Schedule("exp_lr", 0.01, 13, 17, 0.002, 0.0003, 3.0, 11, 0.93)
+    config = replace(CONFIG, lr_scheduler="wsd_lr", lr_decay_share=0.3, lr_decay_shape="linear")
+    made = build.schedule_of(config, State(updates_per_epoch=17, epochs=15, last_step=200))
+    assert made == Schedule("wsd_lr", 0.01, 13, 17, 0.002, 0.0003, 3.0, 11, 0.93, 0.3, "linear")
 
 
 @pytest.mark.parametrize(
@@ -243,6 +257,27 @@ def test_what_a_step_changes(level: str, keys: dict[str, Any], scale: float, dyn
     assert (trained.scaler.scale.item(), trained.scaler.dynamic) == (scale, dynamic)
     assert trained.ema is not None and trained.ema.decay == 0.77
     assert build.trained_of(replace(CONFIG, with_ema=False), model, Precision("O0", CPU)).ema is None
+
+
+def test_average_of_epochs() -> None:
+    model, config = fresh(3, 0), replace(CONFIG, with_ema=False, epochs=10, cooldown_epochs=2, average_share=0.25)
+    assert build.average_of(config, model) is None
+    last = build.average_of(replace(config, model_average="last_k", average_epochs=7), model)
+    running = build.average_of(replace(config, model_average="swa"), model)
+    one = build.average_of(replace(config, model_average="swa", average_share=0.01), model)
+    assert last is not None and running is not None and one is not None
+    # Epochs of the cooldown are epochs of the run: 3 of 12, from number 10 on.
+    assert (last._last, running._last, running._first_epoch, one._first_epoch) == (7, 0, 10, 12)
+    trained = build.trained_of(replace(config, model_average="swa"), model, Precision("O0", CPU))
+    assert trained.average is not None and trained.ema is None
+
+
+def test_images_of_other_sizes() -> None:
+    config = replace(CONFIG, crop_schedule="96x40:0.5,32x64:1.0")
+    assert build.largest_transform(config) == replace(build.train_transform(config), image_size=(96, 64))
+    assert build.largest_transform(CONFIG) == build.train_transform(CONFIG)
+    assert build.network(config, 3).other_sizes == "resize"
+    assert build.network(CONFIG, 3).other_sizes is None
 
 
 def test_training_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,37 @@ def test_steps_that_were_lost_are_made_again(
     assert histories[0] == histories[1]
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("tricks", "after"),
+    [
+        ({"model_average": "last_k", "average_epochs": 2, "crop_schedule": "20:0.3,24x28:0.6,28:1.0"}, 4),
+        (
+            {
+                "model_average": "swa",
+                "average_share": 0.7,
+                "lr_scheduler": "wsd_lr",
+                "repeated_augment": 3,
+                "loss": "bce",
+            },
+            9,
+        ),
+    ],
+)
+def test_runs_with_tricks_go_on_exactly(run: Run, tmp_path: Path, tricks: dict[str, object], after: int) -> None:
+    """Killed after a step that is the last of its epoch, or amid one, and saved at every second step."""
+    keys = {**KEYS_OF_RUN, "with_ema": False, "max_steps": 0, "ckpt_save_every_step": 2, **tricks}
+    straight, place = tmp_path / "straight", tmp_path / "killed"
+    code, err = run(straight, **keys)
+    assert code == 0, err
+    assert run(place, **keys, kill_after=after)[0] == -9
+    code, err = run(place, **AUTO)
+    assert code == 0, err
+    assert f"step {after // 2 * 2}\n" in err
+    assert [text for text in differences_of_runs(straight, place) if "only in one" not in text] == []
+    assert len(list(straight.glob("runs/checkpoints/*/*_12.ckpt"))) == 1
+
+
 def test_the_best_files_are_the_same_bytes(run: Run, straight: Path, stopped: Path, tmp_path: Path) -> None:
     place = copied(stopped, tmp_path)
     assert run(place, **AUTO)[0] == 0
@@ -308,6 +339,7 @@ def test_what_the_file_says_otherwise_is_named(run: Run, stopped: Path, tmp_path
         ({"arch": "t2t_vit_7", "resume": "CKPT"}, "arch t2t_vit_quickstart -> t2t_vit_7: its weights"),
         ({"seed": 3}, "seed 0 -> 3: every random number"),
         ({"with_ema": False}, "with_ema True -> False"),
+        ({"model_average": "swa"}, "model_average none -> swa: an average knows the weights of the epochs"),
         ({"train_num_samples": 34}, "train_num_samples 35 -> 34: its steps"),
         ({"batch_size": 5}, "an update takes 8 images, and now 10"),
         ({"start_epoch": 1}, "start_epoch 0 -> 1: a continued run knows its own epoch"),

@@ -29,6 +29,7 @@ from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.journal import Journal
+from t2t_vit.training.measurements import Utilisation
 from t2t_vit.training.retention import Checkpoints
 from t2t_vit.training.run import ROOT_KEYS, Folders, Run, RunMark
 from t2t_vit.training.state import State
@@ -334,6 +335,24 @@ def test_train_hands_on_when_a_run_begins_evaluates_and_ends(trained: Callable[.
         with autocast():
             assert torch.get_autocast_dtype("cpu") is torch.bfloat16 and torch.is_autocast_enabled("cpu")
     assert list(trained(with_ema=False, model_postfix="_y")["validation"].weights) == ["raw"]
+
+
+def test_train_hands_on_the_average_of_epochs(trained: Callable[..., Kept]) -> None:
+    given = trained(with_ema=False, model_average="last_k")
+    average = given["average"]
+    assert given["0"].ema is None
+    assert given["validation"].average is average is callback(given, Checkpoints)._trained.average
+    assert given["validation"].weights["ema"] is average.module
+    assert list(callback(given, Checkpoints).best) == ["raw", "ema"]
+
+
+def test_images_of_several_sizes_have_no_utilisation(
+    trained: Callable[..., Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "utilisation", lambda *_: Utilisation(10, 1000.0))
+    assert callback(trained(), Journal)._whole._instruments.utilisation is not None
+    given = trained(crop_schedule="20:0.5,28:1.0", model_postfix="_y")
+    assert callback(given, Journal)._whole._instruments.utilisation is None
 
 
 def test_train_hands_on_what_follows_a_run(trained: Callable[..., Kept], here: Path) -> None:

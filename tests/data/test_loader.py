@@ -12,7 +12,7 @@ from t2t_vit.data.datasets import open_images
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ArrayImages, ImageSet
-from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader
+from t2t_vit.data.loader import BadImages, EvalLoader, TrainLoader, repeated_order
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Request, TrainSamples
 from t2t_vit.data.workers import WorkerSilentError
@@ -74,6 +74,76 @@ def test_start_skips_without_reading() -> None:
     assert classes(train.epoch(3, start=3)) == everything[3:]
     assert len(read) == 8
     assert classes(train.epoch(3, start=5)) == []
+
+
+def test_the_images_of_an_epoch_have_its_size() -> None:
+    notes: list[str] = []
+    sizes = (((12, 8), 1), ((20, 20), 1), ((16, 16), 3))  # the second has no epoch
+    train = loader(Numbered(22), sizes=sizes, note=notes.append)
+    shapes = [{images.shape for images, _ in train.epoch(epoch)} for epoch in range(4)]
+    assert shapes == [{(4, 1, 12, 8)}, *[{(4, 1, 16, 16)}] * 3]
+    assert notes == [
+        f"training images have {size} pixels from epoch {n} on" for size, n in (("12 x 8", 1), ("16 x 16", 2))
+    ]
+    assert classes(train.epoch(2)) == classes(loader(Numbered(22)).epoch(2))
+
+
+@pytest.mark.parametrize(("count", "views", "size"), [(24, 2, 6), (24, 3, 6), (25, 3, 8), (25, 2, 5), (9, 4, 9)])
+def test_each_image_of_an_update_comes_as_often_as_it_is_repeated(count: int, views: int, size: int) -> None:
+    order = np.random.default_rng(0).permutation(count)
+    numbers = repeated_order(order, views, size)
+    rest, batches = numbers[count // size * size :], numbers[: count // size * size].reshape(-1, size)
+    images, turns = batches % count, batches // count
+    assert len(batches) == count // size
+    for row, turn in zip(images, turns, strict=True):
+        times = np.unique(row, return_counts=True)[1]
+        assert len(times) == -(-size // views)
+        assert times.sum() == size and times.max() <= views and times.max() - times.min() <= 1
+        assert size % views or times.min() == views
+        assert len(set(zip(row.tolist(), turn.tolist(), strict=True))) == size  # each view has a number of its own
+        assert all(row[2 * j] != row[2 * j + 1] for j in range(size // 2))  # what is mixed with each other
+    assert len(np.unique(images)) == len(batches) * -(-size // views)  # no image comes in two updates
+    assert not set(rest.tolist()) & set(images.flatten().tolist()) and len(numbers) == count
+
+
+def test_views_of_an_image_are_augmented_each_for_itself_and_shared_by_processes() -> None:
+    alone = list(mixing_loader(batch_size=12, views=3).epoch(1))
+    parts = [list(mixing_loader(batch_size=4, views=3, rank=rank, world=3).epoch(1)) for rank in range(3)]
+    assert len(alone) == 2
+    for (images, targets), *shares in zip(alone, *parts, strict=True):
+        assert torch.equal(images, torch.cat([share[0] for share in shares]))
+        assert torch.equal(targets, torch.cat([share[1] for share in shares]))
+    plain = loader(open_images("val", dataset="FashionMNIST", in_chans=1, num_samples=40), 20, views=2)
+    ((images, targets), _) = plain.epoch(0)
+    assert torch.equal(targets[:10], targets[10:])
+    assert all(not torch.equal(one, two) for one, two in zip(images[:10], images[10:], strict=True))
+    train = loader(Numbered(24), 6, views=2)
+    assert classes(train.epoch(2, start=1)) == classes(train.epoch(2))[1:]
+    assert classes(train.epoch(2)) != classes(train.epoch(3))
+
+
+def test_an_update_of_one_image_alone_is_refused_and_the_advice_helps() -> None:
+    told = "repeated_augment 4: an update of 4 would hold views of one image alone; lower it, or let batch_size"
+    with pytest.raises(UserError, match=told):
+        loader(Numbered(24), 4, views=4)
+    assert len(loader(Numbered(24), 4, views=3)) == len(loader(Numbered(24), 2, views=3, world=2)) == 6
+    assert len(loader(Numbered(24), 5, views=4)) == len(loader(Numbered(24), 4, views=4, accumulation=2)) - 2 == 4
+
+
+def test_accumulated_batches_share_the_views_of_an_update_as_processes_do() -> None:
+    whole = classes(loader(Numbered(26), 12, views=3).epoch(1))
+    parts = classes(loader(Numbered(26), 4, views=3, accumulation=3).epoch(1))
+    assert [len(part) for part in parts] == [4] * 6
+    assert [part[0] + part[1] + part[2] for part in (parts[:3], parts[3:])] == whole
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_of_another_size_goes_on_as_the_whole_one(workers: int) -> None:
+    sizes = (((8, 8), 1), ((16, 12), 2))
+    whole = list(loader(Numbered(22), sizes=sizes).epoch(1))
+    rest = list(loader(Numbered(22), sizes=sizes, workers=workers).epoch(1, start=2))
+    assert len(rest) == 3
+    assert all(torch.equal(one[0], two[0]) for one, two in zip(whole[2:], rest, strict=True))
 
 
 @pytest.mark.parametrize("world", [2, 3])

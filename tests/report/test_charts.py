@@ -103,10 +103,10 @@ def test_dots_stand_on_short_lines_alone() -> None:
 def test_what_was_recorded_is_drawn_and_nothing_else(tmp_path: Path) -> None:
     loss, accuracy, rate = drawn(tmp_path, HEADER + STEPS + EPOCHS)
     assert [(line.label, line.style, line.last, len(line.corners)) for line in loss.lines] == [
-        ("training", "train", "1", 8), ("raw", "raw", "1.5", 2), ("EMA", "ema", "2", 2)
+        ("training", "train", "1", 8), ("raw", "raw", "1.5", 2), ("averaged", "ema", "2", 2)
     ]  # fmt: skip
     assert [(line.label, line.style, line.last) for line in accuracy.lines] == [
-        ("raw weights", "raw", "75 %"), ("EMA weights", "ema", "50 %")
+        ("raw weights", "raw", "75 %"), ("averaged weights", "ema", "50 %")
     ]  # fmt: skip
     assert (loss.title, accuracy.title, rate.title) == (
         "Loss, training and validation",
@@ -129,9 +129,9 @@ EVERYTHING = {
 def test_each_curve_shows_its_own_column(tmp_path: Path) -> None:
     made = drawn(tmp_path, f"kind,epoch,{','.join(EVERYTHING)}\nepoch,1,{','.join(EVERYTHING.values())}\n")
     assert {each.title: [f"{line.style} {line.label} {line.last}" for line in each.lines] for each in made} == {
-        "Loss, training and validation": ["train training 1.75", "raw raw 1.5", "ema EMA 1.25"],
-        "Top-1 accuracy": ["raw raw weights 50 %", "ema EMA weights 62.5 %"],
-        "Top-5 accuracy": ["raw raw weights 87.5 %", "ema EMA weights 75 %"],
+        "Loss, training and validation": ["train training 1.75", "raw raw 1.5", "ema averaged 1.25"],
+        "Top-1 accuracy": ["raw raw weights 50 %", "ema averaged weights 62.5 %"],
+        "Top-5 accuracy": ["raw raw weights 87.5 %", "ema averaged weights 75 %"],
         "Learning rate": ["other  0.125"],
         "Gradient norm, before clipping": ["other largest 2.5"],
         "Norm of the weights": ["other  30"],

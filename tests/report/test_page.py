@@ -227,9 +227,9 @@ def test_the_head_says_what_was_trained_and_how_far_it_came(tmp_path: Path) -> N
         "begun 2026-01-02 03:04"
     )
     assert [[words(part) for part in tile] for tile in page.findall(".//div[@class='tile']")] == [
-        ["Top-1", "62.50 %", "EMA weights"],
-        ["Top-5", "87.50 %", "EMA weights"],
-        ["Calibration error", "8.25 %", "EMA weights"],
+        ["Top-1", "62.50 %", "averaged weights"],
+        ["Top-5", "87.50 %", "averaged weights"],
+        ["Calibration error", "8.25 %", "averaged weights"],
         ["Images a second", "1,050", "MFU 31 %"],
         ["Time", "5 min 30 s", "evaluations included"],
     ]
@@ -241,7 +241,7 @@ def test_results_of_both_sets_of_weights(tmp_path: Path) -> None:
     assert rows(found.find("table")) == [
         ["", "loss at the end", "Top-1 at the end", "Top-5 at the end", "best Top-1"],
         ["raw weights", "1.5000", "50.00 %", "96.00 %", "68.75 % (epoch 2)"],
-        ["EMA weights", "1.2500", "75.00 %", "85.00 %", "81.25 % (epoch 1)"],
+        ["averaged weights", "1.2500", "75.00 %", "85.00 %", "81.25 % (epoch 1)"],
     ]
 
 
@@ -252,7 +252,7 @@ def test_the_best_is_the_largest_and_of_equal_ones_the_earliest() -> None:
     assert run.best("ema_top1") is None
 
 
-@pytest.mark.parametrize(("weights", "text"), [("ema", "EMA weights"), ("raw", "raw weights")])
+@pytest.mark.parametrize(("weights", "text"), [("ema", "averaged weights"), ("raw", "raw weights")])
 def test_every_section_of_an_evaluation_names_its_weights(tmp_path: Path, weights: str, text: str) -> None:
     page = by_hand(tmp_path, weights=weights)
     for title in ("Accuracy by class", "Confusion", "Most confident mistakes", "Calibration"):
@@ -262,7 +262,7 @@ def test_every_section_of_an_evaluation_names_its_weights(tmp_path: Path, weight
 
 def test_classes_stand_hardest_first(tmp_path: Path) -> None:
     found = section(by_hand(tmp_path), "Accuracy by class")
-    assert words(found.find("p")) == "EMA weights Hardest first. 1 class has no validation image."
+    assert words(found.find("p")) == "averaged weights Hardest first. 1 class has no validation image."
     assert rows(found.find("table")) == [
         ["class", "images", "accuracy (recall)", "precision", "F1", "most often taken for"],
         ["shoe", "2", "0.0 %", "1.0 %", "0.020", "bag (1)"],
@@ -649,13 +649,13 @@ def test_a_run_that_was_killed(tmp_path: Path) -> None:
     assert "Calibration" not in page.words
     assert [[words(part) for part in tile] for tile in tree(tmp_path).findall(".//div[@class='tile']")] == [
         ["Best Top-1", "50.00 %", "raw weights epoch 1"],
-        ["Best Top-1", "81.25 %", "EMA weights epoch 1"],
+        ["Best Top-1", "81.25 %", "averaged weights epoch 1"],
         ["Images a second", "1,100", "MFU 25 %"],
         ["Time", "1 min 0 s", "evaluations included"],
     ]
     assert rows(section(tree(tmp_path), "Results").find("table"))[1:] == [
         ["raw weights", "–", "–", "–", "50.00 % (epoch 1)"],
-        ["EMA weights", "–", "–", "–", "81.25 % (epoch 1)"],
+        ["averaged weights", "–", "–", "–", "81.25 % (epoch 1)"],
     ]
     (tmp_path / "run.json").unlink()
     assert "Loss" in written(tmp_path)[1].words

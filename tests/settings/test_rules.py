@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from t2t_vit.errors import UserError
-from t2t_vit.settings.rules import INACTIVE, fit_channels, inactive_keys, remarks, validate, validate_training
+from t2t_vit.settings.rules import (
+    INACTIVE,
+    crop_phases,
+    fit_channels,
+    inactive_keys,
+    largest_size_of,
+    remarks,
+    validate,
+    validate_training,
+)
 from t2t_vit.settings.schema import KEYS, Config
 
 
@@ -34,6 +43,18 @@ def test_what_cannot_be(values: dict[str, Any], sentence: str) -> None:
     ("values", "sentence"),
     [
         ({"amp_level": "O3"}, "O3 is for inference only"),
+        (
+            {"crop_schedule": "96:0.6,128:0.6"},
+            "crop_schedule 96:0.6,128:0.6: the shares at which sizes end have to rise",
+        ),
+        ({"crop_schedule": "96:0.6,128:0.9"}, "have to rise and the last one has to be 1.0, as in 96:0.6,128:1.0"),
+        ({"crop_schedule": "128:1,96:0.5"}, "the shares at which sizes end have to rise"),
+        ({"crop_schedule": "4:0.5,128:1"}, "crop_schedule 4:0.5,128:1: sides have at least 8 and at most 8192 pixels"),
+        ({"crop_schedule": "128x9999:1"}, "at least 8 and at most 8192"),
+        ({"loss": "bce", "class_balance": "weights"}, "choose class_balance sampling, or loss ce"),
+        ({"loss": "bce", "bce_target_thresh": 0.2}, "undoes label_smoothing 0.1; set one of the two to 0"),
+        ({"repeated_augment": 3, "class_balance": "sampling"}, "choose class_balance weights, or repeated_augment 1"),
+        ({"with_ema": True, "model_average": "swa"}, "with_ema True and model_average swa are two averages"),
         ({"start_epoch": 5, "epochs": 5}, "start_epoch 5 leaves nothing to train: epochs is 5"),
         ({"start_epoch": 6, "epochs": 5, "cooldown_epochs": 1}, "start_epoch 6 leaves nothing to train"),
         ({"start_epoch": 5, "resume": "b.ckpt"}, "start_epoch 5 contradicts a continued run"),
@@ -74,9 +95,19 @@ def test_a_start_within_the_cooldown_is_allowed() -> None:
         ({"lr_gamma": 0.5}, "lr_gamma (lr_scheduler is cosine_lr)"),
         ({"lr_adjust": 3, "lr_scheduler": "exp_lr"}, "lr_adjust (lr_scheduler is exp_lr)"),
         ({"min_lr": 1e-6, "lr_scheduler": "constant_lr"}, "min_lr (lr_scheduler is constant_lr)"),
+        ({"lr_decay_share": 0.3}, "lr_decay_share (lr_scheduler is cosine_lr)"),
+        ({"lr_decay_shape": "linear", "lr_scheduler": "exp_lr"}, "lr_decay_shape (lr_scheduler is exp_lr)"),
         ({"warmup_length": 0.0, "warmup_lr": 1e-6}, "warmup_lr (warmup_length is 0)"),
         ({"use_clip_grad_norm": False, "clip_grad_norm": 2.0}, "clip_grad_norm (use_clip_grad_norm is False)"),
         ({"ema_decay": 0.99}, "ema_decay (with_ema is False)"),
+        ({"bce_target_thresh": 0.2}, "bce_target_thresh (loss is ce)"),
+        (
+            {"bce_target_thresh": 0.2, "loss": "bce", "mixup": 0.0, "cutmix": 0.0},
+            "bce_target_thresh (nothing is mixed)",
+        ),
+        ({"average_epochs": 3}, "average_epochs (model_average is none)"),
+        ({"average_epochs": 3, "model_average": "swa"}, "average_epochs (model_average is swa)"),
+        ({"average_share": 0.5, "model_average": "last_k"}, "average_share (model_average is last_k)"),
         ({"loss_scale": 2.0}, "loss_scale (amp_level is O0)"),
         ({"is_dynamic_loss_scale": False, "amp_level": "bf16"}, "is_dynamic_loss_scale (amp_level is bf16)"),
         ({"exclude_epoch_state": False}, "exclude_epoch_state (pretrained is empty)"),
@@ -114,6 +145,9 @@ def test_keys_without_effect_are_named(values: dict[str, Any], line: str) -> Non
         {"lr_gamma": 0.5, "lr_adjust": 3, "lr_scheduler": "multistep_lr"},
         {"momentum": 0.8, "optimizer": "sgd"},
         {"ema_decay": 0.99, "with_ema": True},
+        {"bce_target_thresh": 0.2, "loss": "bce"},
+        {"average_epochs": 3, "model_average": "last_k"},
+        {"average_share": 0.5, "model_average": "swa"},
         *({"loss_scale": 2.0, "is_dynamic_loss_scale": False, "amp_level": level} for level in ("O1", "O2", "auto")),
         {"mixup_off_epoch": 299.0},
         {"switch_prob": 0.3},
@@ -129,6 +163,7 @@ def test_keys_without_effect_are_named(values: dict[str, Any], line: str) -> Non
         {"freeze": "2", "layer_decay": 0.7, "drop_path": 0.2},
         {"val_split": 0.1},
         {"min_lr": 0.1, "base_lr": 0.01, "lr_scheduler": "constant_lr"},
+        {"lr_decay_share": 0.3, "lr_decay_shape": "linear", "min_lr": 1e-6, "lr_scheduler": "wsd_lr"},
         {"exclude_epoch_state": False, "pretrained": "a.ckpt"},
     ],
 )
@@ -165,3 +200,42 @@ def test_means_fit_the_channels() -> None:
     assert fit_channels(Config(mean=(0.5,)), {"mean"}).mean == (0.5, 0.5, 0.5)
     assert fit_channels(Config(in_chans=1), {"mean"}).mean == Config().mean  # given so: for `validate` to refuse
     assert fit_channels(Config(), ()) == dataclasses.replace(Config())
+
+
+def test_crop_phases() -> None:
+    assert crop_phases(Config()) == ()
+    assert crop_phases(Config(crop_schedule="96x64:0.6, 128:0.7,160:1", epochs=10)) == (
+        ((96, 64), 6),
+        ((128, 128), 7),
+        ((160, 160), 10),
+    )
+    assert crop_phases(Config(crop_schedule="96:0.5,128:1.0", epochs=3))[0] == ((96, 96), 1)
+    assert largest_size_of(Config(crop_schedule="96x320:0.6,256x128:1", image_size=(224, 192))) == (256, 320)
+    assert largest_size_of(Config(image_size=64)) == (64, 64)
+
+
+def test_a_last_size_that_is_not_that_of_evaluations_is_remarked() -> None:
+    told = "crop_schedule 96:1 ends with another size than image_size 224, at which is evaluated"
+    assert told in remarks(Config(crop_schedule="96:1"))
+    assert remarks(Config(crop_schedule="96:0.5,224:1")) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        ({"with_ema": True, "model_average": "swa"}, [{"with_ema": False}, {"model_average": "none"}]),
+        ({"loss": "bce", "class_balance": "weights"}, [{"class_balance": "sampling"}, {"loss": "ce"}]),
+        ({"loss": "bce", "bce_target_thresh": 0.2}, [{"label_smoothing": 0.0}, {"bce_target_thresh": 0.0}]),
+        (
+            {"repeated_augment": 3, "class_balance": "sampling"},
+            [{"class_balance": "weights"}, {"repeated_augment": 1}],
+        ),
+        ({"crop_schedule": "96:1,128:0.6"}, [{"crop_schedule": "96:0.6,128:1.0"}]),
+    ],
+)
+def test_what_is_advised_is_allowed(values: dict[str, Any], advice: list[dict[str, Any]]) -> None:
+    with pytest.raises(UserError):
+        validate_training(Config(**values))
+    for change in advice:
+        validate(Config(**values | change))
+        validate_training(Config(**values | change))

@@ -46,6 +46,27 @@ def test_the_compiled_network_shares_the_weights(make_model, monkeypatch):
     assert list(model.state_dict()) == keys
 
 
+def test_images_of_several_sizes_are_a_graph_each_that_is_compiled_once(monkeypatch):
+    from torch._dynamo.utils import counters
+
+    from t2t_vit import create_model
+
+    real = torch.compile
+    monkeypatch.setattr(compilation, "obstacle_to_compiling", lambda _: "")
+    monkeypatch.setattr(torch, "compile", lambda model, **how: real(model, backend="eager", **how))
+    torch._dynamo.reset()
+    counters.clear()
+    model = create_model("t2t_vit_quickstart", num_classes=3, image_size=28, other_sizes="resize").train()
+    notes: list[str] = []
+    compiled = compile_for_training(model, CPU, notes.append, 2)
+    for side in (20, 28, 20, 28):
+        compiled(torch.randn(4, 3, side, side)).sum().backward()
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+    assert "2 times, once for each size of the images" in notes[0]
+    torch._dynamo.reset()
+
+
 def test_a_run_is_one_graph_that_is_compiled_once(monkeypatch):
     """Drops, their seeds, autocast, accumulation and the last batch of an epoch change no graph."""
     from torch._dynamo.utils import counters

@@ -1,10 +1,12 @@
-"""The weighted loss against its definition."""
+"""The losses against their definitions."""
+
+import math
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
-from t2t_vit.training.loss import WeightedCrossEntropy
+from t2t_vit.training.loss import BinaryCrossEntropy, WeightedCrossEntropy
 
 COUNTS = torch.tensor([90, 9, 1])
 
@@ -54,3 +56,34 @@ def test_a_class_without_images_weighs_nothing_and_is_no_nan() -> None:
     weights = WeightedCrossEntropy(torch.tensor([5, 0, 5])).weights
     assert weights.isfinite().all()
     assert weights[1] == 0
+
+
+def test_binary_cross_entropy_by_hand() -> None:
+    """Two images, two classes: logits of 0 answer one half, and log 3 three quarters."""
+    logits = torch.tensor([[0.0, math.log(3)], [-math.log(3), 0.0]])
+    targets = torch.tensor([[1.0, 0.0], [0.3, 0.7]])
+    half, quarter, three_quarters = math.log(2), math.log(4), math.log(4 / 3)
+    costs = [half, quarter, 0.3 * quarter + 0.7 * three_quarters, half]
+    assert BinaryCrossEntropy()(logits, targets).item() == pytest.approx(sum(costs) / 4)
+    costs = [half, quarter, three_quarters, half]  # of the mixed image, the second class is there and the first not
+    assert BinaryCrossEntropy(0.5)(logits, targets).item() == pytest.approx(sum(costs) / 4)
+    costs = [half, quarter, quarter, half]  # both are
+    assert BinaryCrossEntropy(0.2)(logits, targets).item() == pytest.approx(sum(costs) / 4)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5])
+def test_binary_cross_entropy_is_timms(threshold: float, smoothing: float) -> None:
+    from timm.loss import BinaryCrossEntropy as TimmBinaryCrossEntropy
+
+    torch.manual_seed(0)
+    labels, keep = torch.randint(3, (50,)), torch.rand(50, 1)
+    theirs = TimmBinaryCrossEntropy(smoothing, threshold or None)
+    mixed = smoothed(labels, smoothing) * keep + smoothed(labels, smoothing).flip(0) * (1 - keep)
+    for targets, given in ((smoothed(labels, smoothing), labels), (mixed, mixed)):
+        ours, other = (torch.randn(50, 3, generator=torch.Generator().manual_seed(1), requires_grad=True) for _ in "ab")
+        loss, expected = BinaryCrossEntropy(threshold)(ours, targets), theirs(other, given)
+        torch.testing.assert_close(loss, expected)
+        loss.backward()
+        expected.backward()
+        torch.testing.assert_close(ours.grad, other.grad)

@@ -205,7 +205,7 @@ def test_exponential_and_constant():
 
 @pytest.mark.parametrize("warmup_length", [0, 0.5, 2, 3.7])
 @pytest.mark.parametrize("updates", [1, 7])
-@pytest.mark.parametrize("name", ["cosine_lr", "multistep_lr", "exp_lr", "constant_lr"])
+@pytest.mark.parametrize("name", ["cosine_lr", "multistep_lr", "exp_lr", "constant_lr", "wsd_lr"])
 def test_every_step_is_the_closed_form(name, updates, warmup_length):
     """The formulas of the schedules, written out once more, at every step of warm-up, run and cooldown."""
     schedule = make(name, updates_per_epoch=updates, warmup_length=warmup_length, lr_adjust=1.5, lr_gamma=0.2)
@@ -217,6 +217,7 @@ def test_every_step_is_the_closed_form(name, updates, warmup_length):
             "multistep_lr": max(LOW, BASE * 0.2 ** math.floor(elapsed / 1.5)),
             "exp_lr": max(LOW, BASE * 0.2**elapsed),
             "constant_lr": BASE,
+            "wsd_lr": BASE if epoch < 8 else LOW + (BASE - LOW) * (1 - math.sqrt((epoch - 8) / 2)),
         }[name]
         if epoch < warmup_length:
             closed = WARM + (BASE - WARM) * epoch / warmup_length
@@ -228,6 +229,19 @@ def test_never_below_min_lr_after_warm_up_and_at_it_in_the_cooldown():
     assert min(steep(step) for step in range(10, 60)) == LOW
     assert make("constant_lr")(50) == LOW
     assert make("constant_lr")(1000) == LOW
+
+
+def test_stable_then_decay():
+    linear = make("wsd_lr", lr_decay_share=0.4, lr_decay_shape="linear")
+    assert {linear(step) for step in range(10, 31)} == {BASE}
+    assert linear(40) == pytest.approx((BASE + LOW) / 2)
+    assert make("wsd_lr", lr_decay_share=0.4)(35) == pytest.approx(LOW + (BASE - LOW) * 0.5)  # a quarter is over
+
+
+def test_a_decay_longer_than_what_follows_warm_up_begins_at_its_end():
+    schedule = make("wsd_lr", lr_decay_share=1.0, lr_decay_shape="linear", warmup_length=4)
+    assert schedule(20) == BASE
+    assert schedule(35) == pytest.approx((BASE + LOW) / 2)
 
 
 def test_a_warm_up_longer_than_the_run():

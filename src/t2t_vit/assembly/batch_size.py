@@ -25,7 +25,7 @@ from t2t_vit.out_of_memory import is_out_of_memory
 from t2t_vit.platforms import address_space_left
 from t2t_vit.precision import Precision
 from t2t_vit.settings.command_line import Options
-from t2t_vit.settings.rules import image_size_of
+from t2t_vit.settings.rules import largest_size_of
 from t2t_vit.settings.schema import AUTO_BATCH, KEYS, Config
 from t2t_vit.training.distributed import Processes
 
@@ -200,7 +200,7 @@ class Trial:
         )
         step = build.step_of(config, trained, counted, precision, Processes(), silent)
         for number in range(_STEPS):
-            images = torch.randn(batch, config.in_chans, *image_size_of(config), device=precision.device)
+            images = torch.randn(batch, config.in_chans, *largest_size_of(config), device=precision.device)
             targets = torch.full((batch, classes), 1 / classes, device=precision.device)
             step([(images, targets)], number).loss.item()
 
@@ -232,7 +232,7 @@ def check_memory(config: Config, images: int, processes: Processes) -> None:
         UserError: it cannot be held.
     """
     free, batch = _free_memory() // processes.count, min(config.batch_size, images)
-    height, width = image_size_of(config)
+    height, width = largest_size_of(config)
     if not free or _WEIGHTS + batch * height * width * _A_PIXEL < free:
         return
     fixed, per_image = training_bytes(config)
@@ -248,13 +248,13 @@ def check_memory(config: Config, images: int, processes: Processes) -> None:
 def training_bytes(config: Config) -> tuple[int, int]:
     """What an update takes at least, and what it takes for each image, in bytes of float32: an estimate.
 
-    Counted on shapes alone: weights, gradients, the optimizer's two moments and the average; and what autograd keeps
+    Counted on shapes alone: weights, gradients, the optimizer's two moments and the averages; and what autograd keeps
     for the backward pass, once for each storage.
     """
     model = deepcopy(build.network(config, max(config.num_classes, _CLASSES))).to("meta").train()
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    copies = 4 + config.with_ema
-    images = torch.empty(_IMAGES, config.in_chans, *image_size_of(config), device="meta")
+    copies = 4 + config.with_ema + {"none": 0, "swa": 1, "last_k": 1 + config.average_epochs}[config.model_average]
+    images = torch.empty(_IMAGES, config.in_chans, *largest_size_of(config), device="meta")
     kept = _kept_for_backward(model, images)
     return weights * copies, int(_BESIDE * kept / _IMAGES)
 

@@ -73,7 +73,7 @@ def best_weights(
     found = torch.tensor([reported.step, weights == "ema"], device=device)
     step, is_ema = processes.of_first(found).tolist()
     if step != state.step:
-        for module in (trained.model, *([] if trained.ema is None else [trained.ema.module])):
+        for module in (trained.model, *([] if trained.averaged is None else [trained.averaged])):
             for tensor in module.state_dict().values():
                 tensor.copy_(processes.of_first(tensor))
     return Ending(reported if processes.is_first else replace(state, step=step), "ema" if is_ema else "raw", last.best)
@@ -85,7 +85,7 @@ def _loaded(path: Path, trained: Trained, state: State) -> State:
     if content["step"] == state.step:
         return state
     trained.model.load_state_dict(content["model"])
-    if trained.ema is not None and content["ema"] is not None:
-        trained.ema.module.load_state_dict(content["ema"])
+    if trained.averaged is not None and content["ema"] is not None:
+        trained.averaged.load_state_dict(content["ema"])
     results = {name: Metrics(**numbers) for name, numbers in content["metrics"].items() if name != "step"}
     return replace(state, step=content["step"], results=results, evaluated_at=content["step"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from t2t_vit.errors import DataError, UserError
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.notes import silent
 from t2t_vit.precision import Precision
-from t2t_vit.settings.rules import image_size_of
+from t2t_vit.settings.rules import crop_phases, image_size_of, largest_size_of
 from t2t_vit.settings.schema import KEYS, Config
+from t2t_vit.training.average import EpochAverage
 from t2t_vit.training.checkpoint import Trained
 from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes, share_gradients
 from t2t_vit.training.ema import Ema
-from t2t_vit.training.loss import WeightedCrossEntropy
+from t2t_vit.training.loss import BinaryCrossEntropy, WeightedCrossEntropy
 from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
 from t2t_vit.training.optimizer import Schedule, create_optimizer
 from t2t_vit.training.randomness import SampleNumbers
@@ -142,6 +144,11 @@ def train_transform(config: Config) -> TrainTransform:
     )
 
 
+def largest_transform(config: Config) -> TrainTransform:
+    """As `train_transform`, of a size that holds the images of every epoch: what it needs of an image, all need."""
+    return replace(train_transform(config), image_size=largest_size_of(config))
+
+
 def batch_transform(config: Config, num_classes: int) -> BatchTransform:
     """What happens to a whole training batch, on the device."""
     return BatchTransform(
@@ -176,7 +183,10 @@ def train_loader(
         train_transform(config),
         batch_transform(config, num_classes),
         batch_size=config.batch_size,
+        sizes=crop_phases(config),
         balanced=config.class_balance == "sampling",
+        views=config.repeated_augment,
+        accumulation=config.accumulation_step,
         workers=config.num_parallel_workers,
         rank=processes.rank,
         world=processes.count,
@@ -226,6 +236,7 @@ def network(config: Config, num_classes: int) -> T2TViT:
         drop_block=config.drop_block,
         performer_drop=config.performer_drop,
         approximate_gelu=not config.disable_approximate_gelu,
+        other_sizes="resize" if config.crop_schedule else None,
     )
     model.freeze(config.freeze)
     return model
@@ -283,7 +294,9 @@ def layer_scales(model: T2TViT, decay: float) -> dict[str, float]:
 
 
 def loss_of(config: Config, images: ImageSet, device: torch.device) -> Loss:
-    """What is minimised: cross-entropy, of rare classes more where `class_balance` says so."""
+    """What is minimised: by `loss`, of rare classes more where `class_balance` says so."""
+    if config.loss == "bce":
+        return BinaryCrossEntropy(config.bce_target_thresh)
     if config.class_balance != "weights":
         return cross_entropy
     counts = torch.from_numpy(np.bincount(images.targets, minlength=len(images.classes)))
@@ -302,6 +315,8 @@ def schedule_of(config: Config, state: State) -> Schedule:
         warmup_length=config.warmup_length,
         lr_adjust=config.lr_adjust,
         lr_gamma=config.lr_gamma,
+        lr_decay_share=config.lr_decay_share,
+        lr_decay_shape=config.lr_decay_shape,
     )
 
 
@@ -320,7 +335,19 @@ def trained_of(config: Config, model: T2TViT, precision: Precision) -> Trained:
         if precision.scales_loss
         else LossScaler(precision.device),
         Ema(model, config.ema_decay) if config.with_ema else None,
+        average_of(config, model),
     )
+
+
+def average_of(config: Config, model: T2TViT) -> EpochAverage | None:
+    """The average of the weights at the ends of epochs that `model_average` asks for."""
+    if config.model_average == "none":
+        return None
+    if config.model_average == "last_k":
+        return EpochAverage(model, last=config.average_epochs)
+    epochs = config.epochs + config.cooldown_epochs
+    averaged = max(1, round(config.average_share * epochs))
+    return EpochAverage(model, first_epoch=epochs - averaged + 1)
 
 
 def step_of(
@@ -335,7 +362,8 @@ def step_of(
     copy = WorkingCopy(trained.model, precision.working_copy(trained.model)) if precision.has_masters else None
     working = trained.model if copy is None else copy.module
     assert isinstance(working, T2TViT)
-    model = working if config.pynative_mode else compile_for_training(working, precision.device, note)
+    sizes = len({size for size, _ in crop_phases(config)})
+    model = working if config.pynative_mode else compile_for_training(working, precision.device, note, sizes or 1)
     return TrainStep(
         share_gradients(model, processes, precision.device),
         trained.optimizer,

@@ -93,7 +93,10 @@ def _instruments(job: Job, trained: Trained, state: State) -> Instruments:
         job.device,
         job.processes.count,
         Norms(trained.optimizer, state, config.print_loss_every, config.summary_loss_collect_freq),
-        utilisation(
+        # With images of several sizes, a step has no one number of operations.
+        None
+        if config.crop_schedule
+        else utilisation(
             trained.model,
             (config.in_chans, *size),
             job.device,

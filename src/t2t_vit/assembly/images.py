@@ -151,7 +151,7 @@ class _Preparation:
         looks = self._remembered()
         if looks is None:
             looks = self._headers()
-        transform = build.train_transform(self.config)
+        transform = build.largest_transform(self.config)
         train = reduced(self.sets[0], transform.reduction)
         prepared = self._kept(train, looks, transform.reduction)
         if not self.known:

@@ -81,6 +81,7 @@ class Bench:
 def run(options: Options) -> int:
     """Measure, print the tables, and write `output`."""
     config, told = resolve(options)
+    config = replace(config, crop_schedule="")  # a step is measured at image_size
     if options.print_config:
         print(to_yaml(config), end="")
         return 0

@@ -28,7 +28,7 @@ def write_preview(config: Config, path: Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise UserError(f"--preview writes a PNG; name a file that ends in .png, not {path}")
-    images = reduced(build.training_images(config, tell)[0], build.train_transform(config).reduction)
+    images = reduced(build.training_images(config, tell)[0], build.largest_transform(config).reduction)
     small = replace(config, batch_size=COLUMNS, num_parallel_workers=0)
     loader = build.train_loader(small, images, len(images.classes), Processes(), torch.device("cpu"), silent)
     rows = [batch for batch, _ in islice(loader.epoch(0), ROWS)]

@@ -71,7 +71,8 @@ FEW = 10  # images a class below which a network hardly learns anything but thes
 UNEVEN = 4  # times that the largest class is larger than the smallest
 # Keys that the learning rate of a step follows from.
 SCHEDULE_KEYS = (
-    "lr_scheduler", "base_lr", "min_lr", "warmup_lr", "warmup_length", "lr_adjust", "lr_gamma", "epochs",
+    "lr_scheduler", "base_lr", "min_lr", "warmup_lr", "warmup_length", "lr_adjust", "lr_gamma", "lr_decay_share",
+    "lr_decay_shape", "epochs",
 )  # fmt: skip
 
 
@@ -252,6 +253,7 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         schedule,
         state,
         validation=validation,
+        average=trained.average,
         callbacks=callbacks,
         stop=stop,
         seed=config.seed,
@@ -367,7 +369,8 @@ def _validation(job: Job, trained: Trained, images: Prepared) -> Validation:
     loader = build.eval_loader(
         config, images.val, preprocessing, job.processes, job.device, silent, images.bad_val, images.val_kept
     )
-    weights = {"raw": trained.model} | ({} if trained.ema is None else {"ema": trained.ema.module})
+    average = trained.ema or trained.average
+    weights = {"raw": trained.model} | ({} if average is None else {"ema": average.module})
     return Validation(
         loader,
         weights,
@@ -376,6 +379,7 @@ def _validation(job: Job, trained: Trained, images: Prepared) -> Validation:
         job.processes.sum,
         partial(for_evaluation, kernels=config.kernels, precision=job.precision),
         config.num_classes,
+        trained.average,
     )
 
 

@@ -1,7 +1,7 @@
 """Batches on the device: which images, in which order, on which process, how far ahead."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -15,7 +15,7 @@ from torch import Tensor
 from t2t_vit.data.batch_transform import BatchTransform, Share
 from t2t_vit.data.cache import ByteStore
 from t2t_vit.data.folder import reduced
-from t2t_vit.data.image_transform import TrainTransform
+from t2t_vit.data.image_transform import Size, TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import EvalSamples, Failure, Request, Samples, TrainSamples
@@ -55,7 +55,11 @@ class TrainLoader:
 
     Args:
         batch_size: per process; cut to what there is, with a note.
+        sizes: (height, width) of the images, and the epoch at which the next size follows, the last one staying;
+            without any, the transform's.
         balanced: each class comes as often, see `balanced_order`; else every image once.
+        views: how many each image of an update has in it, see `repeated_order`.
+        accumulation: batches of an update.
         workers: processes that read ahead; 0 reads in this one. Cut to the number of cores, with a note.
         ahead: on CUDA, copy and transform the next batch on a stream of its own while this one is worked on.
         bad: what is done about broken images.
@@ -68,7 +72,10 @@ class TrainLoader:
         batch_transform: BatchTransform,
         *,
         batch_size: int,
+        sizes: Sequence[tuple[Size, int]] = (),
         balanced: bool = False,
+        views: int = 1,
+        accumulation: int = 1,
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -82,12 +89,20 @@ class TrainLoader:
         self.batch_size = min(batch_size, len(images) // world)
         if self.batch_size < batch_size:
             note(f"batch_size {batch_size} is cut to {self.batch_size}: there are {len(images)} training images")
+        if 1 < views >= (update := self.batch_size * world * accumulation):
+            raise UserError(
+                f"repeated_augment {views}: an update of {update} would hold views of one image alone; lower it, or "
+                f"let batch_size (times processes and accumulation_step) be above {views}"
+            )
         self._batch_transform = batch_transform
         self._device = device
         self._ahead = ahead
         self._images = images
+        self._sizes, self._size, self._note = sizes, transform.image_size, note
         self._broken = _Broken(images, bad or BadImages(note=note))
-        self._requests = _TrainRequests(images.targets, balanced, self.batch_size, batch_transform.seed, rank, world)
+        seed = batch_transform.seed
+        self._requests = _TrainRequests(images.targets, balanced, self.batch_size, seed, rank, world)
+        self._requests.views, self._requests.accumulation = views, accumulation
         samples = TrainSamples(images, transform, batch_transform.seed)
         modules = [TrainSamples.__module__] + (["timm.data.auto_augment"] if transform.auto_augment else [])
         self._read = _reader(samples.__getitem__, _limited(workers, len(self), note), device, modules)
@@ -100,10 +115,21 @@ class TrainLoader:
         """The batches of an epoch from number `start` on; those before it are not read."""
         mixes = self._batch_transform.mixing.is_active(epoch)
         self._requests.epoch, self._requests.start, self._requests.strangers = epoch, start, mixes
+        self._requests.size = self._size_in(epoch)
         batches, device = count(start), self._device
         return on_device(
             self._read(self._requests), lambda samples: self._finish(samples, epoch, next(batches)), device, self._ahead
         )
+
+    def _size_in(self, epoch: int) -> Size | None:
+        """The size of the images of an epoch, where it is not the transform's; a new one is noted."""
+        if not self._sizes:
+            return None
+        size = next((size for size, end in self._sizes if epoch < end), self._sizes[-1][0])
+        if size != self._size:
+            self._note(f"training images have {size[0]} x {size[1]} pixels from epoch {epoch + 1} on")
+        self._size = size
+        return size
 
     def names(self, epoch: int, batch: int, count: int = 1) -> list[str]:
         """What the images of `count` batches from number `batch` on are called, those of all ranks."""
@@ -201,6 +227,8 @@ class _TrainRequests:
     ) -> None:
         self.epoch = 0
         self.start = 0
+        self.size: Size | None = None  # of the images, where it is not the transform's
+        self.views, self.accumulation = 1, 1  # of an image in an update, and batches of an update
         self.strangers = False  # whether partners that are another rank's are asked for as well
         self.batches = len(targets) // (batch_size * world)
         self._targets, self._balanced, self._batch_size, self._seed = targets, balanced, batch_size, seed
@@ -215,7 +243,7 @@ class _TrainRequests:
         for k in range(self.start, self.batches):
             share = self.share(k)
             wanted = np.concatenate([share.own, share.strangers]) if self.strangers else share.own
-            yield Request(epoch, order[k * self.global_size + wanted])
+            yield Request(epoch, order[k * self.global_size + wanted], self.size)
 
     def share(self, batch: int) -> Share:
         """This rank's part of a batch of all ranks."""
@@ -224,7 +252,10 @@ class _TrainRequests:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The images of an epoch, of all ranks."""
         rng = generator(self._seed, epoch, 0, Purpose.ORDER)
-        return balanced_order(self._targets, rng) if self._balanced else rng.permutation(len(self._targets))
+        if self._balanced:
+            return balanced_order(self._targets, rng)
+        order = rng.permutation(len(self._targets))
+        return order if self.views == 1 else repeated_order(order, self.views, self.global_size * self.accumulation)
 
 
 @dataclass(frozen=True)
@@ -354,6 +385,29 @@ def balanced_order(targets: NDArray[np.int64], rng: np.random.Generator) -> NDAr
         turns = -(-share // len(images))
         chosen.append(np.concatenate([rng.permutation(images) + turn * total for turn in range(turns)])[:share])
     return rng.permutation(np.concatenate(chosen))
+
+
+def repeated_order(order: NDArray[np.int64], views: int, size: int) -> NDArray[np.int64]:
+    """The images of an epoch whose updates take `size`, of all ranks, where each comes `views` times in an update.
+
+    Repeated augmentation (Hoffer et al. 2020; Touvron et al. 2021). View v of image i of N has the number i + v N: what
+    is drawn for it is another each time. An update has ceil(size / views) images: all their first views, all their
+    second ones, ..., cut to `size`. So neighbours, which are mixed with each other, are different images where there
+    are two, and ranks and accumulated batches, each a part of the update, share the views of an image. What is left of
+    an epoch after its last whole update are images that had no view in it.
+
+    Args:
+        order: (N,) the numbers of all images.
+
+    Returns:
+        (N,)
+    """
+    images = -(-size // views)
+    updates = len(order) // size
+    seen, unseen = order[: updates * images], order[updates * images :]
+    repeated = seen.reshape(updates, 1, images) + np.arange(views)[:, None] * len(order)  # (updates, views, images)
+    whole = repeated.reshape(updates, -1)[:, :size].reshape(-1)
+    return np.concatenate([whole, unseen[: len(order) - len(whole)]])
 
 
 def on_device(samples: Iterable[T], finish: Callable[[T], Batch], device: torch.device, ahead: bool) -> Iterator[Batch]:

@@ -1,6 +1,6 @@
 """What a worker process computes: the samples of a batch, or the pixels of one image. It imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +19,14 @@ _REPLACEMENTS = 50
 
 
 class Request(NamedTuple):
-    """The samples of one batch, by number: i + t N is image i of N, what is drawn for it being another for each t."""
+    """The samples of one batch, by number: i + t N is image i of N, what is drawn for it being another for each t.
+
+    `size` is the (height, width) of training images, where it is not the transform's.
+    """
 
     epoch: int
     indices: NDArray[np.int64]
+    size: tuple[int, int] | None = None
 
 
 class Failure(NamedTuple):
@@ -51,11 +55,12 @@ class TrainSamples:
     seed: int
 
     def __getitem__(self, request: Request) -> Samples:
-        height, width = self.transform.image_size
-        channels = self.transform.in_chans
+        transform = replace(self.transform, image_size=request.size) if request.size else self.transform
+        height, width = transform.image_size
+        channels = transform.in_chans
         pixels = np.zeros((len(request.indices), height, width, channels), np.uint8)
         targets = np.zeros(len(request.indices), np.int64)
-        rows = self.transform.numbers(keys(self.seed, request.epoch, request.indices, Purpose.TRANSFORM)).tolist()
+        rows = transform.numbers(keys(self.seed, request.epoch, request.indices, Purpose.TRANSFORM)).tolist()
         failures: list[Failure] = []
         lost = 0
         for i, index in enumerate(request.indices.tolist()):
@@ -64,7 +69,7 @@ class TrainSamples:
                 if image is None:
                     lost += 1
                     continue
-                pixels[i] = np.asarray(self.transform.apply(image, rows[i])).reshape(height, width, channels)
+                pixels[i] = np.asarray(transform.apply(image, rows[i])).reshape(height, width, channels)
                 del image  # before the next one is decoded
             targets[i] = self.images.targets[source]
         images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

@@ -77,7 +77,7 @@ def curves(run: RunFiles) -> list[Chart]:
     loss = [
         Line("training", run.steps("train_loss"), "train"),
         Line("raw", run.points("val_loss", "epoch"), "raw"),
-        Line("EMA", run.points("ema_loss", "epoch"), "ema"),
+        Line("averaged", run.points("ema_loss", "epoch"), "ema"),
     ]
     memory = [(epoch, value / 1e9) for epoch, value in run.steps("memory")]
     skipped = run.steps("skipped")
@@ -101,7 +101,7 @@ def curves(run: RunFiles) -> list[Chart]:
 
 def _accuracy(run: RunFiles, title: str, name: str) -> Chart | None:
     raw, ema = (run.points(f"{weights}_{name}", "epoch") for weights in ("val", "ema"))
-    return chart(title, [Line("raw weights", raw, "raw"), Line("EMA weights", ema, "ema")], show=_tenths)
+    return chart(title, [Line("raw weights", raw, "raw"), Line("averaged weights", ema, "ema")], show=_tenths)
 
 
 def _tenths(value: float) -> str:

@@ -20,8 +20,10 @@ TRAIN_KEYS = frozenset(KEYS) - EXPORTED_KEYS - {"file_format", "runtime"}
 # When a run begins and ends, where its files go and what it is measured on: what a step costs does not depend on it.
 RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
     "pretrained", "resume", "exclude_epoch_state", "epochs", "start_epoch", "max_steps", "eval_every_epochs",
-    "cooldown_epochs", "lr_scheduler", "lr_adjust", "lr_gamma", "min_lr", "warmup_length", "warmup_lr",
-    "skipped_steps_limit", "patience", "max_hours", "best_by", "device_num",
+    "cooldown_epochs", "lr_scheduler", "lr_adjust", "lr_gamma", "lr_decay_share", "lr_decay_shape", "min_lr",
+    "warmup_length", "warmup_lr",
+    "skipped_steps_limit", "patience", "max_hours", "best_by", "device_num", "model_average", "average_epochs",
+    "average_share", "crop_schedule",
     "val_num_samples", "mixup_off_epoch", "crop_pct",
 })  # fmt: skip
 BENCH_KEYS = TRAIN_KEYS - RUN_KEYS

@@ -78,10 +78,13 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("layer_lr_decay", "llrd"), ("layer_decay",)),
     **dict.fromkeys(("ema", "model_ema", "use_ema"), ("with_ema",)),
     "model_ema_decay": ("ema_decay",),
+    **dict.fromkeys(("swa", "use_swa", "lawa"), ("model_average",)),
+    **dict.fromkeys(("bce", "bce_loss", "criterion", "loss_fn"), ("loss",)),
     # the augmentation
     **dict.fromkeys(("aa", "autoaugment", "augment", "randaugment"), ("auto_augment",)),
     **dict.fromkeys(("reprob", "erasing", "random_erase"), ("re_prob",)),
     "remode": ("re_mode",),
+    **dict.fromkeys(("aug_repeats", "repeated_aug", "repeat_aug", "num_repeats"), ("repeated_augment",)),
     "recount": ("re_count",),
     **dict.fromkeys(("smoothing",), ("label_smoothing",)),
     **dict.fromkeys(("mixup_alpha",), ("mixup",)),
@@ -89,6 +92,7 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("fliplr", "flip"), ("hflip",)),
     **dict.fromkeys(("jitter", "hsv_h", "hsv_s", "hsv_v"), ("color_jitter",)),
     "scale": ("min_crop",),
+    **dict.fromkeys(("progressive_resizing", "progressive_resize", "fixres"), ("crop_schedule",)),
     "interpolation": ("train_interpolation",),
     # the machine
     **dict.fromkeys(("workers", "num_workers", "j", "dataloader_num_workers"), ("workers", "num_parallel_workers")),

@@ -31,6 +31,7 @@ REFUSED: Mapping[str, str] = {
     ),
     "seed": "every random number, and the order of the images, would be another",
     "with_ema": "an average knows all weights since the first step",
+    "model_average": "an average knows the weights of the epochs that it is of",
     "start_epoch": "a continued run knows its own epoch",
 }
 # Keys that change where and how a run is made, but no number of it. All others may change, and the run from there on is

@@ -1,10 +1,11 @@
 """What keys mean beside each other: combinations that cannot be, and keys without effect; a table of rules each."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from t2t_vit.errors import UserError
-from t2t_vit.settings.schema import KEYS, Config, checked
+from t2t_vit.settings.schema import KEYS, SIDE, Config, checked
 from t2t_vit.variants import find_variant
 
 # How the names of those optimizers of timm begin that have no `momentum`.
@@ -56,6 +57,11 @@ def _total_epochs(config: Config) -> int:
     return config.epochs + config.cooldown_epochs
 
 
+def _shares_rise(config: Config) -> bool:
+    shares = [share for _, share in _crops(config)]
+    return shares == sorted(set(shares)) and shares[-1:] in ([], [1.0])
+
+
 CONTRADICTIONS = (
     Contradiction(
         lambda c: len(c.mean) not in (1, c.in_chans),
@@ -67,6 +73,34 @@ CONTRADICTIONS = (
     ),
 )
 TRAINING_CONTRADICTIONS = (
+    Contradiction(
+        lambda c: c.repeated_augment > 1 and c.class_balance == "sampling",
+        "repeated_augment {repeated_augment} and class_balance sampling both decide which images an epoch has; choose "
+        "class_balance weights, or repeated_augment 1",
+    ),
+    Contradiction(
+        lambda c: c.loss == "bce" and c.class_balance == "weights",
+        "class_balance weights is for loss ce; choose class_balance sampling, or loss ce",
+    ),
+    Contradiction(
+        lambda c: c.loss == "bce" and c.bce_target_thresh > 0 and c.label_smoothing > 0,
+        "bce_target_thresh {bce_target_thresh} makes every target 0 or 1, which undoes label_smoothing "
+        "{label_smoothing}; set one of the two to 0",
+    ),
+    Contradiction(
+        lambda c: not _shares_rise(c),
+        "crop_schedule {crop_schedule}: the shares at which sizes end have to rise and the last one has to be 1.0, as "
+        "in 96:0.6,128:1.0",
+    ),
+    Contradiction(
+        lambda c: not all(SIDE.allows(side) for size, _ in _crops(c) for side in size),
+        "crop_schedule {crop_schedule}: sides have at least 8 and at most 8192 pixels",
+    ),
+    Contradiction(
+        lambda c: c.with_ema and c.model_average != "none",
+        "with_ema True and model_average {model_average} are two averages, and a run keeps one; set with_ema False, or "
+        "model_average none",
+    ),
     Contradiction(
         lambda c: c.amp_level == "O3", "amp_level O3 is for inference only; train with O0, O1, O2, bf16 or auto"
     ),
@@ -118,6 +152,9 @@ INACTIVE = (
     Inactive(
         ("lr_gamma",), lambda c: c.lr_scheduler not in ("multistep_lr", "exp_lr"), "lr_scheduler is {lr_scheduler}"
     ),
+    Inactive(
+        ("lr_decay_share", "lr_decay_shape"), lambda c: c.lr_scheduler != "wsd_lr", "lr_scheduler is {lr_scheduler}"
+    ),
     Inactive(("lr_adjust",), lambda c: c.lr_scheduler != "multistep_lr", "lr_scheduler is {lr_scheduler}"),
     Inactive(
         ("min_lr",),
@@ -126,8 +163,12 @@ INACTIVE = (
     ),
     Inactive(("warmup_lr",), lambda c: c.warmup_length == 0, "warmup_length is 0"),
     Inactive(("clip_grad_norm",), lambda c: not c.use_clip_grad_norm, "use_clip_grad_norm is False"),
+    Inactive(("bce_target_thresh",), lambda c: c.loss != "bce", "loss is {loss}"),
+    Inactive(("bce_target_thresh",), lambda c: not _mixes(c) or c.mixup_prob == 0, "nothing is mixed"),
     Inactive(("patience",), lambda c: c.eval_every_epochs == 0, "the run is evaluated at its end alone"),
     Inactive(("ema_decay",), lambda c: not c.with_ema, "with_ema is False"),
+    Inactive(("average_epochs",), lambda c: c.model_average != "last_k", "model_average is {model_average}"),
+    Inactive(("average_share",), lambda c: c.model_average != "swa", "model_average is {model_average}"),
     Inactive(("loss_scale", "is_dynamic_loss_scale"), lambda c: not _loss_is_scaled(c), "amp_level is {amp_level}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
     Inactive(("cache",), lambda c: _total_epochs(c) == 1, "in a single epoch nothing is read twice"),
@@ -160,6 +201,10 @@ REMARKS = (
     Contradiction(
         lambda c: c.min_lr > c.base_lr,
         "min_lr {min_lr} is above base_lr {base_lr}: after warm-up the learning rate stays at min_lr",
+    ),
+    Contradiction(
+        lambda c: c.crop_schedule != "" and _crops(c)[-1][0] != image_size_of(c),
+        "crop_schedule {crop_schedule} ends with another size than image_size {image_size}, at which is evaluated",
     ),
     Contradiction(
         lambda c: c.warmup_length > _total_epochs(c),
@@ -221,6 +266,27 @@ def image_size_of(config: Config) -> tuple[int, int]:
     """(height, width) of the network's input."""
     size = config.image_size
     return (size, size) if isinstance(size, int) else size
+
+
+def crop_phases(config: Config) -> tuple[tuple[tuple[int, int], int], ...]:
+    """(height, width) of the training images, and the epoch, from 0, at which the next size follows; () without any."""
+    return tuple((size, math.ceil(share * config.epochs - 0.5)) for size, share in _crops(config))
+
+
+def largest_size_of(config: Config) -> tuple[int, int]:
+    """(height, width) that hold the images of every epoch and of every evaluation."""
+    heights, widths = zip(image_size_of(config), *(size for size, _ in _crops(config)), strict=True)
+    return max(heights), max(widths)
+
+
+def _crops(config: Config) -> list[tuple[tuple[int, int], float]]:
+    """The sizes of `crop_schedule` with the shares of the epochs at which they end."""
+    found = []
+    for part in filter(None, config.crop_schedule.split(",")):
+        size, share = part.split(":")
+        sides = [int(side) for side in size.split("x")]
+        found.append(((sides[0], sides[-1]), float(share)))
+    return found
 
 
 def _channels(values: tuple[float, ...], channels: int, given: bool) -> tuple[float, ...]:

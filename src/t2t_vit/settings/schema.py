@@ -27,9 +27,16 @@ LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
 OR_UNLIMITED = Range(0, 1e6)
 PIXELS = Range(1, 2**32)
+SIDE = Range(8, 8192)
 ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
 RUN = Location("a checkpoint, or auto")
+CROP = r"[1-9]\d{0,3}(x[1-9]\d{0,3})?:(0?\.\d{1,9}|1(\.0{1,9})?)"
+CROP_SCHEDULE = Written(
+    rf"|{CROP}(, ?{CROP}){{0,5}}",
+    "up to six sizes in pixels (HEIGHTxWIDTH where the sides differ), each with the share of the epochs at which it "
+    "ends, such as 96:0.6,128:1.0; or nothing",
+)
 RESAMPLING = OneOf(("random", "bilinear", "bicubic", "nearest"))
 FILE_FORMATS = ("MINDIR", "ONNX", "AIR", "PT2", "AOTI", "OPENVINO", "EXECUTORCH", "TENSORRT", "SAFETENSORS", "all")
 BEST_BY = OneOf(("top1", "loss", "balanced_accuracy", "macro_f1"))
@@ -86,6 +93,12 @@ class Dataset:
 class Augmentations:
     auto_augment: str = key("rand-m9-mstd0.5-inc1", "augmentation policy in timm's notation; empty: off", AUTO_AUGMENT)
     aa_interpolation: str = key("bilinear", "interpolation within auto_augment", RESAMPLING)
+    repeated_augment: int = key(
+        1,
+        "views of each image in an update of all processes, each augmented for itself; an epoch keeps its number of "
+        "steps and sees so many times fewer images",
+        Range(1, 100),
+    )
     re_mode: str = key("pixel", "how erased boxes are filled", OneOf(("const", "rand", "pixel")))
     re_prob: float = key(0.25, "probability of random erasing", FRACTION)
     re_count: int = key(1, "maximum number of erased boxes per image", Range(1, 1000))
@@ -101,6 +114,12 @@ class Augmentations:
         0.9, "evaluation resizes to floor(size / crop_pct) and crops the centre", Range(0, 1, open_low=True)
     )
     train_interpolation: str = key("random", "interpolation of the random crop", RESAMPLING)
+    crop_schedule: str = key(
+        "",
+        "sizes of training images, small ones first, as 96:0.6,128:1.0: 96 pixels in the first 0.6 of the epochs, then "
+        "128; evaluations keep image_size; empty: image_size",
+        CROP_SCHEDULE,
+    )
     hflip: float = key(0.5, "probability of a horizontal flip", FRACTION)
     color_jitter: float = key(0.4, "strength of brightness, contrast and saturation jitter; 0: off", OR_OFF)
     mean: tuple[float, ...] = key((0.485, 0.456, 0.406), "mean of each channel in 0..1, or one for all", FRACTION)
@@ -121,11 +140,15 @@ class Optimizer:
     lr_scheduler: str = key(
         "cosine_lr",
         "how the learning rate falls after warm-up",
-        OneOf(("cosine_lr", "multistep_lr", "exp_lr", "constant_lr")),
+        OneOf(("cosine_lr", "multistep_lr", "exp_lr", "constant_lr", "wsd_lr")),
     )
     lr_adjust: int = key(30, "epochs between the steps of multistep_lr", COUNT)
     lr_gamma: float = key(
         0.97, "factor of multistep_lr at each step, of exp_lr at each epoch", Range(0, 1, open_low=True)
+    )
+    lr_decay_share: float = key(0.2, "share of epochs, at their end, in which wsd_lr falls to min_lr", SHARE)
+    lr_decay_shape: str = key(
+        "sqrt", "how wsd_lr falls: sqrt, by 1 - sqrt(t), quickly at first; or linear", OneOf(("sqrt", "linear"))
     )
     momentum: float = key(0.9, "momentum of momentum and sgd", BELOW_ONE)
     weight_decay: float = key(0.05, "weight decay; biases, norms and cls_token are excluded", OR_OFF)
@@ -151,10 +174,28 @@ class Training:
     warmup_lr: float = key(7e-6, "learning rate at the beginning of warm-up", OR_OFF)
     use_clip_grad_norm: bool = key(True, "clip the gradient norm")
     clip_grad_norm: float = key(1.0, "maximum gradient norm", POSITIVE)
+    loss: str = key(
+        "ce",
+        "what is minimised: ce, cross-entropy; bce, binary cross-entropy of each class; evaluations report ce",
+        OneOf(("ce", "bce")),
+    )
+    bce_target_thresh: float = key(
+        0.0,
+        "bce: classes of a mixed image count whole from above this share on, the others not; 0: by share",
+        BELOW_ONE,
+    )
     exclude_epoch_state: bool = key(True, "True: take only the weights of pretrained; False: continue its run")
     seed: int = key(0, "random seed", Range(0, 2**63 - 1))
     with_ema: bool = key(False, "keep and evaluate an exponential moving average (EMA) of the weights")
     ema_decay: float = key(0.9999, "decay of the EMA per step", BELOW_ONE)
+    model_average: str = key(
+        "none",
+        "uniform average of the weights at the ends of epochs, kept and evaluated as the EMA is: last_k, of the last "
+        "average_epochs; swa, of all in the last average_share of the run",
+        OneOf(("none", "last_k", "swa")),
+    )
+    average_epochs: int = key(5, "epochs that last_k averages; a checkpoint holds the weights of each", Range(2, 100))
+    average_share: float = key(0.25, "share of the run's epochs, at their end, that swa averages", SHARE)
     pynative_mode: bool = key(False, "True: run eagerly; False: compile the network")
     dataset_sink_mode: bool = key(True, "copy batches to the device before they are needed")
     patience: int = key(0, "stop after this many evaluations in a row without improvement by best_by; 0: off", OR_OFF)
@@ -178,7 +219,7 @@ class Model:
     )
     file_format: str = key("MINDIR", "format to export to, or all", OneOf(FILE_FORMATS))
     pretrained: str = key("", "checkpoint to start from, evaluate, predict with or export", PATH)
-    image_size: int | tuple[int, int] = key(224, "side, or height and width, of the network's input", Range(8, 8192))
+    image_size: int | tuple[int, int] = key(224, "side, or height and width, of the network's input", SIDE)
     num_classes: int = key(0, "classes; 0: as many as the data or the checkpoint has", OR_OFF)
     drop: float = key(0.0, "dropout after embeddings, attention and MLPs", BELOW_ONE)
     drop_block: float = key(0.0, "DropBlock on the two token grids between soft splits", BELOW_ONE)

@@ -17,6 +17,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.files import atomic_write
+from t2t_vit.training.average import EpochAverage
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LossScaler
@@ -47,12 +48,28 @@ class Identity:
 
 @dataclass(frozen=True)
 class Trained:
-    """Everything that training changes. `model` is the network itself, neither compiled nor wrapped."""
+    """Everything that training changes. `model` is the network itself, neither compiled nor wrapped.
+
+    Of the two averages there is one at most.
+    """
 
     model: nn.Module
     optimizer: Optimizer
     scaler: LossScaler
     ema: Ema | None = None
+    average: EpochAverage | None = None
+
+    @property
+    def keeps_average(self) -> bool:
+        """Whether there are or will be averaged weights."""
+        return self.ema is not None or self.average is not None
+
+    @property
+    def averaged(self) -> nn.Module | None:
+        """The network with the averaged weights; None where there are none, or none yet."""
+        if self.average is not None and self.average.count:
+            return self.average.module
+        return None if self.ema is None else self.ema.module
 
 
 def checkpoint_content(
@@ -67,7 +84,9 @@ def checkpoint_content(
     format, version   "t2t_vit", 1
     arch, config, classes, data, run   see `Identity`
     epoch, step       as in the file's name: the epoch from 1, the updates made
-    model, ema        state dicts under the model's own keys; ema is None where there is none
+    model, ema        state dicts under the model's own keys; ema holds the averaged weights, of whichever average, and
+                      is None where there are none
+    average           with `model_average`: what it goes on from, see `EpochAverage.state_dict`
     optimizer, scaler their state; scaler is None where the loss is not scaled
     progress          where the run is, apart from its step: lr, evaluated_at, closed_at, ended, see `State`
     metrics           the last evaluation: {"step": its step, "raw": {"loss", "top1", "top5", "count", and where they
@@ -86,7 +105,7 @@ def checkpoint_content(
         "epoch": state.epoch,
         "step": state.step,
         "model": trained.model.state_dict(),
-        "ema": None if trained.ema is None else trained.ema.module.state_dict(),
+        "ema": None if trained.averaged is None else trained.averaged.state_dict(),
         "optimizer": trained.optimizer.state_dict(),
         "scaler": None if trained.scaler.is_identity else trained.scaler.state_dict(),
         "progress": {name: getattr(state, name) for name in PROGRESS},
@@ -94,6 +113,8 @@ def checkpoint_content(
         "best": best or {},
         "followers": followers or {},
     }
+    if trained.average is not None:
+        content["average"] = trained.average.state_dict()
     return {name: _plain(value) for name, value in content.items()}
 
 
@@ -179,6 +200,8 @@ def restore(content: Mapping[str, Any], path: Path, trained: Trained, state: Sta
         trained.model.load_state_dict(content["model"])
         if trained.ema is not None:
             trained.ema.module.load_state_dict(content["ema"])
+        if trained.average is not None:
+            trained.average.load_state_dict(content["average"], content["ema"])
         restore_optimizer(trained.optimizer, content["optimizer"])
         if not trained.scaler.is_identity and content["scaler"] is not None:
             trained.scaler.load_state_dict(content["scaler"])

@@ -11,8 +11,13 @@ from torch import nn
 COMPILERS = ("cc", "gcc", "g++", "clang", "clang++")
 
 
-def compile_for_training(model: nn.Module, device: torch.device, note: Callable[[str], None]) -> nn.Module:
+def compile_for_training(
+    model: nn.Module, device: torch.device, note: Callable[[str], None], sizes: int = 1
+) -> nn.Module:
     """`model` as torch.compile runs it, or `model` itself where it cannot be compiled, which `note` reports.
+
+    Of images of several `sizes` each gets a graph of its own when it first comes: one graph for all of them would
+    compute with sizes that the compiler does not know.
 
     The result shares its weights with `model`; take state dicts from `model`, whose keys stay as they are.
     """
@@ -20,6 +25,12 @@ def compile_for_training(model: nn.Module, device: torch.device, note: Callable[
     if reason:
         note(f"pynative_mode: False asks for a compiled graph, but {reason}; running eagerly")
         return model
+    if sizes > 1:
+        note(
+            f"compiling the network for training, {sizes} times, once for each size of the images; the first step of "
+            "each size waits for it, up to a few minutes"
+        )
+        return torch.compile(model, dynamic=False)  # type: ignore[return-value]
     note("compiling the network for training; the first step waits for it, up to a few minutes")
     return torch.compile(model)  # type: ignore[return-value]
 

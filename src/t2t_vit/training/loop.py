@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from t2t_vit.evaluation.metrics import Metrics, evaluate
+from t2t_vit.training.average import EpochAverage
 from t2t_vit.training.callbacks import Callback, Callbacks
 from t2t_vit.training.optimizer import Schedule, set_lr
 from t2t_vit.training.randomness import step_seed
@@ -34,7 +35,10 @@ def _itself(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Validation:
-    """What is evaluated after an epoch: each set of weights, by name, over the same batches."""
+    """What is evaluated after an epoch: each set of weights, by name, over the same batches.
+
+    With an `average`, there are no weights called ema until it has an epoch.
+    """
 
     batches: Counted[Batch]
     weights: Mapping[str, nn.Module]
@@ -43,6 +47,7 @@ class Validation:
     reduce: Callable[[Tensor], Tensor] | None = None
     form: Callable[[nn.Module], nn.Module] = _itself  # what is evaluated in place of each network
     classes: int = 0  # how many logits there are, to count the classes one by one; 0 does not
+    average: EpochAverage | None = None
 
     def __call__(self, stop: Stop, following: Callback) -> dict[str, Metrics]:
         """The metrics of each set of weights; `stop` may break it off, `following` sees it go on."""
@@ -55,6 +60,7 @@ class Validation:
                 classes=self.classes,
             )
             for name, model in self.weights.items()
+            if name != "ema" or self.average is None or self.average.count
         }
 
     def _watched(self, name: str, stop: Stop, following: Callback) -> Iterator[Batch]:
@@ -74,6 +80,7 @@ def train(
     state: State,
     *,
     validation: Validation | None = None,
+    average: EpochAverage | None = None,
     callbacks: Sequence[Callback] = (),
     stop: Stop | None = None,
     seed: int = 0,
@@ -107,6 +114,8 @@ def train(
                     if stop.is_time_up:
                         state.end_here()
                         break
+            if average is not None:
+                average.follow(state)
             if validation is not None and validation.is_due(state):
                 state.record(validation(stop, following))
             state.close_epoch()

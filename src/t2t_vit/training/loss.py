@@ -1,8 +1,8 @@
-"""A loss in which rare classes weigh more."""
+"""Losses other than cross-entropy: one in which rare classes weigh more, and one that asks for each class by itself."""
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
 
 class WeightedCrossEntropy:
@@ -32,3 +32,24 @@ class WeightedCrossEntropy:
         costs = (smoothing - 1) * log_p - smoothing * log_p.mean(dim=1, keepdim=True)  # (B, K)
         shares = (targets - smoothing / targets.shape[1]) / (1 - smoothing)  # (B, K)
         return (self.weights * shares * costs).sum(dim=1).mean()
+
+
+class BinaryCrossEntropy:
+    """Cross-entropy of K questions with two answers each, whether an image is of class k, in place of one with K.
+
+        loss = mean over the batch and over k of  -t_k log sigmoid(x_k) - (1 - t_k) log(1 - sigmoid(x_k))
+
+    Targets t are shares as they come, mixed and smoothed; with a `threshold` t_k is 1 where it is above it, else 0, so
+    that both classes of a mixed image may be there whole. A threshold of 0 is none.
+
+    Source: Wightman et al. 2021, arXiv 2110.00476; the same numbers as timm's class of that name.
+    """
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        self.threshold = threshold
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B, K) float32, (B, K) shares -> ()."""
+        if self.threshold:
+            targets = (targets > self.threshold).to(logits.dtype)
+        return binary_cross_entropy_with_logits(logits, targets)

@@ -155,11 +155,16 @@ class Schedule:
             multistep_lr     base_lr lr_gamma^floor(e / lr_adjust)
             exp_lr           base_lr lr_gamma^e
             constant_lr      base_lr
+            wsd_lr           base_lr, but in the last D = min(lr_decay_share epochs, E) epochs, when x = 1 - (E - e) / D
+                             is over of them:
+                                 sqrt      min_lr + (base_lr - min_lr)(1 - sqrt(x))
+                                 linear    min_lr + (base_lr - min_lr)(1 - x)
+                             (warm-up, stable, decay: Hu et al. 2024; Haegele et al. 2024, arXiv 2405.18392)
 
     `warmup_length` may exceed `epochs`: the run then ends while still warming up.
 
     Raises:
-        UserError: a name that is none of the four.
+        UserError: a name that is none of the five.
     """
 
     name: str
@@ -171,6 +176,8 @@ class Schedule:
     warmup_length: float = 0.0
     lr_adjust: float = 30.0
     lr_gamma: float = 0.97
+    lr_decay_share: float = 0.2
+    lr_decay_shape: str = "sqrt"
 
     def __post_init__(self) -> None:
         if self.name not in DECAYS:
@@ -203,9 +210,20 @@ def _constant(schedule: Schedule, _: float) -> float:
     return schedule.base_lr
 
 
+def _stable_then_decay(schedule: Schedule, elapsed: float) -> float:
+    whole = schedule.epochs - schedule.warmup_length
+    length = min(schedule.lr_decay_share * schedule.epochs, whole)
+    share = 1 - (whole - elapsed) / length
+    if share <= 0:
+        return schedule.base_lr
+    fallen = math.sqrt(share) if schedule.lr_decay_shape == "sqrt" else share
+    return schedule.min_lr + (schedule.base_lr - schedule.min_lr) * (1 - fallen)
+
+
 DECAYS: dict[str, Callable[[Schedule, float], float]] = {
     "cosine_lr": _cosine,
     "multistep_lr": _multistep,
     "exp_lr": _exponential,
     "constant_lr": _constant,
+    "wsd_lr": _stable_then_decay,
 }

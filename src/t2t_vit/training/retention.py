@@ -238,7 +238,7 @@ class Checkpoints(Callback):
         self._keep_num, self._note = max(1, keep_num), note
         self._every_steps, self._every_seconds = every_steps, every_seconds
         self._shelf, self._followers = CheckpointFolder(folder, identity.run), tuple(followers)
-        self.best = best_lists(best_folder, best_num, best_by, identity.run, with_ema=trained.ema is not None)
+        self.best = best_lists(best_folder, best_num, best_by, identity.run, with_ema=trained.keeps_average)
         self.kept: list[Path] = []
         self._saved_at, self._saved_step, self._tried_step = perf_counter(), 0, 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")

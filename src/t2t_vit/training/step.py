@@ -23,7 +23,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class StepMetrics(NamedTuple):
     """What a step says of itself; the tensors are () on the device, and reading one waits for the step.
 
-    loss       mean cross-entropy over the step's images, of all processes
+    loss       what was minimised: its mean over the step's images, of all processes
     grad_norm  global norm of the mean gradient before clipping, unscaled
     skipped    true where the gradient was not finite, so that no weight moved
     scale      the loss scale that the step was taken with

@@ -157,7 +157,7 @@ def _ours(path: Path, content: Mapping[str, Any]) -> _Content:
         {kind: partial(dict, stored) for kind, stored in found.items()},
         plain_config(content.get("config")),
         plain_classes(content.get("classes")),
-        lacking_ema="it was trained with with_ema: False",
+        lacking_ema="its run kept no average, or had not begun one",
     )
 
 

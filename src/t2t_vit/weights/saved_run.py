@@ -103,6 +103,7 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[str]:
     for name in ("model", "ema"):
         if content.get(name) is not None and not _is_state_dict(content[name]):
             yield f"{name} is no state dict of tensors"
+    yield from _wrong_average(content.get("average"))
     for name, scores in content["metrics"].items():
         if name == "step":
             yield from _wrong_values("metrics.", {"step": scores}, {"step": _step_up_to(step, -1)})
@@ -121,6 +122,14 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[str]:
     for name, state in content["followers"].items():
         if type(name) is not str or type(state) is not dict:
             yield f"followers.{name} is no state"
+
+
+def _wrong_average(average: Any) -> Iterator[str]:
+    if average is None:
+        return
+    yield from _wrong_values("average.", average, {"epoch": _count, "count": _count, "kept": _state_dicts})
+    if type(average) is dict and not {"epoch", "count", "kept"} <= average.keys():
+        yield "average lacks epoch, count or kept"
 
 
 def _wrong_values(
@@ -176,6 +185,10 @@ def _share(value: Any) -> bool:
 
 def _state_or_none(value: Any) -> bool:
     return value is None or _is_state_dict(value)
+
+
+def _state_dicts(value: Any) -> bool:
+    return type(value) in (list, tuple) and all(_is_state_dict(one) for one in value)
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -226,6 +226,13 @@ ROWS = [
     Row("ema_decay", 0.1, other("ema_loss", "epoch"), {"with_ema": True}),
     Row("pynative_mode", False, says("asks for a compiled graph, but there is no C compiler")),
     Row("dataset_sink_mode", False, says(r"without effect: dataset_sink_mode \(the device is the CPU\)")),
+    Row("teacher", "CKPT", loss, {"teacher": "OTHER", "distill": "soft"}),
+    Row("teacher", "CKPT", says(r"without effect: teacher \(distill is none\)")),
+    Row("distill", "soft", loss, {"teacher": "CKPT"}),
+    Row("distill", "hard", loss, {"teacher": "CKPT"}),
+    Row("distill", "soft", refused("distill soft needs a teacher; name its file with --teacher")),
+    Row("distill_weight", 0.9, loss, {"teacher": "CKPT", "distill": "soft"}),
+    Row("distill_temperature", 3, loss, {"teacher": "CKPT", "distill": "soft"}),
     Row("resume", "auto", says("resume auto: no run .*: starting from the beginning")),
     Row("max_steps", 2, lambda _, run: run.column("step") == ["1", "2"]),
     Row(
@@ -333,6 +340,7 @@ def run(
     def run(command: str, keys: Mapping[str, object]) -> Outcome:
         line = [command, *(f"--{key}={value}" for key, value in keys.items())]
         line = [word.replace("CKPT", str(folder / "start.ckpt")) for word in line]
+        line = [word.replace("OTHER", str(folder / "other.ckpt")) for word in line]
         if (told := str(line)) not in memory:
             place = folder / f"run{len(memory)}"
             place.mkdir()
@@ -351,13 +359,14 @@ def run(
 
 @pytest.fixture
 def start(run: Run, folder: Path) -> Path:
-    """A checkpoint of the plain run."""
+    """A checkpoint of the plain run; that of another one, whose classes have the same names, lies beside it."""
     path = folder / "start.ckpt"
-    if not path.exists():
-        plain = run("train", {**BASE, "data_url": "../photos"})
-        assert plain.code == 0, plain.err
-        (file,) = (plain.place / "runs/checkpoints/t2t_vit_quickstart").glob("*-*.ckpt")
-        path.write_bytes(file.read_bytes())
+    for file, changed in ((path, {}), (folder / "other.ckpt", {"seed": 1})):
+        if not file.exists():
+            made = run("train", {**BASE, "data_url": "../photos", **changed})
+            assert made.code == 0, made.err
+            (last,) = (made.place / "runs/checkpoints/t2t_vit_quickstart").glob("*-*.ckpt")
+            file.write_bytes(last.read_bytes())
     return path
 
 

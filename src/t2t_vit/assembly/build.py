@@ -32,7 +32,8 @@ from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
 from t2t_vit.training.optimizer import Schedule, create_optimizer
 from t2t_vit.training.randomness import SampleNumbers
 from t2t_vit.training.state import State
-from t2t_vit.training.step import Loss, TrainStep
+from t2t_vit.training.step import TrainStep
+from t2t_vit.training.teacher import Distillation, Loss
 from t2t_vit.weights import Weights, fit
 
 Note = Callable[[str], None]
@@ -330,6 +331,7 @@ def step_of(
     precision: Precision,
     processes: Processes,
     note: Callable[[str], None],
+    distillation: Distillation | None = None,
 ) -> TrainStep:
     """The training step; `images` are those that classes are counted in, where the loss weights them."""
     copy = WorkingCopy(trained.model, precision.working_copy(trained.model)) if precision.has_masters else None
@@ -346,6 +348,7 @@ def step_of(
         autocast=precision.autocast,
         mean=processes.mean,
         loss=loss_of(config, images, precision.device),
+        distillation=distillation,
         copy=copy,
         numbers=SampleNumbers(working.sample_seeds.set, config.seed, processes.rank),
     )

@@ -24,7 +24,9 @@ RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
     "skipped_steps_limit", "patience", "max_hours", "best_by", "device_num",
     "val_num_samples", "mixup_off_epoch", "crop_pct",
 })  # fmt: skip
-BENCH_KEYS = TRAIN_KEYS - RUN_KEYS
+# Of a step with a teacher, which needs classes that both know, `bench` measures the student's part.
+TEACHER_KEYS = frozenset({"teacher", "distill", "distill_weight", "distill_temperature"})
+BENCH_KEYS = TRAIN_KEYS - RUN_KEYS - TEACHER_KEYS
 EVAL_KEYS = (
     TRAVELLING_KEYS
     | DEVICE_KEYS

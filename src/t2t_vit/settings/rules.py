@@ -82,6 +82,10 @@ TRAINING_CONTRADICTIONS = (
         lambda c: c.resume != "" and c.pretrained != "" and not c.exclude_epoch_state,
         "resume and pretrained (with exclude_epoch_state False) both name a run to continue; leave one of them out",
     ),
+    Contradiction(
+        lambda c: c.distill != "none" and c.teacher == "",
+        "distill {distill} needs a teacher; name its file with --teacher, or leave distill at none",
+    ),
 )
 
 INACTIVE = (
@@ -129,6 +133,8 @@ INACTIVE = (
     Inactive(("patience",), lambda c: c.eval_every_epochs == 0, "the run is evaluated at its end alone"),
     Inactive(("ema_decay",), lambda c: not c.with_ema, "with_ema is False"),
     Inactive(("loss_scale", "is_dynamic_loss_scale"), lambda c: not _loss_is_scaled(c), "amp_level is {amp_level}"),
+    Inactive(("teacher", "distill_weight", "distill_temperature"), lambda c: c.distill == "none", "distill is none"),
+    Inactive(("distill_temperature",), lambda c: c.distill != "soft", "distill is {distill}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
     Inactive(("cache",), lambda c: _total_epochs(c) == 1, "in a single epoch nothing is read twice"),
     Inactive(

@@ -161,6 +161,23 @@ class Training:
     max_hours: float = key(0.0, "stop after this many hours, counted over all continuations; 0: no limit", OR_OFF)
     best_by: str = key("top1", "metric that ranks checkpoints and chooses between raw and averaged weights", BEST_BY)
     resume: str = key("", "run to continue: a checkpoint file, or auto for the newest one in ckpt_root_dir", RUN)
+    teacher: str = key(
+        "",
+        "network that the student learns from too: a checkpoint, a folder with model.safetensors, or the name of a "
+        "network whose weights are released",
+        PATH,
+    )
+    distill: str = key(
+        "none",
+        "what is learned from the teacher: soft, its probabilities; hard, its first choice; none, nothing",
+        OneOf(("none", "soft", "hard")),
+    )
+    distill_weight: float = key(
+        0.5, "share of the teacher's part in the loss; the targets have the rest", Range(0, 1, open_low=True)
+    )
+    distill_temperature: float = key(
+        1.0, "divides the logits of teacher and student in distill soft; the larger, the more even", POSITIVE
+    )
     max_steps: int = key(0, "stop after this many optimizer steps; 0: no limit", OR_OFF)
     eval_every_epochs: int = key(1, "epochs between evaluations; 0: only at the end", OR_OFF)
     cooldown_epochs: int = key(0, "epochs at min_lr after the schedule", OR_OFF)

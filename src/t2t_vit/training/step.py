@@ -15,15 +15,15 @@ from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
 from t2t_vit.training.optimizer import can_skip_on_device, trainable
 from t2t_vit.training.randomness import SampleNumbers
+from t2t_vit.training.teacher import Distillation, Loss
 
 Batch = tuple[Tensor, Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class StepMetrics(NamedTuple):
     """What a step says of itself; the tensors are () on the device, and reading one waits for the step.
 
-    loss       mean cross-entropy over the step's images, of all processes
+    loss       what was minimised: its mean over the step's images, of all processes
     grad_norm  global norm of the mean gradient before clipping, unscaled
     skipped    true where the gradient was not finite, so that no weight moved
     scale      the loss scale that the step was taken with
@@ -49,6 +49,7 @@ class TrainStep:
         autocast: makes the context of each forward pass.
         mean: averages a tensor over the processes.
         loss: what is minimised, of logits in float32 and targets.
+        distillation: the teacher whose answers are learned from too; it makes the loss another one.
         copy: what `model` is made of where it is not the network whose weights the optimizer moves.
         numbers: tells the network which samples come; without it, what it drops comes from torch's own generator.
     """
@@ -65,13 +66,14 @@ class TrainStep:
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         mean: Callable[[Tensor], Tensor] | None = None,
         loss: Loss = cross_entropy,
+        distillation: Distillation | None = None,
         copy: WorkingCopy | None = None,
         numbers: SampleNumbers | None = None,
     ) -> None:
         self.model, self.optimizer, self.scaler, self.ema = model, optimizer, scaler, ema
         self.accumulation, self.clip_norm = accumulation, clip_norm
         self.autocast, self.mean, self.loss = autocast, mean, loss
-        self.copy, self.numbers = copy, numbers
+        self.distillation, self.copy, self.numbers = distillation, copy, numbers
         self._parameters = trainable(optimizer)
 
     def __call__(self, batches: Iterable[Batch], step: int = 0) -> StepMetrics:
@@ -98,9 +100,10 @@ class TrainStep:
         return StepMetrics(self.mean(loss) if self.mean else loss, norm, ~norm.isfinite(), scale, count)
 
     def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
+        loss_of = self.loss if self.distillation is None else self.distillation.about(images, self.loss)
         with self.autocast():
             logits = self.model(images)  # (B, K)
-        loss = self.loss(logits.float(), targets)  # () in float32, hard or soft targets
+        loss = loss_of(logits.float(), targets)  # () in float32, hard or soft targets
         torch.autograd.backward(loss * (self.scaler.scale / self.accumulation))
         return loss.detach()
 

@@ -1,0 +1,109 @@
+"""The file that the key `teacher` names -> a teacher that answers in the student's classes about its images."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from t2t_vit.assembly.build import preprocessing_of
+from t2t_vit.data.conversion import Conversion
+from t2t_vit.data.scan import class_name
+from t2t_vit.errors import UserError
+from t2t_vit.fast.kernels import prepared
+from t2t_vit.inference.load import Rebuilt, rebuild
+from t2t_vit.precision import Precision
+from t2t_vit.settings.schema import Config
+from t2t_vit.training.teacher import Distillation, Teacher, hard_loss, soft_loss
+from t2t_vit.weights import checkpoint_config, read_weights
+
+Note = Callable[[str], None]
+SHOWN = 5  # names of classes
+TRAIN_IT_FIRST = "a teacher has to know the classes of the data: train it on them first, with --pretrained"
+
+
+def open_teacher(config: Config, classes: Sequence[str], precision: Precision, note: Note) -> Teacher | None:
+    """The teacher of `config`, in eval mode on the device, as fast as predictions are there; None without `distill`.
+
+    Args:
+        classes: the student's, in the order of its logits.
+
+    Raises:
+        UserError: the file cannot be read or is no network, or does not know all the classes.
+    """
+    if config.distill == "none":
+        return None
+    weights = read_weights(config.teacher)
+    rebuilt = rebuild(weights, checkpoint_config(weights), note)
+    model = rebuilt.model.requires_grad_(False)
+    columns = _columns(config.teacher, rebuilt.classes, model.num_classes, classes, note)
+    digest = _digest(rebuilt)
+    network, made_of = prepared(model, config.kernels, precision)
+    size = " x ".join(map(str, model.image_size))
+    note(f"teacher: {config.teacher}, {model.name}, {weights.chosen} weights, {size} pixels; {made_of}")
+    return Teacher(
+        network,
+        Conversion(preprocessing_of(config), rebuilt.preprocessing, precision.device),
+        None if columns is None else torch.tensor(columns, device=precision.device),
+        precision.autocast,
+        digest,
+    )
+
+
+def distillation_of(config: Config, teacher: Teacher | None) -> Distillation | None:
+    """What the training step learns from the teacher."""
+    if teacher is None:
+        return None
+    loss = partial(soft_loss, temperature=config.distill_temperature) if config.distill == "soft" else hard_loss
+    return Distillation(teacher, loss, config.distill_weight)
+
+
+def loss_note(config: Config) -> str:
+    """What the losses of the log are, of a run with a teacher."""
+    part = "the cross-entropy with the teacher's first choice"
+    if config.distill == "soft":
+        heat = f" at temperature {config.distill_temperature:g}, times its square"
+        part = f"the divergence from the teacher's probabilities{'' if config.distill_temperature == 1 else heat}"
+    weight = config.distill_weight
+    return (
+        f"distill {config.distill}: the training loss is {1 - weight:g} x the loss by the targets + {weight:g} x {part}"
+    )
+
+
+def _columns(
+    path: str, known: Sequence[str] | None, count: int, classes: Sequence[str], note: Note
+) -> list[int] | None:
+    """The teacher's class for each of `classes`; None where they are the same in the same order.
+
+    Args:
+        known: names of its classes, where the file has them.
+        count: how many it has.
+    """
+    if known is None:
+        if count != len(classes):
+            raise UserError(
+                f"teacher {path}: has {count} classes without names, and the data have {len(classes)}; {TRAIN_IT_FIRST}"
+            )
+        note(f"teacher {path}: its {count} classes have no names; they are taken for those of the data, in their order")
+        return None
+    known, classes = [class_name(name) for name in known], [class_name(name) for name in classes]
+    if known == classes:
+        return None
+    if missing := [name for name in classes if name not in known]:
+        more = f" and {len(missing) - SHOWN} more" if missing[SHOWN:] else ""
+        raise UserError(
+            f"teacher {path}: does not know {len(missing)} of the {len(classes)} classes ({', '.join(missing[:SHOWN])}"
+            f"{more}); {TRAIN_IT_FIRST}"
+        )
+    subset = f"{len(classes)} of its {len(known)} classes" if len(classes) < len(known) else "its classes"
+    note(f"teacher {path}: {subset} are matched by name")
+    return [known.index(name) for name in classes]
+
+
+def _digest(teacher: Rebuilt) -> int:
+    """Tells what the teacher answers from what another one does: its weights and its preprocessing, in 63 bits."""
+    found = hashlib.sha256(repr((teacher.preprocessing, teacher.classes)).encode())
+    for name, tensor in teacher.model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return 1 + int.from_bytes(found.digest()[:8], "big") % (2**63 - 1)

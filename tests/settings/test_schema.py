@@ -16,7 +16,8 @@ SPECIFIED = {
     "Network training config": "epochs batch_size accumulation_step is_dynamic_loss_scale loss_scale "
     "num_parallel_workers cache start_epoch warmup_length warmup_lr use_clip_grad_norm clip_grad_norm "
     "exclude_epoch_state seed with_ema ema_decay pynative_mode dataset_sink_mode patience max_hours "
-    "best_by resume max_steps eval_every_epochs cooldown_epochs skipped_steps_limit",
+    "best_by resume teacher distill distill_weight distill_temperature "
+    "max_steps eval_every_epochs cooldown_epochs skipped_steps_limit",
     "Model arguments": "arch amp_level file_format pretrained image_size num_classes drop drop_block drop_path "
     "disable_approximate_gelu in_chans performer_drop freeze",
     "Hardware setup": "device_id device_num device_target runtime exported_seconds exported_memory kernels",
@@ -45,6 +46,7 @@ DEFAULTS = Config(
     num_parallel_workers=8, cache="auto", start_epoch=0, warmup_length=2.0, warmup_lr=7e-06,
     use_clip_grad_norm=True, clip_grad_norm=1.0, exclude_epoch_state=True, seed=0, with_ema=False,
     ema_decay=0.9999, pynative_mode=False, dataset_sink_mode=True, patience=0, max_hours=0.0, best_by="top1", resume="",
+    teacher="", distill="none", distill_weight=0.5, distill_temperature=1.0,
     max_steps=0, eval_every_epochs=1,
     cooldown_epochs=0, skipped_steps_limit=20,
     arch="t2t_vit_19", amp_level="O0", file_format="MINDIR", pretrained="", image_size=224, num_classes=0,

@@ -172,7 +172,14 @@ def test_steps_that_were_lost_are_made_again(
     assert histories[0] == histories[1]
 
 
-@pytest.mark.parametrize("keys", [{"distill": "soft", "distill_temperature": 2}, {"distill": "hard"}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"distill": "soft", "distill_temperature": 2},
+        pytest.param({"distill": "hard"}, marks=pytest.mark.thorough),
+        {"distill": "dense", "mix_token": 1, "mixup": 0, "cutmix": 0},
+    ],
+)
 def test_a_killed_run_with_a_teacher_is_the_same_run(
     run: Run, straight: Path, tmp_path: Path, keys: dict[str, object]
 ) -> None:

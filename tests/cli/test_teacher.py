@@ -1,18 +1,20 @@
 """The keys `teacher` and `distill`: which networks can teach, whose classes they know, and what a run says of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from t2t_vit.assembly.teacher import loss_note, open_teacher
+from t2t_vit.assembly.teacher import guidance_of, loss_note, open_teacher
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.model import T2TViT, create_model
+from t2t_vit.model.token_logits import TokenMixing
 from t2t_vit.precision import choose_precision
 from t2t_vit.settings.schema import Config
-from t2t_vit.training.teacher import Teacher
+from t2t_vit.training.teacher import Teacher, TokenDistillation
 from t2t_vit.weights import read_saved_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +40,8 @@ def saved(folder: Path, classes: tuple[str, ...], **settings: int) -> tuple[Path
 
 def opened(path: Path, classes: tuple[str, ...] = CLASSES, **keys: object) -> Opened:
     notes: list[str] = []
-    config = Config(arch=NAME, image_size=28, teacher=str(path), distill="soft", kernels="reference", **keys)  # type: ignore[arg-type]
+    plain: dict[str, object] = {"arch": NAME, "image_size": 28, "distill": "soft", "kernels": "reference"}
+    config = Config(**{**plain, "teacher": str(path), **keys})  # type: ignore[arg-type]
     teacher = open_teacher(config, classes, choose_precision(config.amp_level, CPU, training=True), notes.append)
     assert teacher is not None
     return teacher, notes
@@ -135,6 +138,39 @@ def test_its_digest_tells_weights_and_preprocessing_from_others_and_no_formats(t
     assert opened(tmp_path / "moved")[0].digest != digest
 
 
+@pytest.mark.parametrize("kernels", ["reference", "auto"])
+def test_a_teacher_of_tokens_gives_a_map_of_scores(tmp_path: Path, kernels: str) -> None:
+    path, model = saved(tmp_path, CLASSES, size=32)
+    inputs = torch.randn(2, 3, 32, 32)
+    keys = {"distill": "dense", "image_size": 32, "mean": (0.5,) * 3, "std": (0.25,) * 3, "kernels": kernels}
+    teacher = opened(path, ("owl", "cat", "dog"), **keys)[0]
+    answers = teacher(inputs)
+    assert answers.shape == (2, 3, *model.grid)
+    expected = model.head(model.forward_features(inputs)[:, 1:])[..., [2, 0, 1]].detach()
+    torch.testing.assert_close(answers.flatten(2).transpose(1, 2), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_boxes_of_tokens_are_a_function_of_seed_step_and_batch() -> None:
+    config = Config(arch=NAME, image_size=28, distill="dense", mix_token=1.0, seed=5)
+
+    def box(config: Config, step: int, part: int) -> torch.Tensor:
+        guidance = guidance_of(config, Teacher(lambda images: images), CPU)
+        assert isinstance(guidance, TokenDistillation) and isinstance(guidance.mixing, TokenMixing)
+        guidance.mixing.begin((7, 7), step, part)
+        assert guidance.mixing.taken is not None
+        return guidance.mixing.taken
+
+    first = box(config, 3, 0)
+    assert first.shape == (49,) and first.dtype == torch.bool
+    assert torch.equal(first, box(config, 3, 0))
+    shares = [box(config, step, part).float().mean().item() for step in range(100) for part in range(2)]
+    assert len(set(shares)) > 10
+    assert 0.2 < sum(shares) / len(shares) < 0.5  # uniform areas, cut off at the borders
+    assert not all(torch.equal(box(config, step, 0), box(replace(config, seed=6), step, 0)) for step in range(5))
+    guidance = guidance_of(replace(config, mix_token=0.0), Teacher(lambda images: images), CPU)
+    assert isinstance(guidance, TokenDistillation) and guidance.mixing is None
+
+
 def test_the_loss_of_the_log_is_described() -> None:
     soft = Config(distill="soft", distill_temperature=2.0, distill_weight=0.7)
     assert loss_note(soft) == (
@@ -142,6 +178,7 @@ def test_the_loss_of_the_log_is_described() -> None:
         "probabilities at temperature 2, times its square"
     )
     assert "+ 0.5 x the cross-entropy with the teacher's first choice" in loss_note(Config(distill="hard"))
+    assert "+ 0.5 x the cross-entropy of each token with the teacher's" in loss_note(Config(distill="dense"))
 
 
 LINE = (
@@ -177,7 +214,11 @@ def test_a_run_with_a_teacher_keeps_nothing_of_it_but_its_name_and_digest(
     [
         (["--distill=hard"], "distill hard needs a teacher; name its file with --teacher, or leave distill at none"),
         (["--distill=soft", "--teacher=none.ckpt"], "none.ckpt: there is no such file"),
-        (["--distill=mild"], "--distill takes one of none, soft, hard; not 'mild'; did you mean 'hard'?"),
+        (
+            ["--distill=dense", "--teacher=x", "--mix_token=1"],
+            "mix_token 1.0 takes the place of mixup and cutmix; set both to 0, or leave mix_token at 0",
+        ),
+        (["--distill=mild"], "--distill takes one of none, soft, hard, dense; not 'mild'"),
         (["--distill=soft", "--teacher=x", "--distill_weight=0"], "distill_weight"),
     ],
 )

@@ -10,8 +10,9 @@ from t2t_vit.settings.schema import KEYS, SECTIONS, Config, checked
 SPECIFIED = {
     "Dataset": "dataset data_url train_dir val_dir train_num_samples val_num_samples val_split split_seed "
     "bad_images max_pixels class_balance",
-    "Augmentations": "auto_augment aa_interpolation re_mode re_prob re_count cutmix mixup mixup_prob mixup_mode "
-    "mixup_off_epoch switch_prob label_smoothing min_crop crop_pct train_interpolation hflip color_jitter mean std",
+    "Augmentations": "auto_augment aa_interpolation re_mode re_prob re_count cutmix mix_token mixup mixup_prob "
+    "mixup_mode mixup_off_epoch switch_prob label_smoothing min_crop crop_pct train_interpolation hflip color_jitter "
+    "mean std",
     "Optimizer": "optimizer beta eps base_lr min_lr lr_scheduler lr_adjust lr_gamma momentum weight_decay layer_decay",
     "Network training config": "epochs batch_size accumulation_step is_dynamic_loss_scale loss_scale "
     "num_parallel_workers cache start_epoch warmup_length warmup_lr use_clip_grad_norm clip_grad_norm "
@@ -37,7 +38,7 @@ DEFAULTS = Config(
     val_num_samples=-1, val_split=0.0, split_seed=0, bad_images="skip", max_pixels=178_956_970,
     class_balance="none",
     auto_augment="rand-m9-mstd0.5-inc1", aa_interpolation="bilinear", re_mode="pixel", re_prob=0.25, re_count=1,
-    cutmix=1.0, mixup=0.8, mixup_prob=1.0, mixup_mode="batch", mixup_off_epoch=0.0, switch_prob=0.5,
+    cutmix=1.0, mix_token=0.0, mixup=0.8, mixup_prob=1.0, mixup_mode="batch", mixup_off_epoch=0.0, switch_prob=0.5,
     label_smoothing=0.1, min_crop=0.08, crop_pct=0.9, train_interpolation="random", hflip=0.5, color_jitter=0.4,
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
     optimizer="adamw", beta=(0.9, 0.999), eps=1e-08, base_lr=0.001, min_lr=1e-05, lr_scheduler="cosine_lr",

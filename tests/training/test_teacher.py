@@ -11,7 +11,15 @@ from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LossScaler
 from t2t_vit.training.optimizer import create_optimizer
 from t2t_vit.training.step import TrainStep
-from t2t_vit.training.teacher import Distillation, Teacher, hard_loss, soft_loss
+from t2t_vit.training.teacher import (
+    Distillation,
+    Teacher,
+    TokenDistillation,
+    hard_loss,
+    soft_loss,
+    token_labels,
+    token_loss,
+)
 
 CPU = torch.device("cpu")
 # Two classes: softmax of (0, ln 3) is (1/4, 3/4), of (0, 0) it is (1/2, 1/2).
@@ -131,3 +139,71 @@ def test_half_precision_average_and_accumulation_hold_with_a_teacher(make_model,
     initial = make_model().state_dict()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(ema.module.get_parameter(name), (initial[name] + parameter) / 2)
+
+
+def test_labels_of_tokens_are_the_maps_at_their_places():
+    maps = torch.log(torch.arange(1.0, 13).view(1, 3, 2, 2))  # K = 3, logits whose exponentials are 1 to 12
+    labels = token_labels(maps, (2, 2))
+    by_hand = torch.tensor([[1.0, 5, 9], [2, 6, 10], [3, 7, 11], [4, 8, 12]])
+    torch.testing.assert_close(labels, (by_hand / by_hand.sum(1, keepdim=True))[None])
+
+
+def test_a_map_of_another_grid_is_resized_before_the_softmax():
+    maps = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.interpolate(maps, (2, 3), mode="bilinear", antialias=True).softmax(1)
+    torch.testing.assert_close(token_labels(maps, (2, 3)), expected.flatten(2).transpose(1, 2))
+
+
+def test_the_loss_of_tokens_is_the_one_of_token_labeling():
+    """Their SoftTargetCrossEntropy over all tokens: sum_k -y_k log softmax(x)_k, the mean over B N rows."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 4, generator=generator)
+    labels = torch.randn(2, 5, 4, generator=generator).softmax(2)
+    theirs = torch.sum(-labels.reshape(-1, 4) * torch.log_softmax(logits.reshape(-1, 4), dim=-1), dim=-1).mean()
+    torch.testing.assert_close(token_loss(logits, labels), theirs)
+    # Two classes by hand: even logits, whatever the label, cost ln 2.
+    even, half = torch.zeros(1, 3, 2), torch.tensor([0.3, 0.7]).expand(1, 3, 2)
+    assert token_loss(even, half).item() == pytest.approx(math.log(2))
+
+
+class Halves:
+    """The second half of the tokens is the neighbour's; counts how often it was begun."""
+
+    def __init__(self):
+        self.begun = []
+
+    def begin(self, grid, step, part):
+        self.begun.append((grid, step, part))
+
+    def tokens(self, tokens):
+        half = tokens.shape[1] // 2
+        return torch.cat([tokens[:, :half], tokens.flip(0)[:, half:]], dim=1)
+
+    def targets(self, targets):
+        return (targets + targets.flip(0)) / 2
+
+
+def test_the_whole_loss_is_of_the_image_and_of_its_tokens():
+    """Token labeling's: cls_weight L + dense_weight D, here 1 - w and w; with MixToken, both by the mixed labels."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 3, generator=generator)
+    targets = torch.randn(2, 3, generator=generator).softmax(1)
+    maps = torch.randn(2, 3, 2, 2, generator=generator)
+    labels = token_labels(maps, (2, 2))
+    asked = []
+
+    def teacher(images):
+        asked.append(images)
+        return maps
+
+    images = torch.zeros(2, 3, 32, 24)
+    plain = TokenDistillation(teacher, 0.25, lambda size: (size[0] // 16, size[1] // 12))
+    loss = plain.about(images, cross_entropy)(logits, targets)
+    expected = 0.75 * cross_entropy(logits[:, 0], targets) + 0.25 * token_loss(logits[:, 1:], labels)
+    torch.testing.assert_close(loss, expected)
+    mixing = Halves()
+    mixed = TokenDistillation(teacher, 0.25, plain.grid, mixing).about(images, cross_entropy, 7, 1)(logits, targets)
+    by_targets = cross_entropy(logits[:, 0], (targets + targets.flip(0)) / 2)
+    torch.testing.assert_close(mixed, 0.75 * by_targets + 0.25 * token_loss(logits[:, 1:], mixing.tokens(labels)))
+    assert mixing.begun == [((2, 2), 7, 1)]
+    assert all(image is images for image in asked)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
@@ -19,6 +20,7 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.scan import class_name
 from t2t_vit.errors import DataError, UserError
 from t2t_vit.model import T2TViT, create_model
+from t2t_vit.model.token_logits import TokenLogits
 from t2t_vit.notes import silent
 from t2t_vit.precision import Precision
 from t2t_vit.settings.rules import image_size_of
@@ -33,7 +35,7 @@ from t2t_vit.training.optimizer import Schedule, create_optimizer
 from t2t_vit.training.randomness import SampleNumbers
 from t2t_vit.training.state import State
 from t2t_vit.training.step import TrainStep
-from t2t_vit.training.teacher import Distillation, Loss
+from t2t_vit.training.teacher import Guidance, Loss, TokenDistillation
 from t2t_vit.weights import Weights, fit
 
 Note = Callable[[str], None]
@@ -331,13 +333,17 @@ def step_of(
     precision: Precision,
     processes: Processes,
     note: Callable[[str], None],
-    distillation: Distillation | None = None,
+    distillation: Guidance | None = None,
 ) -> TrainStep:
     """The training step; `images` are those that classes are counted in, where the loss weights them."""
     copy = WorkingCopy(trained.model, precision.working_copy(trained.model)) if precision.has_masters else None
     working = trained.model if copy is None else copy.module
     assert isinstance(working, T2TViT)
-    model = working if config.pynative_mode else compile_for_training(working, precision.device, note)
+    model: nn.Module = working
+    if isinstance(distillation, TokenDistillation):
+        model = TokenLogits(working, distillation.mixing.tokens if distillation.mixing else None)
+    if not config.pynative_mode:
+        model = compile_for_training(model, precision.device, note)
     return TrainStep(
         share_gradients(model, processes, precision.device),
         trained.optimizer,

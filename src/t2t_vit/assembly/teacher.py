@@ -4,17 +4,25 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from t2t_vit.assembly.build import preprocessing_of
+from t2t_vit.data.batch_transform import Mixing, inside
 from t2t_vit.data.conversion import Conversion
 from t2t_vit.data.scan import class_name
 from t2t_vit.errors import UserError
 from t2t_vit.fast.kernels import prepared
+from t2t_vit.fast.packing import PackedNetwork
 from t2t_vit.inference.load import Rebuilt, rebuild
+from t2t_vit.model import T2TViT
+from t2t_vit.model.token_logits import TokenMixing, token_logits
 from t2t_vit.precision import Precision
 from t2t_vit.settings.schema import Config
-from t2t_vit.training.teacher import Distillation, Teacher, hard_loss, soft_loss
+from t2t_vit.training.randomness import step_seed
+from t2t_vit.training.teacher import Distillation, Guidance, Teacher, TokenDistillation, hard_loss, soft_loss
+from t2t_vit.variants import find_variant
 from t2t_vit.weights import checkpoint_config, read_weights
 
 Note = Callable[[str], None]
@@ -42,7 +50,7 @@ def open_teacher(config: Config, classes: Sequence[str], precision: Precision, n
     size = " x ".join(map(str, model.image_size))
     note(f"teacher: {config.teacher}, {model.name}, {weights.chosen} weights, {size} pixels; {made_of}")
     return Teacher(
-        network,
+        partial(_score_maps, network, model.grid) if config.distill == "dense" else network,
         Conversion(preprocessing_of(config), rebuilt.preprocessing, precision.device),
         None if columns is None else torch.tensor(columns, device=precision.device),
         precision.autocast,
@@ -50,12 +58,22 @@ def open_teacher(config: Config, classes: Sequence[str], precision: Precision, n
     )
 
 
-def distillation_of(config: Config, teacher: Teacher | None) -> Distillation | None:
+def guidance_of(config: Config, teacher: Teacher | None, device: torch.device) -> Guidance | None:
     """What the training step learns from the teacher."""
     if teacher is None:
         return None
+    if config.distill == "dense":
+        mixing = TokenMixing(partial(_box, config.mix_token, config.seed, device)) if config.mix_token else None
+        variant = find_variant(config.arch)
+        return TokenDistillation(teacher, config.distill_weight, lambda size: variant.grids(size)[-1], mixing)
     loss = partial(soft_loss, temperature=config.distill_temperature) if config.distill == "soft" else hard_loss
     return Distillation(teacher, loss, config.distill_weight)
+
+
+def _box(alpha: float, seed: int, device: torch.device, grid: tuple[int, int], step: int, part: int) -> Tensor:
+    """MixToken's box, drawn as cutmix draws its own: (N,) bool, a function of the seed and the batch."""
+    rng = np.random.default_rng(step_seed(seed, step, -1 - part))  # not the seeds of what is dropped
+    return inside(Mixing(cutmix=alpha).draw(1, *grid, rng).boxes, *grid, device).flatten()
 
 
 def loss_note(config: Config) -> str:
@@ -64,10 +82,22 @@ def loss_note(config: Config) -> str:
     if config.distill == "soft":
         heat = f" at temperature {config.distill_temperature:g}, times its square"
         part = f"the divergence from the teacher's probabilities{'' if config.distill_temperature == 1 else heat}"
+    elif config.distill == "dense":
+        part = "the cross-entropy of each token with the teacher's probabilities for its place"
     weight = config.distill_weight
     return (
         f"distill {config.distill}: the training loss is {1 - weight:g} x the loss by the targets + {weight:g} x {part}"
     )
+
+
+def _score_maps(network: nn.Module, grid: tuple[int, int], images: Tensor) -> Tensor:
+    """What one of our networks says of each place: the head's logits of its tokens, (B, K, rows, columns)."""
+    if isinstance(network, PackedNetwork):
+        logits = network.token_logits(images)
+    else:
+        assert isinstance(network, T2TViT)
+        logits = token_logits(network, network.forward_features(images))  # (B, 1 + N, K)
+    return logits[:, 1:].transpose(1, 2).reshape(len(logits), -1, *grid)
 
 
 def _columns(

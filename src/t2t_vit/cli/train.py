@@ -27,7 +27,7 @@ from t2t_vit.assembly.images import (
     write_lists,
 )
 from t2t_vit.assembly.run import Job, Result, Start, check_same_data, identity_of, nothing_left, record_run, start_of
-from t2t_vit.assembly.teacher import distillation_of, loss_note, open_teacher
+from t2t_vit.assembly.teacher import guidance_of, loss_note, open_teacher
 from t2t_vit.cli.preview import write_preview
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader, TrainLoader
@@ -255,10 +255,9 @@ def _train(
         start.saved.content.clear()  # the memory of a whole checkpoint
     stop = Stop(StopAgreement() if processes.count > 1 else None, time.is_over)
     planned = state.last_step
+    guidance = guidance_of(config, teacher, job.device)
     train(
-        build.step_of(
-            config, trained, train_images, job.precision, processes, job.note, distillation_of(config, teacher)
-        ),
+        build.step_of(config, trained, train_images, job.precision, processes, job.note, guidance),
         batches,
         schedule,
         state,

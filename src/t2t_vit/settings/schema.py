@@ -90,6 +90,7 @@ class Augmentations:
     re_prob: float = key(0.25, "probability of random erasing", FRACTION)
     re_count: int = key(1, "maximum number of erased boxes per image", Range(1, 1000))
     cutmix: float = key(1.0, "alpha of CutMix; 0: off", OR_OFF)
+    mix_token: float = key(0.0, "alpha of MixToken, which mixes tokens with distill dense; 0: off", OR_OFF)
     mixup: float = key(0.8, "alpha of Mixup; 0: off", OR_OFF)
     mixup_prob: float = key(1.0, "probability that a batch is mixed at all", FRACTION)
     mixup_mode: str = key("batch", "what shares one mixing ratio", OneOf(("batch", "pair", "elem")))
@@ -169,8 +170,9 @@ class Training:
     )
     distill: str = key(
         "none",
-        "what is learned from the teacher: soft, its probabilities; hard, its first choice; none, nothing",
-        OneOf(("none", "soft", "hard")),
+        "what is learned from the teacher: soft, its probabilities; hard, its first choice; dense, its probabilities "
+        "for the place of each token; none, nothing",
+        OneOf(("none", "soft", "hard", "dense")),
     )
     distill_weight: float = key(
         0.5, "share of the teacher's part in the loss; the targets have the rest", Range(0, 1, open_low=True)

@@ -15,7 +15,7 @@ from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
 from t2t_vit.training.optimizer import can_skip_on_device, trainable
 from t2t_vit.training.randomness import SampleNumbers
-from t2t_vit.training.teacher import Distillation, Loss
+from t2t_vit.training.teacher import Guidance, Loss
 
 Batch = tuple[Tensor, Tensor]
 
@@ -66,7 +66,7 @@ class TrainStep:
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         mean: Callable[[Tensor], Tensor] | None = None,
         loss: Loss = cross_entropy,
-        distillation: Distillation | None = None,
+        distillation: Guidance | None = None,
         copy: WorkingCopy | None = None,
         numbers: SampleNumbers | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class TrainStep:
             if self.numbers is not None:
                 self.numbers(images, step, part=len(losses))
             with self._shares_gradient(last=len(losses) + 1 == self.accumulation):
-                losses.append(self._backward(images, targets))  # ()
+                losses.append(self._backward(images, targets, step, len(losses)))  # ()
             count += len(images)
         if len(losses) != self.accumulation:
             raise RuntimeError(
@@ -99,10 +99,10 @@ class TrainStep:
         loss = torch.stack(losses).mean()
         return StepMetrics(self.mean(loss) if self.mean else loss, norm, ~norm.isfinite(), scale, count)
 
-    def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
-        loss_of = self.loss if self.distillation is None else self.distillation.about(images, self.loss)
+    def _backward(self, images: Tensor, targets: Tensor, step: int, part: int) -> Tensor:
+        loss_of = self.loss if self.distillation is None else self.distillation.about(images, self.loss, step, part)
         with self.autocast():
-            logits = self.model(images)  # (B, K)
+            logits = self.model(images)  # (B, K), or what the distillation's loss is of
         loss = loss_of(logits.float(), targets)  # () in float32, hard or soft targets
         torch.autograd.backward(loss * (self.scaler.scale / self.accumulation))
         return loss.detach()

@@ -164,8 +164,8 @@ class Training:
     resume: str = key("", "run to continue: a checkpoint file, or auto for the newest one in ckpt_root_dir", RUN)
     teacher: str = key(
         "",
-        "network that the student learns from too: a checkpoint, a folder with model.safetensors, or the name of a "
-        "network whose weights are released",
+        "network that the student learns from too: a checkpoint, a folder with model.safetensors, or the name of "
+        "released weights",
         PATH,
     )
     distill: str = key(

@@ -1,31 +1,29 @@
 """The file that the key `teacher` names -> a teacher that answers in the student's classes about its images."""
 
-import hashlib
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2t_vit.assembly.build import preprocessing_of
+from t2t_vit.assembly.teacher_files import open_teacher_file
 from t2t_vit.data.batch_transform import Mixing, inside
 from t2t_vit.data.conversion import Conversion
 from t2t_vit.data.scan import class_name
 from t2t_vit.errors import UserError
-from t2t_vit.fast.kernels import prepared
-from t2t_vit.fast.packing import PackedNetwork
-from t2t_vit.inference.load import Rebuilt, rebuild
-from t2t_vit.model import T2TViT
-from t2t_vit.model.token_logits import TokenMixing, token_logits
+from t2t_vit.model.token_logits import TokenMixing
 from t2t_vit.precision import Precision
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.randomness import step_seed
 from t2t_vit.training.teacher import Distillation, Guidance, Teacher, TokenDistillation, hard_loss, soft_loss
 from t2t_vit.variants import find_variant
-from t2t_vit.weights import checkpoint_config, read_weights
 
 Note = Callable[[str], None]
+WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet's folders are called
 SHOWN = 5  # names of classes
 TRAIN_IT_FIRST = "a teacher has to know the classes of the data: train it on them first, with --pretrained"
 
@@ -41,20 +39,15 @@ def open_teacher(config: Config, classes: Sequence[str], precision: Precision, n
     """
     if config.distill == "none":
         return None
-    weights = read_weights(config.teacher)
-    rebuilt = rebuild(weights, checkpoint_config(weights), note)
-    model = rebuilt.model.requires_grad_(False)
-    columns = _columns(config.teacher, rebuilt.classes, model.num_classes, classes, note)
-    digest = _digest(rebuilt)
-    network, made_of = prepared(model, config.kernels, precision)
-    size = " x ".join(map(str, model.image_size))
-    note(f"teacher: {config.teacher}, {model.name}, {weights.chosen} weights, {size} pixels; {made_of}")
+    found = open_teacher_file(config.teacher, precision, config.kernels, note, dense=config.distill == "dense")
+    columns = _columns(config.teacher, found.classes, found.count, classes, note)
+    note(f"teacher: {config.teacher}, {found.made_of}")
     return Teacher(
-        partial(_score_maps, network, model.grid) if config.distill == "dense" else network,
-        Conversion(preprocessing_of(config), rebuilt.preprocessing, precision.device),
+        found.network,
+        Conversion(preprocessing_of(config), found.preprocessing, precision.device),
         None if columns is None else torch.tensor(columns, device=precision.device),
         precision.autocast,
-        digest,
+        found.digest,
     )
 
 
@@ -90,14 +83,15 @@ def loss_note(config: Config) -> str:
     )
 
 
-def _score_maps(network: nn.Module, grid: tuple[int, int], images: Tensor) -> Tensor:
-    """What one of our networks says of each place: the head's logits of its tokens, (B, K, rows, columns)."""
-    if isinstance(network, PackedNetwork):
-        logits = network.token_logits(images)
-    else:
-        assert isinstance(network, T2TViT)
-        logits = token_logits(network, network.forward_features(images))  # (B, 1 + N, K)
-    return logits[:, 1:].transpose(1, 2).reshape(len(logits), -1, *grid)
+def _wordnet_ids(count: int, classes: Sequence[str]) -> Sequence[str] | None:
+    """ImageNet's 1,000 classes, in the order that all networks have, where those of the data are called like them."""
+    if count != 1000 or not all(WORDNET_ID.fullmatch(name) for name in classes):
+        return None
+    from timm import data
+
+    timm_data: Any = data  # untyped
+    names: Sequence[str] = timm_data.ImageNetInfo("imagenet-1k").label_names()
+    return names
 
 
 def _columns(
@@ -109,6 +103,7 @@ def _columns(
         known: names of its classes, where the file has them.
         count: how many it has.
     """
+    known = known or _wordnet_ids(count, classes)
     if known is None:
         if count != len(classes):
             raise UserError(
@@ -128,12 +123,3 @@ def _columns(
     subset = f"{len(classes)} of its {len(known)} classes" if len(classes) < len(known) else "its classes"
     note(f"teacher {path}: {subset} are matched by name")
     return [known.index(name) for name in classes]
-
-
-def _digest(teacher: Rebuilt) -> int:
-    """Tells what the teacher answers from what another one does: its weights and its preprocessing, in 63 bits."""
-    found = hashlib.sha256(repr((teacher.preprocessing, teacher.classes)).encode())
-    for name, tensor in teacher.model.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return 1 + int.from_bytes(found.digest()[:8], "big") % (2**63 - 1)

@@ -9,6 +9,7 @@ import timm
 import torch
 
 from t2t_vit.assembly.teacher import open_teacher
+from t2t_vit.assembly.teacher_files import _maps_of_timm
 from t2t_vit.cli.main import main
 from t2t_vit.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from t2t_vit.errors import UserError
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 CLASSES = ("cat", "dog", "owl")
 # Small ones of each kind: a CNN, a CNN with a norm in its head, a ViT with a class token, and windows in NHWC.
-CNN, VIT = "test_resnet.r160_in1k", "test_vit"
+CNN, SWIN = "test_resnet.r160_in1k", "swin_tiny_patch4_window7_224"
 
 
 def opened(path: str, classes: tuple[str, ...] = CLASSES, **keys: Any) -> Teacher:
@@ -68,16 +69,12 @@ def test_a_folder_tells_preprocessing_and_classes(tmp_path: Path) -> None:
     torch.testing.assert_close(teacher(images), model(images).detach()[:, [1, 2, 0]])
 
 
-@pytest.mark.parametrize(
-    "name", ["test_resnet", "test_convnext", "test_vit", "test_vit3", "swin_tiny_patch4_window7_224"]
-)
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "test_vit3", SWIN])
 def test_a_map_is_the_head_at_each_place(tmp_path: Path, name: str) -> None:
     """Its mean is the answer where the head is linear and its pool the mean; a ViT's class token has no place in it."""
     small = {"img_size": 64, "embed_dim": 32, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}
     model = network(name, **(small if name.startswith("swin") else {}))
     if name.startswith("swin"):
-        from t2t_vit.assembly.teacher_files import _maps_of_timm
-
         images = torch.randn(2, 3, 64, 64)
         maps = _maps_of_timm("swin", model, images).detach()
     else:

@@ -164,8 +164,8 @@ class Training:
     resume: str = key("", "run to continue: a checkpoint file, or auto for the newest one in ckpt_root_dir", RUN)
     teacher: str = key(
         "",
-        "network that the student learns from too: a checkpoint, a folder with model.safetensors, or the name of "
-        "released weights",
+        "network that the student learns from too: a checkpoint, a folder with model.safetensors, the name of released "
+        "weights, an exported file, or timm:NAME=FILE",
         PATH,
     )
     distill: str = key(

@@ -121,6 +121,26 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
+@dataclass(frozen=True)
+class Release:
+    """A file of weights that the authors released: of which network, and its accuracy on ImageNet in percent."""
+
+    arch: str
+    file: str
+    published_top1: float | None
+    trained: str = "at 224 pixels"
+
+
+# What the authors released, by the name that stands for it: that of a network, and further ones of their own.
+RELEASES: dict[str, Release] = {
+    **{name: Release(name, row.weights_file, row.published_top1) for name, row in VARIANTS.items() if row.weights_file},
+    "t2t_vit_14_384": Release("t2t_vit_14", "83.3_T2T_ViT_14.pth.tar", 83.3, "at 384 pixels"),
+    "t2t_vit_24_token_labels": Release(
+        "t2t_vit_24", "84.2_T2T_ViT_24.pth.tar", 84.2, "at 224 pixels with token labels; its second head is left out"
+    ),
+}
+
+
 def find_variant(name: str) -> Variant:
     """The row of that name.
 

@@ -155,6 +155,8 @@ ROWS = [
     Row("re_count", 4, loss, {"re_prob": 1}),
     Row("re_count", 4, says(r"without effect: re_count \(re_prob is 0\)")),
     Row("cutmix", 1, loss),
+    Row("mix_token", 1, loss, {"teacher": "CKPT", "distill": "dense"}),
+    Row("mix_token", 1, says(r"without effect: mix_token \(distill is none\)")),
     Row("mixup", 0.8, loss),
     Row("mixup_prob", 0.3, loss, {"mixup": 0.8}),
     Row("mixup_mode", "elem", loss, {"mixup": 0.8}),
@@ -248,6 +250,14 @@ ROWS = [
     Row("average_share", 1, other("ema_loss", "epoch"), {"model_average": "swa"}),
     Row("pynative_mode", False, says("asks for a compiled graph, but there is no C compiler")),
     Row("dataset_sink_mode", False, says(r"without effect: dataset_sink_mode \(the device is the CPU\)")),
+    Row("teacher", "CKPT", loss, {"teacher": "OTHER", "distill": "soft"}),
+    Row("teacher", "CKPT", says(r"without effect: teacher \(distill is none\)")),
+    Row("distill", "soft", loss, {"teacher": "CKPT"}),
+    Row("distill", "hard", loss, {"teacher": "CKPT"}),
+    Row("distill", "dense", loss, {"teacher": "CKPT"}),
+    Row("distill", "soft", refused("distill soft needs a teacher; name its file with --teacher")),
+    Row("distill_weight", 0.9, loss, {"teacher": "CKPT", "distill": "soft"}),
+    Row("distill_temperature", 3, loss, {"teacher": "CKPT", "distill": "soft"}),
     Row("resume", "auto", says("resume auto: no run .*: starting from the beginning")),
     Row("max_steps", 2, lambda _, run: run.column("step") == ["1", "2"]),
     Row(
@@ -355,6 +365,7 @@ def run(
     def run(command: str, keys: Mapping[str, object]) -> Outcome:
         line = [command, *(f"--{key}={value}" for key, value in keys.items())]
         line = [word.replace("CKPT", str(folder / "start.ckpt")) for word in line]
+        line = [word.replace("OTHER", str(folder / "other.ckpt")) for word in line]
         if (told := str(line)) not in memory:
             place = folder / f"run{len(memory)}"
             place.mkdir()
@@ -373,13 +384,14 @@ def run(
 
 @pytest.fixture
 def start(run: Run, folder: Path) -> Path:
-    """A checkpoint of the plain run."""
+    """A checkpoint of the plain run; that of another one, whose classes have the same names, lies beside it."""
     path = folder / "start.ckpt"
-    if not path.exists():
-        plain = run("train", {**BASE, "data_url": "../photos"})
-        assert plain.code == 0, plain.err
-        (file,) = (plain.place / "runs/checkpoints/t2t_vit_quickstart").glob("*-*.ckpt")
-        path.write_bytes(file.read_bytes())
+    for file, changed in ((path, {}), (folder / "other.ckpt", {"seed": 1})):
+        if not file.exists():
+            made = run("train", {**BASE, "data_url": "../photos", **changed})
+            assert made.code == 0, made.err
+            (last,) = (made.place / "runs/checkpoints/t2t_vit_quickstart").glob("*-*.ckpt")
+            file.write_bytes(last.read_bytes())
     return path
 
 

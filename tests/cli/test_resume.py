@@ -201,6 +201,36 @@ def test_runs_with_tricks_go_on_exactly(run: Run, tmp_path: Path, tricks: dict[s
     assert f"step {after // 2 * 2}\n" in err
     assert [text for text in differences_of_runs(straight, place) if "only in one" not in text] == []
     assert len(list(straight.glob("runs/checkpoints/*/*_12.ckpt"))) == 1
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"distill": "soft", "distill_temperature": 2},
+        pytest.param({"distill": "hard"}, marks=pytest.mark.thorough),
+        {"distill": "dense", "mix_token": 1, "mixup": 0, "cutmix": 0},
+    ],
+)
+def test_a_killed_run_with_a_teacher_is_the_same_run(
+    run: Run, straight: Path, tmp_path: Path, keys: dict[str, object]
+) -> None:
+    """Also in bf16, and where the teacher lies somewhere else by then."""
+    teacher, moved = tmp_path / "teacher.ckpt", tmp_path / "moved.ckpt"
+    shutil.copy(checkpoint(straight, 10), teacher)
+    keys = {**KEYS_OF_RUN, "amp_level": "bf16", "ckpt_save_every_step": 2, "max_steps": 6, "base_lr": 0.01, **keys}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code, err = run(whole, **keys, teacher=teacher)
+    assert code == 0, err
+    assert run(killed, **keys, teacher=teacher, kill_after=3)[0] == -9
+    teacher.rename(moved)
+    code, err = run(killed, **AUTO)
+    assert code == 2 and err == f"t2t-vit: {teacher}: there is no such file\n"
+    shutil.copy(checkpoint(straight, 9), teacher)
+    code, err = run(killed, **AUTO)
+    assert code == 2 and err.count("\n") == 1
+    assert f"{teacher} is not the teacher that it began with; name that one's file with --teacher" in err
+    code, err = run(killed, **AUTO, teacher=moved)
+    assert code == 0, err
+    lost = [text for text in differences_of_runs(whole, killed) if "only in one" not in text]
+    assert all("config.teacher" in text for text in lost), lost
 
 
 def test_the_best_files_are_the_same_bytes(run: Run, straight: Path, stopped: Path, tmp_path: Path) -> None:

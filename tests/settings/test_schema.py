@@ -10,17 +10,17 @@ from t2t_vit.settings.schema import KEYS, SECTIONS, Config, checked
 SPECIFIED = {
     "Dataset": "dataset data_url train_dir val_dir train_num_samples val_num_samples val_split split_seed "
     "bad_images max_pixels class_balance",
-    "Augmentations": "auto_augment aa_interpolation repeated_augment re_mode re_prob re_count cutmix mixup mixup_prob "
-    "mixup_mode mixup_off_epoch switch_prob label_smoothing min_crop crop_pct train_interpolation crop_schedule "
-    "hflip color_jitter mean std",
+    "Augmentations": "auto_augment aa_interpolation repeated_augment re_mode re_prob re_count cutmix mix_token mixup "
+    "mixup_prob mixup_mode mixup_off_epoch switch_prob label_smoothing min_crop crop_pct train_interpolation "
+    "crop_schedule hflip color_jitter mean std",
     "Optimizer": "optimizer beta eps base_lr min_lr lr_scheduler lr_adjust lr_gamma lr_decay_share lr_decay_shape "
     "momentum weight_decay layer_decay",
     "Network training config": "epochs batch_size accumulation_step is_dynamic_loss_scale loss_scale "
     "num_parallel_workers cache start_epoch warmup_length warmup_lr use_clip_grad_norm clip_grad_norm "
     "loss bce_target_thresh "
     "exclude_epoch_state seed with_ema ema_decay model_average average_epochs average_share pynative_mode "
-    "dataset_sink_mode patience max_hours best_by resume max_steps eval_every_epochs cooldown_epochs "
-    "skipped_steps_limit",
+    "dataset_sink_mode patience max_hours best_by resume teacher distill distill_weight distill_temperature "
+    "max_steps eval_every_epochs cooldown_epochs skipped_steps_limit",
     "Model arguments": "arch amp_level file_format pretrained image_size num_classes drop drop_block drop_path "
     "disable_approximate_gelu in_chans performer_drop freeze",
     "Hardware setup": "device_id device_num device_target runtime exported_seconds exported_memory kernels",
@@ -41,7 +41,7 @@ DEFAULTS = Config(
     class_balance="none",
     auto_augment="rand-m9-mstd0.5-inc1", aa_interpolation="bilinear", repeated_augment=1, re_mode="pixel",
     re_prob=0.25, re_count=1,
-    cutmix=1.0, mixup=0.8, mixup_prob=1.0, mixup_mode="batch", mixup_off_epoch=0.0, switch_prob=0.5,
+    cutmix=1.0, mix_token=0.0, mixup=0.8, mixup_prob=1.0, mixup_mode="batch", mixup_off_epoch=0.0, switch_prob=0.5,
     label_smoothing=0.1, min_crop=0.08, crop_pct=0.9, train_interpolation="random", crop_schedule="", hflip=0.5,
     color_jitter=0.4,
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
@@ -54,6 +54,7 @@ DEFAULTS = Config(
     exclude_epoch_state=True, seed=0, with_ema=False, ema_decay=0.9999,
     model_average="none", average_epochs=5, average_share=0.25,
     pynative_mode=False, dataset_sink_mode=True, patience=0, max_hours=0.0, best_by="top1", resume="",
+    teacher="", distill="none", distill_weight=0.5, distill_temperature=1.0,
     max_steps=0, eval_every_epochs=1,
     cooldown_epochs=0, skipped_steps_limit=20,
     arch="t2t_vit_19", amp_level="O0", file_format="MINDIR", pretrained="", image_size=224, num_classes=0,

@@ -47,7 +47,8 @@ def test_the_pages_recipes_are_in_full_and_hold_its_values(name: str) -> None:
         "tracker cache runtime kernels split_seed bad_images patience max_hours best_by max_pixels exported_seconds "
     )
     ours += "exported_memory lr_decay_share lr_decay_shape model_average average_epochs average_share "
-    ours += "crop_schedule loss bce_target_thresh repeated_augment"
+    ours += "crop_schedule loss bce_target_thresh repeated_augment "
+    ours += "teacher distill distill_weight distill_temperature mix_token"
     assert set(values) == set(KEYS) - set(ours.split())
     differing = {key for key, value in values.items() if value != getattr(Config(), key)} - {"arch"}
     assert differing == {"disable_approximate_gelu", "num_classes", "data_url"}

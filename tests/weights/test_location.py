@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from t2t_vit.errors import UserError
+from t2t_vit.inference.load import load
 from t2t_vit.model import create_model
-from t2t_vit.variants import VARIANTS
+from t2t_vit.variants import RELEASES, VARIANTS, Release
 from t2t_vit.weights import file_kind, location, read_weights
 
 FILE = VARIANTS["t2t_vit_7"].weights_file or ""
@@ -57,6 +58,30 @@ def test_a_network_is_fetched_once(served: Path, tmp_path: Path) -> None:
     assert read_weights("t2t_vit_7").tensors.keys() == weights.tensors.keys()
     assert file_kind("t2t_vit_7") == "torch"
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize("name", ["t2t_vit_14_384", "t2t_vit_24_token_labels"])
+def test_what_is_released_under_another_name_is_the_network_that_it_is_of(
+    served: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """At 384 pixels with its positions; with the second head of token labeling, which is left out and named."""
+    release = Release("t2t_vit_7", RELEASES[name].file, 84.2)  # a small network stands for the large ones
+    monkeypatch.setitem(RELEASES, name, release)
+    size = 384 if "384" in name else 224
+    tensors = create_model("t2t_vit_7", image_size=size).state_dict()
+    if name.endswith("token_labels"):
+        tensors |= {"aux_head.weight": torch.zeros(1000, 256), "aux_head.bias": torch.zeros(1000)}
+    torch.save({"state_dict_ema": tensors}, served / release.file)
+    notes: list[str] = []
+    predictor = load(name, note=notes.append)
+    assert predictor.preprocessing.image_size == (size, size)
+    assert any("not used: aux_head.weight, aux_head.bias" in note for note in notes) == name.endswith("token_labels")
+
+
+def test_every_release_is_of_a_network_in_the_table() -> None:
+    assert {release.arch for release in RELEASES.values()} <= set(VARIANTS)
+    assert len({release.file for release in RELEASES.values()}) == len(RELEASES)
+    assert {"t2t_vit_14_384", "t2t_vit_24_token_labels"} == RELEASES.keys() - VARIANTS.keys()
 
 
 def test_without_the_file_one_sentence_says_where_from_and_where_to(served: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.rules import largest_size_of
 from t2t_vit.settings.schema import AUTO_BATCH, KEYS, Config
 from t2t_vit.training.distributed import Processes
+from t2t_vit.training.teacher import Teacher
 
 Note = Callable[[str], None]
 
@@ -75,17 +76,19 @@ def resolved(
     *,
     processes: Processes | None = None,
     images: int = 0,
+    teacher: Teacher | None = None,
 ) -> Config:
     """`config` with the numbers that `auto` comes to, the same in all processes; the first one finds them.
 
     Args:
         images: how many there are to train with; 0: nobody knows yet.
+        teacher: is asked in a trial too, before each step.
 
     Raises:
         UserError: not even a single image fits.
     """
     processes = processes or Processes()
-    found = _found(config, want, precision, note, processes, images) if processes.is_first else (0, 0)
+    found = _found(config, want, precision, note, processes, images, teacher) if processes.is_first else (0, 0)
     if processes.count > 1:
         batch, accumulation = processes.of_first(torch.tensor(found, device=precision.device)).tolist()
         found = batch, accumulation
@@ -93,7 +96,13 @@ def resolved(
 
 
 def _found(
-    config: Config, want: Wanted, precision: Precision, note: Note, processes: Processes, images: int
+    config: Config,
+    want: Wanted,
+    precision: Precision,
+    note: Note,
+    processes: Processes,
+    images: int,
+    teacher: Teacher | None,
 ) -> tuple[int, int]:
     most = max(1, images // processes.count) if images else _LARGEST
     whole = min(want.recipe * (1 if want.fixed else config.accumulation_step), most)
@@ -101,7 +110,7 @@ def _found(
         held = held_by_memory(config, processes, note)
         fitting, how = min(whole, held), "estimated"
     else:
-        fitting, how = _tried(config, precision, whole, most if want.fixed else whole), "found by trial"
+        fitting, how = _tried(Trial(config, precision, teacher), whole, most if want.fixed else whole), "found by trial"
     if fitting < 1:
         raise UserError(
             f"batch_size auto: not even one image fits into the memory of {precision.device}: lower image_size, or "
@@ -152,10 +161,9 @@ def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
     return good
 
 
-def _tried(config: Config, precision: Precision, start: int, most: int) -> int:
+def _tried(trial: "Trial", start: int, most: int) -> int:
     """The largest batch that two updates of the run's network leave a tenth of the device's memory free with."""
-    device = precision.device
-    trial = Trial(config, precision)
+    device = trial.device
     if device.type != "cuda":
         return largest(trial.fits, start, most)
     free, total = torch.cuda.mem_get_info(device)
@@ -171,8 +179,9 @@ def _tried(config: Config, precision: Precision, start: int, most: int) -> int:
 class Trial:
     """Updates of the run's network, eager, on random images."""
 
-    def __init__(self, config: Config, precision: Precision) -> None:
+    def __init__(self, config: Config, precision: Precision, teacher: Teacher | None = None) -> None:
         self._config, self._precision = replace(config, pynative_mode=True, accumulation_step=1), precision
+        self._teacher, self.device = teacher, precision.device
 
     def fits(self, batch: int) -> bool:
         """Whether updates of so many images find the memory that they need."""
@@ -202,6 +211,8 @@ class Trial:
         for number in range(_STEPS):
             images = torch.randn(batch, config.in_chans, *largest_size_of(config), device=precision.device)
             targets = torch.full((batch, classes), 1 / classes, device=precision.device)
+            if self._teacher is not None:
+                self._teacher(images)
             step([(images, targets)], number).loss.item()
 
 

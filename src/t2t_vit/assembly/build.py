@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from t2t_vit.data.batch_transform import BatchTransform, Mixing, RandomErasing
@@ -20,6 +21,7 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.scan import class_name
 from t2t_vit.errors import DataError, UserError
 from t2t_vit.model import T2TViT, create_model
+from t2t_vit.model.token_logits import TokenLogits
 from t2t_vit.notes import silent
 from t2t_vit.precision import Precision
 from t2t_vit.settings.rules import crop_phases, image_size_of, largest_size_of
@@ -34,7 +36,8 @@ from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
 from t2t_vit.training.optimizer import Schedule, create_optimizer
 from t2t_vit.training.randomness import SampleNumbers
 from t2t_vit.training.state import State
-from t2t_vit.training.step import Loss, TrainStep
+from t2t_vit.training.step import TrainStep
+from t2t_vit.training.teacher import Guidance, Loss, TokenDistillation
 from t2t_vit.weights import Weights, fit
 
 Note = Callable[[str], None]
@@ -357,13 +360,18 @@ def step_of(
     precision: Precision,
     processes: Processes,
     note: Callable[[str], None],
+    distillation: Guidance | None = None,
 ) -> TrainStep:
     """The training step; `images` are those that classes are counted in, where the loss weights them."""
     copy = WorkingCopy(trained.model, precision.working_copy(trained.model)) if precision.has_masters else None
     working = trained.model if copy is None else copy.module
     assert isinstance(working, T2TViT)
-    sizes = len({size for size, _ in crop_phases(config)})
-    model = working if config.pynative_mode else compile_for_training(working, precision.device, note, sizes or 1)
+    model: nn.Module = working
+    if isinstance(distillation, TokenDistillation):
+        model = TokenLogits(working, distillation.mixing.tokens if distillation.mixing else None)
+    if not config.pynative_mode:
+        sizes = len({size for size, _ in crop_phases(config)})
+        model = compile_for_training(model, precision.device, note, sizes or 1)
     return TrainStep(
         share_gradients(model, processes, precision.device),
         trained.optimizer,
@@ -374,6 +382,7 @@ def step_of(
         autocast=precision.autocast,
         mean=processes.mean,
         loss=loss_of(config, images, precision.device),
+        distillation=distillation,
         copy=copy,
         numbers=SampleNumbers(working.sample_seeds.set, config.seed, processes.rank),
     )

@@ -446,7 +446,7 @@ def identity_of(
     run: Run,
     files: Mapping[str, int],
 ) -> Identity:
-    """What every checkpoint of the run says of it; `files` tells its lists of images from others."""
+    """What every checkpoint of the run says of it; `files` tells its images and its teacher from others."""
     data = {
         "train_images": len(train),
         "val_images": len(val),
@@ -459,7 +459,7 @@ def identity_of(
 
 
 def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None]) -> None:
-    """Compare the images with those that the run was begun with.
+    """Compare the images, and the teacher, with those that the run was begun with.
 
     The run's own lists of images, where they are found, make them the same. Without them, other validation images
     change what is measured and no step; another number of training images changes every step that follows.
@@ -476,6 +476,11 @@ def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None])
         )
     if then.get("train_files", now.data.get("train_files")) != now.data.get("train_files"):
         note("the training images have other names than when the run began: from here on their order is another one")
+    if then.get("teacher", now.data.get("teacher")) != now.data.get("teacher", then.get("teacher")):
+        raise UserError(
+            f"the run of {saved.path} cannot be continued: {now.config['teacher']} is not the teacher that it began "
+            f"with; name that one's file with --teacher, or begin a new run with --pretrained {quote(str(saved.path))}"
+        )
     if then.get("val_images") != now.data["val_images"]:
         note(
             f"there were {then.get('val_images')} validation images when the run began, and there are "

@@ -12,7 +12,8 @@ from torch._dynamo.utils import counters
 from t2t_vit.bench.profiling import Laps, Spread, peak, rounds, synchronisations
 from t2t_vit.bench.rates import Rates
 from t2t_vit.training.ema import Ema
-from t2t_vit.training.step import Batch, Loss, TrainStep
+from t2t_vit.training.step import Batch, TrainStep
+from t2t_vit.training.teacher import Loss
 
 PARTS = ("batch transform", "forward", "backward", "optimizer", "ema")
 

@@ -5,7 +5,7 @@ from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.resolution import resolve
 from t2t_vit.settings.rules import image_size_of
 from t2t_vit.tables import print_table
-from t2t_vit.variants import VARIANTS, Variant
+from t2t_vit.variants import RELEASES, VARIANTS, Variant
 
 HEADINGS = ("name", "tokens", "parameters", "MACs", "weights", "training", "top-1", "authors' weights")
 
@@ -13,7 +13,8 @@ NOTES = """
 Counted for one image of {} x {} pixels and {} classes.
 MACs: multiply-adds of a forward pass, attention included. weights: in float32.
 training: what a step keeps of an image for the backward pass, in float32, eager.
-top-1: on ImageNet at 224 pixels, as the authors published it, not ours."""
+top-1: on ImageNet at 224 pixels, as the authors published it, not ours.
+Also released, under names of their own: {}."""
 
 
 def run(options: Options) -> int:
@@ -22,8 +23,17 @@ def run(options: Options) -> int:
     size, classes = image_size_of(config), config.num_classes or 1000
     rows = [_row(name, row, count_cost(name, size, classes)) for name, row in VARIANTS.items()]
     print_table(HEADINGS, rows, left=(0, 1, -1))
-    print(NOTES.format(*size, classes))
+    print(NOTES.format(*size, classes, "; ".join(_further())))
     return 0
+
+
+def _further() -> list[str]:
+    """What the names stand for that are no network's."""
+    return [
+        f"{name}, {release.arch} {release.trained} ({release.published_top1:.1f} %, {release.file})"
+        for name, release in RELEASES.items()
+        if name not in VARIANTS
+    ]
 
 
 def _row(name: str, row: Variant, cost: Cost) -> list[str]:

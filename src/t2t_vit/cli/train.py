@@ -27,6 +27,7 @@ from t2t_vit.assembly.images import (
     write_lists,
 )
 from t2t_vit.assembly.run import Job, Result, Start, check_same_data, identity_of, nothing_left, record_run, start_of
+from t2t_vit.assembly.teacher import guidance_of, loss_note, open_teacher
 from t2t_vit.cli.preview import write_preview
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader, TrainLoader
@@ -62,6 +63,7 @@ from t2t_vit.training.retention import BEST, LAST, BestList, Checkpoints, best_l
 from t2t_vit.training.run import ROOT_KEYS, Folders, Run, RunMark, claim, finish, is_finished, remove
 from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
+from t2t_vit.training.teacher import Teacher
 from t2t_vit.training.trackers import check_installed
 from t2t_vit.weights import SavedRun, Weights
 
@@ -173,15 +175,18 @@ def _train_job(start: Start, processes: Processes, meeting: Meeting, *, quiet: b
         check_kernels(config.kernels, device)
         precision = choose_precision(config.amp_level, device, training=True, note=note)
         choose_products(precision, note)
+        teacher = open_teacher(config, train_images.classes, precision, note)
         job = Job(config, processes, device, precision, run, console, note)
         with connected(processes, device, meeting):
             if start.batch is not None:
                 count = len(train_images)
-                config = resolved(config, start.batch, precision, note, processes=processes, images=count)
+                config = resolved(
+                    config, start.batch, precision, note, processes=processes, images=count, teacher=teacher
+                )
                 job = replace(job, config=config)
             elif device.type == "cpu":
                 check_memory(config, len(train_images) // processes.count, processes)
-            return _train(job, start, train_images, val_images)
+            return _train(job, start, train_images, val_images, teacher)
 
 
 def _claimed(start: Start, config: Config, note: Callable[[str], None]) -> Run:
@@ -195,7 +200,9 @@ def _claimed(start: Start, config: Config, note: Callable[[str], None]) -> Run:
     return run
 
 
-def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet) -> Result:
+def _train(
+    job: Job, start: Start, train_images: ImageSet, val_images: ImageSet, teacher: Teacher | None = None
+) -> Result:
     config, processes = job.config, job.processes
     model = _initial(job, start.weights, train_images.classes)
     trained = build.trained_of(config, model, job.precision)
@@ -204,7 +211,7 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         config, prepared.train, config.num_classes, processes, job.device, job.note, prepared.bad_train
     )
     state = _beginning(config, loader)
-    files = digests(train_images, val_images)
+    files = digests(train_images, val_images) | ({} if teacher is None else {"teacher": teacher.digest})
     identity = identity_of(config, state, loader, train_images, val_images, processes, job.run, files)
     schedule = build.schedule_of(config, state)
     validation = _validation(job, trained, prepared)
@@ -236,6 +243,8 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         return _ended(job, trained, state, ranked, validation, val_images, result)
     job.note(_headline(job, model, len(train_images), len(val_images)))
     job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
+    if teacher is not None:
+        job.note(loss_note(config))
     if processes.is_first:
         record_run(job, model, state, train_images, val_images)
         write_lists(job.folders.logs, train_images, val_images)
@@ -247,8 +256,9 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         start.saved.content.clear()  # the memory of a whole checkpoint
     stop = Stop(StopAgreement() if processes.count > 1 else None, time.is_over)
     planned = state.last_step
+    guidance = guidance_of(config, teacher, job.device)
     train(
-        build.step_of(config, trained, train_images, job.precision, processes, job.note),
+        build.step_of(config, trained, train_images, job.precision, processes, job.note, guidance),
         batches,
         schedule,
         state,

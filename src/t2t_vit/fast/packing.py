@@ -14,6 +14,7 @@ from t2t_vit.fast.native import cpu_level, unavailable
 from t2t_vit.fast.packed_layers import PackedBlock, PackedLinear, Tail, swap
 from t2t_vit.fast.packed_tokens import PackedTokens, PerformerStage, TransformerStage, WindowsLinear
 from t2t_vit.model import T2TViT
+from t2t_vit.model.token_logits import token_logits
 from t2t_vit.model.tokens_to_token import TokensToToken
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
@@ -44,11 +45,21 @@ class PackedNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:  # (B, in_chans, height, width)
-        if images.device.type != "cpu" or not images.is_floating_point():
-            raise ValueError(f"a packed network takes float images on the CPU, got {images.dtype} on {images.device}")
         # What it is made of was cast when it was packed; autocast would only look at each operation again.
         with torch.autocast("cpu", enabled=False):
-            return self.network.forward_head(self.network.forward_features(images.to(self.takes)))  # (B, num_classes)
+            return self.network.forward_head(self._features(images))  # (B, num_classes)
+
+    @torch.no_grad()
+    def token_logits(self, images: Tensor) -> Tensor:
+        """Of images as `forward` takes them: logits (B, 1 + N, num_classes), see `model.token_logits`."""
+        with torch.autocast("cpu", enabled=False):
+            return token_logits(self.network, self._features(images))
+
+    def _features(self, images: Tensor) -> Tensor:
+        if images.device.type != "cpu" or not images.is_floating_point():
+            raise ValueError(f"a packed network takes float images on the CPU, got {images.dtype} on {images.device}")
+        features: Tensor = self.network.forward_features(images.to(self.takes))
+        return features  # (B, 1 + N, num_features)
 
     def train(self, mode: bool = True) -> "PackedNetwork":
         """Only `eval()`: nothing of it can be trained.

@@ -116,6 +116,10 @@ class T2TViT(Freezable):
         """
         pos_embed = positions_for(images, self.pos_embed, self.expected)  # (1, 1 + N, dim)
         tokens = self.run(self.tokens_to_token, images)  # (B, N, dim)
+        return self.encode(tokens, pos_embed)  # (B, 1 + N, num_features)
+
+    def encode(self, tokens: Tensor, pos_embed: Tensor) -> Tensor:  # (B, N, dim), (1, 1 + N, dim)
+        """The T2T module's tokens to normalised ones (B, 1 + N, num_features), the class token first."""
         tokens = self.embed(tokens, pos_embed)  # (B, 1 + N, dim)
         for block in self.blocks:
             tokens = self.run(block, tokens)

@@ -26,7 +26,9 @@ RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
     "average_share", "crop_schedule",
     "val_num_samples", "mixup_off_epoch", "crop_pct",
 })  # fmt: skip
-BENCH_KEYS = TRAIN_KEYS - RUN_KEYS
+# Of a step with a teacher, which needs classes that both know, `bench` measures the student's part.
+TEACHER_KEYS = frozenset({"teacher", "distill", "distill_weight", "distill_temperature", "mix_token"})
+BENCH_KEYS = TRAIN_KEYS - RUN_KEYS - TEACHER_KEYS
 EVAL_KEYS = (
     TRAVELLING_KEYS
     | DEVICE_KEYS

@@ -80,6 +80,11 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "model_ema_decay": ("ema_decay",),
     **dict.fromkeys(("swa", "use_swa", "lawa"), ("model_average",)),
     **dict.fromkeys(("bce", "bce_loss", "criterion", "loss_fn"), ("loss",)),
+    # the teacher
+    **dict.fromkeys(("teacher_model", "teacher_path", "teacher_weights", "kd_model_name"), ("teacher",)),
+    **dict.fromkeys(("distillation", "distillation_type", "kd", "kd_distill_type", "token_label"), ("distill",)),
+    **dict.fromkeys(("distillation_alpha", "kd_loss_weight", "dense_weight"), ("distill_weight",)),
+    **dict.fromkeys(("distillation_tau", "kd_temperature", "temperature"), ("distill_temperature",)),
     # the augmentation
     **dict.fromkeys(("aa", "autoaugment", "augment", "randaugment"), ("auto_augment",)),
     **dict.fromkeys(("reprob", "erasing", "random_erase"), ("re_prob",)),

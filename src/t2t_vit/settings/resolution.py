@@ -37,7 +37,7 @@ REFUSED: Mapping[str, str] = {
 # Keys that change where and how a run is made, but no number of it. All others may change, and the run from there on is
 # another one.
 FREE = frozenset(
-    "data_url train_dir val_dir bad_images max_pixels num_parallel_workers cache dataset_sink_mode max_steps "  # noqa: SIM905
+    "data_url train_dir val_dir teacher bad_images max_pixels num_parallel_workers cache dataset_sink_mode max_steps "  # noqa: SIM905
     "skipped_steps_limit file_format runtime device_id device_num summary_root_dir ckpt_root_dir "
     "best_ckpt_root_dir logs_root_dir ckpt_keep_num best_ckpt_num ckpt_save_every_step "
     "ckpt_save_every_seconds print_loss_every summary_loss_collect_freq model_postfix "

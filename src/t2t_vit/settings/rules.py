@@ -116,6 +116,14 @@ TRAINING_CONTRADICTIONS = (
         lambda c: c.resume != "" and c.pretrained != "" and not c.exclude_epoch_state,
         "resume and pretrained (with exclude_epoch_state False) both name a run to continue; leave one of them out",
     ),
+    Contradiction(
+        lambda c: c.distill == "dense" and c.mix_token > 0 and _mixes(c) and c.mixup_prob > 0,
+        "mix_token {mix_token} takes the place of mixup and cutmix; set both to 0, or leave mix_token at 0",
+    ),
+    Contradiction(
+        lambda c: c.distill != "none" and c.teacher == "",
+        "distill {distill} needs a teacher; name its file with --teacher, or leave distill at none",
+    ),
 )
 
 INACTIVE = (
@@ -170,6 +178,9 @@ INACTIVE = (
     Inactive(("average_epochs",), lambda c: c.model_average != "last_k", "model_average is {model_average}"),
     Inactive(("average_share",), lambda c: c.model_average != "swa", "model_average is {model_average}"),
     Inactive(("loss_scale", "is_dynamic_loss_scale"), lambda c: not _loss_is_scaled(c), "amp_level is {amp_level}"),
+    Inactive(("teacher", "distill_weight", "distill_temperature"), lambda c: c.distill == "none", "distill is none"),
+    Inactive(("mix_token",), lambda c: c.distill != "dense", "distill is {distill}"),
+    Inactive(("distill_temperature",), lambda c: c.distill != "soft", "distill is {distill}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
     Inactive(("cache",), lambda c: _total_epochs(c) == 1, "in a single epoch nothing is read twice"),
     Inactive(

@@ -103,6 +103,7 @@ class Augmentations:
     re_prob: float = key(0.25, "probability of random erasing", FRACTION)
     re_count: int = key(1, "maximum number of erased boxes per image", Range(1, 1000))
     cutmix: float = key(1.0, "alpha of CutMix; 0: off", OR_OFF)
+    mix_token: float = key(0.0, "alpha of MixToken, which mixes tokens with distill dense; 0: off", OR_OFF)
     mixup: float = key(0.8, "alpha of Mixup; 0: off", OR_OFF)
     mixup_prob: float = key(1.0, "probability that a batch is mixed at all", FRACTION)
     mixup_mode: str = key("batch", "what shares one mixing ratio", OneOf(("batch", "pair", "elem")))
@@ -202,6 +203,24 @@ class Training:
     max_hours: float = key(0.0, "stop after this many hours, counted over all continuations; 0: no limit", OR_OFF)
     best_by: str = key("top1", "metric that ranks checkpoints and chooses between raw and averaged weights", BEST_BY)
     resume: str = key("", "run to continue: a checkpoint file, or auto for the newest one in ckpt_root_dir", RUN)
+    teacher: str = key(
+        "",
+        "network that the student learns from too: a checkpoint, a folder with model.safetensors, the name of released "
+        "weights, an exported file, or timm:NAME=FILE",
+        PATH,
+    )
+    distill: str = key(
+        "none",
+        "what is learned from the teacher: soft, its probabilities; hard, its first choice; dense, its probabilities "
+        "for the place of each token; none, nothing",
+        OneOf(("none", "soft", "hard", "dense")),
+    )
+    distill_weight: float = key(
+        0.5, "share of the teacher's part in the loss; the targets have the rest", Range(0, 1, open_low=True)
+    )
+    distill_temperature: float = key(
+        1.0, "divides the logits of teacher and student in distill soft; the larger, the more even", POSITIVE
+    )
     max_steps: int = key(0, "stop after this many optimizer steps; 0: no limit", OR_OFF)
     eval_every_epochs: int = key(1, "epochs between evaluations; 0: only at the end", OR_OFF)
     cooldown_epochs: int = key(0, "epochs at min_lr after the schedule", OR_OFF)

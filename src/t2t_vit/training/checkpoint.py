@@ -35,7 +35,8 @@ class Identity:
     config is flat, of plain numbers, strings, booleans and lists; config_text is the same as a file a run can
     be repeated from, and is written next to each checkpoint. data counts what the steps are counted in:
     train_images, val_images, images_per_update, updates_per_epoch, processes; train_files and val_files tell the lists
-    of their names from others. run says whose it is, see `run.RunMark`: id, name and the name of its folders.
+    of their names from others, teacher its weights. run says whose it is, see `run.RunMark`: id, name
+    and the name of its folders.
     """
 
     arch: str

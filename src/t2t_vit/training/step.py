@@ -15,9 +15,9 @@ from t2t_vit.training.ema import Ema
 from t2t_vit.training.mixed_precision import LossScaler, WorkingCopy
 from t2t_vit.training.optimizer import can_skip_on_device, trainable
 from t2t_vit.training.randomness import SampleNumbers
+from t2t_vit.training.teacher import Guidance, Loss
 
 Batch = tuple[Tensor, Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class StepMetrics(NamedTuple):
@@ -49,6 +49,7 @@ class TrainStep:
         autocast: makes the context of each forward pass.
         mean: averages a tensor over the processes.
         loss: what is minimised, of logits in float32 and targets.
+        distillation: the teacher whose answers are learned from too; it makes the loss another one.
         copy: what `model` is made of where it is not the network whose weights the optimizer moves.
         numbers: tells the network which samples come; without it, what it drops comes from torch's own generator.
     """
@@ -65,13 +66,14 @@ class TrainStep:
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         mean: Callable[[Tensor], Tensor] | None = None,
         loss: Loss = cross_entropy,
+        distillation: Guidance | None = None,
         copy: WorkingCopy | None = None,
         numbers: SampleNumbers | None = None,
     ) -> None:
         self.model, self.optimizer, self.scaler, self.ema = model, optimizer, scaler, ema
         self.accumulation, self.clip_norm = accumulation, clip_norm
         self.autocast, self.mean, self.loss = autocast, mean, loss
-        self.copy, self.numbers = copy, numbers
+        self.distillation, self.copy, self.numbers = distillation, copy, numbers
         self._parameters = trainable(optimizer)
 
     def __call__(self, batches: Iterable[Batch], step: int = 0) -> StepMetrics:
@@ -84,7 +86,7 @@ class TrainStep:
             if self.numbers is not None:
                 self.numbers(images, step, part=len(losses))
             with self._shares_gradient(last=len(losses) + 1 == self.accumulation):
-                losses.append(self._backward(images, targets))  # ()
+                losses.append(self._backward(images, targets, step, len(losses)))  # ()
             count += len(images)
         if len(losses) != self.accumulation:
             raise RuntimeError(
@@ -97,10 +99,11 @@ class TrainStep:
         loss = torch.stack(losses).mean()
         return StepMetrics(self.mean(loss) if self.mean else loss, norm, ~norm.isfinite(), scale, count)
 
-    def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
+    def _backward(self, images: Tensor, targets: Tensor, step: int, part: int) -> Tensor:
+        loss_of = self.loss if self.distillation is None else self.distillation.about(images, self.loss, step, part)
         with self.autocast():
-            logits = self.model(images)  # (B, K)
-        loss = self.loss(logits.float(), targets)  # () in float32, hard or soft targets
+            logits = self.model(images)  # (B, K), or what the distillation's loss is of
+        loss = loss_of(logits.float(), targets)  # () in float32, hard or soft targets
         torch.autograd.backward(loss * (self.scaler.scale / self.accumulation))
         return loss.detach()
 

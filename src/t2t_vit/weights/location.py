@@ -22,7 +22,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.files import chosen_cache
 from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
 from t2t_vit.platforms import replace
-from t2t_vit.variants import VARIANTS
+from t2t_vit.variants import RELEASES, VARIANTS
 from t2t_vit.weights.names import authors_names
 
 # In the order of preference.
@@ -69,7 +69,7 @@ def find_file(path: str | Path) -> Path:
         UserError: the folder holds no weights, or a network's released weights cannot be had.
     """
     named = Path(path)
-    if str(path) in VARIANTS and not named.exists():
+    if (str(path) in RELEASES or str(path) in VARIANTS) and not named.exists():
         return released_file(str(path))
     if _is_folder(named):
         return weights_file_in(named)
@@ -114,6 +114,7 @@ class Known:
     sha384: str
 
 
+# Of the other files nobody here has seen the bytes: they are checked by what they hold.
 KNOWN = {"81.5_T2T_ViT_14.pth.tar": Known(86_212_823, "98c8ae06a1e9997f3e83ad2dfbac4998")}
 
 
@@ -129,27 +130,26 @@ def cache_folder() -> Path:
     return folder
 
 
-def released_file(arch: str) -> Path:
-    """The file of the authors' weights of `arch`, fetched if it is not in the cache yet.
+def released_file(name: str) -> Path:
+    """The file of the authors' weights that `name` stands for, fetched if it is not in the cache yet.
 
     A fetched file is checked by size and digest where they are known, and in any case by what it holds: only then it
     gets its name.
 
     Raises:
-        UserError: nothing is released for `arch`, there is no network, what came is not the file, or the cache cannot
-            be written.
+        UserError: nothing is released under this name, there is no network, what came is not the file, or the cache
+            cannot be written.
     """
-    name = VARIANTS[arch].weights_file
-    if name is None:
-        offered = ", ".join(key for key, row in VARIANTS.items() if row.weights_file)
-        raise UserError(f"no weights are released for {arch}, only for {offered}")
-    path = cache_folder() / name
+    if name not in RELEASES:
+        raise UserError(f"no weights are released for {name}, only for {', '.join(RELEASES)}")
+    release = RELEASES[name]
+    path = cache_folder() / release.file
     if not path.exists():
-        _fetch(ADDRESS + name, path, arch)
+        _fetch(ADDRESS + release.file, path, name, release.arch)
     return path
 
 
-def _fetch(address: str, path: Path, arch: str) -> None:
+def _fetch(address: str, path: Path, name: str, arch: str) -> None:
     """Download into a folder beside `path`; the file moves to `path` when every check has passed."""
     from torch.hub import download_url_to_file
 
@@ -174,7 +174,7 @@ def _fetch(address: str, path: Path, arch: str) -> None:
                 reason = error  # whose reason lacks the number
                 error.close()
             raise UserError(
-                f"{arch}: {address} could not be fetched ({reason}); fetch it by other means and put it at {path}"
+                f"{name}: {address} could not be fetched ({reason}); fetch it by other means and put it at {path}"
             ) from error
 
 

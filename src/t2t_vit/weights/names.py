@@ -36,7 +36,7 @@ def authors_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Known are the wrappers of DataParallel and torch.compile, any one prefix before all of a network's names
     (`backbone.`), mmpretrain's names of t2t_vit_t_14, 19 and 24, those of timm's pull request 2426, and MindSpore's.
     """
-    found = {_unwrapped(name): tensor for name, tensor in tensors.items()}
+    found = {unwrapped(name): tensor for name, tensor in tensors.items()}
     found = _without_prefix(found)
     if any(_MMPRETRAIN_ANCHOR.match(name) for name in found):
         found = _replaced(found, _MMPRETRAIN)
@@ -45,7 +45,8 @@ def authors_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return to_torch(found) if is_mindspore(found) else found
 
 
-def _unwrapped(name: str) -> str:
+def unwrapped(name: str) -> str:
+    """The name without those of the wrappers before it."""
     while name.startswith(_WRAPPERS):
         name = name.partition(".")[2]
     return name

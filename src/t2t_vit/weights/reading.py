@@ -15,7 +15,7 @@ from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights.kind import Kind, file_kind
 from t2t_vit.weights.location import GIVEN, WEIGHTS_FILES, Source, find_file, folder_config, given_file
 from t2t_vit.weights.mindspore_file import read_mindspore_file
-from t2t_vit.weights.names import authors_names
+from t2t_vit.weights.names import authors_names, unwrapped
 from t2t_vit.weights.torch_file import Copy, check_claims, foreign_copies, state_dict_in
 
 Which = Literal["auto", "ema", "raw"]
@@ -134,6 +134,26 @@ def _read(path: str | Path, which: Which) -> Weights:
         content.state,
         content.unread,
     )
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of any network's file, the moving average first, under the names that they have in it.
+
+    The names of wrappers (`module.`) are dropped. Nothing in the file is run.
+
+    Args:
+        path: a file of torch.save or safetensors, or a folder with one, as of `read_weights`.
+
+    Raises:
+        UserError: no such file, not a file of weights, or damaged.
+    """
+    kind, file = file_kind(path), find_file(path)
+    if kind in _REFUSALS:
+        raise UserError(f"{path}: {_REFUSALS[kind]}")
+    tensors = next(iter(_READERS[kind](file).copies.values()))()
+    if kind == "torch":
+        check_claims(file, tensors.values())
+    return {unwrapped(name): tensor for name, tensor in tensors.items()}
 
 
 def _torch(path: Path) -> _Content:

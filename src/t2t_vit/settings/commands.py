@@ -77,6 +77,12 @@ PREVIEW = option(
     "write an image that shows training images as the recipe augments and mixes them, and exit",
     allowed=PATH,
 )
+ANSWERS = option(
+    "answers",
+    "FILE.npy",
+    "also write the answer to each image, which compare pairs with those of another run",
+    allowed=PATH,
+)
 EVALUATION_REPORT = option(
     "report",
     "FILE.html",
@@ -232,7 +238,7 @@ COMMANDS = {
             "measure a checkpoint on the validation images",
             "t2t-vit eval [CONFIG] --pretrained CHECKPOINT [--KEY VALUE ...]",
             EVAL_KEYS,
-            extras=(RESULTS, EVALUATION_REPORT, NATIVE, *COMMON),
+            extras=(RESULTS, EVALUATION_REPORT, ANSWERS, NATIVE, *COMMON),
         ),
         Command(
             "infer",
@@ -336,7 +342,24 @@ COMMANDS = {
             extras=(option("output", "FILE", "the report (default: report.html in RUN_FOLDER)", allowed=PATH),),
             details="The report is one HTML file that works offline. Training writes it when it ends; this command "
             "writes it again, or for the first time if the run was killed.\n\n"
-            "RUN_FOLDER is the logs folder of the run, such as runs/logs/t2t_vit_14, or one of its checkpoints.",
+            "RUN_FOLDER is the logs folder of the run, such as runs/logs/t2t_vit_14, one of its checkpoints, or the "
+            "folder of these.",
+        ),
+        Command(
+            "compare",
+            "say which of several runs is better, and how sure that is",
+            "t2t-vit compare RUN RUN ... [--output FILE.html] [--json]",
+            positional="data",
+            needs="RUN RUN ..., the logs folders of two runs or more, such as runs/logs/t2t_vit_14",
+            several=True,
+            extras=(
+                option("output", "FILE.html", "the page (default: {default})", "comparison.html", PATH),
+                flag("json", "print one JSON object in place of the table"),
+            ),
+            details="RUN is the logs folder of a run, one of its checkpoints, or the folder of these. Each run is "
+            "compared with the first: on the same validation images, and by the seeds where there are several. Runs "
+            "whose configurations differ in the seed alone are one group.\n\n"
+            "The page is one HTML file that works offline: curves, cost, accuracy by class, and the keys that differ.",
         ),
     )
 }

@@ -40,6 +40,7 @@ class Extra(Key):
 
     metavar: str = ""  # empty: a flag, which takes no value
     short: str = ""  # another spelling
+    repeats: bool = False  # each time adds a value, where others keep the last one
 
 
 def flag(name: str, meaning: str, short: str = "") -> Extra:
@@ -152,6 +153,37 @@ EXPORT = (
     option(
         "calibration", "INT", "number of images that int8 is calibrated on (default: {default})", 200, UP_TO_100_000
     ),
+)
+SWEEP = (
+    Extra(
+        "over",
+        str,
+        "",
+        "key to vary, and its values: KEY=V1,V2,... or KEY=LOW..HIGH, with :log by their logarithm; may be repeated",
+        metavar="KEY=VALUES",
+        repeats=True,
+    ),
+    option(
+        "trials",
+        "INT",
+        "number of combinations to try, drawn by TPE (default: all of them, where every --over is a list)",
+        0,
+        UP_TO_100_000,
+    ),
+    option("jobs", "INT", "number of runs at a time (default: {default})", 1, Range(1, 1000)),
+    option(
+        "seeds", "INT", "number of seeds that each combination is averaged over (default: {default})", 1, Range(1, 1000)
+    ),
+    option(
+        "prune",
+        "NAME",
+        "breaks off trials that are worse than others at the same epoch: median, hyperband, or none "
+        "(default: {default})",
+        "median",
+        OneOf(("median", "hyperband", "none")),
+    ),
+    option("folder", "FOLDER", "folder of the sweep (default: runs/sweeps/ARCH)", allowed=PATH),
+    flag("json", "print one JSON object in place of the table"),
 )
 WEIGHTS = (
     option(
@@ -301,6 +333,16 @@ COMMANDS = {
             frozenset({"image_size", "num_classes"}),
             positional="",
             extras=(),
+        ),
+        Command(
+            "sweep",
+            "train with several values of some keys, and say which are best",
+            "t2t-vit sweep [CONFIG] --over KEY=V1,V2,... [--over KEY=LOW..HIGH[:log]] [--trials INT] [--KEY VALUE ...]",
+            TRAIN_KEYS - {"resume", "exclude_epoch_state"},
+            trains=True,
+            extras=(*SWEEP, *COMMON),
+            details="Each trial is a t2t-vit train process in folders of its own. The same command continues a sweep "
+            "that was stopped or killed, and two of them in one folder share the work. Trials are ranked by best_by.",
         ),
         Command(
             "quickstart",

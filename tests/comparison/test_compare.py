@@ -130,7 +130,7 @@ def test_a_run_of_an_older_version_and_the_advice_for_it(
     assert main(["compare", str(a), str(b)]) == 0
     err = capsys.readouterr().err
     assert "b has no answers.npy" in err
-    assert "b: its checkpoint of step 10 is not found" in err
+    assert "b: the checkpoint of its last evaluation is not found" in err
     checkpoint = Path("runs/checkpoints/b/t2t_vit_quickstart-2_10.ckpt")
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
@@ -231,6 +231,8 @@ def test_mistakes(make_run: MakeRun, words: Sequence[str], sentence: str, capsys
     [
         ("run.json", '{"configuration": 3}'),
         ("run.json", '{"configuration": [{"keys": [{}]}]}'),
+        ("run.json", '{"configuration": [{"keys": [{"key": "ckpt_root_dir", "value": 3}]}]}'),
+        ("run.json", '{"configuration": [{"keys": [{"key": ["x"], "value": 3}]}]}'),
         ("run.json", '{"parameters": "many"}'),
         ("evaluation.json", '{"top1": 0.5}'),
         ("evaluation.json", '{"weights": "raw", "top1": NaN, "loss": 1, "classes": [], "class_scores": []}'),

@@ -28,6 +28,8 @@ _NO_MATTER = (
     | {"exported_seconds", "exported_memory", "max_hours", "skipped_steps_limit"}
 )
 
+TEXTS = ("amp_level", "ckpt_root_dir", "best_ckpt_root_dir", "logs_root_dir")  # keys that lead to its checkpoints
+
 
 @dataclass(frozen=True)
 class ComparedRun:
@@ -191,6 +193,8 @@ def _check(run: ComparedRun) -> None:
         if not all(number is None or math.isfinite(number) for number in numbers):
             raise ValueError("a number is not finite")
         hash((run.weights, *run.class_accuracy))
+        if not all(isinstance(run.settings[key], str) for key in TEXTS):
+            raise ValueError("a folder or a precision is no text")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         folder = run.files.folder
         raise UserError(

@@ -14,8 +14,8 @@ def how_to_store_answers(run: ComparedRun) -> str:
     checkpoint = _checkpoint_of(run)
     if checkpoint is None:
         return (
-            f"{run.name}: its checkpoint of step {run.files.evaluation['step']} is not found, so its images cannot be "
-            "answered again; it has to be trained again to be paired."
+            f"{run.name}: the checkpoint of its last evaluation is not found, so its images cannot be answered again; "
+            "it has to be trained again to be paired."
         )
     level = run.settings["amp_level"]
     words = ["t2t-vit", "eval", "--pretrained", str(checkpoint), "--amp_level", str(level)]

@@ -37,8 +37,8 @@ class SeedRun:
         self.folder = folder
         roots = ("ckpt_root_dir", "best_ckpt_root_dir", "summary_root_dir", "logs_root_dir")
         names = ("checkpoints", "best_checkpoints", "summary", "logs")
-        places = [word for key, name in zip(roots, names, strict=True) for word in (f"--{key}", str(folder / name))]
-        self.words = ["train", *words, *places, "--resume", "auto"]
+        places = [f"--{key}={folder / name}" for key, name in zip(roots, names, strict=True)]
+        self.words = ["train", *words, *places, "--resume=auto"]
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "output.log"
         self._node, self._read = -1, 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import LONGEST_JSON, atomic_write, parse_json, read_at_most, reason_of
+from t2t_vit.report.run_files import RECORD
 from t2t_vit.sweep.study import DATABASE
 
 SWEEP = "sweep.json"
@@ -36,13 +37,14 @@ def enter(folder: Path, content: Mapping[str, Any]) -> bool:
         differing = [name for name in differing if name not in MAY_CHANGE]
         if not differing:
             return True
-        if any(folder.glob("trials/*/seed-*/logs/*")):
+        if any(folder.glob(f"trial-*/seed-*/logs/*/{RECORD}")):
             raise UserError(
                 f"{folder}: holds another sweep (another {_named(differing, held, content)}); repeat the command that "
                 "began it, name another --folder, or delete that one"
             )
         (folder / DATABASE).unlink(missing_ok=True)
-        shutil.rmtree(folder / "trials", ignore_errors=True)
+        for trial in folder.glob("trial-*"):
+            shutil.rmtree(trial, ignore_errors=True)
     with atomic_write(path, "w") as file:
         json.dump(content, file, indent=1)
         file.write("\n")

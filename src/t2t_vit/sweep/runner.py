@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2t_vit.errors import UserError
+from t2t_vit.report.run_files import RECORD
 from t2t_vit.sweep.process import SeedRun
 from t2t_vit.sweep.study import Plan, Study, Turn, trial_folder
 from t2t_vit.training.signals import Stopped, heard
@@ -184,7 +185,7 @@ class Runner:
         return True
 
     def _fail(self, work: _Work, code: int, reason: str) -> bool:
-        if code == 2 and not any(self._folder.glob("trials/*/seed-*/logs/*/run.json")):
+        if code == 2 and not any(self._folder.glob(f"trial-*/seed-*/logs/*/{RECORD}")):
             raise UserError(f"the first run of the sweep cannot begin: {reason}")
         self._study.failed(work.turn, reason)
         self._note(f"{work.named}: failed: {reason}")

@@ -234,7 +234,7 @@ class Study:
 
 def trial_folder(folder: Path, number: int) -> Path:
     """Where a trial's runs are."""
-    return folder / "trials" / f"{number:04d}"
+    return folder / f"trial-{number:04d}"
 
 
 def _opened(path: Path) -> int:

@@ -45,5 +45,5 @@ def test_the_command_adds_what_the_run_kept(
     assert main(words) == 0
     assert (logs / "answers.npy").read_bytes() == kept
     capsys.readouterr()
-    assert main(["compare", str(logs), str(other)]) == 0
+    assert main(["compare", "runs/checkpoints/t2t_vit_quickstart", str(other)]) == 0  # the same run, by its checkpoints
     assert "McNemar's exact test on the same 12 images, p = 1.000" in capsys.readouterr().out

@@ -85,6 +85,16 @@ def test_seeds_of_one_configuration_are_compared_as_runs(make_run: MakeRun, caps
     assert "Not decided between a0 and a1" in capsys.readouterr().out
 
 
+def test_a_seed_that_was_trained_twice_counts_once(make_run: MakeRun) -> None:
+    first = [make_run(f"a{n}", shares(70 + 10 * seed), seed=seed) for n, seed in enumerate((0, 0, 1))]
+    second = [make_run(f"b{n}", shares(90), seed=0, base_lr=0.1) for n in range(3)]
+    groups, (pair,) = found(*first, *second)
+    assert [group.name for group in groups] == ["a0 (3 runs of 2 seeds)", "b0 (3 runs of 1 seed)"]
+    assert groups[0].values(lambda run: run.top1) == pytest.approx([0.7, 0.8])
+    assert groups[1].spread(lambda run: run.top1) is None
+    assert pair.seeds is None
+
+
 def test_three_are_corrected_for_their_number(make_run: MakeRun) -> None:
     folders = [make_run(f"r{n}", shares(n), base_lr=n / 1000) for n in (70, 76, 80)]
     _, pairs = found(*folders)

@@ -64,7 +64,7 @@ found |= {"classes": [], "class_scores": []}
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, in which trainings are stood for by `TRAINER`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(process, "PROGRAM", TRAINER)
+    monkeypatch.setattr(process, "training_program", lambda: TRAINER)
     monkeypatch.setattr(runner, "POLL", 0.01)
     return tmp_path
 

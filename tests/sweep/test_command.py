@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from t2t_vit.cli.main import main
 from t2t_vit.settings.command_line import parse
-from t2t_vit.sweep import study
+from t2t_vit.sweep import process, study
 
 KEYS = (
     "dataset: FashionMNIST\ntrain_num_samples: 64\nval_num_samples: 100\nbase_lr: 0.5\nepochs: 2\nwarmup_length: 1\n"
@@ -118,6 +119,26 @@ def test_mistakes_are_found_before_anything_starts(
     assert not (config / "runs").exists()
 
 
+def test_a_pipe_as_configuration(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(config / "pipe")
+    writer = threading.Thread(target=(config / "pipe").write_text, args=(KEYS,))
+    writer.start()
+    assert main(["sweep", "pipe", "--over", "base_lr=0.1,0.2"]) == 2
+    writer.join()
+    assert "pipe: every run of a sweep reads the configuration; name a file" in capsys.readouterr().err
+
+
+def test_modules_of_the_current_folder_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("json.py", "argparse.py", "zlib.py"):
+        (tmp_path / name).write_text("raise SystemExit('it was run')")
+    line = [sys.executable, "-c", process.training_program(), "--version"]
+    assert subprocess.run(line, check=False).returncode == 0
+    assert capfd.readouterr().out.startswith("t2t-vit ")
+
+
 def test_without_optuna(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "find_spec", lambda _: None)
     assert run("--over", "base_lr=0.1,0.2") == 2
@@ -128,8 +149,6 @@ def test_without_optuna(config: Path, capsys: pytest.CaptureFixture[str], monkey
 def test_a_signal_says_how_to_go_on(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optuna")
     (config / "wait-3").touch()
-    import threading
-
     threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     words = ("--over", "base_lr=0.5,0.7", "--beta", "0.8", "0.9", "--seeds", "2", "--json")
     assert run(*words) == 128 + signal.SIGTERM

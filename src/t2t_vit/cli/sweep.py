@@ -31,7 +31,7 @@ from t2t_vit.sweep.space import (
     grid_size,
     read_over,
 )
-from t2t_vit.sweep.study import Plan, Study, check_installed
+from t2t_vit.sweep.study import Plan, Study, check_installed, database_errors
 from t2t_vit.tables import print_table
 from t2t_vit.training import waiting
 from t2t_vit.training.distributed import from_environment
@@ -72,7 +72,8 @@ def run(options: Options) -> int:
         note=tell,
     )
     try:
-        runner.run()
+        with database_errors(folder):
+            runner.run()
     except (Stopped, KeyboardInterrupt):
         tell(f"stopped; this command continues the sweep: {own_command(options)}")
         raise
@@ -93,6 +94,8 @@ def plan_of(options: Options) -> tuple[Plan, Config]:
     swept = next((each.key for each in dimensions if each.key in options.line), None)
     if swept is not None:
         raise UserError(f"--{swept} and --over {swept} contradict each other; keep one of them")
+    if options.path is not None and not options.path.is_file():
+        raise UserError(f"{options.path}: every run of a sweep reads the configuration; name a file")
     options, _ = prepared(options)
     config, _ = resolve(options)
     dimensions, seeds = _seeds(options, dimensions, config)

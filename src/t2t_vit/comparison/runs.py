@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.answers import read_answers
+from t2t_vit.notes import counted
 from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, Points, RunFiles, read_run
 from t2t_vit.settings.schema import KEYS, SECTIONS
 
@@ -25,7 +26,7 @@ _NO_MATTER = (
     NAMING
     | frozenset(SECTIONS["Callbacks setup"])
     | {"seed", "num_parallel_workers", "cache", "dataset_sink_mode", "device_id", "file_format", "runtime"}
-    | {"exported_seconds", "exported_memory", "max_hours", "skipped_steps_limit"}
+    | {"exported_seconds", "exported_memory", "skipped_steps_limit"}
 )
 
 TEXTS = ("amp_level", "ckpt_root_dir", "best_ckpt_root_dir", "logs_root_dir")  # keys that lead to its checkpoints
@@ -122,20 +123,29 @@ class Group:
 
     @property
     def name(self) -> str:
-        """That of its first run, and how many there are."""
-        first = self.runs[0].name
-        return first if len(self.runs) == 1 else f"{first} ({len(self.runs)} seeds)"
+        """That of its first run, and how many seeds there are."""
+        first, seeds = self.runs[0].name, len({run.seed for run in self.runs})
+        if len(self.runs) == 1:
+            return first
+        counts = (
+            counted(seeds, "seed") if seeds == len(self.runs) else f"{len(self.runs)} runs of {counted(seeds, 'seed')}"
+        )
+        return f"{first} ({counts})"
 
     def values(self, of: Callable[[ComparedRun], float | None]) -> list[float]:
-        """The number of each run that knows it."""
-        return [value for value in map(of, self.runs) if value is not None]
+        """The number of each seed, where it is known; of several runs of one seed, which may be copies, their mean."""
+        found: dict[int | None, list[float]] = {}
+        for run in self.runs:
+            if (value := of(run)) is not None:
+                found.setdefault(run.seed, []).append(value)
+        return [fmean(values) for values in found.values()]
 
     def mean(self, of: Callable[[ComparedRun], float | None]) -> float | None:
         values = self.values(of)
         return fmean(values) if values else None
 
     def spread(self, of: Callable[[ComparedRun], float | None]) -> float | None:
-        """Standard deviation over the runs (n - 1); None of a single one."""
+        """Standard deviation over the seeds (n - 1); None of a single one."""
         values = self.values(of)
         return stdev(values) if len(values) > 1 else None
 

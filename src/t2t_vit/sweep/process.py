@@ -13,13 +13,18 @@ from t2t_vit.files import parse_json
 from t2t_vit.platforms import AS_A_GROUP_OF_ITS_OWN, kill_at_once, signal_name
 from t2t_vit.report.run_files import EVALUATION, RECORD, RunFiles, read_run
 
-PROGRAM = "import sys; from t2t_vit.cli.main import main; sys.exit(main())"
 HISTORY = "history.jsonl"
+
+
+def training_program() -> str:
+    """What Python runs as `t2t-vit`, with this process's path: the current folder is not looked into for modules."""
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    return f"import sys; sys.path[:] = {path!r}; from t2t_vit.cli.main import main; sys.exit(main())"
 
 
 def _started(words: Sequence[str], log: IO[bytes], held: int, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """The process, out of the terminal's reach: Ctrl-C reaches this one alone, which then asks it to stop, once."""
-    line = [sys.executable, "-c", PROGRAM, *words]
+    line = [sys.executable, "-c", training_program(), *words]
     nothing = subprocess.DEVNULL
     if sys.platform == "win32":
         group = AS_A_GROUP_OF_ITS_OWN

@@ -94,8 +94,11 @@ class Study:
         self._optuna, self._folder, self._plan, self._seed = optuna, folder, plan, seed
         url = f"sqlite:///{(folder / DATABASE).absolute()}"
         options = {"connect_args": {"timeout": _SECONDS_BUSY}}
-        with self._locked(), _as_mistake(folder / DATABASE):
-            storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+        with self._locked(), database_errors(folder):
+            try:
+                storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+            except RuntimeError as error:  # tables of another version of optuna
+                raise _unusable(folder, error) from error
             self._study = optuna.create_study(
                 storage=storage,
                 study_name="sweep",
@@ -245,11 +248,21 @@ def _opened(path: Path) -> int:
 
 
 @contextmanager
-def _as_mistake(path: Path) -> Iterator[None]:
+def database_errors(folder: Path) -> Iterator[None]:
+    """Within, a database that cannot be read or written is the user's to look at: a full disk, another file there.
+
+    Raises:
+        UserError: in place of optuna's and sqlalchemy's errors.
+    """
+    from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (SQLAlchemyError, RuntimeError) as error:  # RuntimeError: of another version of optuna
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: cannot be used as the sweep's database ({reason}); name another --folder") from error
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    return UserError(f"{folder / DATABASE}: cannot be used as the sweep's database ({reason}); name another --folder")

@@ -98,6 +98,17 @@ def test_what_leads_nowhere_is_broken_off_but_never_the_configuration_as_it_is(s
     assert broken.state == "broken off"
 
 
+@pytest.mark.thorough
+def test_hyperband_and_no_pruning(sweep: Sweep, here: Path) -> None:
+    over = "base_lr=0.7,0.1,0.2,0.01,0.71,0.02"
+    default = {"base_lr": "0.02"}
+    states = [state for state, _, _ in outcome(sweep(over, prune="hyperband", default=default))]
+    assert set(states) == {"COMPLETE", "PRUNED"}
+    assert (states[0], states[-1]) == ("COMPLETE", "COMPLETE")
+    never = sweep(over, prune="none", default=default, place=here / "never")
+    assert [state for state, _, _ in outcome(never)] == ["COMPLETE"] * 6
+
+
 def draws(study: Study) -> list[float]:
     return [each.params["base_lr"] for each in study.trials()]
 
@@ -123,6 +134,7 @@ def test_drawn_values_are_the_same_after_a_kill_at_any_moment(sweep: Sweep, here
     assert outcome(sweep(over, **settings)) == outcome(whole)
 
 
+@pytest.mark.thorough
 def test_more_trials_continue_a_sweep(sweep: Sweep, here: Path) -> None:
     whole = sweep("base_lr=0.1..0.9", trials=4, place=here / "whole")
     sweep("base_lr=0.1..0.9", trials=2)

@@ -35,6 +35,11 @@ def _started(words: Sequence[str], log: IO[bytes], held: int, variables: Mapping
         )
 
 
+def _number(value: object) -> float | None:
+    """A number of a history, which a crash may have cut short."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None
+
+
 class SeedRun:
     """The run of one trial with one seed, in `folder`; it continues what it finds there."""
 
@@ -100,10 +105,11 @@ class SeedRun:
     def new_values(self, metric: str, *, loss: bool) -> Iterator[tuple[int, float]]:
         """(epoch, value) of each evaluation that was not given before, the better of raw and averaged weights."""
         for row in self._new_rows():
-            values = [row.get(f"{weights}_{metric}") for weights in ("val", "ema")]
-            known = [value for value in values if isinstance(value, int | float)]
-            if row.get("kind") == "epoch" and known:
-                yield round(float(str(row["epoch"]))), float(min(known) if loss else max(known))
+            epoch = _number(row.get("epoch"))
+            values = [_number(row.get(f"{weights}_{metric}")) for weights in ("val", "ema")]
+            known = [value for value in values if value is not None]
+            if row.get("kind") == "epoch" and epoch is not None and known:
+                yield round(epoch), min(known) if loss else max(known)
 
     def _new_rows(self) -> Iterator[dict[str, object]]:
         logs = self.logs

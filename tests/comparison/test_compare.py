@@ -113,6 +113,7 @@ def test_different_images_are_not_paired(make_run: MakeRun, capsys: pytest.Captu
     sentence = "a and b were measured on different validation images (100 and 100, 50 in common)"
     assert sentence in err
     assert "Not decided between a and b: there is no test." in out
+    assert "+20.00" in out  # a difference is shown, tested or not
     page = words_of(Path("comparison.html").read_text())
     assert sentence in page
     assert "Top-1 accuracy by epoch" in page

@@ -39,6 +39,14 @@ class Pair:
         return self.seeds or self.images
 
     @property
+    def value(self) -> float | None:
+        """How much larger the second's top-1 is, tested or not."""
+        if self.deciding is not None:
+            return self.deciding.value
+        first, second = self.first.mean(_top1), self.second.mean(_top1)
+        return None if first is None or second is None else second - first
+
+    @property
     def verdict(self) -> str:
         """better, worse or not decided: the second, compared with the first."""
         if self.p is None or self.p >= DECIDED or self.deciding is None:
@@ -186,6 +194,7 @@ def as_json(groups: Sequence[Group], pairs: Sequence[Pair]) -> dict[str, Any]:
                 "first": pair.first.name,
                 "second": pair.second.name,
                 "verdict": pair.verdict,
+                "difference": pair.value,
                 "p": pair.p,
                 "images": vars(pair.images) if pair.images else None,
                 "seeds": vars(pair.seeds) if pair.seeds else None,

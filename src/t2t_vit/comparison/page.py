@@ -88,7 +88,7 @@ def group_row(group: Group, pair: Pair | None) -> dict[str, str]:
         "name": group.name,
         "top-1": shown if spread is None else f"{shown.removesuffix(' %')} ± {percent(spread)}",
         "loss": number(group.mean(lambda run: run.loss), 4),
-        "difference": "" if pair is None or pair.deciding is None else points(pair.deciding.value),
+        "difference": "" if pair is None or pair.value is None else points(pair.value),
         "by images": "" if pair is None else interval(pair.images),
         "by seeds": "" if pair is None else interval(pair.seeds),
         "p": "" if pair is None or pair.p is None else shown_p(pair.p),

@@ -146,7 +146,9 @@ def build(zensical: Path) -> int:
 
 
 def _users(key: str) -> str:
-    return ", ".join(name for name, command in COMMANDS.items() if key in command.uses and name != "quickstart")
+    return ", ".join(
+        name for name, command in COMMANDS.items() if key in command.uses and name not in ("quickstart", "sweep")
+    )
 
 
 def _default(key: Key) -> str:

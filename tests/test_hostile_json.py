@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from t2t_vit.comparison.runs import read_runs
 from t2t_vit.data import readable
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
@@ -18,6 +19,8 @@ from t2t_vit.inference.journal import _parsed
 from t2t_vit.model.folder_config import read_folder_config
 from t2t_vit.report.run_files import read_run
 from t2t_vit.settings.file import read_config
+from t2t_vit.sweep import record
+from t2t_vit.sweep.process import SeedRun
 from t2t_vit.training.divergence import _step
 from t2t_vit.training.journal import _rows_up_to
 from t2t_vit.training.run import _json
@@ -57,6 +60,15 @@ def remembered(path: Path) -> object:
     return readable.remembered("key", 1)
 
 
+def followed(path: Path) -> object:
+    run = SeedRun(path.parent / "run", [])
+    logs = path.parent / "run/logs/net"
+    logs.mkdir(parents=True)
+    (logs / "run.json").touch()
+    (logs / "history.jsonl").write_bytes(path.read_bytes() + b'\n{"kind": "epoch", "epoch": 2.0, "val_top1": 0.5}\n')
+    return [*run.new_values("top1", loss=False)]
+
+
 READERS: dict[str, tuple[Callable[[Path], object], tuple[type[Exception], ...]]] = {
     "parse_json": (lambda path: parse_json(path.read_bytes()), (ValueError,)),
     "configuration": (read_config, (UserError,)),
@@ -68,6 +80,8 @@ READERS: dict[str, tuple[Callable[[Path], object], tuple[type[Exception], ...]]]
     "run.json": (_json, ()),
     "journal of infer": (lambda path: _parsed(path.read_bytes()), ()),
     "looked at": (remembered, ()),
+    "sweep.json": (record._read, (UserError,)),
+    "history that a sweep follows": (followed, ()),
 }
 
 
@@ -97,6 +111,7 @@ def test_a_report_of_them(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(TEXTS[text])
     try:
         read_run(tmp_path)
+        read_runs([tmp_path])
     except UserError as error:
         assert "\n" not in str(error)
 

@@ -17,7 +17,7 @@ from t2t_vit.cli.main import main
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.findings import data_uri, details
 from t2t_vit.evaluation.outcomes import Outcomes
-from t2t_vit.report.page import _environment, write_report
+from t2t_vit.report.page import environment, write_report
 from t2t_vit.report.run_files import RunFiles, read_run
 from t2t_vit.report.sections import curves, reliability
 
@@ -605,7 +605,7 @@ def test_templates_are_those_of_the_package(tmp_path: Path, monkeypatch: pytest.
         for name in ("report.html", "parts.html", "style.css"):
             (folder / name).write_text("mine")
     monkeypatch.chdir(tmp_path)
-    _environment.cache_clear()
+    environment.cache_clear()
     assert written(tmp_path)[0] == expected
 
 

@@ -20,7 +20,7 @@ from t2t_vit.data.scan import class_name
 from t2t_vit.errors import CheckpointError, UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.precision import Precision
-from t2t_vit.report.run_files import EVALUATION, RECORD, REPORT
+from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, REPORT
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import continued, resolve
@@ -378,11 +378,19 @@ def _not_followed(path: Path, recorded: Sequence[str], own: Mapping[str, Value])
 
 
 def logs_of(path: Path) -> Path:
-    """The folder of the logs of the run that the checkpoint `path` belongs to.
+    """The folder of the logs of the run that the checkpoint `path`, or a folder of its checkpoints, belongs to.
 
     Raises:
-        UserError: it is no checkpoint of a run, or its run's logs are not found.
+        UserError: it is no checkpoint of a run and no folder of any, or its run's logs are not found.
     """
+    if path.is_dir():
+        files = [file for folder in (path, path / "ema") for file in CheckpointFolder(folder).files()]
+        if not files:
+            raise UserError(
+                f"{path}: holds no history.csv and no checkpoint; name the logs folder of a run, such as "
+                "runs/logs/t2t_vit_14"
+            )
+        path = files[-1]
     path = led_to(path)
     content = read_saved_run(path).content
     roots, name = recorded_place(content)
@@ -541,7 +549,7 @@ def record_run(job: Job, model: nn.Module, state: State, train_images: ImageSet,
         UserError: the folder cannot be written.
     """
     config, logs = job.config, job.folders.logs
-    for name in (EVALUATION, REPORT):
+    for name in (ANSWERS, EVALUATION, REPORT):
         (logs / name).unlink(missing_ok=True)
     content = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -28,7 +28,7 @@ from t2t_vit.training.compilation import obstacle_to_compiling
 # What commands import where it is there.
 OPTIONAL = (
     "torchvision", "numpy", "pillow", "safetensors", "onnx", "onnxruntime", "openvino", "nncf", "executorch",
-    "tensorrt", "mindspore", "triton", "matplotlib", "pyarrow", "pillow-heif", "wandb", "mlflow-skinny",
+    "tensorrt", "mindspore", "triton", "matplotlib", "pyarrow", "pillow-heif", "wandb", "mlflow-skinny", "optuna",
 )  # fmt: skip
 SIZES = ("of the machine", "free for this process", "/dev/shm", "disk of this folder, free", "memory")  # in bytes
 NONE = "none"

@@ -14,6 +14,7 @@ from t2t_vit.cli.predictors import open_asked
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader
 from t2t_vit.errors import UserError
+from t2t_vit.evaluation.answers import write_answers
 from t2t_vit.evaluation.findings import details
 from t2t_vit.evaluation.metrics import Metrics, counting_device, evaluate
 from t2t_vit.evaluation.outcomes import Outcomes, OutcomeTable
@@ -63,11 +64,11 @@ def run(options: Options) -> int:
         return 0
     processes = from_environment()
     note = tell if processes.is_first else silent
-    output, report = options.extras.get("output"), options.extras.get("report")
-    for file in (output, report):
+    output, report, answers = (options.extras.get(name) for name in ("output", "report", "answers"))
+    for file in (output, report, answers):
         if file is not None:
             check_output(file)
-    found = evaluate_job(options, processes, note, wants_outcomes=report is not None)
+    found = evaluate_job(options, processes, note, wants_outcomes=report is not None or answers is not None)
     if processes.is_first:
         results = as_results(found.metrics)
         if output is not None:
@@ -77,6 +78,10 @@ def run(options: Options) -> int:
         if report is not None:
             write_report_of(found, Path(report), options.checkpoint)
             note(f"report: {report}")
+        if answers is not None:
+            assert found.outcomes is not None
+            write_answers(Path(answers), found.outcomes, found.images)
+            note(f"answers: {answers}")
         print(rounded(found))
         print(f"eval results: {results}")
     # Of several, the first one writes: it would be ended by another's exit code.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from t2t_vit.notes import print_line
 from t2t_vit.report.page import write_report
-from t2t_vit.report.run_files import REPORT
+from t2t_vit.report.run_files import REPORT, holds_run
 from t2t_vit.settings.command_line import Options
 
 
@@ -14,12 +14,22 @@ def run(options: Options) -> int:
     Raises:
         UserError: no run in the folder, or a report that cannot be written.
     """
-    folder = Path(options.data)
-    if folder.is_file():
-        from t2t_vit.assembly.run import logs_of  # a folder's report needs no torch
-
-        folder = logs_of(folder)
+    folder = logs_folder(options.data)
     output = Path(options.extras.get("output", folder / REPORT))
     write_report(folder, output)
     print_line(str(output))
     return 0
+
+
+def logs_folder(word: str) -> Path:
+    """The logs folder of the run that `word` names: that folder, one of its checkpoints, or a folder of these.
+
+    Raises:
+        UserError: a checkpoint whose run's logs are not found, or a folder without any.
+    """
+    path = Path(word)
+    if not path.exists() or holds_run(path):
+        return path  # what is missing is reported by who reads it
+    from t2t_vit.assembly.run import logs_of  # a folder's report needs no torch
+
+    return logs_of(path)

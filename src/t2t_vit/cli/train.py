@@ -32,6 +32,7 @@ from t2t_vit.cli.preview import write_preview
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader, TrainLoader
 from t2t_vit.errors import OutputError, UserError
+from t2t_vit.evaluation.answers import write_answers
 from t2t_vit.evaluation.findings import details, write_evaluation
 from t2t_vit.evaluation.outcomes import collect
 from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
@@ -40,7 +41,7 @@ from t2t_vit.model import T2TViT
 from t2t_vit.notes import counted, print_line, silent, tell
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_report
-from t2t_vit.report.run_files import EVALUATION, REPORT
+from t2t_vit.report.run_files import ANSWERS, EVALUATION, REPORT
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.schema import Config
@@ -499,7 +500,7 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
 
 
 def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSet) -> None:
-    """Evaluate the better weights once more in detail, and write evaluation.json and report.html into the run's logs.
+    """Evaluate the better weights once more in detail, and write what was found and report.html into the run's logs.
 
     With that the run is finished. All processes take part; the first one writes. A disk that is full then costs the
     report, not the run.
@@ -521,6 +522,7 @@ def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSe
     try:
         scores = {name: metrics.numbers() for name, metrics in state.results.items()}
         found = {"step": state.step, "epoch": state.epoch, "weights": chosen, "scores": scores}
+        write_answers(job.folders.logs / ANSWERS, outcomes, images)
         write_evaluation(job.folders.logs / EVALUATION, found | details(outcomes, images))
         write_report(job.folders.logs, job.folders.logs / REPORT)
     except UserError as error:

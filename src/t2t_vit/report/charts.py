@@ -85,7 +85,10 @@ def _decades(low: float, high: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Line:
-    """Values over the epochs: a label, the points, and a style that gives the colour: train, raw, ema or other."""
+    """Values over the epochs: a label, the points, and a style that gives the colour.
+
+    style  train, raw, ema or other in a report; of-0 to of-7 in a comparison
+    """
 
     label: str
     points: Points
@@ -114,12 +117,13 @@ class DrawnLine:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over the epochs with their axes."""
+    """Lines over the epochs, or over what `over` says, with their axes."""
 
     title: str
     lines: list[DrawnLine]
     x_ticks: list[Mark]
     y_ticks: list[Mark]
+    over: str = "epoch"
     frame: Frame = CURVES
 
 
@@ -130,6 +134,7 @@ def chart(
     show: Callable[[float], str] = number,
     log: bool = False,
     up_to: float | None = None,
+    over: str = "epoch",
 ) -> Chart | None:
     """The chart of those lines that have points; None where none has.
 
@@ -137,6 +142,7 @@ def chart(
         show: a value as text.
         log: a logarithmic axis where the values span more than a factor of 20.
         up_to: the axis begins at 0 and goes at least to here.
+        over: what the horizontal axis counts.
     """
     drawn = [line for line in lines if line.points]
     if not drawn:
@@ -147,16 +153,17 @@ def chart(
     y = scale_for(values if up_to is None else [0.0, up_to, *values], CURVES.bottom, CURVES.top, log=log)
     return Chart(
         title,
-        [_placed(line, x, y, show) for line in drawn],
+        [_placed(line, x, y, show, over) for line in drawn],
         [Mark(x(tick), CURVES.bottom, number(tick)) for tick in round_steps(x.low, x.high, 6)],
         [Mark(CURVES.left, y(tick), show(tick)) for tick in y.ticks],
+        over,
     )
 
 
-def _placed(line: Line, x: Scale, y: Scale, show: Callable[[float], str]) -> DrawnLine:
+def _placed(line: Line, x: Scale, y: Scale, show: Callable[[float], str], over: str) -> DrawnLine:
     corners = [(x(epoch), y(value)) for epoch, value in thinned(line.points)]
     dots = [
-        Mark(x(epoch), y(value), f"{line.label}, epoch {number(epoch)}: {show(value)}") for epoch, value in line.points
+        Mark(x(epoch), y(value), f"{line.label}, {over} {number(epoch)}: {show(value)}") for epoch, value in line.points
     ]
     return DrawnLine(
         line.label, line.style, show(line.points[-1][1]), corners, dots if len(line.points) <= _MARKED else []

@@ -45,7 +45,7 @@ def write_evaluation_report(output: Path, title: str, found: dict[str, Any]) -> 
 def report(run: RunFiles, title: str = "") -> str:
     """The page; with a title it is that of an evaluation alone."""
     found = run.evaluation
-    template = _environment().get_template("report.html")
+    template = environment().get_template("report.html")
     return template.render(
         name=title or run.record.get("name", run.folder.name),
         is_of_run=not title,
@@ -64,7 +64,7 @@ def report(run: RunFiles, title: str = "") -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """Templates of this package alone. Whatever a class or a file is called, it is shown as text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("t2t_vit.report"),

@@ -11,6 +11,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.files import LONGEST_JSON, parse_json, read_at_most, reason_of
 
 HISTORY, RECORD, EVALUATION, REPORT = "history.csv", "run.json", "evaluation.json", "report.html"
+ANSWERS = "answers.npy"
 _LONGEST_HISTORY = 64 * 2**20  # bytes; 200,000 rows, each of which takes several times that in memory
 
 Row = dict[str, str]
@@ -45,13 +46,18 @@ class RunFiles:
         return max(self.points(column, "epoch"), key=lambda point: (point[1], -point[0]), default=None)
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether `folder` is the logs folder of a run."""
+    return any((folder / name).is_file() for name in (HISTORY, RECORD, EVALUATION))
+
+
 def read_run(folder: Path) -> RunFiles:
     """The files of a run's logs folder, as far as they are there.
 
     Raises:
         UserError: it is no such folder, or a file in it is damaged.
     """
-    if not any((folder / name).is_file() for name in (HISTORY, RECORD, EVALUATION)):
+    if not holds_run(folder):
         what = "is not a folder" if not folder.is_dir() else f"holds no {HISTORY}"
         raise UserError(f"{folder}: {what}; name the logs folder of a run, such as runs/logs/t2t_vit_14")
     return RunFiles(folder, _rows(folder / HISTORY), _json(folder / RECORD), _json(folder / EVALUATION))

@@ -160,7 +160,8 @@ def parser_of(command: Command) -> ArgumentParser:
         if _is_flag(extra):
             group.add_argument(f"--{extra.name}", action="store_true", default=SUPPRESS, help=extra.meaning)
         else:
-            _add(group, f"--{extra.name}", extra, metavar=extra.metavar, help=extra.meaning)
+            action = "append" if extra.repeats else "store"
+            _add(group, f"--{extra.name}", extra, metavar=extra.metavar, help=extra.meaning, action=action)
     group.add_argument("--help", action="help", help="show this text and end")
     for title, names in SECTIONS.items() if command.keys else ():
         section = parser.add_argument_group(title)

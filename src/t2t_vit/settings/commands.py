@@ -44,6 +44,7 @@ class Extra(Key):
 
     metavar: str = ""  # empty: a flag, which takes no value
     short: str = ""  # another spelling
+    repeats: bool = False  # each time adds a value, where others keep the last one
 
 
 def flag(name: str, meaning: str, short: str = "") -> Extra:
@@ -79,6 +80,12 @@ PREVIEW = option(
     "preview",
     "FILE.png",
     "write an image that shows training images as the recipe augments and mixes them, and exit",
+    allowed=PATH,
+)
+ANSWERS = option(
+    "answers",
+    "FILE.npy",
+    "also write the answer to each image, which compare pairs with those of another run",
     allowed=PATH,
 )
 EVALUATION_REPORT = option(
@@ -150,6 +157,37 @@ EXPORT = (
     option(
         "calibration", "INT", "number of images that int8 is calibrated on (default: {default})", 200, UP_TO_100_000
     ),
+)
+SWEEP = (
+    Extra(
+        "over",
+        str,
+        "",
+        "key to vary, and its values: KEY=V1,V2,... or KEY=LOW..HIGH, with :log by their logarithm; may be repeated",
+        metavar="KEY=VALUES",
+        repeats=True,
+    ),
+    option(
+        "trials",
+        "INT",
+        "number of combinations to try, drawn by TPE (default: all of them, where every --over is a list)",
+        0,
+        UP_TO_100_000,
+    ),
+    option("jobs", "INT", "number of runs at a time (default: {default})", 1, Range(1, 1000)),
+    option(
+        "seeds", "INT", "number of seeds that each combination is averaged over (default: {default})", 1, Range(1, 1000)
+    ),
+    option(
+        "prune",
+        "NAME",
+        "breaks off trials that are worse than others at the same epoch: median, hyperband, or none "
+        "(default: {default})",
+        "median",
+        OneOf(("median", "hyperband", "none")),
+    ),
+    option("folder", "FOLDER", "folder of the sweep (default: runs/sweeps/ARCH)", allowed=PATH),
+    flag("json", "print one JSON object in place of the table"),
 )
 WEIGHTS = (
     option(
@@ -236,7 +274,7 @@ COMMANDS = {
             "measure a checkpoint on the validation images",
             "t2t-vit eval [CONFIG] --pretrained CHECKPOINT [--KEY VALUE ...]",
             EVAL_KEYS,
-            extras=(RESULTS, EVALUATION_REPORT, NATIVE, *COMMON),
+            extras=(RESULTS, EVALUATION_REPORT, ANSWERS, NATIVE, *COMMON),
         ),
         Command(
             "infer",
@@ -301,6 +339,16 @@ COMMANDS = {
             extras=(),
         ),
         Command(
+            "sweep",
+            "train with several values of some keys, and say which are best",
+            "t2t-vit sweep [CONFIG] --over KEY=V1,V2,... [--over KEY=LOW..HIGH[:log]] [--trials INT] [--KEY VALUE ...]",
+            TRAIN_KEYS - {"resume", "exclude_epoch_state"},
+            trains=True,
+            extras=(*SWEEP, *COMMON),
+            details="Each trial is a t2t-vit train process in folders of its own. The same command continues a sweep "
+            "that was stopped or killed, and two of them in one folder share the work. Trials are ranked by best_by.",
+        ),
+        Command(
             "quickstart",
             "train, evaluate, predict and export on embedded images, in minutes",
             "t2t-vit quickstart [--KEY VALUE ...]",
@@ -340,7 +388,24 @@ COMMANDS = {
             extras=(option("output", "FILE", "the report (default: report.html in RUN_FOLDER)", allowed=PATH),),
             details="The report is one HTML file that works offline. Training writes it when it ends; this command "
             "writes it again, or for the first time if the run was killed.\n\n"
-            "RUN_FOLDER is the logs folder of the run, such as runs/logs/t2t_vit_14, or one of its checkpoints.",
+            "RUN_FOLDER is the logs folder of the run, such as runs/logs/t2t_vit_14, one of its checkpoints, or the "
+            "folder of these.",
+        ),
+        Command(
+            "compare",
+            "say which of several runs is better, and how sure that is",
+            "t2t-vit compare RUN RUN ... [--output FILE.html] [--json]",
+            positional="data",
+            needs="RUN RUN ..., the logs folders of two runs or more, such as runs/logs/t2t_vit_14",
+            several=True,
+            extras=(
+                option("output", "FILE.html", "the page (default: {default})", "comparison.html", PATH),
+                flag("json", "print one JSON object in place of the table"),
+            ),
+            details="RUN is the logs folder of a run, one of its checkpoints, or the folder of these. Each run is "
+            "compared with the first: on the same validation images, and by the seeds where there are several. Runs "
+            "whose configurations differ in the seed alone are one group.\n\n"
+            "The page is one HTML file that works offline: curves, cost, accuracy by class, and the keys that differ.",
         ),
     )
 }

@@ -1,0 +1,84 @@
+"""`t2t-vit compare RUN RUN ...`: which run is better, by how much, and how sure that is; a page and a table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from t2t_vit.cli.report import logs_folder
+from t2t_vit.comparison.findings import Pair, as_json, headline, pairs_of
+from t2t_vit.comparison.page import group_row, remarks, write_comparison
+from t2t_vit.comparison.runs import Group, differing_keys, grouped, read_runs
+from t2t_vit.errors import UserError
+from t2t_vit.inference.writers import check_output
+from t2t_vit.notes import print_line, tell
+from t2t_vit.settings.command_line import Options
+from t2t_vit.tables import print_table
+
+COLUMNS = ("name", "top-1", "loss", "difference", "by images", "by seeds", "p", "verdict", "seconds", "images/s")
+
+
+def run(options: Options) -> int:
+    """Compare, write the page, and print the table and who wins.
+
+    Raises:
+        UserError: fewer than two runs, one that is named twice, files that are damaged, or a page that cannot be
+            written.
+    """
+    if len(options.words) < 2:
+        raise UserError(f"compare needs two runs or more; not only {options.data}")
+    output = Path(options.extra("output"))
+    check_output(output)
+    groups, pairs = compare([logs_folder(word) for word in options.words], output)
+    if "json" in options.extras:
+        print(json.dumps({**as_json(groups, pairs), "page": str(output)}, indent=1))
+        return 0
+    show(groups, pairs)
+    print_line(str(output))
+    return 0
+
+
+def compare(folders: Sequence[Path], output: Path) -> tuple[list[Group], list[Pair]]:
+    """Compare the runs whose logs are in `folders`, write the page, and print on standard error what is missing.
+
+    Raises:
+        UserError: as of `run`; or all runs are of one configuration, so that nothing is compared.
+    """
+    groups = grouped(read_runs(folders))
+    if len(groups) == 1:  # seeds of one configuration: each is a run by itself
+        groups = [Group([each]) for each in groups[0].runs]
+    pairs = pairs_of(groups)
+    advice = _advice(groups)
+    write_comparison(output, groups, pairs, advice)
+    for text in remarks(groups, pairs, advice):
+        tell(text)
+    return groups, pairs
+
+
+def _advice(groups: Sequence[Group]) -> list[str]:
+    lacking = [run for group in groups for run in group.runs if run.files.evaluation and run.answers is None]
+    if not lacking:
+        return []
+    from t2t_vit.comparison.stored_answers import how_to_store_answers  # it looks for checkpoints, with torch
+
+    return [how_to_store_answers(run) for run in lacking]
+
+
+def show(groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
+    """The table of the groups, what differs in their configuration, and who wins."""
+    rows = [group_row(group, pair) for group, pair in zip(groups, [None, *pairs], strict=True)]
+    heads = (
+        "run",
+        "top-1",
+        "loss",
+        "difference",
+        "interval, images",
+        "interval, seeds",
+        "p",
+        "",
+        "seconds",
+        "images/s",
+    )
+    print_table(heads, [[row[name] for name in COLUMNS] for row in rows])
+    for key, values in differing_keys(groups).items():
+        print_line(f"{key}: " + "; ".join(" or ".join(map(str, each)) for each in values))
+    print_line(headline(pairs))

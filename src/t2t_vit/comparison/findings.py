@@ -1,0 +1,229 @@
+"""Which of several groups of runs is better: each is compared with the first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2t_vit.comparison.runs import ComparedRun, Group
+from t2t_vit.comparison.significance import Difference, by_images, by_seeds, holm
+from t2t_vit.evaluation.answers import ANSWER
+from t2t_vit.report.formatting import percent
+from t2t_vit.report.run_files import ANSWERS
+
+DECIDED = 0.05  # a p-value below is no chance
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A group compared with the first one.
+
+    images, seeds   the difference of their top-1, by the images and by the seeds; None where that cannot be tested
+    why_not         why there is no test by the images; empty where there is one
+    p               what decides, after Holm's correction where there are several pairs; None without any test
+    """
+
+    first: Group
+    second: Group
+    images: Difference | None
+    seeds: Difference | None
+    why_not: str = ""
+    p: float | None = None
+
+    @property
+    def deciding(self) -> Difference | None:
+        """By the seeds where there are several: chance in training is larger than that of the images, and on top."""
+        return self.seeds or self.images
+
+    @property
+    def value(self) -> float | None:
+        """How much larger the second's top-1 is, tested or not."""
+        if self.deciding is not None:
+            return self.deciding.value
+        first, second = self.first.mean(_top1), self.second.mean(_top1)
+        return None if first is None or second is None else second - first
+
+    @property
+    def verdict(self) -> str:
+        """better, worse or not decided: the second, compared with the first."""
+        if self.p is None or self.p >= DECIDED or self.deciding is None:
+            return "not decided"
+        return "better" if self.deciding.value > 0 else "worse"
+
+    @property
+    def sentence(self) -> str:
+        """Who wins, or that it is not decided, with the interval and the test."""
+        found = self.deciding
+        if found is None or self.p is None:
+            return f"Not decided between {self.first.name} and {self.second.name}: there is no test. {self.why_not}"
+        test = f"95 % interval {points(found.low)} to {points(found.high)}; {found.by}, p = {shown_p(self.p)}"
+        if self.verdict == "not decided":
+            return (
+                f"Not decided between {self.first.name} and {self.second.name}: their top-1 differs by "
+                f"{points(found.value)} percentage points ({test})."
+            )
+        better, other = (self.second, self.first) if found.value > 0 else (self.first, self.second)
+        low, high = (found.low, found.high) if found.value > 0 else (-found.high, -found.low)
+        test = f"95 % interval {100 * low:.2f} to {100 * high:.2f}; {found.by}, p = {shown_p(self.p)}"
+        return (
+            f"{better.name} is better than {other.name}: its top-1 is {100 * abs(found.value):.2f} percentage points "
+            f"higher ({test})."
+        )
+
+
+def pairs_of(groups: Sequence[Group]) -> list[Pair]:
+    """Each group beside the first; p-values are corrected for their number."""
+    found = [_pair(groups[0], other) for other in groups[1:]]
+    tested = [pair.deciding.p for pair in found if pair.deciding is not None]
+    corrected = iter(holm(tested))
+    return [pair if pair.deciding is None else _with(pair, next(corrected)) for pair in found]
+
+
+def _with(pair: Pair, p: float) -> Pair:
+    return Pair(pair.first, pair.second, pair.images, pair.seeds, pair.why_not, p)
+
+
+def _pair(first: Group, second: Group) -> Pair:
+    seeds = by_seeds(first.values(_reported), second.values(_reported))
+    why_not = why_unpaired([*first.runs, *second.runs])
+    if why_not:
+        return Pair(first, second, None, seeds, why_not)
+    return Pair(first, second, by_images(_right(first), _right(second)), seeds)
+
+
+def _reported(run: ComparedRun) -> float | None:
+    """Top-1 of runs that came to their end: one that is half trained is no sample of its configuration."""
+    return run.top1 if run.files.evaluation else None
+
+
+def why_unpaired(runs: Sequence[ComparedRun]) -> str:
+    """Why the answers of these runs cannot be paired image by image, in a sentence; empty where they can."""
+    for run in runs:
+        if not run.files.evaluation:
+            return f"{run.name} did not come to its end, so its images were not answered a last time."
+        if run.answers is None:
+            return f"{run.name} has no {ANSWERS}, in which a run of this version keeps the answer to each image."
+    first = runs[0]
+    for run in runs[1:]:
+        assert first.answers is not None
+        assert run.answers is not None
+        if not np.array_equal(first.answers["image"], run.answers["image"]):
+            common = len(np.intersect1d(first.answers["image"], run.answers["image"], assume_unique=True))
+            return (
+                f"{first.name} and {run.name} were measured on different validation images ({len(first.answers):,} and "
+                f"{len(run.answers):,}, {common:,} in common), so their answers are not paired."
+            )
+    return ""
+
+
+def _right(group: Group) -> NDArray[np.float64]:
+    """The share of the group's runs that answer each image rightly, images in the order of their fingerprints: (N,)."""
+    rows = [np.empty(0, ANSWER) if run.answers is None else run.answers for run in group.runs]
+    return np.mean([each["target"] == each["predicted"] for each in rows], axis=0, dtype=np.float64)
+
+
+def headline(pairs: Sequence[Pair]) -> str:
+    """Who wins, in one sentence."""
+    if len(pairs) == 1:
+        return pairs[0].sentence
+    parts = []
+    for verdict in ("better", "worse", "not decided"):
+        named = [f"{pair.second.name}{_by(pair)}" for pair in pairs if pair.verdict == verdict]
+        if named:
+            parts.append(f"{verdict}: {', '.join(named)}")
+    return f"Compared with {pairs[0].first.name}, {'; '.join(parts)} (p-values after Holm's correction)."
+
+
+def _by(pair: Pair) -> str:
+    return f" ({points(pair.deciding.value)} points)" if pair.deciding is not None else " (no test)"
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * value:+.2f}".replace("-", "−")
+
+
+def shown_p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class: the accuracy of each group, None where it has no image, and the difference from the first."""
+
+    name: str
+    accuracies: list[float | None]
+    most: float
+
+
+def class_rows(groups: Sequence[Group]) -> list[ClassRow]:
+    """Classes by name, those that differ most first."""
+    found = [group.class_accuracy for group in groups]
+    names = dict.fromkeys(name for each in found for name in each)
+    rows = []
+    for name in names:
+        accuracies = [each.get(name) for each in found]
+        known = [value for value in accuracies if value is not None]
+        rows.append(ClassRow(name, accuracies, max(known) - min(known)))
+    return sorted(rows, key=lambda row: -row.most)
+
+
+def unlike_evaluation(run: ComparedRun) -> str:
+    """What to say where the answers are of another evaluation than the figures; empty where they agree."""
+    if run.answers is None or run.top1 is None:
+        return ""
+    held = fmean((run.answers["target"] == run.answers["predicted"]).tolist())
+    if percent(held) == percent(run.top1):
+        return ""
+    return (
+        f"The answers of {run.name} are of another evaluation ({percent(held)} top-1) than its figures "
+        f"({percent(run.top1)}): tests by the images use the answers."
+    )
+
+
+def as_json(groups: Sequence[Group], pairs: Sequence[Pair]) -> dict[str, Any]:
+    """All numbers of the comparison."""
+    return {
+        "headline": headline(pairs),
+        "groups": [_group_json(group) for group in groups],
+        "pairs": [
+            {
+                "first": pair.first.name,
+                "second": pair.second.name,
+                "verdict": pair.verdict,
+                "difference": pair.value,
+                "p": pair.p,
+                "images": vars(pair.images) if pair.images else None,
+                "seeds": vars(pair.seeds) if pair.seeds else None,
+                "why_not": pair.why_not,
+            }
+            for pair in pairs
+        ],
+    }
+
+
+def _group_json(group: Group) -> dict[str, Any]:
+    runs = [
+        {
+            "name": run.name,
+            "folder": str(run.files.folder),
+            "seed": run.seed,
+            "finished": bool(run.files.evaluation),
+            "weights": run.weights,
+            "top1": run.top1,
+            "loss": run.loss,
+            "seconds": run.seconds,
+            "images_per_second": run.images_per_second,
+            "steps": run.steps,
+            "parameters": run.parameters,
+        }
+        for run in group.runs
+    ]
+    return {"name": group.name, "top1": group.mean(_top1), "spread": group.spread(_top1), "runs": runs}
+
+
+def _top1(run: ComparedRun) -> float | None:
+    return run.top1

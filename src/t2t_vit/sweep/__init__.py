@@ -1,0 +1,1 @@
+"""Many runs of one configuration with other values of some keys, each a process of its own, in one folder."""

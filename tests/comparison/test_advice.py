@@ -1,0 +1,49 @@
+"""What `compare` advises is followed: the answers that it adds are those that the run would have kept itself."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2t_vit.cli.main import main
+
+TRAIN = (
+    "train --arch t2t_vit_quickstart --image_size 28 --data_url photos --val_split 0.5 --epochs 1 --warmup_length 0 "
+    "--batch_size 4 --num_parallel_workers 0 --pynative_mode True --device_target CPU --amp_level bf16"
+)
+
+
+@pytest.mark.thorough
+def test_the_command_adds_what_the_run_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        Path("photos", name).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(Path("photos", name, f"{number}.png"))
+    assert main(TRAIN.split()) == 0
+    logs, other = Path("runs/logs/t2t_vit_quickstart"), Path("runs/logs/other")
+    shutil.copytree(logs, other)
+    record = json.loads((other / "run.json").read_text()) | {"name": "other", "run": {"id": "x", "name": "other"}}
+    (other / "run.json").write_text(json.dumps(record))
+    kept = (logs / "answers.npy").read_bytes()
+    (logs / "answers.npy").unlink()
+    capsys.readouterr()
+    assert main(["compare", str(logs), str(other)]) == 0
+    out, err = capsys.readouterr()
+    assert "there is no test" in out
+    (line,) = [line for line in err.splitlines() if "this command adds the answers" in line]
+    program, *words = shlex.split(line.partition("started in: ")[2])
+    assert program == "t2t-vit"
+    assert main(words) == 0
+    assert (logs / "answers.npy").read_bytes() == kept
+    capsys.readouterr()
+    assert main(["compare", "runs/checkpoints/t2t_vit_quickstart", str(other)]) == 0  # the same run, by its checkpoints
+    assert "McNemar's exact test on the same 12 images, p = 1.000" in capsys.readouterr().out

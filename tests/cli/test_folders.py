@@ -280,7 +280,7 @@ def test_a_test_folder_is_measured_by_name(run: Run, trained: Path) -> None:
     assert code == 0 or "contradicts" not in err
     code, out, err = run("eval", "--pretrained", str(trained), "--num_classes", "2")
     assert (code, out) == (2, "")
-    assert "an evaluation never draws a new head; leave --num_classes out" in err
+    assert "an evaluation never makes a new head; leave --num_classes out" in err
 
 
 def evaluated(run: Run, checkpoint: Path, folder: str, only: str = "") -> dict[str, float]:
@@ -318,8 +318,8 @@ def test_uneven_classes_are_said_with_the_key_that_helps(run: Run) -> None:
     put(Path("data/val"), "a", "b", each=2)
     code, _, err = run(*QUICK, "--data_url", "data", "--max_steps", "1")
     assert code == 0, err
-    advice = "rare classes may lose: --class_balance weights (or sampling) makes up for it"
-    assert f"training images a class: 4 (b) to 16 (a); {advice}" in err
+    advice = "rare classes may be recognised less often: --class_balance weights (or sampling) helps"
+    assert f"training images per class: 4 (b) to 16 (a); {advice}" in err
     code, _, err = run(
         *QUICK, "--data_url", "data", "--max_steps", "1", "--class_balance", "weights", "--model_postfix", "_w"
     )

@@ -98,7 +98,7 @@ def test_killed_in_the_middle_and_continued(run: Run, place: Place, tmp_path: Pa
     for name in ("{}.jsonl", "{}.jsonl.errors.jsonl"):
         assert (tmp_path / name.format("killed")).read_bytes() == (tmp_path / name.format("straight")).read_bytes()
     assert len(out.splitlines()) == len(place[1])
-    assert " of an earlier run" in err.splitlines()[-1]
+    assert " from an earlier run" in err.splitlines()[-1]
     assert not [file.name for file in tmp_path.iterdir() if file.name.endswith((".part", ".journal"))]
 
 
@@ -219,8 +219,8 @@ def test_recursive(run: Run, tmp_path: Path) -> None:
         (["all", "--top_k", "0"], "--top_k takes a whole number of at least 1; not '0'"),
         (["all", "--shard", "3/2"], "must lie between"),
         (["all", "--shard", "half"], "--shard takes I/N"),
-        (["all", "--null"], "name one with --list"),
-        (["all", "--spreadsheet"], "--spreadsheet is for CSV, and the output is json; add --format csv"),
+        (["all", "--null"], "give the list with --list"),
+        (["all", "--spreadsheet"], "--spreadsheet is for CSV, but the output is json; add --format csv"),
         (["--list", "gone.txt"], "cannot be read (No such file"),
         (["--list", "all"], "cannot be read"),
         (["gone.png", "all"], "there is no such file"),

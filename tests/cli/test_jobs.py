@@ -85,7 +85,7 @@ def test_eval_says_that_the_run_measured_in_another_precision(
     line = ["eval", "--pretrained", checkpoint, "--data_url", "photos", "--val_dir", "val", "--device", "cpu"]
     _, _, err = run(*line, "--amp_level", "bf16")
     sentence = "the run of this checkpoint measured in O0, this evaluation in bf16"
-    assert sentence in err and "--amp_level O0 measures as the run did" in err
+    assert sentence in err and "--amp_level O0 measures in the precision of the run" in err
     _, _, err = run(*line, "--amp_level", "O0")
     assert sentence not in err and "measured in O0, this" not in err
     held = torch.load(checkpoint, weights_only=True)
@@ -93,9 +93,11 @@ def test_eval_says_that_the_run_measured_in_another_precision(
     torch.save(held | {"config": held["config"] | {"amp_level": "auto"}}, tmp_path / "auto.ckpt")
     line[2] = str(tmp_path / "auto.ckpt")
     _, _, err = run(*line)
-    assert "measured in bf16, as amp_level auto is here, this evaluation in O0" in err and "--amp_level bf16" in err
+    assert (
+        "measured in bf16, which amp_level auto means here, this evaluation in O0" in err and "--amp_level bf16" in err
+    )
     _, _, err = run(*line, "--amp_level", "bf16")
-    assert "measures as the run did" not in err
+    assert "measures in the precision of the run" not in err
 
 
 @pytest.fixture
@@ -253,7 +255,7 @@ def test_export_needs_no_data(run: Run, place: Path, checkpoint: str) -> None:
     line = ("export", "--file_format", "ONNX", "--pretrained", checkpoint)
     code, out, err = run(*line, "--config", "away.yaml")
     assert (code, out.splitlines()[0]) == (0, "t2t_vit_quickstart.onnx")
-    assert "compared on embedded images, since data_url /not/on/this/machine does not exist" in err
+    assert "compared on embedded images, because data_url /not/on/this/machine does not exist" in err
     code, _, err = run(*line, "--data_url", "/not/on/this/machine")
     assert (code, err.count("\n")) == (2, 1)
 

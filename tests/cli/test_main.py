@@ -69,7 +69,7 @@ def test_our_own_mistakes_keep_their_traceback(train: ModuleType) -> None:
     ("words", "sentence"),
     [
         (["trian"], "t2t-vit: unknown command 'trian'; did you mean 'train'? There are train, eval, infer, export, "),
-        (["--epochs", "3"], "t2t-vit: '--epochs' stands before any command; write t2t-vit COMMAND --epochs"),
+        (["--epochs", "3"], "t2t-vit: '--epochs' comes before the command; write t2t-vit COMMAND --epochs"),
     ],
 )
 def test_unknown_commands(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

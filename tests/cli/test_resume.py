@@ -287,7 +287,7 @@ def test_a_finished_run_goes_on_when_it_is_given_more(run: Run, straight: Path, 
     place = copied(straight, tmp_path)
     code, err = run(place, **AUTO, max_steps=0, epochs=4, kill_after=13)
     assert code == -9
-    assert "changed from step 10 on: max_steps 10 -> 0, epochs 3 -> 4; what follows is not what" in err
+    assert "changed from step 10 on: max_steps 10 -> 0, epochs 3 -> 4; from there on, results differ" in err
     rows = history(place / f"runs/logs/{NAME}/history.csv")
     assert [row["step"] for row in rows if row["kind"] == "step"] == ["3", "6", "9", "12"]
 
@@ -310,7 +310,7 @@ def test_what_the_file_says_otherwise_is_named(run: Run, stopped: Path, tmp_path
         ({"with_ema": False}, "with_ema True -> False"),
         ({"train_num_samples": 34}, "train_num_samples 35 -> 34: its steps"),
         ({"batch_size": 5}, "an update takes 8 images, and now 10"),
-        ({"start_epoch": 1}, "start_epoch 0 -> 1: a continued run knows its own epoch"),
+        ({"start_epoch": 1}, "start_epoch 0 -> 1: a continued run has its own epoch"),
         ({"start_epoch": 1, "resume": "CKPT"}, "start_epoch 1 contradicts a continued run"),
         ({"resume": "CKPT", "pretrained": "CKPT", "exclude_epoch_state": False}, "both name a run to continue"),
         ({"resume": "none.ckpt"}, "none.ckpt: there is no such file"),

@@ -179,7 +179,7 @@ def test_a_kill_during_the_last_evaluation_is_repaired(train: Command) -> None:
     assert not report.exists()
     code, out, err = train(arch=NAME, resume="auto")
     assert code == 0
-    assert "the run has made its last step, but its report is missing: it is made now" in err
+    assert "the run is complete but its report is missing; writing it now" in err
     assert str(report) in out and report.exists()
     assert json.loads(report.with_name("evaluation.json").read_text())["step"] == 6
     same = {path for path, data in before.items() if content(NAME)[path] == data}
@@ -297,14 +297,14 @@ def test_the_commands_at_the_end_are_ready(train: Command, here: Path, capsys: p
 def test_a_finished_run_with_more_epochs_names_both_rates_and_the_other_way(train: Command) -> None:
     assert train(**BASE)[0] == 0
     err = train("on_step", 7, arch=NAME, resume="auto", epochs=6)[2]
-    told = re.search(r"learning rate goes from (\S+) at step 6 to (\S+) at the next one.*--pretrained (\S+)", err)
+    told = re.search(r"learning rate changes from (\S+) at step 6 to (\S+) at the next step.*--pretrained (\S+)", err)
     assert told is not None
     with Path("runs/logs", NAME, "history.csv").open(encoding="utf-8", newline="") as file:
         rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["kind"] == "step"}
     assert float(told[1]) == pytest.approx(rates[6], rel=1e-2)
     assert float(told[2]) == pytest.approx(rates[7], rel=1e-2)
     assert train(**BASE, pretrained=told[3])[0] == 0  # what it advises
-    assert "learning rate goes" not in train(arch=NAME, resume="auto")[2]
+    assert "learning rate changes" not in train(arch=NAME, resume="auto")[2]
 
 
 def test_a_diverged_run_names_the_checkpoint_from_before(train: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,9 +457,7 @@ def test_a_quickstart_replaces_a_finished_one_alone(
     stopped = mark_in(folder / f"{NAME}-2")
     assert main(QUICK) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        "t2t-vit quickstart --resume auto continues it, and where runs/quickstart is deleted a new one begins" in said
-    )
+    assert "continue it with t2t-vit quickstart --resume auto, or delete runs/quickstart to begin a new one" in said
     assert main([*QUICK, "--resume", "auto"]) == 0
     assert mark_in(folder / f"{NAME}-2") == stopped
     shutil.rmtree("runs/quickstart")

@@ -253,12 +253,12 @@ def test_a_large_batch_is_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     train = loader(Numbered(5), batch_size=64, note=notes.append, world=2)
     assert (train.batch_size, len(train)) == (2, 1)
-    assert notes == ["batch_size 64 is cut to 2: there are 5 training images"]
+    assert notes == ["batch_size 64 is reduced to 2: there are 5 training images"]
     with pytest.raises(UserError, match="1 training image for 2 processes"):
         loader(Numbered(1), world=2)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
     loader(Numbered(50), workers=8, note=notes.append)
-    assert notes[-1] == "num_parallel_workers 8 is cut to 1, the number of cores"
+    assert notes[-1] == "num_parallel_workers 8 is reduced to 1, the number of cores"
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -117,7 +117,7 @@ def test_the_command_converts_and_says_what_it_did(
     assert main(["weights", "convert", str(source), target]) == 0
     assert capsys.readouterr() == (f"{target}: 111 tensors written as mindspore\n", "")
     assert main(["weights", "convert", str(source), target, "--format", "torch"]) == 0
-    assert capsys.readouterr().out == f"{target}: 111 tensors written as torch, in place of the file that was there\n"
+    assert capsys.readouterr().out == f"{target}: 111 tensors written as torch, replacing the existing file\n"
 
 
 def test_the_command_shows(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,4 +176,4 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert ended.value.code == 0
         assert capsys.readouterr().out.startswith("Usage: t2t-vit weights show FILE")
     assert main(["--help"]) == 0
-    assert "  weights     show what a file of weights holds, or convert it\n" in capsys.readouterr().out
+    assert "  weights     show the contents of a weights file, or convert it\n" in capsys.readouterr().out

@@ -45,7 +45,7 @@ def run(options: Options) -> int:
         print(section)
         rows = [(name, shown(name, value)) for name, value in facts.items()]
         print(*(f"  {line}" for line in table_lines((), rows, left=(0, 1))), sep="\n", end="\n\n")
-    print("Paste this into a report of a fault; it holds no paths and no names of yours.")
+    print("Paste this into a bug report. It contains no paths and no names of users or machines.")
     return 0
 
 
@@ -117,8 +117,8 @@ def _or_ready(reason: Callable[[], str | None], ready: str) -> str:
     if why is None:
         return ready
     if "fails" in why:
-        return "not here: compiling fails; t2t-vit bench model --kernels native prints the compiler's message"
-    return f"not here: {why}"
+        return "not available: compiling fails; t2t-vit bench model --kernels native prints the compiler's message"
+    return f"not available: {why}"
 
 
 def _devices() -> Iterator[tuple[str, str]]:

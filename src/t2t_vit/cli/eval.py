@@ -146,8 +146,8 @@ def evaluate_weights(
     rebuilt = rebuild(weights, config.to_dict(), pending.append)
     if set(build.HEAD) & set(rebuilt.report.new):
         raise UserError(
-            f"{weights.path}: holds no head for {config.num_classes} classes, and a new one knows nothing; fine-tune "
-            "it before it is evaluated"
+            f"{weights.path}: has no head for {config.num_classes} classes, and a new head is untrained; fine-tune "
+            "the checkpoint before you evaluate it"
         )
     images = build.validation_images(config, pending.append, rebuilt.classes, str(weights.path))
     pending += _other_precision(weights, precision)
@@ -188,7 +188,7 @@ def evaluate_exported(
         found = _measured(module, loader, images, processes, nullcontext, wants_outcomes)
         tell_unreadable(found[0], len(images), note)
         if unanswered := int(processes.sum(module.unanswered)):
-            note(f"{predictor.path}: answers {unanswered:,} images with no finite numbers; they count as wrong")
+            note(f"{predictor.path}: answers {unanswered:,} images with no finite number; they count as wrong")
     return Evaluated(found[0], measured, "exported", images, found[1])
 
 
@@ -228,10 +228,10 @@ def _other_precision(weights: Weights, precision: Precision) -> list[str]:
     of_run = choose_precision(level, precision.device, training=True).name
     if of_run == precision.name:
         return []
-    auto = ", as amp_level auto is here" if level == "auto" else ""
+    auto = ", which amp_level auto means here" if level == "auto" else ""
     return [
         f"the run of this checkpoint measured in {of_run}{auto}, this evaluation in {precision.name}: its figures may "
-        f"differ in the last digits; --amp_level {of_run} measures as the run did"
+        f"differ in the last digits; --amp_level {of_run} measures in the precision of the run"
     ]
 
 

@@ -97,7 +97,7 @@ def export_all(
             except Exception as error:  # of another program that writes or runs the format; the others go on
                 code = 1
                 reason = printable(" ".join(str(error).split()))[:200]
-                rows.append([name, *_EMPTY, f"not written, since its writer fails: {type(error).__name__}: {reason}"])
+                rows.append([name, *_EMPTY, f"not written, as conversion failed: {type(error).__name__}: {reason}"])
     finally:  # also where it is stopped: what was written is there
         print_table(COLUMNS, rows, left=(0, -1))
     return code
@@ -208,7 +208,7 @@ def gather(
     known = targets if classes is not None and tuple(images.classes) == classes else None
     if precision != "int8":
         return Evidence(compared, known)
-    note(f"int8: measured on {calibration} images, compared on {len(compared):,}")
+    note(f"int8: calibrated on {calibration} images, compared on {len(compared):,}")
     return Evidence(compared, known, real_images(training(), preprocessing, calibration)[0])
 
 
@@ -227,7 +227,7 @@ def real_images(images: ImageSet, preprocessing: Preprocessing, count: int) -> t
         except DecodeError as error:
             reason = f"{images.name(number)}: {error}"
     if not read:
-        raise UserError(f"no validation image to compare on can be read: {reason}")
+        raise UserError(f"no validation image can be read for the comparison: {reason}")
     return torch.stack(read), torch.tensor(targets)
 
 
@@ -249,7 +249,7 @@ def _sets(
     except DataError as error:
         if named:
             raise
-        note(f"compared on embedded images, since {error}")
+        note(f"compared on embedded images, because {error}")
     mode = preprocessing.mode
     return fashion_mnist("val", mode), lambda: fashion_mnist("train", mode)
 

@@ -73,7 +73,7 @@ class InferenceJob:
         check_output(self.output)
         check_output(self.rejects)
         if self.rejects == self.output:
-            raise UserError(f"--errors {self.errors}: is the output, too; name another file")
+            raise UserError(f"--errors {self.errors}: is also the output; choose another file")
 
 
 @dataclass
@@ -139,7 +139,7 @@ def _job(options: Options) -> InferenceJob:
 def _for_spreadsheets(options: Options, chosen: str) -> bool:
     asked = "spreadsheet" in options.extras
     if asked and chosen != "csv":
-        raise UserError(f"--spreadsheet is for CSV, and the output is {chosen}; add --format csv")
+        raise UserError(f"--spreadsheet is for CSV, but the output is {chosen}; add --format csv")
     return asked
 
 
@@ -149,7 +149,7 @@ def _images(options: Options) -> Iterator[Item]:
     lists = [STANDARD_INPUT] * (STANDARD_INPUT in options.words)
     lists += [options.extras["list"]] if "list" in options.extras else []
     if null and not lists:
-        raise UserError("--null says how a list is separated; name one with --list FILE, or - for standard input")
+        raise UserError("--null is for a list of paths; give the list with --list FILE, or - for standard input")
     words = [word for word in options.words if word != STANDARD_INPUT]
     found = find_images(words, recursive="recursive" in options.extras)
     return chain(found, *[listed_images(name, null=null) for name in lists])
@@ -166,8 +166,8 @@ def _as_before(options: Options, job: InferenceJob) -> Options:
 def _resumes(options: Options) -> bool:
     asked = options.line.get("resume", "")
     if asked not in ("", "auto"):
-        raise UserError(f"--resume '{asked}': infer continues what {DEFAULT_OUTPUT}.json.journal or its like holds;"
-                        " write --resume alone")  # fmt: skip
+        raise UserError(f"--resume '{asked}': infer continues from the journal beside its output, such as"
+                        f" {DEFAULT_OUTPUT}.json.journal; write --resume without a value")  # fmt: skip
     return asked == "auto"
 
 
@@ -302,7 +302,7 @@ def _name(result: ImageResult, number: int, job: InferenceJob) -> None:
     if number <= MOST_NAMED:
         tell(f"{result.path}: {result.reason}")
     elif number == MOST_NAMED + 1:
-        tell(f"... and more, which {job.rejects} will name")
+        tell(f"... and more; {job.rejects} lists them all")
 
 
 def _summary(tally: Tally, job: InferenceJob) -> str:
@@ -310,7 +310,7 @@ def _summary(tally: Tally, job: InferenceJob) -> str:
     if tally.bad:
         parts.append(f"{counted(tally.bad, 'image')} could not be read: {job.rejects}")
     if tally.recalled:
-        parts.append(f"{tally.recalled} of an earlier run")
+        parts.append(f"{tally.recalled} from an earlier run")
     return "; ".join([*parts, tally.rate])
 
 

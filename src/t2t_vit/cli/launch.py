@@ -48,7 +48,8 @@ def _explained(codes: dict[int, int]) -> int:
         rank = next(rank for rank, own in codes.items() if exit_code([own]) == code)
         own = codes[rank]
         how = f"was killed by {signal_name(-own)}" if own < 0 else f"ended with exit code {own}"
-        print(f"t2t-vit: process {rank} {how}, and the others with it; --resume auto continues", file=sys.stderr)
+        stopped = "so the other processes were stopped; --resume auto continues the run"
+        print(f"t2t-vit: process {rank} {how}, {stopped}", file=sys.stderr)
     return code
 
 

@@ -143,8 +143,8 @@ def _usage() -> str:
 
 def _unknown(name: str) -> str:
     if name.startswith("-"):
-        return f"'{name}' stands before any command; write t2t-vit COMMAND {name} ..., COMMAND being {_listed()}"
-    return f"unknown command '{name}'; did you mean '{nearest_command(name, COMMANDS)}'? There are {_listed()}"
+        return f"'{name}' comes before the command; write t2t-vit COMMAND {name} ..., where COMMAND is {_listed()}"
+    return f"unknown command '{name}'; did you mean '{nearest_command(name, COMMANDS)}'? The commands are {_listed()}"
 
 
 def _listed() -> str:

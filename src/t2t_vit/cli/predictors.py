@@ -175,8 +175,8 @@ def in_runtime(own: TorchPredictor, config: Config, work: Work) -> tuple[str, Pr
 def _check(name: str, precision: Precision) -> None:
     if precision.device.type != "cpu" or precision.name not in TOLERANCE:
         raise UserError(
-            f"runtime {name} computes on the CPU, in float32 or bf16; not on {precision.device.type} in "
-            f"{precision.name}: leave it out, or say device_target CPU and amp_level O0, bf16 or auto"
+            f"runtime {name} runs on the CPU in float32 or bf16, not on {precision.device.type} in "
+            f"{precision.name}: leave runtime out, or set device_target CPU and amp_level O0, bf16 or auto"
         )
     if missing := _missing(name):
         extra = "openvino" if name == "openvino" else "export"

@@ -23,7 +23,7 @@ def run(options: Options) -> int:
     check_output(output)
     new_figure(1, 1)  # what is missing is said before the work
     if not Path(image).is_file():
-        raise UserError(f"DATA '{image}': is no file; show draws one image")
+        raise UserError(f"DATA '{image}': is not a file; show takes one image")
     predictor = torch_predictor(options, options.required_checkpoint())
     try:
         budget = PixelBudget(cast(int, options.said("max_pixels", MAX_PIXELS)))

@@ -231,7 +231,7 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
         job.folders.sweep()
         job.console.begin(job.folders.logs / "train.log")
     if state.ended:
-        job.note("the run has made its last step, but its report is missing: it is made now")
+        job.note("the run is complete but its report is missing; writing it now")
         return _ended(job, trained, state, ranked, validation, val_images, result)
     job.note(_headline(job, model, len(train_images), len(val_images)))
     job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
@@ -259,7 +259,7 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
     )
     if stop.is_time_up and state.step < planned:
         last = quote(str(job.folders.checkpoints / LAST))
-        job.note(f"{time.reason}: the run ends here; --resume {last} with a larger --max_hours goes on")
+        job.note(f"{time.reason}: the run ends here; --resume {last} with a larger --max_hours continues it")
     ranked = next((one.best for one in callbacks if isinstance(one, Checkpoints)), {})
     result = replace(result, checkpoint=job.folders.checkpoints / checkpoint_name(config.arch, state))
     return _ended(job, trained, state, ranked, validation, val_images, result)
@@ -301,8 +301,8 @@ def _jump(config: Config, saved: SavedRun, schedule: Schedule, state: State) -> 
     if abs(next_one - last) <= 0.05 * max(next_one, last):
         return []
     return [
-        f"the learning rate goes from {last:.3g} at step {state.step} to {next_one:.3g} at the next one, since its "
-        f"schedule has changed; a schedule of its own, from these weights, has a new run with --pretrained "
+        f"the learning rate changes from {last:.3g} at step {state.step} to {next_one:.3g} at the next step, because "
+        f"the schedule has changed; for a new schedule from these weights, begin a new run with --pretrained "
         f"{quote(str(saved.path))}"
     ]
 
@@ -354,7 +354,7 @@ def _initial(job: Job, weights: Weights | None, classes: Sequence[str]) -> T2TVi
             job.note(text)
     made_of = fused_or_plain(model, job.config.kernels, job.device)
     if packs(job.config.kernels, job.precision):
-        made_of += "; evaluations by a packed copy, made anew each time"
+        made_of += "; each evaluation uses a new packed copy"
     job.note(f"network: {made_of}")
     job.precision.prepare(model)
     return model
@@ -397,7 +397,7 @@ def _processes_note(config: Config, processes: Processes, given: Collection[str]
             f"scripts/run_distribute_train_gpu.sh CONFIG --num_devices {config.device_num}, or with torchrun"
         )
     return (
-        [f"device_num {config.device_num}: torchrun started {processes.count}, which wins"]
+        [f"device_num {config.device_num}: torchrun started {processes.count}, and that number is used"]
         if "device_num" in given
         else []
     )
@@ -427,7 +427,7 @@ def recipe_line(config: Config, model: nn.Module, optimizer: Optimizer, state: S
     lowest = min(group.get("lr_scale", 1.0) for group in optimizer.param_groups)
     rates = f"learning rate up to {config.base_lr:.3g}"
     if lowest < 1:
-        rates += f" (layer_decay {config.layer_decay:g}: {config.base_lr * lowest:.2g} in the first layer that learns)"
+        rates += f" (layer_decay {config.layer_decay:g}: {config.base_lr * lowest:.2g} in the first trained layer)"
     steps = state.last_step - state.step
     parts = [
         config.optimizer,
@@ -456,8 +456,8 @@ def fit_to_data(config: Config, images: ImageSet, given: Collection[str], note: 
     if classes < 3 and config.label_smoothing > 0 and "label_smoothing" not in given:
         # Of two classes it takes a share of every answer's certainty and says nothing about which are alike.
         note(
-            f"label_smoothing {config.label_smoothing:g} is off, as there are {classes} classes; "
-            "given on the command line, it stays"
+            f"label_smoothing {config.label_smoothing:g} is off, because there are {classes} classes; "
+            "to keep it, give it on the command line"
         )
         config = replace(config, label_smoothing=0.0)
     return config
@@ -468,18 +468,18 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
     fewest, most = int(counts.argmin()), int(counts.argmax())
     low, high = int(counts[fewest]), int(counts[most])
     if low == high:
-        sentences = [f"{counted(low, 'training image')} a class"]
+        sentences = [f"{counted(low, 'training image')} per class"]
     else:
         sentences = [
-            f"training images a class: {low:,} ({images.classes[fewest]}) to {high:,} ({images.classes[most]})"
+            f"training images per class: {low:,} ({images.classes[fewest]}) to {high:,} ({images.classes[most]})"
         ]
     if high >= UNEVEN * max(1, low) and class_balance == "none":
-        sentences[0] += "; rare classes may lose: --class_balance weights (or sampling) makes up for it"
+        sentences[0] += "; rare classes may be recognised less often: --class_balance weights (or sampling) helps"
     few = int((counts < FEW).sum())
     if few:
         sentences.append(
-            f"fewer than {FEW} training images in {few} of {len(counts)} classes: expect little of them, and of the "
-            "accuracy measured on fewer still"
+            f"classes with fewer than {FEW} training images: {few} of {len(counts)}; expect poor predictions for them, "
+            "and a rough measure of their accuracy"
         )
     return sentences
 
@@ -514,4 +514,4 @@ def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSe
     try:
         finish(job.run)
     except OutputError as error:
-        job.note(f"--resume auto will make the report again: {error}")
+        job.note(f"--resume auto writes the report again: {error}")

@@ -80,7 +80,7 @@ class TrainLoader:
             raise UserError(f"{counted(len(images), 'training image')} for {world} processes: each needs at least one")
         self.batch_size = min(batch_size, len(images) // world)
         if self.batch_size < batch_size:
-            note(f"batch_size {batch_size} is cut to {self.batch_size}: there are {len(images)} training images")
+            note(f"batch_size {batch_size} is reduced to {self.batch_size}: there are {len(images)} training images")
         self._batch_transform = batch_transform
         self._device = device
         self._ahead = ahead
@@ -329,7 +329,7 @@ def _arrived(samples: Samples, device: torch.device) -> Arrived:
 def _limited(workers: int, batches: int, note: Note) -> int:
     usable = usable_workers(workers)
     if usable < workers:
-        note(f"num_parallel_workers {workers} is cut to {usable}, the number of cores")
+        note(f"num_parallel_workers {workers} is reduced to {usable}, the number of cores")
     return min(usable, batches)
 
 

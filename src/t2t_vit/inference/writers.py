@@ -234,7 +234,7 @@ def check_output(path: str | Path) -> None:
 def open_rejects(path: str | Path) -> Iterator[Callable[[ImageResult], None]]:
     """What takes the results without predictions: an object a line, `{"path": ..., "reason": ...}`.
 
-    The file appears when the block ends well; where nothing was bad there is none, not even one of an earlier run.
+    The file appears when the block ends well; where nothing was bad there is none, not even one from an earlier run.
 
     Raises:
         UserError: the file cannot be written.

@@ -78,7 +78,7 @@ class Options:
         """
         if not self.checkpoint:
             option = self.command.spelling("pretrained")
-            raise UserError(f"{self.command.name} needs a checkpoint; name one with --{option} FILE")
+            raise UserError(f"{self.command.name} needs a checkpoint; give one with --{option} FILE")
         return self.checkpoint
 
 
@@ -161,7 +161,7 @@ def parser_of(command: Command) -> ArgumentParser:
             group.add_argument(f"--{extra.name}", action="store_true", default=SUPPRESS, help=extra.meaning)
         else:
             _add(group, f"--{extra.name}", extra, metavar=extra.metavar, help=extra.meaning)
-    group.add_argument("--help", action="help", help="show this text and end")
+    group.add_argument("--help", action="help", help="show this help and exit")
     for title, names in SECTIONS.items() if command.keys else ():
         section = parser.add_argument_group(title)
         for key in (KEYS[name] for name in names):
@@ -170,7 +170,7 @@ def parser_of(command: Command) -> ArgumentParser:
     unused = [name for name in command.keys if name not in command.uses]
     if unused:
         which = ", ".join(unused) if len(unused) < 5 else "all other keys of t2t-vit train --help"
-        parser.add_argument_group("Accepted and without effect here", which)
+        parser.add_argument_group("Accepted, but without effect here", which)
     return parser
 
 
@@ -194,7 +194,9 @@ def _check_data(command: Command, words: Sequence[str]) -> None:
     """Refuse a command without what it works on."""
     subjects = command.subjects
     if not words:
-        raise UserError(f"{command.name} needs what to work on: {_either([*subjects]) if subjects else command.needs}")
+        raise UserError(
+            f"{command.name} needs something to work on: {_either([*subjects]) if subjects else command.needs}"
+        )
     if subjects and words[0] not in subjects:
         raise UserError(f"{command.name} takes {_either([*subjects])}; not '{words[0]}'")
     lacking = subjects[words[0]][len(words) - 1 :] if subjects else ()
@@ -209,7 +211,9 @@ def _unexpected(command: Command, word: str) -> str:
     if word.startswith("-"):
         near = nearest_key(name.lstrip("-"), names)
         if near == IMAGES:
-            return f"unknown option '{name}'; write what to work on without one: {command.usage.splitlines()[0]}"
+            return (
+                f"unknown option '{name}'; write images and folders without an option: {command.usage.splitlines()[0]}"
+            )
         return f"unknown option '{name}'; did you mean '--{near}'?"
     meant = nearest_key(name, names)
     hint = f"write --{meant}={value}" if equals and name and meant != IMAGES else "options are --KEY VALUE"

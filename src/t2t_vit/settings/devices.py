@@ -24,7 +24,7 @@ def device_keys(text: str, line: Mapping[str, Value]) -> dict[str, Value]:
         kind, number = "gpu", kind
     if kind in _ELSEWHERE[sys.platform == "darwin"]:
         raise UserError(
-            f"--device {text}: there is none on this machine; write --device auto for the accelerator it has, or "
+            f"--device {text}: this machine has none; write --device auto for the accelerator that it has, or "
             "--device cpu"
         )
     targets = {"auto": "auto", "cpu": "CPU", "mps": "MPS", "xpu": "XPU", "npu": "Ascend"}

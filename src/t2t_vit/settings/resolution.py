@@ -19,9 +19,9 @@ from t2t_vit.settings.values import Value
 NETWORK_KEYS = frozenset({"arch", "in_chans", "disable_approximate_gelu"})
 # Keys of the command line that may differ from the checkpoint, which is then fitted to them.
 REFIT_KEYS = frozenset({"num_classes", "image_size", "crop_pct"})
-_NETWORK = "its weights would be those of another network"
+_NETWORK = "the weights belong to another network"
 _OPTIMIZER = "the optimizer's state belongs to the old one"
-_IMAGES = "its steps, epochs and best lists count the old images"
+_IMAGES = "its steps, epochs and lists of best checkpoints count the old images"
 # Keys whose change would give the state in a checkpoint another meaning, each with the reason.
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("arch", "in_chans", "image_size", "num_classes", "disable_approximate_gelu"), _NETWORK),
@@ -29,9 +29,9 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(
         ("dataset", "train_num_samples", "val_num_samples", "val_split", "split_seed", "class_balance"), _IMAGES
     ),
-    "seed": "every random number, and the order of the images, would be another",
-    "with_ema": "an average knows all weights since the first step",
-    "start_epoch": "a continued run knows its own epoch",
+    "seed": "every random number and the order of the images would change",
+    "with_ema": "an average covers all weights since the first step",
+    "start_epoch": "a continued run has its own epoch",
 }
 # Keys that change where and how a run is made, but no number of it. All others may change, and the run from there on is
 # another one.
@@ -159,7 +159,7 @@ def _held(options: Options, checkpoint: Mapping[str, Any]) -> dict[str, Value]:
     try:
         return {name: checked(name, checkpoint[name]) for name in KEYS if name in names and name in checkpoint}
     except UserError as error:
-        raise UserError(f"{options.checkpoint}: the configuration that it holds is damaged: {error}") from None
+        raise UserError(f"{options.checkpoint}: its configuration is damaged: {error}") from None
 
 
 def _other_dataset(options: Options, checkpoint: Mapping[str, Any]) -> bool:
@@ -200,7 +200,7 @@ def _against_line(
         if name == "num_classes" and options.command.name == "eval":
             raise UserError(
                 f"--num_classes {_shown(line[name])} contradicts {source}, which holds {_shown(strong[name])}: an "
-                "evaluation never draws a new head; leave --num_classes out, classes are matched by name"
+                "evaluation never makes a new head; leave --num_classes out, classes are matched by name"
             )
         if name not in REFIT_KEYS:
             raise UserError(
@@ -208,8 +208,8 @@ def _against_line(
                 f"leave --{name} out"
             )
     if differing:
-        yield f"{source} is re-fitted: " + ", ".join(
-            f"{name} {_shown(line[name])} (it holds {_shown(strong[name])})" for name in differing
+        yield f"{source} is adapted: " + ", ".join(
+            f"{name} {_shown(line[name])} (the checkpoint has {_shown(strong[name])})" for name in differing
         )
 
 
@@ -242,7 +242,7 @@ def _channels_note(config: Config, values: Mapping[str, Value]) -> Iterable[str]
     names = [name for name in ("mean", "std") if name not in values]
     if names and config.in_chans != 3:
         fitted = " and ".join(f"{name} {_shown(getattr(config, name))}" for name in names)
-        yield f"in_chans {config.in_chans}: {fitted}, from the defaults of three colours"
+        yield f"in_chans {config.in_chans}: {fitted}, from the defaults for three channels"
 
 
 def _without_effect(options: Options, config: Config, device_type: str | None) -> list[str]:
@@ -276,7 +276,7 @@ def _config_of(saved: Saved) -> Config:
     try:
         return Config.from_dict(_with_split_seed(saved.content["config"]))
     except UserError as error:
-        raise UserError(f"{saved.path}: the configuration that it holds cannot be used: {error}") from None
+        raise UserError(f"{saved.path}: its configuration cannot be used: {error}") from None
 
 
 def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> None:
@@ -291,7 +291,7 @@ def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Sa
 def _changed(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> Iterable[str]:
     if names:
         listed = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
-        another = "" if FREE.issuperset(names) else "; what follows is not what the run as it was begun would have been"
+        another = "" if FREE.issuperset(names) else "; from there on, results differ from those of an unchanged run"
         yield f"changed from step {saved.step} on: {listed}{another}"
 
 
@@ -309,4 +309,4 @@ def _kept_against_file(options: Options, place: Mapping[str, Value], config: Con
         listed = ", ".join(
             f"{name} {_shown(getattr(config, name))} (not {_shown(options.file[name])})" for name in differing
         )
-        yield f"{saved.path} wins over {options.path}: {listed}; what is on the command line would win over both"
+        yield f"{saved.path} wins over {options.path}: {listed}; the command line would win over both"

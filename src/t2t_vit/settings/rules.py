@@ -59,11 +59,11 @@ def _total_epochs(config: Config) -> int:
 CONTRADICTIONS = (
     Contradiction(
         lambda c: len(c.mean) not in (1, c.in_chans),
-        "mean {mean} fits no image of in_chans {in_chans}; give one value, or one a channel",
+        "mean {mean} does not fit in_chans {in_chans}; give one value, or one per channel",
     ),
     Contradiction(
         lambda c: len(c.std) not in (1, c.in_chans),
-        "std {std} fits no image of in_chans {in_chans}; give one value, or one a channel",
+        "std {std} does not fit in_chans {in_chans}; give one value, or one per channel",
     ),
 )
 TRAINING_CONTRADICTIONS = (
@@ -76,7 +76,7 @@ TRAINING_CONTRADICTIONS = (
     ),
     Contradiction(
         lambda c: c.start_epoch > 0 and _resumes(c) and c.resume != "auto",
-        "start_epoch {start_epoch} contradicts a continued run, which knows its own epoch; leave start_epoch out",
+        "start_epoch {start_epoch} contradicts a continued run, which has its own epoch; leave start_epoch out",
     ),
     Contradiction(
         lambda c: c.resume != "" and c.pretrained != "" and not c.exclude_epoch_state,
@@ -126,17 +126,17 @@ INACTIVE = (
     ),
     Inactive(("warmup_lr",), lambda c: c.warmup_length == 0, "warmup_length is 0"),
     Inactive(("clip_grad_norm",), lambda c: not c.use_clip_grad_norm, "use_clip_grad_norm is False"),
-    Inactive(("patience",), lambda c: c.eval_every_epochs == 0, "the run is evaluated at its end alone"),
+    Inactive(("patience",), lambda c: c.eval_every_epochs == 0, "the run is evaluated only at its end"),
     Inactive(("ema_decay",), lambda c: not c.with_ema, "with_ema is False"),
     Inactive(("loss_scale", "is_dynamic_loss_scale"), lambda c: not _loss_is_scaled(c), "amp_level is {amp_level}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
-    Inactive(("cache",), lambda c: _total_epochs(c) == 1, "in a single epoch nothing is read twice"),
+    Inactive(("cache",), lambda c: _total_epochs(c) == 1, "a single epoch reads nothing twice"),
     Inactive(
         ("train_dir", "val_dir", "val_split", "bad_images", "max_pixels", "cache"), _in_memory, "dataset is {dataset}"
     ),
     Inactive(("split_seed",), lambda c: c.val_split == 0, "val_split is 0"),
     Inactive(
-        ("layer_decay", "drop_path"), lambda c: c.freeze == "backbone", "freeze is backbone: the head alone learns"
+        ("layer_decay", "drop_path"), lambda c: c.freeze == "backbone", "freeze is backbone: only the head is trained"
     ),
     Inactive(("drop_block", "performer_drop"), lambda c: c.freeze != "", "freeze is {freeze}"),
     Inactive(("performer_drop",), lambda c: find_variant(c.arch).tokens != "performer", "{arch} has no performer"),
@@ -151,11 +151,11 @@ INACTIVE = (
 REMARKS = (
     Contradiction(
         lambda c: c.layer_decay < 1 and not _starts_from_weights(c),
-        "layer_decay {layer_decay} is for trained weights: name them with pretrained, or leave layer_decay at 1",
+        "layer_decay {layer_decay} is for trained weights: give them with pretrained, or leave layer_decay at 1",
     ),
     Contradiction(
         lambda c: c.freeze != "" and not _starts_from_weights(c),
-        "freeze {freeze} without pretrained: what is frozen stays as it was initialised and knows nothing",
+        "freeze {freeze} without pretrained: the frozen part keeps its random initial weights and is never trained",
     ),
     Contradiction(
         lambda c: c.min_lr > c.base_lr,

@@ -113,7 +113,7 @@ def test_a_batch_that_no_memory_holds_and_one_that_it_does(tmp_path: Path) -> No
     failed = train(64, UNCHECKED="yes")
     assert failed.returncode == 2, failed.stderr
     assert failed.stderr.splitlines()[-1].startswith("t2t-vit: out of memory on this machine")
-    assert "Traceback" not in failed.stderr and "stopped at step 0; no checkpoint was written yet" in failed.stderr
+    assert "Traceback" not in failed.stderr and "stopped at step 0; no checkpoint has been written yet" in failed.stderr
     found = train("auto")  # as the sentence says
     assert found.returncode == 0, found.stderr
     assert "batch_size auto: " in found.stderr

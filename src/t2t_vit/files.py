@@ -37,7 +37,9 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
         beside = path.with_name(f".{path.name[:80]}.{token_hex(4)}.part")
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); choose a folder that can be written"
+        ) from error
     # A name that is no UTF-8 is written with an escape for each byte, as \\udce9. Lines end with \n everywhere.
     encoding, errors, newline = (None, None, None) if "b" in mode else ("utf-8", "backslashreplace", "")
     try:
@@ -159,7 +161,9 @@ def check_folder(folder: Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise OutputError(f"{key} {folder}: cannot be written ({error.strerror}); name a folder that can be") from error
+        raise OutputError(
+            f"{key} {folder}: cannot be written ({error.strerror}); choose a folder that can be written"
+        ) from error
 
 
 def _room(folder: Path, size: int) -> str:

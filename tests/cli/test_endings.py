@@ -86,7 +86,7 @@ def test_a_run_that_stopped_early_is_over_until_it_may_wait_longer(run: Callable
     code, _, err = run(patience=1, epochs=40, resume="auto")
     assert code == 0 and rows() == before
     assert " is finished: the last evaluation was no better by top1" in err
-    assert "a larger --patience, or 0, goes on" in err
+    assert "a larger --patience, or 0, continues it" in err
     code, _, err = run(patience=0, epochs=len(before) + 2, resume="auto")
     assert code == 0 and len(rows()) == len(before) + 2
 
@@ -104,7 +104,7 @@ def test_hours_that_are_over_end_with_a_checkpoint_and_an_evaluation_and_can_be_
     assert held["step"] == held["metrics"]["step"] == 1 and held["followers"]["TimeLimit"]["seconds"] > 0
     code, _, err = run(epochs=2, max_hours=1e-9, model_postfix="_h", resume="auto")
     assert code == 0 and " is finished: max_hours 1e-09 are over" in err
-    assert "a larger --max_hours, or 0, goes on" in err
+    assert "a larger --max_hours, or 0, continues it" in err
     code, _, err = run(epochs=2, max_hours=0, model_postfix="_h", resume="auto")
     assert code == 0
     going_on = torch.load(Path(f"runs/checkpoints/{NAME}_h") / whole.name, weights_only=True)

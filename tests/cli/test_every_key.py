@@ -207,7 +207,7 @@ ROWS = [
     Row(
         "patience",
         1,
-        says("early stopping: the last evaluation was no better by top1 than that of step"),
+        says("early stopping: the last evaluation was no better by top1 than the one at step"),
         {"base_lr": 1e-30, "warmup_lr": 1e-30, "min_lr": 1e-30, "epochs": 4},
     ),
     Row("max_hours", 1e-9, says("max_hours 1e-09 are over .*: the run ends here; --resume .*/last.ckpt with a larger")),

@@ -222,7 +222,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         path.write_bytes(data[: rng.randrange(len(data))])
     code, err = run(place, **AUTO)
     assert code == 0, err
-    assert re.search(r"^skipped for another one: .*_7\.ckpt: is ", err, re.MULTILINE)
+    assert re.search(r"^skipped for an older one: .*_7\.ckpt: is ", err, re.MULTILINE)
     assert "epoch 2, step 6\n" in err
     assert differences_of_runs(straight, place) == []
 
@@ -279,7 +279,7 @@ def test_a_finished_run_says_so_and_writes_nothing(run: Run, straight: Path) -> 
     before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
     code, err = run(straight, **AUTO)
     assert code == 0
-    assert " is finished: max_steps 10 ended it at step 10; --max_steps 0 goes on to the end of epoch 3" in err
+    assert " is finished: max_steps 10 ended it at step 10; --max_steps 0 continues it to the end of epoch 3" in err
     assert {path: path.stat().st_mtime_ns for path in straight.rglob("*")} == before
 
 

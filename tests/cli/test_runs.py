@@ -142,7 +142,7 @@ def test_auto_continues_the_newest_that_was_stopped_and_then_the_others(train: C
         assert identity(name)
     assert content(f"{NAME}-2") == finished
     code, out, err = train(arch=NAME, resume="auto")
-    assert (code, err) == (0, f"the run {NAME}-3 is finished: step 6, epoch 2; a larger --epochs goes on\n")
+    assert (code, err) == (0, f"the run {NAME}-3 is finished: step 6, epoch 2; a larger --epochs continues it\n")
     for line in out.splitlines():
         path = Path(line[18:].split("  ")[0])
         assert line.startswith(("predict", "evaluate")) or path.exists(), line
@@ -201,7 +201,7 @@ def test_a_moved_run_whose_newest_file_is_damaged_goes_on_from_its_best_one(trai
     code, _, err = train(arch=NAME, resume="auto", **moved)
     assert code == 0, err
     assert err.startswith(f"continuing the run {NAME} from {here}/moved/best_checkpoints/{NAME}/{NAME}-1_3.ckpt")
-    assert "skipped for another one" in err
+    assert "skipped for an older one" in err
     assert not (here / "runs").exists()
 
 

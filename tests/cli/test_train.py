@@ -35,8 +35,8 @@ def test_two_classes_are_not_smoothed_unless_somebody_says_so() -> None:
             (20, 300, 25),
             "none",
             [
-                "training images per class: 20 (a) to 300 (b); rare classes may be recognised less often: --class_balance weights (or "
-                "sampling) helps"
+                "training images per class: 20 (a) to 300 (b); rare classes may be recognised less often: "
+                "--class_balance weights (or sampling) helps"
             ],
         ),
         ((20, 79, 25), "none", ["training images per class: 20 (a) to 79 (b)"]),

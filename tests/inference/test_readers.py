@@ -38,7 +38,7 @@ def test_paths_and_bytes_give_the_pixels_of_the_preprocessing(tmp_path: Path, co
     for image, colour in zip(images, ("red", "lime"), strict=False):
         expected = preprocessing(Image.new("RGB", (20, 30), colour))
         assert torch.equal(image.result(LONG), expected)
-    assert images[2].result(LONG) == "it is not an image, or of a format that is not read"
+    assert images[2].result(LONG) == "it is not an image, or its format is not supported"
     reading.close()
 
 

@@ -74,7 +74,7 @@ def test_train_and_infer(platform: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("platform", [("windows",), ("windows", "keep"), ("macos",), ("macos", "keep")])
 def test_train_resume_eval_infer_and_export(platform: tuple[str, ...], tmp_path: Path) -> None:
     said = run_jobs(tmp_path, LONG, *platform)
-    assert "cache: this platform has no memory files to share; images are decoded in every epoch" in said
+    assert "cache: this platform has no shared memory files; images are decoded in every epoch" in said
     assert said.count("same top-1 on 100.0% of 9 images") == 2
     assert predictions(tmp_path / "onnx.csv")[1:] and len(predictions(tmp_path / "more.jsonl")) == 21
     texts = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".tsv", ".html", ".jsonl", ".txt")]

@@ -178,7 +178,7 @@ def test_a_process_that_another_took_in_ends_at_once(by_torchrun: bool, code: in
         check=False,
     )
     assert done.returncode == code
-    assert done.stderr.startswith("the launcher of this process is gone") == by_torchrun
+    assert done.stderr.startswith("the launcher of this process has ended") == by_torchrun
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise is Linux's")

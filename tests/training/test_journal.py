@@ -274,7 +274,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, capsys):
         path.unlink()
         path.mkdir()
     follow(Journal(state, console, every=4, history=history), state)
-    assert capsys.readouterr().err.count("no more rows are kept") == 1
+    assert capsys.readouterr().err.count("training continues without writing more rows") == 1
     console.close()
 
 

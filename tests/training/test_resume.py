@@ -195,7 +195,7 @@ def test_state_that_belongs_to_other_weights_never_reaches_the_optimizer(make_mo
     number, state = next((number, state) for number, state in content["state"].items() if len(state) > 1 or state)
     moment = next(name for name, tensor in state.items() if isinstance(tensor, torch.Tensor) and name != "step")
     spoilt = {**content, "state": {**content["state"], number: {**state, moment: value}}}
-    with pytest.raises(ValueError, match=f"the optimizer's {moment} is|the optimizer cannot go on from its state"):
+    with pytest.raises(ValueError, match=f"the optimizer's {moment} is|the optimizer cannot continue from its state"):
         restore_optimizer(setting(make_model, name).optimizer, spoilt)
 
 

@@ -105,14 +105,14 @@ def _found(
     if fitting < 1:
         raise UserError(
             f"batch_size auto: not even one image fits into the memory of {precision.device}: lower image_size, or "
-            "take a smaller arch"
+            "choose a smaller arch"
         )
     batch, accumulation = (fitting, config.accumulation_step) if want.fixed else shared(whole, fitting)
     update = batch * accumulation
     note(
         f"batch_size auto: {batch} ({how}, {precision.device.type}), accumulation_step {accumulation}: "
-        f"{update:,} images an update and device"
-        + ("" if update == whole or want.fixed else f", as near to the recipe's {whole:,} as it goes")
+        f"{update:,} images per update and device"
+        + ("" if update == whole or want.fixed else f", as close as possible to the recipe's {whole:,}")
     )
     return batch, accumulation
 
@@ -214,7 +214,7 @@ def held_by_memory(config: Config, processes: Processes, note: Note) -> int:
     held = int((HEADROOM * free - fixed) // per_image)
     note(
         f"memory: {shown_bytes(free)} are free; an update takes about {shown_bytes(fixed)} and "
-        f"{shown_bytes(per_image)} more for each image"
+        f"{shown_bytes(per_image)} more per image"
     )
     return max(0, min(held, _LARGEST))
 

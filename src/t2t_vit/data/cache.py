@@ -174,7 +174,7 @@ def shared_store(count: int, budget: int, first: bool, share: Share, note: Calla
             file = MemoryFile(place)
     except OSError as error:
         if first:
-            note(f"cache: no memory can be had for it ({error.strerror}); images are decoded in every epoch")
+            note(f"cache: its memory cannot be allocated ({error.strerror}); images are decoded in every epoch")
             share(None)
         return None  # another process of the machine may be kept apart from the first one
     return ByteStore(file, count, budget)

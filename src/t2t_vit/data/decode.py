@@ -165,7 +165,7 @@ class _Counted:
     def read(self, size: int | None = -1) -> bytes:
         self.pieces += 1
         if self.pieces > _MOST_PIECES:
-            raise DecodeError(f"it consists of more than {_MOST_PIECES:,} pieces")
+            raise DecodeError(f"it has more than {_MOST_PIECES:,} pieces")
         content: bytes = super().read(size)  # type: ignore[misc]
         return content
 
@@ -440,17 +440,17 @@ def _reason(error: Exception) -> str:
     if isinstance(error, DecodeError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "there is no memory to decode it"
+        return "there is not enough memory to decode it"
     if isinstance(error, Image.DecompressionBombError):  # an image within the file is larger than its header says
         return "it has too many pixels to be decoded safely"
     if isinstance(error, UnidentifiedImageError):
-        return "it is not an image, or of a format that is not read"
+        return "it is not an image, or its format is not supported"
     if isinstance(error, OSError) and error.strerror:
         return f"it cannot be read ({error.strerror})"
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return "the file is truncated"
     detail = " ".join(str(error).split())[:120] or type(error).__name__
-    return f"its content is broken ({detail})"
+    return f"its content is damaged ({detail})"
 
 
 class _Quiet:

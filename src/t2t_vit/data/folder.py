@@ -75,7 +75,7 @@ class FolderImages:
         for file in files:
             name = class_name(os.fsdecode(file.partition(b"/")[0]))
             if name not in numbers:
-                raise UserError(f"{folder}: {os.fsdecode(file)} belongs to none of the classes {', '.join(classes)}")
+                raise UserError(f"{folder}: {os.fsdecode(file)} is not in any of the classes {', '.join(classes)}")
             targets.append(numbers[name])
         images = cls.__new__(cls)
         images._fill(folder, mode, tuple(classes), np.array(targets, np.int64), files, budget)
@@ -194,7 +194,8 @@ class Tree:
         parts = [] if named else [name for name in self._parts() if not holds_images(self.root / name)]
         if parts or (self.val_dir is not None and (self.root / self.val_dir).exists()):
             raise UserError(
-                f"{self.root} holds {_listed(parts)}but no folder train; name the one with train_dir (. is {self.root})"
+                f"{self.root} holds {_listed(parts)}but no folder train; give the training folder with train_dir (. is "
+                f"{self.root})"
             )
         if self.val_split == 0:
             self._check_no_classes()
@@ -325,9 +326,9 @@ def check_level(found: Scan, root: Path, key: str, *, guess: bool = True) -> Non
                     f"--data_url {quote(str(found.folder / name))}"
                 )
             raise UserError(
-                f"{found.folder / name} is divided into {', '.join(divided)}, which lie within a class: it has to be "
-                f"the other way round, {found.folder}/{divided[0]}/{name}; or say with --train_dir . that all of them "
-                "are images of the class"
+                f"{found.folder / name} is divided into {', '.join(divided)}, within a class folder: make it "
+                f"the other way round, {found.folder}/{divided[0]}/{name}; or add --train_dir . if all of them are "
+                "images of that class"
             )
 
 
@@ -343,7 +344,7 @@ def check_known(found: Scan, root: Path, classes: Sequence[str]) -> None:
     for name in found.folders():
         if known & set(map(class_name, found.below(name))):
             raise UserError(
-                f"{found.folder} holds none of the classes, but {found.folder / name} does: name the folder that holds "
+                f"{found.folder} holds none of the classes, but {found.folder / name} does: give the folder that holds "
                 f"them: {_named(found.folder / name, found.folder, root)}"
             )
 
@@ -365,11 +366,11 @@ def _one_class(found: Scan, root: Path, key: str) -> str:
         shown = quote(str(meant) if key == "data_url" else relative_path(meant, root))
         return (
             f"{place} holds one folder of images, {name}, and {_listed(below)}lie in {meant}: if those are the "
-            f"classes, name the folder that holds them: --{key} {shown}"
+            f"classes, give the folder that holds them: --{key} {shown}"
         )
     loose = f", and {counted(found.loose_images, 'image')} in no folder" if found.loose_images else ""
     return (
-        f"{place} holds one class, {name}{loose}; to learn anything, a network needs two or more: put the images of "
+        f"{place} holds one class, {name}{loose}; training needs two or more: put the images of "
         "each class into a folder of its name"
     )
 
@@ -377,8 +378,8 @@ def _one_class(found: Scan, root: Path, key: str) -> str:
 def are_classes(names: Sequence[str]) -> str:
     """What to say of folders that have the name of a part and hold images themselves."""
     if len(names) == 1:
-        return "holds images itself, so it is a class as the others are"
-    return "hold images themselves, so they are classes as the others are"
+        return "holds images itself, so it is a class like the others"
+    return "hold images themselves, so they are classes like the others"
 
 
 def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
@@ -409,7 +410,9 @@ def split(images: FolderImages, share: float, seed: int, key_name: str = "val_sp
     counts = np.bincount(images.targets, minlength=len(images.classes))
     kept = np.where(counts > 1, np.clip(np.floor(share * counts + 0.5), 1, np.maximum(counts - 1, 1)), 0).astype(int)
     if not kept.any():
-        raise UserError(f"{key_name}: every class of {images.folder} has a single image, so none can be kept")
+        raise UserError(
+            f"{key_name}: every class of {images.folder} has a single image, so none can be kept for validation"
+        )
     order = np.lexsort((_hashes(images, seed), images.targets))
     place = np.arange(len(images)) - (np.cumsum(counts) - counts)[images.targets[order]]  # within its class
     is_val = np.zeros(len(images), dtype=bool)

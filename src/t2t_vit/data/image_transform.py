@@ -182,11 +182,11 @@ def check_policy(text: str) -> None:
     name, *sections = text.split("-")
     if name not in _SECTIONS:
         raise UserError(
-            f"auto_augment {text!r} starts with none of {', '.join(_SECTIONS)}; an example: rand-m9-mstd0.5-inc1"
+            f"auto_augment {text!r} must start with one of {', '.join(_SECTIONS)}; an example: rand-m9-mstd0.5-inc1"
         )
     for section in sections:
         if not re.fullmatch(_SECTIONS[name], section):
-            raise UserError(f"auto_augment {text!r} has a section {section!r} that {name} does not know")
+            raise UserError(f"auto_augment {text!r} has a section {section!r} that {name} does not have")
 
 
 def apply_policy(policy: Policy, image: Image.Image, seed: int) -> Image.Image:

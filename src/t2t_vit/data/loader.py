@@ -259,7 +259,7 @@ def not_readable(reasons: Mapping[str, str], count: int, where: str = "") -> str
     more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     return (
         f"{len(reasons):,} of {counted(count, 'image')} cannot be read{where} ({'; '.join(shown)}{more}); repair or "
-        "remove them, or go on without them with --bad_images skip"
+        "remove them, or continue without them with --bad_images skip"
     )
 
 
@@ -279,10 +279,10 @@ class _Broken:
             name = self._images.name(failure.image)
             if self._bad.stops:
                 raise UserError(not_readable({name: failure.reason}, len(self._images)))
-            self._bad.met(failure.image, name, failure.reason, "another image takes its place")
+            self._bad.met(failure.image, name, failure.reason, "another image replaces it")
         if samples.lost or len(self._seen) > self._limit:
             raise UserError(
-                f"too many training images are broken: {len(self._seen) + len(self._bad.known)} so far of "
+                f"too many training images are unreadable: {len(self._seen) + len(self._bad.known)} so far of "
                 f"{len(self._images)}, the last is {self._text(samples.failures[-1])}; repair or remove them"
             )
 
@@ -297,21 +297,21 @@ def _reader(
     answers = in_order(read, workers, modules, partial(_arrived, device=device))
 
     def explained(requests: Iterable[Request]) -> Iterator[Arrived]:
-        fewer = "choose fewer num_parallel_workers (0 reads in the main process)"
+        fewer = "lower num_parallel_workers (0 reads in the main process)"
         try:
             yield from answers(requests)
         except MemoryError as error:
-            raise UserError(f"there is no memory for a batch; {fewer} or a smaller batch_size") from error
+            raise UserError(f"there is not enough memory for a batch; {fewer} or batch_size") from error
         except WorkersUnavailableError as error:
             raise UserError(f"data worker processes cannot be started ({error}); {fewer}") from error
         except WorkerSilentError as error:
             raise UserError(
-                f"a data worker process {error}; see whether the disk or the network folder of the images hangs, then "
-                "--resume auto goes on"
+                f"a data worker process {error}; check the disk or the network folder of the images, then continue "
+                "with --resume auto"
             ) from error
         except WorkerDiedError as error:
             raise UserError(
-                f"a data worker process {error}, most often for lack of memory; {fewer} or a smaller batch_size"
+                f"a data worker process {error}, usually for lack of memory; {fewer} or batch_size"
             ) from error
 
     return explained

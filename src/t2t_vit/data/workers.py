@@ -169,7 +169,7 @@ class _Shared:
             given_up = self._given_up
         try:
             if given_up:
-                raise WorkersUnavailableError("they are no longer wanted")
+                raise WorkersUnavailableError("they are no longer needed")
             with self._pickling:
                 program = pickle.dumps(self._answer, protocol=5)
             worker.begin(program)

@@ -154,7 +154,9 @@ def _folder_beside(path: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
         beside = tempfile.TemporaryDirectory(prefix=f".export-{machine}-{os.getpid()}-", dir=path.parent)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); choose a folder that can be written"
+        ) from error
     with beside as folder:
         yield Path(folder)
 

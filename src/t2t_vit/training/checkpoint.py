@@ -250,7 +250,7 @@ def _try(optimizer: Optimizer) -> None:
         with torch.random.fork_rng(devices=[]):
             copy.step()
     except Exception as error:  # whatever code that is not ours trips over
-        raise ValueError(f"the optimizer cannot go on from its state: {type(error).__name__}, {error}") from error
+        raise ValueError(f"the optimizer cannot continue from its state: {type(error).__name__}, {error}") from error
 
 
 def _check_kinds(
@@ -270,7 +270,7 @@ def _check_kinds(
         first = seen.setdefault(tuple(parameter.shape), own)
         if own.keys() != first.keys() or any(kinds.setdefault(name, kind) is not kind for name, kind in own.items()):
             raise ValueError(
-                f"the optimizer's state of a weight has {', '.join(map(str, own))[:80]}, not what others have"
+                f"the optimizer's state of a weight has {', '.join(map(str, own))[:80]}, unlike those of other weights"
             )
 
 
@@ -326,4 +326,4 @@ def _fitting(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: its run cannot be continued, it does not fit ({reason})") from error
+        raise UserError(f"{path}: its run cannot be continued: it does not match ({reason})") from error

@@ -20,7 +20,7 @@ def compile_for_training(model: nn.Module, device: torch.device, note: Callable[
     if reason:
         note(f"pynative_mode: False asks for a compiled graph, but {reason}; running eagerly")
         return model
-    note("compiling the network for training; the first step waits for it, up to a few minutes")
+    note("compiling the network for training; the first step may take a few minutes")
     return torch.compile(model)  # type: ignore[return-value]
 
 

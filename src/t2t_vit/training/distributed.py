@@ -216,7 +216,7 @@ def of_this_attempt(store: Store, rank: int, count: int, patience: timedelta = P
             elif store.check([f"hello/{other}"]):  # perhaps a dead one's, which nobody will read the answer to
                 store.set(f"answer/{store.get(f'hello/{other}').decode()}", own)
         if time.monotonic() > end:
-            raise TimeoutError(f"of {count} processes, {len(missing)} did not come: number {min(missing)} for one")
+            raise TimeoutError(f"of {count} processes, {len(missing)} did not start, for example number {min(missing)}")
         time.sleep(_PAUSE if missing else 0)
     return PrefixStore(own, store)
 
@@ -278,7 +278,7 @@ def end_with_launcher() -> None:
     if not die_with_parent():
         return
     if os.getppid() != launcher or not _may_have_launched(launcher):  # it died a moment ago
-        sys.stderr.write("the launcher of this process is gone, so it ends\n")
+        sys.stderr.write("the launcher of this process has ended, so this process ends\n")
         kill_at_once(os.getpid())
 
 

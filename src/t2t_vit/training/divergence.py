@@ -103,7 +103,7 @@ class StopOnDivergence(Callback):
             images += f" and {len(names) - SHOWN} more" + (f", all in {self._log}" if self._log else "")
         return (
             f"training diverged: {self.limit} updates in a row, steps {self._streak[0]} to {self._streak[-1]}, had a "
-            f"loss or gradient that is not finite and were skipped; {self._advice}{images}"
+            f"loss or gradient that was not finite and were skipped; {self._advice}{images}"
         )
 
     def _keep(self, steps: Sequence[int]) -> None:
@@ -121,7 +121,7 @@ class StopOnDivergence(Callback):
         if self._note is not None:
             self._note(
                 f"step {steps[0]}: the gradient was not finite and the update was skipped; the names of its images, "
-                f"and those of every other such step, are in {self._log}"
+                f"and of every later such step, are in {self._log}"
             )
             self._note = None
 

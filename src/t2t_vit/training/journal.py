@@ -90,7 +90,7 @@ class Console:
             self._log.write(f"{text}\n")
         except OSError as error:
             self.close()
-            self.screen(f"the log is no longer kept ({error.strerror}); training goes on")
+            self.screen(f"the log cannot be written any more ({error.strerror}); training continues")
 
 
 def _to_nobody(_: str) -> None:
@@ -109,7 +109,7 @@ def _open_log(path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8", newline="", buffering=1)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another logs_root_dir") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); set another logs_root_dir") from error
 
 
 Row = dict[str, int | float | str | None]
@@ -276,7 +276,7 @@ class Journal(Callback):
             self._history.add(row)
         except OutputError as error:
             self._history = None
-            self._console.line(f"{error}; training goes on, no more rows are kept")
+            self._console.line(f"{error}; training continues without writing more rows")
 
 
 class Opening:

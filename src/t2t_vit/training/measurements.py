@@ -320,7 +320,7 @@ class DataWait(Callback):
         if waiting > self._share * training:
             self._reported = True
             self._note(
-                f"reading images is the bottleneck: {waiting / training:.0%} of the last {training:.0f} s went by "
+                f"reading images is the bottleneck: {waiting / training:.0%} of the last {training:.0f} s were spent "
                 f"waiting for data ({self._images / training:,.0f} images/s); {self._advice}"
             )
         self._steps = WARM_UP_STEPS - 1  # the next window begins with the next step

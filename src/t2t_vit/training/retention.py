@@ -337,12 +337,12 @@ class Checkpoints(Callback):
             self._note(told)
 
     def _farewell(self, state: State) -> str:
-        last = "no checkpoint was written yet"
+        last = "no checkpoint has been written yet"
         if self.kept:
             file = self.kept[-1]
             last = (
-                f"the last checkpoint is {file}; --resume {quote(str(file))} continues from it, and so does "
-                "--resume auto where no newer run was stopped"
+                f"the last checkpoint is {file}; --resume {quote(str(file))} continues from it; so does "
+                "--resume auto, unless a newer run was stopped"
             )
         best = best_of(self.best)
         ranked = f"; the best one is {best}" if best else ""
@@ -353,11 +353,11 @@ class Checkpoints(Callback):
         best = [ranked.folder / entry["file"] for ranked in self.best.values() for entry in ranked.entries]
         earlier = [file for file in [*self.kept, *best] if step_of(file) < since]
         if not earlier:
-            return f"stopped at step {step}; no checkpoint is from before that, so begin again with a lower --base_lr"
+            return f"stopped at step {step}; there is no earlier checkpoint, so begin again with a lower --base_lr"
         file = quote(str(max(earlier, key=step_of)))
         return (
             f"stopped at step {step}; the last checkpoint from before step {since} is {file}: --resume {file} with a "
-            "lower --base_lr goes on from there"
+            "lower --base_lr continues from there"
         )
 
     def _save(self, state: State) -> None:
@@ -427,7 +427,7 @@ class Checkpoints(Callback):
         except OutputError as error:
             pending.failed()
             self._saved_at = perf_counter()
-            return f"checkpoint of step {pending.step} not written, training goes on: {error}"
+            return f"checkpoint of step {pending.step} not written; training continues: {error}"
         pending.written()
         return None
 

@@ -164,7 +164,9 @@ class Lock:
         except FileExistsError:
             raise
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+            raise OutputError(
+                f"{path}: cannot be written ({error.strerror}); choose a folder that can be written"
+            ) from error
         self._held.append(descriptor)
         if fresh:
             self._files.append(path)
@@ -223,9 +225,7 @@ class Lock:
 
     def _warn(self, path: Path, why: str) -> None:
         if not self._warned:
-            self._note(
-                f"{path.parent} cannot be locked, {why}: two processes that continue this run at once would not notice"
-            )
+            self._note(f"{path.parent} cannot be locked, {why}: two processes could continue this run at the same time")
         self._warned = True
 
 
@@ -236,8 +236,8 @@ class AliveError(UserError):
         held = _json(folder / LOCK)
         self.who = f"process {held['process']} on {held.get('host')}" if "process" in held else "another process"
         super().__init__(
-            f"the run in {folder} is alive: {self.who} works on it; wait for it or stop it, or leave --resume out to "
-            "begin a new run"
+            f"the run in {folder} is running: {self.who}; wait for it or stop it, or leave --resume out to begin a "
+            "new run"
         )
 
 

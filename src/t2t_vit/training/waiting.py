@@ -37,7 +37,7 @@ def begin() -> None:
         # What is printed meanwhile stands above the line; results in a pipe are not its business.
         together = sys.stdout.isatty()
         _line = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=together)
-        _line.add_task("getting ready: program, data, network")
+        _line.add_task("starting: program, data, network")
         _line.start()
 
 

@@ -125,7 +125,7 @@ def test_memory_that_runs_out_is_a_user_error(place: Path, monkeypatch: pytest.M
 
     assert place.is_dir()
     monkeypatch.setattr("t2t_vit.api.train_job", full)
-    with pytest.raises(t2t_vit.UserError, match=r"out of memory on the device \(2.00 GiB more were asked for\)"):
+    with pytest.raises(t2t_vit.UserError, match=r"out of memory on the device \(2.00 GiB more were requested\)"):
         t2t_vit.train("quickstart", **SMALL)
 
 

@@ -80,7 +80,7 @@ def test_a_link_is_neither_replaced_nor_followed(tmp_path: Path) -> None:
     for name in ("target", "nowhere"):
         link = tmp_path / f"to-{name}"
         link.symlink_to(name)
-        with pytest.raises(UserError, match=f"is a link to {name}; name that file itself"), atomic_write(link):
+        with pytest.raises(UserError, match=f"is a link to {name}; give that file itself"), atomic_write(link):
             raise AssertionError("it was opened")
         assert link.is_symlink()
     assert (tmp_path / "target").read_text() == "old" and not (tmp_path / "nowhere").exists()

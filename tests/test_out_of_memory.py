@@ -45,8 +45,8 @@ def test_each_kind_is_one_sentence(error: Exception, command: str) -> None:
 
 
 def test_how_much_was_asked_for() -> None:
-    assert "(2.00 GiB more were asked for)" in out_of_memory_sentence(ON_DEVICE[0], "train")
-    assert "(99 bytes more were asked for)" in out_of_memory_sentence(ON_HOST[1], "train")
+    assert "(2.00 GiB more were requested)" in out_of_memory_sentence(ON_DEVICE[0], "train")
+    assert "(99 bytes more were requested)" in out_of_memory_sentence(ON_HOST[1], "train")
 
 
 def test_an_error_that_came_from_it() -> None:

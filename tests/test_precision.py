@@ -168,7 +168,7 @@ def test_float32_is_full_at_o0_alone_and_it_is_said(products):
     assert products() == ("high", True)
     choose_products(Precision("O0", cuda), notes.append)
     assert products() == ("highest", False)
-    assert notes == ["float32 products: TF32", "float32 products: in full, no TF32 (amp_level O0)"]
+    assert notes == ["float32 products: TF32", "float32 products: full precision, no TF32 (amp_level O0)"]
 
 
 @pytest.mark.parametrize(

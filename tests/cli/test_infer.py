@@ -114,7 +114,7 @@ def test_what_cannot_be_continued(run: Run, tmp_path: Path) -> None:
     code, _, err = run("all/000000.png")
     assert code == 0 and "given up" in err and not journal.exists()
     code, _, err = run("all/000000.png", "--resume", "auto")
-    assert code == 0 and "beginning at the beginning" in err
+    assert code == 0 and "starting from the beginning" in err
     assert run("all/000000.png", "--resume=else.ckpt")[0] == 2
 
 
@@ -262,7 +262,7 @@ def test_max_pixels_is_the_largest_image_that_is_read(run: Run, tmp_path: Path) 
 
 def test_the_output_never_replaces_a_device(run: Run) -> None:
     code, _, err = run("all/000000.png", output="/dev/null")
-    assert code == 2 and "is no regular file" in err
+    assert code == 2 and "is not a regular file" in err
 
 
 def test_a_closed_pipe_is_no_failure_of_the_files(

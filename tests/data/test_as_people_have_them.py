@@ -349,9 +349,9 @@ def test_folders_beside_a_split_are_named_as_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("photo", r"does not exist; .* holds photos; name a folder of images, as FOLDER/CLASS"),
+        ("photo", r"does not exist; .* holds photos; give a folder of images, as FOLDER/CLASS"),
         ("photos.zip", "is an archive; unpack it, and give a folder of images"),
-        ("photos/a/0.png", "is not a folder; name a folder of images"),
+        ("photos/a/0.png", "is not a folder; give a folder of images"),
         ("https://example.org/photos.zip", "is an address; download it"),
     ],
 )

@@ -79,7 +79,7 @@ def wrong(expected: str) -> object:
 def test_folder_mistakes_each_have_a_sentence(tmp_path: Path) -> None:
     with wrong("needs data_url"):
         open_images("train", dataset="ImageNet")
-    with wrong("nowhere does not exist.*name a folder of images"):
+    with wrong("nowhere does not exist.*give a folder of images"):
         folder(tmp_path / "nowhere")
     tree(tmp_path / "a")
     with wrong(re.escape("validation does not exist") + ".*holds train, val"):  # a name that was given is meant

@@ -78,9 +78,9 @@ def value(name: str, inner: bytes) -> bytes:
 
 WHOLE = value("a", tensor([2], b"\0" * 8))
 HOSTILE = {
-    "cut short": (WHOLE[:-1], "damaged or cut short"),
-    "ten gigabytes claimed": (bytes_head(1, 10**10) + WHOLE, "damaged or cut short"),
-    "ten gigabytes claimed inside": (value("a", bytes_head(3, 10**10)), "damaged or cut short"),
+    "cut short": (WHOLE[:-1], "damaged or truncated"),
+    "ten gigabytes claimed": (bytes_head(1, 10**10) + WHOLE, "damaged or truncated"),
+    "ten gigabytes claimed inside": (value("a", bytes_head(3, 10**10)), "damaged or truncated"),
     "a shape of ten billion": (value("a", tensor([10**10], b"\0" * 8)), "'a' has 8 bytes"),
     "a shape beyond 64 bits": (value("a", tensor([2**63] * 8, b"\0" * 8)), "'a' has 8 bytes"),
     "a negative side": (value("a", tensor([2**64 - 2], b"\0" * 8)), "'a' has 8 bytes"),
@@ -92,9 +92,9 @@ HOSTILE = {
     "no name": (bytes_field(1, bytes_field(2, tensor([1], b"\0" * 4))), "no name or no tensor"),
     "no tensor": (bytes_field(1, bytes_field(1, b"a")), "no name or no tensor"),
     "a map": (bytes_field(1, bytes_field(1, b"a") + bytes_field(3, b"")), "MapParameter"),
-    "a name that is no text": (bytes_field(1, bytes_field(1, b"\xff\xfe") + bytes_field(2, b"")), "damaged"),
+    "a name that is not text": (bytes_field(1, bytes_field(1, b"\xff\xfe") + bytes_field(2, b"")), "damaged"),
     "a name with a line break": (value("a\nb", tensor([1], b"\0" * 4)), "the name at byte"),
-    "an endless name": (value("a" * 5000, tensor([1], b"\0" * 4)), "the field at byte .* is no text"),
+    "an endless name": (value("a" * 5000, tensor([1], b"\0" * 4)), "the field at byte .* is not text"),
     "names without end": (
         WHOLE + bytes_field(1, bytes_field(1, b"a" * 4000) * 5000),
         "is no text",
@@ -103,7 +103,7 @@ HOSTILE = {
     "fields without end in a value": (WHOLE + bytes_field(1, b"\x20\0" * 200_001), "more than 200,000 fields"),
     "a text that is none": (value("a", tensor([0], b"\xff" * 7, "str")), "damaged"),
     "an endless text": (value("a", tensor([0], b"a\0\0\0" * 300_000, "str")), "the text 'a' has 1,200,000 bytes"),
-    "a number without end": (b"\x0a" + b"\xff" * 30, "damaged or cut short"),
+    "a number without end": (b"\x0a" + b"\xff" * 30, "damaged or truncated"),
     "a group": (b"\x0b" + WHOLE, "no field of kind 3"),
     "nothing": (number_field(2, 5), "holds nothing"),
     "a wrong checksum": (WHOLE + b"crc_num" + (zlib.crc32(WHOLE) ^ 1).to_bytes(10, "big"), "checksum"),

@@ -80,7 +80,9 @@ def test_a_graph_without_end_ends_at_the_limit(write: Callable[[Path], Path], tm
     predictor = opened(write(tmp_path / "x.onnx"))
     number = predictor._process._process.pid
     predictor._process._limits = Limits(seconds=1)  # once it is loaded, which takes a while on a busy machine
-    with pytest.raises(ProgramError, match=r"takes longer than 1 s for 2 images; if you trust it, raise exported_seco"):
+    with pytest.raises(
+        ProgramError, match=r"takes longer than 1 s for 2 images; if you trust the file, raise exported_seco"
+    ):
         predictor.logits(IMAGES)
     assert not is_there(number)
     with pytest.raises(ProgramError, match=r"x\.(onnx|xml): "):  # and is not asked again
@@ -107,7 +109,7 @@ def test_a_signal_is_heard_during_a_graph_without_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at_once", [True, False])
 def test_memory_has_a_limit(at_once: bool, tmp_path: Path) -> None:
     path = numbers_onnx(tmp_path / "x.onnx", 500_000_000 if at_once else 10_000_000, at_once=at_once)  # 2 GB, 5.8 GB
-    said = r"x.onnx: needs more memory (to load|for 2 images) than the 1 GB of exported_memory; if you trust it, raise"
+    said = r"x.onnx: needs more memory (to load|for 2 images) than the 1 GB of exported_memory; if you trust"
     with pytest.raises(ProgramError, match=said):
         opened(path, exported_memory=1).logits(IMAGES)
 
@@ -234,7 +236,9 @@ def test_a_command_that_runs_a_graph_without_end_can_be_stopped(tmp_path: Path, 
 def test_a_process_that_was_ended_is_not_called_a_crash(tmp_path: Path) -> None:
     predictor = opened(mean_onnx(tmp_path / "x.onnx"))
     predictor._process.close()
-    with pytest.raises(ProgramError, match=r"was ended in ONNX Runtime by an earlier failure .*; load the file again$"):
+    with pytest.raises(
+        ProgramError, match=r"was stopped in ONNX Runtime by an earlier failure .*; load the file again$"
+    ):
         predictor.logits(IMAGES)
 
 

@@ -113,7 +113,7 @@ def test_processes_that_do_not_start_are_not_the_images_fault(monkeypatch: pytes
     reading = Readers(Preprocessing((8, 8)), 1)
     image = reading.read(b"")
     reading.flush()
-    with pytest.raises(UserError, match=r"cannot be started here \(No such file.*--workers 0 does without"):
+    with pytest.raises(UserError, match=r"cannot be started here \(No such file.*--workers 0 decodes without them"):
         image.result(LONG)
     reading.close()
 

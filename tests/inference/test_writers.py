@@ -148,5 +148,5 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
         check_output(tmp_path / "file" / "p.json")
     with pytest.raises(UserError, match="output is empty"):
         check_output("")
-    with pytest.raises(UserError, match="is no regular file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         check_output("/dev/null")

@@ -84,7 +84,7 @@ def test_what_cannot_be_saved(model: T2TViT, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("architecture"), "names no architecture"),
+        (lambda c: c.pop("architecture"), "gives no architecture"),
         (lambda c: c.update(architecture="resnet50"), "arch 'resnet50' is not known"),
         (lambda c: c.update(architecture="t2t_vit_10"), r"not those of t2t_vit_10 \(33 differ"),
         (lambda c: c.update(num_classes=4), "2 differ, such as head.bias"),
@@ -92,8 +92,8 @@ def test_what_cannot_be_saved(model: T2TViT, tmp_path: Path) -> None:
         (lambda c: c.update(num_classes=-1), "out of range"),
         (lambda c: c["pretrained_cfg"].update(input_size=[1, 10**9, 10**9]), "out of range"),
         (lambda c: c["pretrained_cfg"].update(input_size=[1, 2, 2]), "too small"),
-        (lambda c: c["pretrained_cfg"].update(mean="no"), 'mean "no" is no value'),
-        (lambda c: c.pop("pretrained_cfg"), "is not whole"),
+        (lambda c: c["pretrained_cfg"].update(mean="no"), 'mean "no" is not valid'),
+        (lambda c: c.pop("pretrained_cfg"), "is incomplete"),
     ],
 )
 def test_wrong_configurations(change, message: str, model: T2TViT, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_wrong_configurations(change, message: str, model: T2TViT, tmp_path: Pat
 def test_wrong_folders(model: T2TViT, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no config\.json"):
         from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no such folder, and it is no name of a repository"):
+    with pytest.raises(UserError, match="no such folder, and it is not the name of a repository"):
         from_pretrained(tmp_path / "nowhere")
     model.save_pretrained(tmp_path)
     weights = (tmp_path / "model.safetensors").read_bytes()
@@ -194,7 +194,7 @@ def test_every_setting_comes_back_through_every_door(
     assert torch.equal(plain(timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval(), images), expected)
     for path in (tmp_path, tmp_path / "model.safetensors"):
         if not classes or not pool:
-            with pytest.raises(UserError, match=r"no head|gives no one answer"):
+            with pytest.raises(UserError, match=r"no head|gives no single answer"):
                 t2t_vit.load(path)
             continue
         predictor = t2t_vit.load(path)
@@ -325,7 +325,7 @@ CHANGES: list[tuple[Callable[[T2TViT], Any], str]] = [
     (set_in("", "forward_head", lambda tokens: tokens), "the network has a forward_head of its own"),
     (set_in("", "global_pool", "max"), "its global_pool is 'max'"),
     (set_in("", "name", "mine"), "mine is not in the table"),
-    (set_in("", "name", "t2t_vit_10"), "t2t_vit_10 is not in the table of networks, or is another one there"),
+    (set_in("", "name", "t2t_vit_10"), "t2t_vit_10 is not in the table of networks, or differs from the one there"),
     (sharded, r"blocks\.1\.attn\.qkv\.weight is a Sharded"),
     (integer, r"blocks\.1\.mlp\.fc2\.weight is of int8"),
     (on_meta, r"blocks\.3\.mlp\.fc2\.weight is on the meta device"),
@@ -414,7 +414,7 @@ def test_a_failing_disk_leaves_the_older_network(
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     monkeypatch.undo()
     (tmp_path / "taken" / "config.json").mkdir(parents=True)
-    with pytest.raises(UserError, match="is a folder, where a file is to be written"):
+    with pytest.raises(UserError, match="is a folder, but a file must be written there"):
         model.save_pretrained(tmp_path / "taken")
     assert not (tmp_path / "taken" / "model.safetensors").exists()
 
@@ -422,8 +422,8 @@ def test_a_failing_disk_leaves_the_older_network(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["model_args"].update(depth=3), "model_args has depth, which no T2T-ViT takes"),
-        (lambda c: c["model_args"].update(global_pool="max"), r'model_args\.global_pool "max" is no pool'),
+        (lambda c: c["model_args"].update(depth=3), "model_args has depth, which no T2T-ViT accepts"),
+        (lambda c: c["model_args"].update(global_pool="max"), r'model_args\.global_pool "max" is not valid'),
         (lambda c: c.update(global_pool="avg"), "contradicts itself: model_args.global_pool is 'token'"),
         (lambda c: c.update(disable_approximate_gelu=True), "contradicts itself: approximate_gelu"),
         (lambda c: c["model_args"].update(approximate_gelu="yes"), "is no yes or no"),

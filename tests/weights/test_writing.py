@@ -58,11 +58,11 @@ def test_a_chain_through_all_formats_is_exact(source: Path, tmp_path: Path) -> N
 
 
 def test_what_cannot_be_done(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"x.h5: its ending says no format; name it .ckpt, .safetensors"):
+    with pytest.raises(UserError, match=r"x.h5: its ending does not give a format; end it in .ckpt, .safetensors"):
         convert_weights(source, tmp_path / "x.h5")
-    with pytest.raises(UserError, match=r"format 'onnx' is not known; there are mindspore, safetensors, torch"):
+    with pytest.raises(UserError, match=r"format 'onnx' is not known; choose one of mindspore, safetensors, torch"):
         convert_weights(source, tmp_path / "x.ckpt", format="onnx")
-    with pytest.raises(UserError, match="is a folder; name the file to write"):
+    with pytest.raises(UserError, match="is a folder; give the file to write"):
         convert_weights(source, tmp_path, format="torch")
     torch.save({"a": torch.zeros(2, dtype=torch.float8_e5m2)}, tmp_path / "f8.pth")
     with pytest.raises(UserError, match=r"MindSpore has no type for a, which is torch\.float8_e5m2"):

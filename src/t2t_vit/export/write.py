@@ -36,7 +36,7 @@ class DisagreementError(Exception):
     """A file that did not give the network's answers, and was removed."""
 
     def __init__(self, path: Path, found: Agreement | ProgramError) -> None:
-        super().__init__(f"{path}: not written, since it does not agree with the network: {found}")
+        super().__init__(f"{path}: not written, because it does not agree with the network: {found}")
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,11 @@ def why_not_fusible(device: torch.device) -> str | None:
         return None
     if device.type != "cuda":
         where = "there is none" if not torch.cuda.is_available() else f"the network is on {device.type}"
-        return f"its kernels need a CUDA device, and {where}"
+        return f"its kernels need a CUDA device, but {where}"
     capability = torch.cuda.get_device_capability(device)
     if capability < CAPABILITY:
         needed, has = (".".join(map(str, version)) for version in (CAPABILITY, capability))
-        return f"its kernels need a GPU of compute capability {needed} or more, and this one has {has}"
+        return f"its kernels need a GPU of compute capability {needed} or more, but this one has {has}"
     return None
 
 

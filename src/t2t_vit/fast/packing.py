@@ -57,7 +57,7 @@ class PackedNetwork(nn.Module):
             UserError: it is asked to train.
         """
         if mode:
-            raise UserError("a packed network is frozen; train the network that it was made of, and pack that again")
+            raise UserError("a packed network is frozen; train the original network, then pack it again")
         return super().train(mode)
 
     def __repr__(self) -> str:

@@ -69,7 +69,7 @@ class Reader:
         length = field.stop - field.start
         self._letters -= length
         if field.wire != BYTES or length > longest or self._letters < 0:
-            raise ValueError(f"the field at byte {field.start} is no text")
+            raise ValueError(f"the field at byte {field.start} is not text")
         return bytes(self.data[field.start : field.stop]).decode("utf-8")
 
     def numbers(self, field: Field, most: int) -> list[int]:

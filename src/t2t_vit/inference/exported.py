@@ -92,14 +92,14 @@ class Metadata:
             read = {key: parse_json(strings[key]) for key in ("preprocessing", "classes", *_PLAIN)}
             classes, precision = read.pop("classes"), strings["precision"]
             if classes is not None and not (type(classes) is list and all(type(name) is str for name in classes)):
-                raise ValueError("metadata whose classes are no names")
+                raise ValueError("metadata whose classes are not names")
             if precision not in get_args(ExportPrecision) or any(
                 type(read[key]) is not kind for key, kind in _PLAIN.items()
             ):
                 raise ValueError("metadata of another version")
             for key, (least, most) in _RANGES.items():
                 if not least <= read[key] <= most:
-                    raise ValueError(f"metadata whose {key} lies outside of {least} to {most:,}")
+                    raise ValueError(f"metadata whose {key} is not in {least} to {most:,}")
             if classes and len(classes) != read["num_classes"]:
                 raise ValueError(f"metadata with {len(classes):,} names of {read['num_classes']:,} classes")
             preprocessing = Preprocessing.from_dict(read.pop("preprocessing"))

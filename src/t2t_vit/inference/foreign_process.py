@@ -117,7 +117,7 @@ class ForeignProcess:
         with self._lock, self._within_limits():
             if not self._end.alive and not self._is_late:
                 raise ProgramError(
-                    f"was ended in {self._runtime} by an earlier failure or an interruption; load the file again"
+                    f"was stopped in {self._runtime} by an earlier failure or an interruption; load the file again"
                 )
             try:
                 requests = cast(IO[bytes], self._process.stdin)
@@ -184,10 +184,10 @@ class ForeignProcess:
         try:
             code = self._process.wait(timeout=_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
-            return ProgramError(f"makes {self._runtime} answer in a way that is not understood")
+            return ProgramError(f"makes {self._runtime} give an answer that cannot be read")
         if self._is_late:
             return ProgramError(
-                f"takes longer than {self._limits.seconds:g} s {what}; if you trust it, raise exported_seconds"
+                f"takes longer than {self._limits.seconds:g} s {what}; if you trust the file, raise exported_seconds"
             )
         last = b"".join(self._printed).decode(errors="replace").strip()
         if says_out_of_memory(last):
@@ -198,10 +198,12 @@ class ForeignProcess:
 
     def _failure(self, what: str, reason: str) -> str:
         if says_out_of_memory(reason):
-            most = f"the {self._limits.memory:g} GB of exported_memory" if self._limits.memory else "there is"
-            return f"needs more memory {what} than {most}; if you trust it, raise that, or lower batch_size"
+            if not self._limits.memory:
+                return f"needs more memory {what} than this machine has; lower batch_size"
+            most = f"the {self._limits.memory:g} GB of exported_memory"
+            return f"needs more memory {what} than {most}; if you trust the file, raise that, or lower batch_size"
         if what == LOADING:
-            damage = "it may be cut short, damaged, or of another version"
+            damage = "it may be truncated, damaged, or of another version"
             return f"cannot be loaded by {self._runtime} ({_short(reason)}); {damage}"
         return f"holds a program that fails in {self._runtime} ({_short(reason)})"
 

@@ -68,7 +68,7 @@ def _content(file: BinaryIO) -> bytes:
         file.seek(0)
     content = file.read()
     if not isinstance(content, bytes):
-        raise DecodeError("the file is open for text; open it with mode 'rb'")
+        raise DecodeError("the file is open in text mode; open it with mode 'rb'")
     return content
 
 

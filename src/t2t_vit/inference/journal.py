@@ -72,10 +72,10 @@ class PredictionJournal:
                 self.close()
                 raise
         elif self._file is not None:
-            note(f"{self.path}: what an interrupted run left is given up; --resume would have continued it")
+            note(f"{self.path}: the results of an interrupted run are discarded; --resume would have continued it")
             _empty(self._file)
         elif resume:
-            note(f"{self.path}: is not there, so there is nothing to continue; beginning at the beginning")
+            note(f"{self.path}: does not exist, so there is nothing to continue; starting from the beginning")
 
     def recall(self, path: str, stamp: Stamp | None) -> ImageResult | None:
         """The result of an image that has not changed since; None of an unknown one, or of one that was not there."""
@@ -118,16 +118,16 @@ class PredictionJournal:
 
     def _check_own(self) -> None:
         """Refuse a file that was not written by this class: it would be emptied, and deleted in the end."""
-        instead = "name another output"
+        instead = "choose another output"
         if self.path.is_symlink() or not self.path.is_file():
-            raise UserError(f"{self.path}: is a link or no file, and infer keeps its journal there; {instead}")
+            raise UserError(f"{self.path}: is a link or not a file, but infer keeps its journal there; {instead}")
         try:
             with self.path.open("rb") as file:
                 begin = file.read(max(map(len, _MARKS)))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror}); {instead}") from error
         if not any(begin.startswith(mark) or mark.startswith(begin) for mark in _MARKS):
-            raise UserError(f"{self.path}: is no journal of infer, which keeps its own there; {instead}")
+            raise UserError(f"{self.path}: is not a journal of infer, but infer keeps its journal there; {instead}")
 
     def _header(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(json.dumps({_HEADER: _VERSION, **self._fingerprint()}))
@@ -138,7 +138,7 @@ class PredictionJournal:
         file.seek(0)
         header = _parsed(file.readline())
         if header is None:
-            note(f"{self.path}: holds nothing yet; beginning at the beginning")
+            note(f"{self.path}: is empty; starting from the beginning")
             _empty(file)
             return
         now = self._header()
@@ -149,7 +149,7 @@ class PredictionJournal:
         if changed:
             raise UserError(
                 f"{self.path}: the run to be continued had another {' and '.join(changed)};"
-                " ask for the same again, or leave out --resume to start again"
+                " use the same again, or leave out --resume to start again"
             )
         self._known = _Known(self.path, self._prediction)
         file.seek(0, os.SEEK_END)
@@ -176,7 +176,7 @@ class PredictionJournal:
             lock(file.fileno())
         except BlockingIOError as error:
             file.close()
-            raise UserError(f"output '{self._output}': another run is writing it; wait, or name another") from error
+            raise UserError(f"output '{self._output}': another run is writing it; wait, or choose another") from error
         except (NoLocksError, OSError):
             pass
         return file

@@ -139,8 +139,8 @@ def open_exported(
     kind = file_kind(path)
     if kind in PROGRAMS and not allow_native_code:
         raise UserError(
-            f"{path}: is a program, which may do anything on this machine; if you trust whoever made it, "
-            f"say so with --allow_native_code (in Python: allow_native_code=True)"
+            f"{path}: is a program, which may do anything on this machine; if you trust its author, "
+            f"add --allow_native_code (in Python: allow_native_code=True)"
         )
     if kind == "openvino":
         return OpenVinoPredictor(path, limits, bf16=amp_level in ("bf16", "auto"))
@@ -197,13 +197,13 @@ def rebuild(weights: Weights, settings: Mapping[str, Any], note: Callable[[str],
     """
     size = _image_size(weights, settings)
     if not settings.get("num_classes"):
-        raise UserError(f"{weights.path}: has no head to count the classes by; give num_classes")
+        raise UserError(f"{weights.path}: has no head, so the number of classes is unknown; give num_classes")
     own = weights.config or {}
     global_pool = own.get("global_pool", "token")
     if global_pool not in ("token", "avg"):
         raise UserError(
-            f"{weights.path}: its global_pool is {global_pool!r}, which gives no one answer for an image; open it with "
-            "t2t_vit.from_pretrained"
+            f"{weights.path}: its global_pool is {global_pool!r}, which gives no single answer for an image; open it "
+            "with t2t_vit.from_pretrained"
         )
     model = create_model(
         settings["arch"],
@@ -231,7 +231,7 @@ def _image_size(weights: Weights, settings: Mapping[str, Any]) -> tuple[int, int
 
 def _preprocessing(settings: Mapping[str, Any], own: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:
     if own.get("crop_mode", "center") != "center":
-        raise UserError(f"crop_mode is {own['crop_mode']!r}; images are cropped at their centre here, and only so")
+        raise UserError(f"crop_mode is {own['crop_mode']!r}; here images are always cropped at the centre")
     try:
         return Preprocessing(
             image_size=size,
@@ -251,13 +251,13 @@ def _differences(model: T2TViT, weights: Weights, report: FitReport) -> list[str
         sentences.append(f"not read in its config.json: {', '.join(weights.unread)}")
     if report.resized:
         sentences.append(
-            f"the position table is computed anew for {model.grid[0]} x {model.grid[1]} tokens, "
+            f"the position table is computed again for {model.grid[0]} x {model.grid[1]} tokens, "
             f"as image_size {model.image_size[0]} x {model.image_size[1]} needs"
         )
     if report.new:
         head = weights.tensors.get("head.weight")
         there = "the file has none" if head is None else f"that of the file has {len(head)}"
-        sentences.append(f"the head for {model.num_classes} classes is new ({there}) and knows nothing until trained")
+        sentences.append(f"the head for {model.num_classes} classes is new ({there}) and untrained")
     if report.adapted:
         sentences.append(f"the first layers are adapted to {model.in_chans} input channels")
     if report.unused:

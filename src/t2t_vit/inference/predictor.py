@@ -76,7 +76,7 @@ class Predictor(ABC):
         while batch := [self._prepared(image) for image in islice(waiting, BATCH_SIZE)]:
             for ranked in self.rank(batch, max(1, top_k)):
                 if not isfinite(ranked[0].probability):
-                    raise UserError(f"image {len(answers) + 1} of those that were given: {NOT_FINITE}")
+                    raise UserError(f"image {len(answers) + 1} of the given ones: {NOT_FINITE}")
                 answers.append(list(ranked))
         return answers if top_k else [best for (best,) in answers]
 

@@ -115,6 +115,8 @@ def _hand_on(image: "Future[Decoding]", answer: "Future[Decoding]") -> None:
     except WorkerDiedError:
         image.set_result("the process that decoded it was killed, often for lack of memory")
     except WorkersUnavailableError as error:
-        image.set_exception(UserError(f"decoding processes cannot be started here ({error}); --workers 0 does without"))
+        image.set_exception(
+            UserError(f"decoding processes cannot be started here ({error}); --workers 0 decodes without them")
+        )
     except BaseException as error:  # ours: raised where the image is asked for
         image.set_exception(error)

@@ -51,7 +51,7 @@ def fastest(
     seconds = {own.name: _seconds(built[own.name], images, clock)}
     if not others or seconds[own.name] / len(images) * total < LONG_ENOUGH:
         return own.name, built[own.name]
-    note(f"runtime: trying {', '.join(other.name for other in others)} beside {own.name}, which takes up to a minute")
+    note(f"runtime: trying {', '.join(other.name for other in others)} and {own.name}, which takes up to a minute")
     for other in others:
         try:
             predictor = other.build()

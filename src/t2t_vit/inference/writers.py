@@ -175,7 +175,7 @@ def format_of(output: str, asked: str | None) -> str:
         UserError: there is no such format, or what it needs is not installed.
     """
     if asked is not None and asked not in FORMATS:
-        raise UserError(f"--format '{asked}': is none of {', '.join(FORMATS)}")
+        raise UserError(f"--format '{asked}': is not one of {', '.join(FORMATS)}")
     ending = Path(output).suffix[1:].lower()
     chosen = asked or (ending if ending in FORMATS else "json")
     if chosen == "parquet":
@@ -222,11 +222,11 @@ def check_output(path: str | Path) -> None:
         UserError: it is empty, a folder or a device, or lies where no file can be made.
     """
     if not str(path):
-        raise UserError("output is empty; name a file")
+        raise UserError("output is empty; give a file name")
     if Path(path).is_dir():
-        raise UserError(f"output '{path}': is a folder; name a file in it")
+        raise UserError(f"output '{path}': is a folder; give a file in it")
     if Path(path).exists() and not Path(path).is_file():
-        raise UserError(f"output '{path}': is no regular file; it would be replaced by one, so name another")
+        raise UserError(f"output '{path}': is not a regular file and would be replaced by one; choose another")
     check_folder(Path(path).parent, f"output '{path}':")
 
 

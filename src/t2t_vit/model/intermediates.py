@@ -66,7 +66,7 @@ def check_request(model: "T2TViT", wanted: Sequence[int], norm: bool, output_fmt
     if output_fmt not in get_args(OutputFormat):
         raise UserError(f"output_fmt '{output_fmt}' is not known; choose {', '.join(get_args(OutputFormat))}")
     if norm and isinstance(model.norm, nn.Identity):
-        raise UserError(f"{model.name} has no norm any more: take its intermediates with norm=False")
+        raise UserError(f"{model.name} has no norm: take its intermediates with norm=False")
     for number in wanted:
         width = model.feature_info[number]["num_chs"]
         if norm and number >= STAGES and width != model.num_features:
@@ -80,8 +80,8 @@ def check_request(model: "T2TViT", wanted: Sequence[int], norm: bool, output_fmt
         raise UserError(f"{model.name}: its tokens_to_token is a {kind}, which has no method stages to ask for maps")
     if _is_intercepted(tokens_to_token):
         raise UserError(
-            f"{model.name}: tokens_to_token has a hook or a forward of its own, which its intermediates would go past; "
-            "take it off first"
+            f"{model.name}: tokens_to_token has a hook or a forward of its own, which the intermediates would bypass; "
+            "remove it first"
         )
 
 

@@ -81,7 +81,7 @@ def _write(
     content = save(_own_memory(model.state_dict()), metadata={"format": "pt"})
     for name in (CONFIG, WEIGHTS, CARD):
         if (folder / name).is_dir():
-            raise UserError(f"{folder / name}: is a folder, where a file is to be written")
+            raise UserError(f"{folder / name}: is a folder, but a file must be written there")
     # All are whole on the disk before any takes its name.
     with ExitStack() as files:
         written: list[IO[Any]] = []
@@ -182,9 +182,11 @@ def config_of(
     """
     given = preprocessing or {}
     if "image_size" in given and tuple(given["image_size"]) != model.image_size:
-        raise UserError(f"preprocessing is for images of {given['image_size']}, {model.name} for {model.image_size}")
+        raise UserError(
+            f"preprocessing is for images of {given['image_size']}, but {model.name} is for {model.image_size}"
+        )
     if given.get("in_chans", model.in_chans) != model.in_chans:
-        raise UserError(f"preprocessing is for {given['in_chans']} channels, {model.name} for {model.in_chans}")
+        raise UserError(f"preprocessing is for {given['in_chans']} channels, but {model.name} is for {model.in_chans}")
     count = _class_count(model)
     names = class_names(model) if classes is None else tuple(map(str, classes))
     if names is not None and len(names) != count:
@@ -239,7 +241,7 @@ def _check_opens_again(model: T2TViT, config: FolderConfig) -> None:
         UserError: they differ.
     """
     if VARIANTS.get(model.name) != model.variant:
-        difference: str | None = f"{model.name} is not in the table of networks, or is another one there"
+        difference: str | None = f"{model.name} is not in the table of networks, or differs from the one there"
     elif model.global_pool not in get_args(GlobalPool):
         difference = f"its global_pool is {model.global_pool!r}"
     else:
@@ -247,7 +249,7 @@ def _check_opens_again(model: T2TViT, config: FolderConfig) -> None:
     if difference is not None:
         raise UserError(
             f"{model.name} cannot be saved so that it opens again with the same answers: {difference}; undo that, or "
-            "keep the module itself with torch.save"
+            "save the module itself with torch.save"
         )
 
 
@@ -264,12 +266,12 @@ def _own_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _built(config: FolderConfig, source: str | Path, model_class: type[Model]) -> Model:
     if config.arch is None:
-        raise UserError(f"{source}: its {CONFIG} names no architecture; it was not written by save_pretrained")
+        raise UserError(f"{source}: its {CONFIG} gives no architecture; it was not written by save_pretrained")
     variant = find_variant(config.arch)
     if config.num_classes is None or config.image_size is None or config.in_chans is None:
         facts = {"num_classes": config.num_classes, "image_size": config.image_size, "in_chans": config.in_chans}
         lacking = ", ".join(name for name, value in facts.items() if value is None)
-        raise UserError(f"{source}: its {CONFIG} is not whole: it does not say {lacking}")
+        raise UserError(f"{source}: its {CONFIG} is incomplete: it lacks {lacking}")
     try:
         check_tokens(variant, config.image_size)
     except UserError as error:
@@ -319,14 +321,14 @@ def located(path_or_repo: str | Path, file: str, options: Mapping[str, Any]) -> 
         return folder / file
     repo = str(path_or_repo)
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
-        raise UserError(f"{repo}: there is no such folder, and it is no name of a repository (owner/name)")
+        raise UserError(f"{repo}: there is no such folder, and it is not the name of a repository (owner/name)")
     import huggingface_hub
 
     try:
         return Path(huggingface_hub.hf_hub_download(repo, file, **options))
     except (OSError, ValueError) as error:  # the hub's own errors are of these two kinds
         raise UserError(
-            f"{repo}: there is no such folder, and the Hugging Face hub does not give {file} ({_reason(error)})"
+            f"{repo}: there is no such folder, and the Hugging Face hub did not return {file} ({_reason(error)})"
         ) from error
 
 
@@ -345,7 +347,7 @@ def published(
         api.create_repo(repo_id, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
     except (OSError, ValueError) as error:
-        raise UserError(f"{repo_id}: the Hugging Face hub did not take it ({_reason(error)})") from error
+        raise UserError(f"{repo_id}: the Hugging Face hub refused it ({_reason(error)})") from error
     return str(done.commit_url)
 
 

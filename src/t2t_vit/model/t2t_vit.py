@@ -198,7 +198,7 @@ class T2TViT(Freezable):
             UserError: a negative count, or a pool that there is not.
         """
         if num_classes < 0:
-            raise UserError(f"num_classes {num_classes}: a head has at least 1 class, and 0 stands for none")
+            raise UserError(f"num_classes {num_classes}: a head has at least 1 class; 0 means no head")
         if global_pool is not None:
             check_pool(global_pool)
             self.global_pool = global_pool
@@ -296,7 +296,7 @@ def create_model(
     check_pool(global_pool)
     if num_classes < 1 or in_chans < 1:
         raise UserError(
-            f"num_classes {num_classes} and in_chans {in_chans}: both have to be at least 1; "
+            f"num_classes {num_classes} and in_chans {in_chans}: both must be at least 1; "
             "for features without a head call reset_classifier(0)"
         )
     return T2TViT(

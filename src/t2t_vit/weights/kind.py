@@ -56,7 +56,7 @@ def file_kind(path: str | Path) -> Kind:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error
     if not head:
-        raise UserError(f"{path}: is empty; it was probably not written to its end")
+        raise UserError(f"{path}: is empty; it was probably not written completely")
     if path.name.endswith(".safetensors.index.json") or (head.lstrip()[:1] == b"{" and b'"weight_map"' in head):
         return "torch index" if b'.bin"' in head and b'.safetensors"' not in head else "safetensors index"
     kind = _kind_of(head, size)

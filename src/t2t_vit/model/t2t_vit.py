@@ -179,7 +179,7 @@ class T2TViT(Freezable):
     ) -> list[int]:
         """Throw away what is not needed for these intermediates; their numbers, counted from the front.
 
-        `feature_info` and `num_features` are then those of what is left. A norm that does not fit the last block left,
+        `feature_info` and `num_features` then describe the rest. A norm that does not fit the last block left,
         as in the dense network, goes with the others. `save_pretrained` refuses a network that lost blocks or norm.
 
         Raises:

@@ -21,7 +21,7 @@ from t2t_vit.fast.kernels import check_kernels, prepared
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.exported import ExportedPredictor
 from t2t_vit.inference.load import is_exported, rebuild
-from t2t_vit.inference.writers import check_output
+from t2t_vit.inference.writers import check_apart, check_output
 from t2t_vit.notes import counted, silent, tell
 from t2t_vit.precision import AMP_LEVELS, Precision, choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_evaluation_report
@@ -67,6 +67,8 @@ def run(options: Options) -> int:
     for file in (output, report):
         if file is not None:
             check_output(file)
+    if output is not None and report is not None:
+        check_apart(report, output, f"--report {report}")
     found = evaluate_job(options, processes, note, wants_outcomes=report is not None)
     if processes.is_first:
         results = as_results(found.metrics)

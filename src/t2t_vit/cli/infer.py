@@ -25,7 +25,7 @@ from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.readers import Readers, usable_workers
 from t2t_vit.inference.sources import STANDARD_INPUT, find_images, listed_images
 from t2t_vit.inference.torch_predictor import REPAYS_COMPILING
-from t2t_vit.inference.writers import check_output, format_of, open_rejects, open_writer
+from t2t_vit.inference.writers import check_apart, check_output, format_of, open_rejects, open_writer
 from t2t_vit.notes import counted, tell
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
@@ -72,8 +72,7 @@ class InferenceJob:
         """
         check_output(self.output)
         check_output(self.rejects)
-        if self.rejects == self.output:
-            raise UserError(f"--errors {self.errors}: is also the output; choose another file")
+        check_apart(self.rejects, self.output, f"--errors {self.errors}")
 
 
 @dataclass

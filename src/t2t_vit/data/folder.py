@@ -225,14 +225,15 @@ class Tree:
     def beside(self, val: Path | None) -> list[str]:
         """Folders of `root` with images that neither the training nor the validation images `val` come from."""
         train = self.train()
-        used = {place.resolve() for place in (train, val) if place is not None}
+        used = [place.resolve() for place in (train, val) if place is not None]
         if self.root.resolve() in used:
             return []
+        # By their identity: where the file system ignores case, val_dir VAL is the folder that is listed as val.
+        above = {found for place in used for path in (place, *place.parents) if (found := _identity(path))}
         return [
             name
             for name in folders_in(self.root)
-            if not any(place.is_relative_to((self.root / name).resolve()) for place in used)
-            and holds_images(self.root / name, deep=True)
+            if _identity(self.root / name) not in above and holds_images(self.root / name, deep=True)
         ]
 
     def _check_no_classes(self) -> None:
@@ -386,6 +387,14 @@ def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
     """The first of `names` among the folders of `root`, in any case."""
     there = {name.lower(): name for name in reversed(folders_in(root))}
     return next((root / there[name] for name in names if name in there), None)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        state = folder.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _others(root: Path) -> str:

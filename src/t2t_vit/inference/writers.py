@@ -14,6 +14,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write, check_folder
 from t2t_vit.inference.item import ImageResult, Prediction
 from t2t_vit.installing import install_command
+from t2t_vit.platforms import place_of
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet runs begins with, after OWASP's list
@@ -228,6 +229,16 @@ def check_output(path: str | Path) -> None:
     if Path(path).exists() and not Path(path).is_file():
         raise UserError(f"output '{path}': is not a regular file and would be replaced by one; choose another")
     check_folder(Path(path).parent, f"output '{path}':")
+
+
+def check_apart(path: str | Path, output: str | Path, what: str) -> None:
+    """Refuse a second file to write that is the output, perhaps with its name in another case.
+
+    Raises:
+        UserError: `what` is that file.
+    """
+    if place_of(path) == place_of(output):
+        raise UserError(f"{what}: is also the output; choose another file")
 
 
 @contextmanager

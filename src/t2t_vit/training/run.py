@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import LONGEST_JSON, atomic_write, check_folder, parse_json, read_at_most, remove_leftovers
-from t2t_vit.platforms import BINARY, NoLocksError, lock, relative_path
+from t2t_vit.platforms import BINARY, NoLocksError, lock, place_of, relative_path
 from t2t_vit.report.run_files import RECORD, REPORT
 from t2t_vit.training.retention import LIST, CheckpointFolder
 
@@ -77,7 +77,7 @@ class Folders:
         Roots may be one and the same; the best checkpoints then have a folder within the others'.
         """
         checkpoints, best, summary, logs = (Path(root) / name for root in roots)
-        shared = os.path.realpath(checkpoints) == os.path.realpath(best)
+        shared = place_of(checkpoints) == place_of(best)
         return cls(checkpoints, checkpoints / "best" if shared else best, summary, logs)
 
     @property
@@ -95,9 +95,9 @@ class Folders:
     @property
     def distinct(self) -> list[Path]:
         """The folders, each once."""
-        found: dict[str, Path] = {}
+        found: dict[tuple[int, int, str], Path] = {}
         for folder in (self.checkpoints, self.best, self.summary, self.logs):
-            found.setdefault(os.path.realpath(folder), folder)
+            found.setdefault(place_of(folder), folder)
         return list(found.values())
 
     def sweep(self) -> None:
@@ -443,7 +443,7 @@ def home_of(
             if key not in chosen:
                 beside = os.path.normpath(folder.parent / relative_path(recorded[number], recorded[kind]))
                 there = Path(recorded[number]) / name
-                moved = not _is_own(there, mark) and os.path.realpath(beside) != os.path.realpath(recorded[number])
+                moved = not _is_own(there, mark) and place_of(beside) != place_of(recorded[number])
                 roots[number] = str(beside) if moved else recorded[number]
         if ROOT_KEYS[kind] not in chosen:
             roots[kind] = str(folder.parent)

@@ -196,12 +196,12 @@ def test_what_a_format_cannot_be(
     assert list(tmp_path.iterdir()) == []
 
 
-VARIANTS = """
-    t2t_vit_7 t2t_vit_t_14 t2t_vit_14_resnext t2t_vit_14_wide t2t_vit_14_se t2t_vit_dense t2t_vit_16_ghost t2t_vit_c_14
-"""
+OTHERS = "t2t_vit_t_14 t2t_vit_14_resnext t2t_vit_14_wide t2t_vit_14_se t2t_vit_dense t2t_vit_16_ghost t2t_vit_c_14"
 
 
-@pytest.mark.parametrize("arch", VARIANTS.split())
+@pytest.mark.parametrize(
+    "arch", ["t2t_vit_7", *(pytest.param(arch, marks=pytest.mark.thorough) for arch in OTHERS.split())]
+)
 def test_every_kind_of_network_on_flat_and_noisy_images(
     arch: str, shallow: Callable[[str], T2TViT], tmp_path: Path
 ) -> None:

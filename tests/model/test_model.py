@@ -217,7 +217,10 @@ def test_exports_whole_with_a_dynamic_batch(arch: str) -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_t_14", *WITH_OTHER_BLOCKS])
+@pytest.mark.parametrize(
+    "arch",
+    ["t2t_vit_7", *(pytest.param(arch, marks=pytest.mark.thorough) for arch in ("t2t_vit_t_14", *WITH_OTHER_BLOCKS))],
+)
 def test_traces_as_one_graph(arch: str, checkpointing: bool) -> None:
     """`fullgraph` makes a graph break an error; the trace is run as it is, so that no compiler is needed."""
     torch.compiler.reset()  # the traces of other variants count towards the limit

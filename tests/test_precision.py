@@ -86,7 +86,7 @@ def test_levels(level, dtype, scales):
 def test_levels_that_do_not_train_here():
     with pytest.raises(UserError, match="inference only"):
         choose_precision("O3", CPU, training=True)
-    with pytest.raises(UserError, match="none of auto"):
+    with pytest.raises(UserError, match="not one of auto"):
         choose_precision("O4", CPU, training=False)
 
 

@@ -82,7 +82,7 @@ def test_a_wrong_switch_is_a_fact_and_no_end(
     finally:
         monkeypatch.delenv("T2T_VIT_CPU")
         cpu_level.cache_clear()
-    assert "'huge' is none of none, avx2" in capsys.readouterr().out
+    assert "'huge' is not one of none, avx2" in capsys.readouterr().out
 
 
 def test_limits_of_a_container(tmp_path: Path) -> None:

@@ -98,12 +98,12 @@ def test_hours_that_are_over_end_with_a_checkpoint_and_an_evaluation_and_can_be_
     whole = sorted(Path(f"runs/checkpoints/{NAME}").glob("*.ckpt"))[-1]
     plain = torch.load(whole, weights_only=True)
     code, _, err = run(epochs=2, max_hours=1e-9, model_postfix="_h")
-    assert code == 0 and "max_hours 1e-09 are over" in err and "the run ends here" in err
+    assert code == 0 and "the limit of max_hours 1e-09 is reached" in err and "the run ends here" in err
     first = Path(f"runs/checkpoints/{NAME}_h/{NAME}-1_1.ckpt")
     held = torch.load(first, weights_only=True)
     assert held["step"] == held["metrics"]["step"] == 1 and held["followers"]["TimeLimit"]["seconds"] > 0
     code, _, err = run(epochs=2, max_hours=1e-9, model_postfix="_h", resume="auto")
-    assert code == 0 and " is finished: max_hours 1e-09 are over" in err
+    assert code == 0 and " is finished: the limit of max_hours 1e-09 is reached" in err
     assert "a larger --max_hours, or 0, continues it" in err
     code, _, err = run(epochs=2, max_hours=0, model_postfix="_h", resume="auto")
     assert code == 0

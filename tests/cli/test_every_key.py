@@ -210,7 +210,11 @@ ROWS = [
         says("early stopping: the last evaluation was no better by top1 than the one at step"),
         {"base_lr": 1e-30, "warmup_lr": 1e-30, "min_lr": 1e-30, "epochs": 4},
     ),
-    Row("max_hours", 1e-9, says("max_hours 1e-09 are over .*: the run ends here; --resume .*/last.ckpt with a larger")),
+    Row(
+        "max_hours",
+        1e-9,
+        says("the limit of max_hours 1e-09 is reached .*: the run ends here; --resume .*/last.ckpt with a larger"),
+    ),
     Row("best_by", "macro_f1", says("raw: Loss .* MacroF1 .*%")),
     Row(
         "num_parallel_workers", 999, says("num_parallel_workers 999 is reduced to"), {"batch_size": 12, "max_steps": 1}

@@ -105,7 +105,7 @@ def test_a_writer_that_fails_is_a_row_and_the_others_go_on(
     (here / f".export-{machine}-{os.getpid()}-alive").mkdir()
     assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 1
     out = capsys.readouterr().out
-    assert r"not written, because the conversion failed: LookupError: no such operator \x1b[2J" in out
+    assert r"not written, as conversion failed: LookupError: no such operator \x1b[2J" in out
     left = {path.name for path in here.iterdir()}
     assert left == {"t2t_vit_quickstart.safetensors", f".export-{machine}-{os.getpid()}-alive"}
 

@@ -148,7 +148,8 @@ def test_an_image_that_proves_bad_later_stops_and_can_be_removed(run: Run, monke
     code, _, err = run(*line)
     assert code == 2
     assert (
-        "1 of 6 images cannot be read (data/val/a/1.png: the file is truncated); repair or remove them, or go on" in err
+        "1 of 6 images cannot be read (data/val/a/1.png: the file is truncated); repair or remove them, or continue"
+        in err
     )
     bad.unlink()
     code, _, err = run(*line, "--resume", "auto")

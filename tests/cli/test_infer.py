@@ -112,7 +112,7 @@ def test_what_cannot_be_continued(run: Run, tmp_path: Path) -> None:
     assert code == 2 and "had another checkpoint and preprocessing" in err
     assert journal.exists()
     code, _, err = run("all/000000.png")
-    assert code == 0 and "given up" in err and not journal.exists()
+    assert code == 0 and "are discarded" in err and not journal.exists()
     code, _, err = run("all/000000.png", "--resume", "auto")
     assert code == 0 and "starting from the beginning" in err
     assert run("all/000000.png", "--resume=else.ckpt")[0] == 2
@@ -215,7 +215,7 @@ def test_recursive(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        (["all", "--format", "xml"], "is none of json, jsonl, csv, parquet"),
+        (["all", "--format", "xml"], "is not one of json, jsonl, csv, parquet"),
         (["all", "--top_k", "0"], "--top_k takes a whole number of at least 1; not '0'"),
         (["all", "--shard", "3/2"], "must lie between"),
         (["all", "--shard", "half"], "--shard takes I/N"),

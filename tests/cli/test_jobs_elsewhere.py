@@ -43,13 +43,15 @@ def write_photos(folder: Path) -> None:
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / part / name / f"{i}.png")
 
 
+ONE_STEP = [*TRAIN, "--max_steps", "1", "--num_parallel_workers", "0"]
+PREDICT = ["infer", "photos/VAL/cat", "--checkpoint", f"All/{RUN}/last.ckpt", "--workers", "0", "--output", "a.jsonl"]
 CASES = [  # job and exit code: names that differ only in case
-    ([*TRAIN, "--val_dir", "VAL", "--max_steps", "1", "--ckpt_root_dir", "All", "--best_ckpt_root_dir", "all"], 0),
-    ([*TRAIN, "--max_steps", "1", "--model_postfix", "-Big", "--eval_every_epochs", "0"], 0),
-    ([*TRAIN, "--max_steps", "1", "--model_postfix", "-big", "--eval_every_epochs", "0"], 0),
-    (["infer", "photos/VAL/cat/0.png", "--checkpoint", f"ALL/{RUN}/last.ckpt", "--output", "a.jsonl", "--errors", "A.JSONL"], 2),
-    (["infer", "photos/VAL/cat/0.png", "--checkpoint", f"ALL/{RUN}/last.ckpt", "--output", "a.jsonl"], 0),
-]  # fmt: skip
+    ([*ONE_STEP, "--val_dir", "VAL", "--ckpt_root_dir", "All", "--best_ckpt_root_dir", "all"], 0),
+    ([*ONE_STEP, "--model_postfix=-Big"], 0),
+    ([*ONE_STEP, "--model_postfix=-big"], 0),
+    ([*PREDICT, "--errors", "A.JSONL"], 2),
+    (PREDICT, 0),
+]
 
 
 def run_jobs(folder: Path, jobs: list[list[str]], *platform: str, codes: tuple[int, ...] = ()) -> str:

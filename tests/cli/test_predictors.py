@@ -114,7 +114,7 @@ def test_a_run_is_continued_in_its_runtime(run: Run, tmp_path: Path, monkeypatch
     code, err = run("--resume", output="p.jsonl")  # without its name
     assert code == 0, err
     assert "converting the network for onnxruntime" in err
-    assert "of an earlier run" in err
+    assert "from an earlier run" in err
     assert (tmp_path / "p.jsonl").read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
 
 

@@ -305,7 +305,7 @@ def test_what_the_file_says_otherwise_is_named(run: Run, stopped: Path, tmp_path
     ("keys", "sentence"),
     [
         ({"optimizer": "sgd"}, "optimizer adamw -> sgd: the optimizer's state belongs to the old one"),
-        ({"arch": "t2t_vit_7", "resume": "CKPT"}, "arch t2t_vit_quickstart -> t2t_vit_7: its weights"),
+        ({"arch": "t2t_vit_7", "resume": "CKPT"}, "arch t2t_vit_quickstart -> t2t_vit_7: the weights"),
         ({"seed": 3}, "seed 0 -> 3: every random number"),
         ({"with_ema": False}, "with_ema True -> False"),
         ({"train_num_samples": 34}, "train_num_samples 35 -> 34: its steps"),
@@ -319,7 +319,7 @@ def test_what_the_file_says_otherwise_is_named(run: Run, stopped: Path, tmp_path
         ({"resume": "old.ckpt"}, "old.ckpt: lacks progress, so its run cannot be continued"),
         ({"resume": "other.ckpt"}, "its class 0 is 'boot', and now it is 't-shirt_top'"),
         ({"resume": "fewer.ckpt"}, "it has 36 training images, there are 35 now, and the list"),
-        ({"resume": "torn.ckpt"}, "does not fit"),
+        ({"resume": "torn.ckpt"}, "does not match"),
     ],
 )
 def test_what_cannot_be_continued_is_one_sentence(

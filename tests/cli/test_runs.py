@@ -373,7 +373,7 @@ def test_runs_at_once_each_have_a_folder_and_the_living_are_not_continued(
     for keys in ({"arch": NAME, "resume": "auto"}, {"resume": last}):
         code, _, err = train(**keys)
         assert code == 2
-        assert re.fullmatch(r"t2t-vit: the run in \S+ is alive: process \d+ on \S+ works on it; .*\n", err)
+        assert re.fullmatch(r"t2t-vit: the run in \S+ is running: process \d+ on \S+; .*\n", err)
         assert re.findall(r"process (\d+)", err)[0] in (str(one.pid), str(two.pid))
     one.send_signal(signal.SIGKILL)
     two.send_signal(signal.SIGTERM)

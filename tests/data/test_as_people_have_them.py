@@ -116,14 +116,14 @@ def test_what_is_left_out_is_counted_and_named_in_one_line(tmp_path: Path) -> No
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     train, val, told = opened(tmp_path)
     assert (train.classes, len(train) + len(val)) == (("a", "b"), 10 if not has_heif() else 12)
-    lines = [line for line in told if line.startswith("not read in")]
+    lines = [line for line in told if line.startswith("ignored in")]
     assert len(lines) == 1
     expected = [
-        f"not read in {tmp_path}: 2 images beside the class folders (0.png, 1.png); ",
+        f"ignored in {tmp_path}: 2 images beside the class folders (0.png, 1.png); ",
         "folders without images (labels); ",
         "@eaDir 2, ._* 2, $RECYCLE.BIN, ",
         "broken or circular links (gone)",
-        "1 .txt, 1 without one",
+        "1 .txt, 1 without ending",
     ]
     expected += [] if has_heif() else ["2 .heic", "to read HEIC: pip install pillow-heif"]
     assert [text for text in expected if text not in lines[0]] == []
@@ -137,7 +137,7 @@ def test_runs_are_no_classes(tmp_path: Path) -> None:
     put(tmp_path / "runs" / "logs" / "t2t_vit_7", each=1)  # a preview
     train, _, told = opened(tmp_path)
     assert train.classes == ("a", "b")
-    assert f"not read in {tmp_path}: files of runs (out, runs, s)" in told
+    assert f"ignored in {tmp_path}: files of runs (out, runs, s)" in told
     (tmp_path / "new" / "logs").mkdir(parents=True)  # of the run that begins
     own = [(tmp_path / "new" / name).resolve() for name in ("logs", "summary")]
     assert opened(tmp_path, own=own)[0].classes == ("a", "b")
@@ -174,11 +174,11 @@ def test_a_folder_called_train_that_holds_folders_of_images_is_a_part(tmp_path: 
 def test_classes_may_be_called_as_parts_are(tmp_path: Path, names: tuple[str, ...]) -> None:
     put(tmp_path, *names)
     assert re.search(
-        r"so (they are|it is a) class(es)? as the others are: set val_split to 0.2", refused(tmp_path, val_split=0)
+        r"so (they are|it is a) class(es)? like the others: set val_split to 0.2", refused(tmp_path, val_split=0)
     )
     train, val, told = opened(tmp_path, val_split=0.2)
     assert train.classes == val.classes == tuple(sorted(names))
-    assert any("as the others are; in a split the images would lie in" in line for line in told)
+    assert any("like the others; in a split the images would lie in" in line for line in told)
     kept = open_images("val", dataset="ImageNet", data_url=str(tmp_path), val_split=0.2)
     assert [kept.name(i) for i in range(len(kept))] == [val.name(i) for i in range(len(val))]
 
@@ -299,7 +299,7 @@ def test_a_list_of_files_gives_the_same_images(tmp_path: Path) -> None:
     again = FolderImages.of_files(tmp_path, "RGB", images.classes, files)
     assert [again.relative(i) for i in range(6)] == files
     assert again.targets.tolist() == images.targets.tolist()[::-1]
-    with pytest.raises(UserError, match="belongs to none of the classes"):
+    with pytest.raises(UserError, match="is not in any of the classes"):
         FolderImages.of_files(tmp_path, "RGB", ("b",), files)
 
 

@@ -95,7 +95,7 @@ def test_folder_mistakes_each_have_a_sentence(tmp_path: Path) -> None:
         open_training_images(dataset="ImageNet", data_url=str(tmp_path / "a"))
     (tmp_path / "c" / "train" / "ant").mkdir(parents=True)
     (tmp_path / "c" / "train" / "ant" / "readme.md").write_text("")
-    with wrong("no images in them"):
+    with wrong("class folders without images"):
         folder(tmp_path / "c")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train").write_text("a file")
@@ -133,7 +133,7 @@ def test_validation_images_take_the_numbers_of_the_training_classes(tmp_path: Pa
     assert val.targets.tolist() == [0, 0, 2, 2]
     assert f"{tmp_path / 'val'}: 2 of the 3 classes of {tmp_path / 'train'}; missing: 'cat'" in told
     put(tmp_path / "val" / "emu" / "0.png")
-    with wrong("val differ from those of .*train: it lacks 'cat' and has 'emu' besides; move that folder away"):
+    with wrong("val differ from those of .*train: it lacks 'cat' and has 'emu' besides; move that folder elsewhere"):
         open_training_images(dataset="ImageNet", data_url=str(tmp_path))
     (tmp_path / "val" / "emu").rename(tmp_path / "val" / "Cat")
     with wrong("has 'Cat' besides; names are compared letter by letter, so rename 'Cat' to 'cat'"):

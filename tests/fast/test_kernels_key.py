@@ -37,7 +37,7 @@ def test_what_cannot_run_says_why(kernels: str, device: str, reason: str) -> Non
 
 def test_native_kernels_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "unavailable", lambda: "there is no C++ compiler")
-    with pytest.raises(UserError, match="kernels 'native' cannot run: there is no C\\+\\+ compiler; 'auto' takes"):
+    with pytest.raises(UserError, match="kernels 'native' cannot run: there is no C\\+\\+ compiler; 'auto' chooses"):
         prepared(small(), "native", FLOAT32)
 
 

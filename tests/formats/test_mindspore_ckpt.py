@@ -97,7 +97,7 @@ HOSTILE = {
     "an endless name": (value("a" * 5000, tensor([1], b"\0" * 4)), "the field at byte .* is not text"),
     "names without end": (
         WHOLE + bytes_field(1, bytes_field(1, b"a" * 4000) * 5000),
-        "is no text",
+        "is not text",
     ),
     "fields without end": (WHOLE + b"\x10\0" * 200_001, "more than 200,000 fields"),
     "fields without end in a value": (WHOLE + bytes_field(1, b"\x20\0" * 200_001), "more than 200,000 fields"),

@@ -80,7 +80,7 @@ def test_links_and_devices_of_a_tar_are_not_followed(tmp_path: Path) -> None:
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE):
         tarred(tmp_path / "x.tar", ("a.png", b""), kind=kind)
         (item,) = members(str(tmp_path / "x.tar"))
-        assert "not followed" in item.reason
+        assert "these are not read" in item.reason
 
 
 def test_what_breaks_off(tmp_path: Path) -> None:
@@ -221,5 +221,5 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "claims 314,572,800 bytes" in str(contents(members(str(tmp_path / "x.zip")))[0])
     (item,) = members(str(tmp_path / "x.tgz"))
-    assert "absurd size" in item.reason
+    assert "header is too large" in item.reason
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB

@@ -183,7 +183,7 @@ def test_answers_that_are_not_finite_count_as_wrong(tmp_path: Path, capsys: pyte
     )
     assert main(["eval", "--pretrained", str(path), "--data_url", str(tmp_path), "--num_parallel_workers", "0"]) == 0
     out, err = capsys.readouterr()
-    assert "x.onnx: answers 4 images with numbers that are not finite; they count as wrong" in err
+    assert "x.onnx: answers 4 images with no finite number; they count as wrong" in err
     assert "of 6 images" in out
 
 

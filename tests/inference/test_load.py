@@ -145,7 +145,7 @@ def test_what_only_looks_like_onnx(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not an ONNX model"):
         t2t_vit.load(tmp_path / "text.onnx")
     (tmp_path / "cut.onnx").write_bytes(b"\x08\x0a\x12\x07t2t_vit\x1a")
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         t2t_vit.load(tmp_path / "cut.onnx")
 
 

@@ -115,7 +115,7 @@ def test_the_format_follows_the_ending() -> None:
         "csv", "parquet", "jsonl", "json", "json", "json",
     ]  # fmt: skip
     assert format_of("a.csv", "jsonl") == "jsonl"
-    with pytest.raises(UserError, match="is none of json, jsonl, csv, parquet"):
+    with pytest.raises(UserError, match="is not one of json, jsonl, csv, parquet"):
         format_of("a", "xml")
 
 

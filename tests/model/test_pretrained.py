@@ -113,7 +113,7 @@ def test_wrong_folders(model: T2TViT, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[:-100])
-    with pytest.raises(UserError, match="damaged safetensors"):
+    with pytest.raises(UserError, match="damaged or truncated safetensors"):
         from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="cannot be read as JSON"):
@@ -426,10 +426,10 @@ def test_a_failing_disk_leaves_the_older_network(
         (lambda c: c["model_args"].update(global_pool="max"), r'model_args\.global_pool "max" is not valid'),
         (lambda c: c.update(global_pool="avg"), "contradicts itself: model_args.global_pool is 'token'"),
         (lambda c: c.update(disable_approximate_gelu=True), "contradicts itself: approximate_gelu"),
-        (lambda c: c["model_args"].update(approximate_gelu="yes"), "is no yes or no"),
+        (lambda c: c["model_args"].update(approximate_gelu="yes"), "is not valid .expected: yes or no"),
         (lambda c: c["model_args"].update(img_size=96, num_classes=4), "contradicts itself: num_classes is 3"),
-        (lambda c: c["model_args"].update(performer_drop=2), "is no rate"),
-        (lambda c: c["pretrained_cfg"].update(std=[]), "is no value"),
+        (lambda c: c["model_args"].update(performer_drop=2), "is not valid .expected: rate"),
+        (lambda c: c["pretrained_cfg"].update(std=[]), "is not valid .expected: value"),
     ],
 )
 def test_configurations_that_no_door_opens(
@@ -454,7 +454,7 @@ def test_keys_without_a_meaning_are_named(model: T2TViT, tmp_path: Path) -> None
         from_pretrained(tmp_path)
     notes: list[str] = []
     t2t_vit.load(tmp_path, note=notes.append)
-    assert len(notes) == 1 and "not read in its config.json: label_names (names of 2 classes), temp" in notes[0]
+    assert len(notes) == 1 and "ignored in its config.json: label_names (names of 2 classes), temp" in notes[0]
 
 
 def test_a_crop_that_is_not_ours_is_refused_by_load(model: T2TViT, tmp_path: Path) -> None:

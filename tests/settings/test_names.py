@@ -139,7 +139,7 @@ def test_a_folder_without_an_option_is_named_with_the_one_that_takes_it(
         ("my weights.pth", "give weights with --pretrained 'my weights.pth'"),
         ("finetun", "the nearest shipped one is called finetune"),
         ("t2t-vit-14", "the nearest shipped one is called t2t_vit_14"),
-        ("imagenet", "shipped are finetune, finetune_384, quickstart, scratch, "),
+        ("imagenet", "the shipped ones are finetune, finetune_384, quickstart, scratch, "),
     ],
 )
 def test_a_word_that_is_no_configuration(word: str, instead: str) -> None:

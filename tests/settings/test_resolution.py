@@ -130,7 +130,8 @@ def test_some_keys_re_fit_the_checkpoint(tmp_path: Path) -> None:
     config, notes = resolve(said("export", words, tmp_path), CHECKPOINT)
     assert (config.image_size, config.num_classes, config.crop_pct) == ((32, 48), 5, 0.9)
     assert notes[0] == (
-        "a.ckpt is adapted: image_size 32 48 (it holds 28), num_classes 5 (it holds 10), crop_pct 0.9 (it holds 1.0)"
+        "a.ckpt is adapted: image_size 32 48 (the checkpoint has 28), num_classes 5 (the checkpoint has 10), "
+        "crop_pct 0.9 (the checkpoint has 1.0)"
     )
 
 

@@ -177,9 +177,9 @@ def test_what_does_not_fit_is_one_sentence(make_model, tmp_path):
     trained = setting(make_model)
     found = saved(trained, State(4, 2, 8, step=3), tmp_path / "toy-1_3.ckpt")
     for part, value in (("model", {}), ("ema", None), ("optimizer", {"state": {}, "param_groups": []}), ("metrics", 3)):
-        with pytest.raises(UserError, match=r"toy-1_3\.ckpt: its run cannot be continued, it does not fit"):
+        with pytest.raises(UserError, match=r"toy-1_3\.ckpt: its run cannot be continued: it does not match"):
             restore({**found.content, part: value}, found.path, setting(make_model), State(4, 2, 8))
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="does not match"):
         recall({"followers": {"StopOnDivergence": 7}}, found.path, [StopOnDivergence()])
 
 

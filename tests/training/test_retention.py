@@ -223,7 +223,7 @@ def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, make, monkeypat
 
     monkeypatch.setattr(os, "replace", crash)
     checkpoints.on_step(at(5), None)  # in the middle of a run: told, and training goes on
-    assert "training goes on" in notes[0]
+    assert "training continues" in notes[0]
     assert "No space left" in notes[0]
     with pytest.raises(UserError, match="No space left"):  # at the end: an error
         checkpoints.on_end(at(5))

@@ -81,7 +81,7 @@ def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 @pytest.mark.parametrize("content", [b"<html>no such thing</html>", b"PK\3\4" + b"\0" * 99])
 def test_what_is_no_checkpoint_does_not_get_into_the_cache(served: Path, tmp_path: Path, content: bytes) -> None:
     (served / FILE).write_bytes(content)
-    with pytest.raises(UserError, match="what came is not that file"):
+    with pytest.raises(UserError, match="the download is not that file"):
         read_weights("t2t_vit_7")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -123,7 +123,7 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch,
 def test_a_download_that_breaks_off_leaves_nothing(served: Path, tmp_path: Path) -> None:
     content = publish(served).read_bytes()
     (served / FILE).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="what came is not that file"):
+    with pytest.raises(UserError, match="the download is not that file"):
         read_weights("t2t_vit_7")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -153,7 +153,9 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
 
 def test_networks_without_a_release_and_files_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"no weights are released for t2t_vit_quickstart, only for t2t_vit_7, "):
+    with pytest.raises(
+        UserError, match=r"no weights are released for t2t_vit_quickstart; there are weights for t2t_vit_7, "
+    ):
         read_weights("t2t_vit_quickstart")
     monkeypatch.chdir(tmp_path)
     torch.save({"cls_token": torch.ones(1, 1, 2)}, "t2t_vit_7")

@@ -113,7 +113,7 @@ def test_values_nested_without_end_are_refused(path: Path) -> None:
     for _ in range(60):
         nested = [nested, nested]
     torch.save({**content(), "best": {"raw": nested}}, path)
-    with pytest.raises(UserError, match="nested without end"):
+    with pytest.raises(UserError, match="nested too deeply"):
         read_saved_run(path)
 
 
@@ -164,12 +164,12 @@ ENTRY = {"file": "t2t_vit_7-1_4.ckpt", "step": 4, "top1": 0.5, "loss": 0.5}
         ({"metrics": {"raw": {**SCORES, "other": 2}}}, "metrics.raw.other is not an entry of a run"),
         ({"metrics": {"raw": {"loss": 0.5}}}, "metrics.raw lacks a score"),
         ({"metrics": {"raw": 3}}, "metrics.raw is not a dictionary"),
-        ({"best": {"raw": ENTRY}}, "best.raw is no list"),
+        ({"best": {"raw": ENTRY}}, "best.raw is not a list"),
         ({"best": {"raw": [3]}}, "best.raw is not a dictionary"),
         ({"best": {"raw": [{**ENTRY, "file": "../a"}]}}, "best.raw.file is ../a"),
         ({"best": {"raw": [{"file": "a"}]}}, "best.raw has an entry without file, step or loss"),
         ({"best": {"raw": [{**ENTRY, "loss": "low"}]}}, "best.raw.loss is low"),
-        ({"followers": {"a": 3}}, "followers.a is no state"),
+        ({"followers": {"a": 3}}, "followers.a is not a state"),
         ({"progress": {"lr": "\x1b[2J"}}, r"progress.lr is \x1b[2J"),
     ],
 )

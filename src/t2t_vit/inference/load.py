@@ -248,7 +248,7 @@ def _preprocessing(settings: Mapping[str, Any], own: Mapping[str, Any], size: tu
 def _differences(model: T2TViT, weights: Weights, report: FitReport) -> list[str]:
     sentences = []
     if weights.unread:
-        sentences.append(f"not read in its config.json: {', '.join(weights.unread)}")
+        sentences.append(f"ignored in its config.json: {', '.join(weights.unread)}")
     if report.resized:
         sentences.append(
             f"the position table is computed again for {model.grid[0]} x {model.grid[1]} tokens, "

@@ -216,7 +216,7 @@ def of_this_attempt(store: Store, rank: int, count: int, patience: timedelta = P
             elif store.check([f"hello/{other}"]):  # perhaps a dead one's, which nobody will read the answer to
                 store.set(f"answer/{store.get(f'hello/{other}').decode()}", own)
         if time.monotonic() > end:
-            raise TimeoutError(f"of {count} processes, {len(missing)} did not start, for example number {min(missing)}")
+            raise TimeoutError(f"of {count} processes, {len(missing)} did not join, for example number {min(missing)}")
         time.sleep(_PAUSE if missing else 0)
     return PrefixStore(own, store)
 

@@ -142,7 +142,7 @@ def released_file(arch: str) -> Path:
     name = VARIANTS[arch].weights_file
     if name is None:
         offered = ", ".join(key for key, row in VARIANTS.items() if row.weights_file)
-        raise UserError(f"no weights are released for {arch}; released are those of {offered}")
+        raise UserError(f"no weights are released for {arch}; there are weights for {offered}")
     path = cache_folder() / name
     if not path.exists():
         _fetch(ADDRESS + name, path, arch)

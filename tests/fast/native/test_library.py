@@ -78,7 +78,7 @@ def test_the_switch_does_not_raise_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_level_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "sse")
-    with pytest.raises(UserError, match=r"^T2T_VIT_CPU: 'sse' is none of none, avx2, avx512, avx512_bf16, amx$"):
+    with pytest.raises(UserError, match=r"^T2T_VIT_CPU: 'sse' is not one of none, avx2, avx512, avx512_bf16, amx$"):
         library.unavailable()
 
 

@@ -161,7 +161,7 @@ def build(zensical: Path) -> int:
 
 
 def pages_with(index: dict[str, Any], word: str) -> set[str]:
-    """Pages whose entries in the site's search index have `word`, split into words as the search in the browser does."""
+    """Pages whose entries in the search index have `word`, split into words as the search in the browser does."""
     separator = re.compile(index["config"]["separator"])
     wanted = {part.lower() for part in separator.split(word) if part}
     found = set()

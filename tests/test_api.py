@@ -95,7 +95,7 @@ def test_predictions_by_name_and_many_at_once(run: t2t_vit.TrainedRun, tmp_path:
         ("quickstart", {"device": "tpu"}, "device takes cpu, cuda"),
         ("gone.yaml", {}, "configuration gone.yaml does not exist"),
         ("", {"data_url": "nowhere"}, "nowhere"),
-        ("quickstart", {"resume": "gone.ckpt"}, "gone.ckpt: there is no such file"),
+        ("quickstart", {"resume": "gone.ckpt"}, "gone.ckpt: no such file"),
     ],
 )
 def test_mistakes_are_user_errors(place: Path, recipe: str, keys: dict[str, Any], sentence: str) -> None:

@@ -223,7 +223,7 @@ def test_recursive(run: Run, tmp_path: Path) -> None:
         (["all", "--spreadsheet"], "--spreadsheet is for CSV, but the output is json; add --format csv"),
         (["--list", "gone.txt"], "cannot be read (No such file"),
         (["--list", "all"], "cannot be read"),
-        (["gone.png", "all"], "there is no such file"),
+        (["gone.png", "all"], "no such file"),
         (["all", "--errors", "all"], "is a folder"),
     ],
 )

@@ -313,7 +313,7 @@ def test_what_the_file_says_otherwise_is_named(run: Run, stopped: Path, tmp_path
         ({"start_epoch": 1}, "start_epoch 0 -> 1: a continued run has its own epoch"),
         ({"start_epoch": 1, "resume": "CKPT"}, "start_epoch 1 contradicts a continued run"),
         ({"resume": "CKPT", "pretrained": "CKPT", "exclude_epoch_state": False}, "both name a run to continue"),
-        ({"resume": "none.ckpt"}, "none.ckpt: there is no such file"),
+        ({"resume": "none.ckpt"}, "none.ckpt: no such file"),
         ({"resume": "foreign.pth"}, "foreign.pth: holds weights but no t2t_vit run to continue"),
         ({"resume": "text.txt"}, "text.txt: is not a checkpoint of a t2t_vit run"),
         ({"resume": "old.ckpt"}, "old.ckpt: lacks progress, so its run cannot be continued"),

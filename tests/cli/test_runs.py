@@ -480,6 +480,6 @@ def test_a_quickstart_that_is_alive_is_left_alone(
     lock.tell({})
     assert main(QUICK) == 2
     said = capsys.readouterr().err
-    assert re.search(rf"runs/quickstart belongs to a quickstart that process {os.getpid()} on \S+ is making", said)
+    assert re.search(rf"runs/quickstart is in use by a running quickstart, process {os.getpid()} on \S+;", said)
     assert [path.name for path in Path("runs/quickstart").iterdir()] == [LOCK]
     lock.release()

@@ -70,7 +70,7 @@ def test_data_sets_side_by_side_are_no_classes(tmp_path: Path) -> None:
         put(tmp_path / name / "train", "a", "b")
         put(tmp_path / name / "val", "a", "b")
     sentence = refused(tmp_path)
-    assert "is a data set of its own, with train, val in it" in sentence
+    assert "is itself a data set, with train, val in it" in sentence
     assert opened(Path(advised(sentence, "data_url")), val_split=0)[0].classes == ("a", "b")
 
 

@@ -106,7 +106,7 @@ LATER: dict[str, tuple[Callable[[T2TViT], object], str]] = {
     ),
     "patch": (
         lambda m: setattr(m.tokens_to_token.split1, "forward", lambda x: x),
-        "tokens_to_token.split1 has a forward of its own",
+        "tokens_to_token.split1 has its own forward",
     ),
     "trained features": (
         lambda m: m.tokens_to_token.attention1.w.requires_grad_(),

@@ -104,7 +104,7 @@ HOSTILE = {
     "a text that is none": (value("a", tensor([0], b"\xff" * 7, "str")), "damaged"),
     "an endless text": (value("a", tensor([0], b"a\0\0\0" * 300_000, "str")), "the text 'a' has 1,200,000 bytes"),
     "a number without end": (b"\x0a" + b"\xff" * 30, "damaged or truncated"),
-    "a group": (b"\x0b" + WHOLE, "no field of kind 3"),
+    "a group": (b"\x0b" + WHOLE, "no field type 3"),
     "nothing": (number_field(2, 5), "holds nothing"),
     "a wrong checksum": (WHOLE + b"crc_num" + (zlib.crc32(WHOLE) ^ 1).to_bytes(10, "big"), "checksum"),
     "half a trailer": (WHOLE + b"crc_num" + b"\0" * 5, "damaged"),

@@ -177,7 +177,7 @@ def test_intermediates_do_not_go_past_what_changes_the_tokens() -> None:
     handle.remove()
     backbone = FeaturesOnly(model)
     model.tokens_to_token.forward = lambda images: images
-    with pytest.raises(UserError, match="forward of its own"):
+    with pytest.raises(UserError, match="its own forward"):
         backbone(images)
     del model.tokens_to_token.forward
     backbone(images)

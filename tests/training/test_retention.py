@@ -353,5 +353,5 @@ def test_after_a_divergence_the_checkpoint_from_before_is_named_and_none_is_writ
     assert not (tmp_path / "best/best.ckpt").is_symlink()
     state.diverged_since = 1
     checkpoints.on_stop(state, True)
-    assert notes[-1] == "stopped at step 7; there is no earlier checkpoint, so begin again with a lower --base_lr"
+    assert notes[-1] == "stopped at step 7; no earlier checkpoint exists, so begin again with a lower --base_lr"
     assert not (tmp_path / "ckpt/last.ckpt").is_symlink()

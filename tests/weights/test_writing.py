@@ -139,8 +139,8 @@ def test_the_command_shows(source: Path, capsys: pytest.CaptureFixture[str]) -> 
     [
         ({"image_size": 28}, "28 x 28 pixels"),
         ({"image_size": [24, 40]}, "24 x 40 pixels"),
-        ({"image_size": "wide"}, "32 x 32 pixels (from the number of positions; others fit, too)"),
-        ({}, "32 x 32 pixels (from the number of positions; others fit, too)"),
+        ({"image_size": "wide"}, "32 x 32 pixels (from the number of positions; others also fit)"),
+        ({}, "32 x 32 pixels (from the number of positions; others also fit)"),
     ],
 )
 def test_the_size_is_the_configurations(known: dict[str, object], pixels: str, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_the_size_is_the_configurations(known: dict[str, object], pixels: str, t
     [
         (["shaw", "x"], "weights takes show or convert; not 'shaw'"),
         (["show"], "weights show needs FILE"),
-        (["show", "absent.pth"], "there is no such file"),
+        (["show", "absent.pth"], "no such file"),
         (["show", "a", "--format", "torch"], "--format has no effect with show"),
         (["convert", "a"], "weights convert needs NEW_FILE"),
         (["show", "a", "--nonsense"], "unknown option '--nonsense'"),

@@ -209,7 +209,9 @@ class Chooser:
             self.saved = saved = search.saved
             if saved is None and search.damaged:
                 close(choice)
-                told = f"resume auto: no whole checkpoint in {found.folders.checkpoints}: starting from the beginning"
+                told = (
+                    f"resume auto: no complete checkpoint in {found.folders.checkpoints}: starting from the beginning"
+                )
                 return Choice(notes=[*search.notes, told])
             if saved is None:
                 told = (

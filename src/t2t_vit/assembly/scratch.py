@@ -209,7 +209,7 @@ def _batch(facts: Facts, machine: Machine, cost: Cost) -> Choice:
     whole = max(8, min(whole, 2 ** int(math.log2(max(8, facts.images / 10)))))
     each = max(1, whole // machine.processes)
     fitting = max(1, int(SHARE_OF_MEMORY * machine.memory / max(1, cost.saved_bytes)))
-    why = f"some {counted(max(1, facts.images // (each * machine.processes)), 'update')} per epoch"
+    why = f"about {counted(max(1, facts.images // (each * machine.processes)), 'update')} per epoch"
     if each > fitting:
         each = 2 ** int(math.log2(fitting))
         why = f"more may not fit into {shown_bytes(machine.memory)}"

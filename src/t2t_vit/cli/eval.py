@@ -230,10 +230,10 @@ def _other_precision(weights: Weights, precision: Precision) -> list[str]:
     of_run = choose_precision(level, precision.device, training=True).name
     if of_run == precision.name:
         return []
-    auto = ", which amp_level auto means here" if level == "auto" else ""
+    auto = " (amp_level auto)" if level == "auto" else ""
     return [
-        f"the run of this checkpoint measured in {of_run}{auto}, this evaluation in {precision.name}: its figures may "
-        f"differ in the last digits; --amp_level {of_run} measures in the precision of the run"
+        f"the run measured this checkpoint in {of_run}{auto}, this evaluation uses {precision.name}: the figures may "
+        f"differ in the last digits; for the precision of the run, add --amp_level {of_run}"
     ]
 
 

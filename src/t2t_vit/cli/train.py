@@ -433,7 +433,7 @@ def recipe_line(config: Config, model: nn.Module, optimizer: Optimizer, state: S
         config.optimizer,
         rates,
         f"weight_decay {config.weight_decay:g}",
-        f"{counted(steps, 'step')} of {counted(images, 'image')}, {state.updates_per_epoch:,} an epoch",
+        f"{counted(steps, 'step')} of {counted(images, 'image')}, {state.updates_per_epoch:,} per epoch",
     ]
     if config.freeze:
         learning, total = sum(p.numel() for p in trainable(optimizer)), sum(p.numel() for p in model.parameters())

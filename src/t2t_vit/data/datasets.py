@@ -236,7 +236,7 @@ def _again(tree: Tree, opening: _Opening, recorded: Recorded, whole: bool) -> tu
         if new:
             opening.note(
                 f"left out, since the run began without: {counted(len(new), 'new image')} in {place} ({some(new)}); a "
-                "new run takes what is there"
+                "new run uses all of them"
             )
     return (
         FolderImages.of_files(folder, opening.mode, recorded.classes, recorded.train, budget=opening.budget),

@@ -323,7 +323,7 @@ def check_level(found: Scan, root: Path, key: str, *, guess: bool = True) -> Non
             divided = [part for part in below if part.lower() in _PART_NAMES]
             if any(found.below(f"{name}/{part}") for part in divided):
                 raise UserError(
-                    f"{found.folder / name} is a data set of its own, with {', '.join(divided)} in it; name it: "
+                    f"{found.folder / name} is itself a data set, with {', '.join(divided)} in it; name it: "
                     f"--data_url {quote(str(found.folder / name))}"
                 )
             raise UserError(

@@ -69,7 +69,7 @@ class FusedTokensToToken(TokensToToken):
         for module, reason in reasons:
             if reason is not None:
                 name = next(name for name, found in self.named_modules() if found is module)
-                raise RuntimeError(f"since the network was fused, tokens_to_token.{name} {reason}; call unfuse first")
+                raise RuntimeError(f"after the network was fused, tokens_to_token.{name} {reason}; call unfuse first")
 
 
 class RecomputingMlp(Mlp):

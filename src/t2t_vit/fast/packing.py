@@ -19,8 +19,8 @@ from t2t_vit.model.tokens_to_token import TokensToToken
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 # What a packed network is told to be made of, by the modules that do more than one layer's work.
 PARTS: dict[type[nn.Module], str] = {
-    PackedBlock: "attentions with what stands before them",
-    Tail: "MLPs with what stands before them",
+    PackedBlock: "attentions with the operations before them",
+    Tail: "MLPs with the operations before them",
     PerformerStage: "performers",
     TransformerStage: "token attentions",
     WindowsLinear: "soft splits",

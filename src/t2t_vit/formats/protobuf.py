@@ -102,7 +102,7 @@ def _read_fields(data: memoryview, start: int, stop: int) -> Iterator[Field]:
         elif wire in (FIXED32, FIXED64):
             at += 4 if wire == FIXED32 else 8
         else:
-            raise ValueError(f"there is no field of kind {wire} (byte {begin})")
+            raise ValueError(f"there is no field type {wire} (byte {begin})")
         if at > stop or number == 0:
             raise ValueError(f"the field at byte {begin} reaches past the end")
         yield Field(number, wire, value, begin, at)

@@ -34,7 +34,7 @@ def _check(word: str) -> None:
     """Report before the work begins what cannot be read."""
     try:
         if not word or not os.path.lexists(word):  # a Path would rewrite what the user gave
-            raise UserError(f"DATA '{word}': there is no such file or folder; give an image or a folder of images")
+            raise UserError(f"DATA '{word}': no such file or folder; give an image or a folder of images")
         Path(word).stat()
     except FileNotFoundError as error:
         raise UserError(f"DATA '{word}': is a broken link; give an image or a folder of images") from error

@@ -85,11 +85,11 @@ def _unknown(module: nn.Module) -> str | None:
     if not callable(getattr(module, "weights", None)):
         return "without a method weights to ask for what it looks at"
     if "forward" in module.__dict__:
-        return "with a forward of its own, which its weights do not describe"
+        return "with its own forward, which its weights do not describe"
     # `weights` has to come from the class that computes the answer, or from one that was made of it.
     for kind in type(module).__mro__:
         if "weights" in vars(kind) or kind.__module__.startswith("t2t_vit."):
             return None
         if not {"forward", "mix", "mix_of"}.isdisjoint(vars(kind)):
-            return "that computes attention in its own way without a method weights of its own"
+            return "that computes attention in its own way, without its own method weights"
     return None

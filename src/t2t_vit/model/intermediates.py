@@ -80,7 +80,7 @@ def check_request(model: "T2TViT", wanted: Sequence[int], norm: bool, output_fmt
         raise UserError(f"{model.name}: its tokens_to_token is a {kind}, which has no method stages to ask for maps")
     if _is_intercepted(tokens_to_token):
         raise UserError(
-            f"{model.name}: tokens_to_token has a hook or a forward of its own, which the intermediates would bypass; "
+            f"{model.name}: tokens_to_token has a hook or its own forward, which the intermediates would bypass; "
             "remove it first"
         )
 

@@ -321,14 +321,14 @@ def located(path_or_repo: str | Path, file: str, options: Mapping[str, Any]) -> 
         return folder / file
     repo = str(path_or_repo)
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
-        raise UserError(f"{repo}: there is no such folder, and it is not the name of a repository (owner/name)")
+        raise UserError(f"{repo}: no such folder, and it is not the name of a repository (owner/name)")
     import huggingface_hub
 
     try:
         return Path(huggingface_hub.hf_hub_download(repo, file, **options))
     except (OSError, ValueError) as error:  # the hub's own errors are of these two kinds
         raise UserError(
-            f"{repo}: there is no such folder, and the Hugging Face hub did not return {file} ({_reason(error)})"
+            f"{repo}: no such folder, and the Hugging Face hub did not return {file} ({_reason(error)})"
         ) from error
 
 

@@ -237,7 +237,7 @@ class StepWindow:
         """Go on from `state_dict()`. Images that were counted before are not part of the speed."""
         measured = [state[name].to(self._instruments.device) for name in MEASURED] if state else []
         if any(column.ndim != 1 or column.is_complex() for column in measured):
-            raise ValueError("what was measured of the last steps is no column of numbers")
+            raise ValueError("the measurements of the last steps are not a column of numbers")
         columns = [column.unbind() for column in measured]
         self._steps = [StepMetrics._make((*values, 0)) for values in zip(*columns, strict=True)]
         self._before = len(self._steps)

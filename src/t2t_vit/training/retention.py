@@ -353,7 +353,7 @@ class Checkpoints(Callback):
         best = [ranked.folder / entry["file"] for ranked in self.best.values() for entry in ranked.entries]
         earlier = [file for file in [*self.kept, *best] if step_of(file) < since]
         if not earlier:
-            return f"stopped at step {step}; there is no earlier checkpoint, so begin again with a lower --base_lr"
+            return f"stopped at step {step}; no earlier checkpoint exists, so begin again with a lower --base_lr"
         file = quote(str(max(earlier, key=step_of)))
         return (
             f"stopped at step {step}; the last checkpoint from before step {since} is {file}: --resume {file} with a "

@@ -223,4 +223,4 @@ def _why_none_fits(tensors: Mapping[str, Tensor]) -> str:
         some = ", ".join(list(tensors)[:3])
         return f"holds the weights of another network, not of a T2T-ViT (its tensors: {some}, ...)"
     shape = tuple(tensors["cls_token"].shape) if "cls_token" in tensors else "missing"
-    return f"fits none of {', '.join(VARIANTS)} (its cls_token is {shape}, its depth {len(_blocks(tensors))})"
+    return f"matches none of {', '.join(VARIANTS)} (its cls_token is {shape}, its depth {len(_blocks(tensors))})"

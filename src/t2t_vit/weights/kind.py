@@ -52,7 +52,7 @@ def file_kind(path: str | Path) -> Kind:
         with open_regular(path) as file:
             head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file") from error
+        raise UserError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error
     if not head:

@@ -125,7 +125,7 @@ def cache_folder() -> Path:
     """
     folder = chosen_cache()
     if folder is None:
-        raise UserError("there is no home folder to store weights in; set T2T_VIT_CACHE to a folder")
+        raise UserError("no home folder to store weights in; set T2T_VIT_CACHE to a folder")
     return folder
 
 

@@ -70,7 +70,7 @@ def _read(path: str | Path) -> SavedRun:
     if Path(path).is_dir():
         raise UserError(f"{path}: is a folder; give a checkpoint in it, such as last.ckpt, or auto for the newest run")
     if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such file; give a checkpoint of the run, or auto for the newest run")
+        raise UserError(f"{path}: no such file; give a checkpoint of the run, or auto for the newest run")
     kind = file_kind(path)
     instead = f"--pretrained {path} with exclude_epoch_state True starts a new run from its weights"
     if kind != "torch":

@@ -28,9 +28,9 @@ PARTS: dict[type[nn.Module], str] = {
 
 
 class PackedNetwork(nn.Module):
-    """What `pack` makes: float images (B, in_chans, height, width) on the CPU -> logits (B, num_classes) in `dtype`.
+    """The result of `pack`: float images (B, in_chans, height, width) on the CPU -> logits (B, num_classes) in `dtype`.
 
-    It has no gradient and takes no notice of the network that it was made of; its repr says what it is made of.
+    It has no gradient and is independent of the original network; its repr says which operations it uses.
     """
 
     network: Any
@@ -51,7 +51,7 @@ class PackedNetwork(nn.Module):
             return self.network.forward_head(self.network.forward_features(images.to(self.takes)))  # (B, num_classes)
 
     def train(self, mode: bool = True) -> "PackedNetwork":
-        """Only `eval()`: nothing of it can be trained.
+        """Accept only `eval()`: a packed network cannot be trained.
 
         Raises:
             UserError: it is asked to train.
@@ -72,17 +72,17 @@ def pack(model: T2TViT, dtype: torch.dtype | None = None, *, native: bool | None
         logits = fast(images)
         print(fast)  # what it is made of
 
-    Weights are laid out once, norms, activations and residuals are computed within the products, and windows are made a
-    few images at a time. The copy is not changed by what happens to the model afterwards: pack it again.
+    Weights are laid out once; norms, activations and residuals are computed within the products, and windows a
+    few images at a time. Later changes of the model do not change the copy: pack it again.
 
     Args:
         model: in eval mode, every module exactly ours: no subclass, patch, hook, adapter or quantised tensor.
         dtype: of weights and products, float32 or bfloat16; None: the weights' own.
-        native: True: the C++ kernels compiled on this machine, or an error; False: torch's operations alone; None: the
-            kernels where they run (Linux on x86-64 with AVX-512 and bfloat16, and a C++ compiler).
+        native: True: C++ kernels compiled on this machine, or an error; False: only torch's operations; None: the
+            kernels if they can run (Linux on x86-64 with AVX-512 and bfloat16, and a C++ compiler).
 
     Raises:
-        UserError: a module is not ours, by its name; another dtype; `native`, and the kernels cannot run here.
+        UserError: a module, named in the error, is not ours; another dtype; `native`, but the kernels cannot run here.
     """
     refuse_what_is_not_ours(model, "pack", in_eval_mode=True)
     dtype = model.cls_token.dtype if dtype is None else dtype

@@ -66,37 +66,37 @@ def load(
     exported_memory: float = Limits.memory,
     note: Callable[[str], None] = lambda _: None,
 ) -> Predictor:
-    """A predictor from a checkpoint or from any file that `export` wrote, told apart by content.
+    """A predictor from a checkpoint or an exported file, recognised by its content.
 
-    Our own files bring network, preprocessing and class names; of foreign weights the network is read off the tensors
-    and the preprocessing is ImageNet's.
+    Our own files contain network, preprocessing and class names; for other weights the network is inferred from the
+    tensors and the preprocessing is ImageNet's.
 
         t2t_vit.load("best.ckpt").predict("cat.jpg").name
 
     Args:
-        path: the file; also its bytes, or the file, open.
-        arch: what it is expected to be; an error if it is not.
-        num_classes: another class count than the head's: the head is replaced, untrained.
-        image_size: side or (height, width) in pixels, if not the one of the weights.
-        crop_pct: share of the resized image that the crop keeps, if not the one of the weights.
+        path: the file, its bytes, or an open file.
+        arch: the expected network; another one is an error.
+        num_classes: another number of classes than the head's: the head is replaced, untrained.
+        image_size: side or (height, width) in pixels; default: that of the weights.
+        crop_pct: share of the resized image that the crop keeps; default: that of the weights.
         which: "auto", "ema" or "raw", for checkpoints that hold both.
-        device: where PyTorch runs; exported files run on the CPU, but for TensorRT's.
+        device: device of PyTorch; exported files run on the CPU, except TensorRT's.
         amp_level: its precision: "O0" float32, "bf16", "O1" or "O3" float16, "auto" the fastest safe one. Exported
-            files have their own; of them OpenVINO's follow "bf16" and "auto".
-        kernels: "reference", the network as it is, in `predictor.model`; "auto", the fastest way here: on a CPU a
-            frozen copy (`t2t_vit.pack`), on a GPU its own kernels (`t2t_vit.fuse`). Exported files are their own way.
+            files have their own; only OpenVINO's follow "bf16" and "auto".
+        kernels: "reference" the plain network, in `predictor.model`; "auto" the fastest form here: on a CPU a
+            frozen copy (`t2t_vit.pack`), on a GPU fused kernels (`t2t_vit.fuse`). No effect on exported files.
         allow_native_code: run files that are programs (of torch.export, AOTInductor, TensorRT). They may do anything:
             allow it only to files that you trust.
-        exported_seconds: that an exported file may take to load, and for a batch; 0: no limit. Beyond it, and beyond
-            the memory, its process is ended.
-        exported_memory: GB that the process of an exported file may hold (on Linux; not of TensorRT, which runs in this
-            process); 0: no limit.
-        note: called with a sentence for each thing that was fitted.
+        exported_seconds: seconds that an exported file may take to load, or to answer a batch; 0: no limit. Beyond this
+            and the memory limit, its process is ended.
+        exported_memory: GB that the process of an exported file may use (only on Linux; not for TensorRT, which runs in
+            this process); 0: no limit.
+        note: called with a sentence for each adaptation.
 
     Raises:
         UserError: the file cannot be read, or contradicts the arguments.
-        ProgramError: a UserError: an exported file that its runtime cannot load, or not within the limits. Predictions
-            raise it for one that fails, exceeds the limits, or answers with anything but logits.
+        ProgramError: a UserError: the runtime cannot load an exported file, or not within the limits. Predictions
+            raise it if the file fails, exceeds the limits, or answers with anything but logits.
     """
     asked = {"num_classes": num_classes, "image_size": image_size, "crop_pct": crop_pct}
     with given_file(path) as file:

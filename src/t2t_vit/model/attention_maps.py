@@ -24,8 +24,8 @@ def attention_maps(model: "T2TViT", places: Sequence[Place] | None = None) -> It
             model(images)
         maps[-1]  # (B, heads, 1 + N, 1 + N)
 
-    The weights are computed beside the forward pass, whose numbers do not change, and are part of the autograd graph
-    where gradients are on. A compiled or exported model does not call back: give the module itself.
+    The weights are computed in addition to the forward pass, whose numbers do not change, and belong to the autograd
+    graph if gradients are on. A compiled or exported model cannot be observed: give the module itself.
 
     Args:
         places: numbers of entries of `model.blocks`, as for a list, or "attention1" and "attention2", the stages of
@@ -36,8 +36,8 @@ def attention_maps(model: "T2TViT", places: Sequence[Place] | None = None) -> It
         Place -> weights of the latest forward pass, in the order in which they were computed.
 
     Raises:
-        UserError: a place that this network does not have, or that has no attention, or one whose weights are not
-            known: something else was put in its place, or its forward was replaced.
+        UserError: a place that this network does not have, or without attention, or whose weights are not
+            known because the module or its forward was replaced.
     """
     maps: dict[Place, Tensor] = {}
     wanted = _with_attention(model) if places is None else places

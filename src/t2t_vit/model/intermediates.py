@@ -176,7 +176,7 @@ def prune(model: "T2TViT", indices: Indices, prune_norm: bool, prune_head: bool)
 
 
 class FeaturesOnly(nn.Module):
-    """The network as a backbone: images to a list of maps at chosen places, and the class token apart.
+    """The network as a backbone: images -> a list of feature maps at chosen places, and the class token.
 
         backbone = FeaturesOnly(model)              # strides 4, 8 and 16
         maps, class_token = backbone(images)        # (B, 64, 56, 56), (B, 64, 28, 28), (B, 384, 14, 14); (B, 384)
@@ -186,13 +186,13 @@ class FeaturesOnly(nn.Module):
         indices: 0 and 1 are the maps after the two attentions of the tokens-to-token module, 2 and on the blocks.
         output_fmt: "NCHW" or "NHWC" for maps (B, C, H, W) or (B, H, W, C), "NLC" or "NCL" for tokens (B, H W, C) or
             (B, C, H W).
-        norm: whether the final LayerNorm is applied to what comes from blocks.
+        norm: whether the final LayerNorm is applied to the maps of blocks.
 
     Attributes:
         channels, strides: of each map, in the order of `indices`.
 
     Raises:
-        UserError: an index or a layout that there is not, or a block with other channels than the norm.
+        UserError: an unknown index or layout, or a block whose channels differ from the norm's.
     """
 
     def __init__(

@@ -45,19 +45,19 @@ def save_pretrained(
 ) -> None:
     """Write `config.json`, `model.safetensors` and a model card, `README.md`, into `folder`.
 
-    A card that somebody else wrote, or whose first line was removed, stays as it is.
+    A card written by somebody else, or without our first line, is kept.
 
     Args:
-        preprocessing: as `Preprocessing.to_dict` gives it; None keeps what came with the model, or the authors'.
-        classes: names in the order of the logits; None keeps those that came with the model.
+        preprocessing: as from `Preprocessing.to_dict`; None: that of the model's file, or the authors'.
+        classes: names in the order of the logits; None: those of the model's file.
         metrics: for the card: "top1", "top5", "balanced_accuracy", "macro_f1" (shares of 1) and "loss".
-        dataset: for the card: what they were measured on.
-        license: for the card: the licence of the weights as the hub writes it, such as "apache-2.0".
+        dataset: for the card: the data set of the metrics.
+        license: for the card: the licence of the weights in the hub's spelling, such as "apache-2.0".
 
     Raises:
-        UserError: the folder cannot be written, there is another number of names than classes, or the network is not
+        UserError: the folder cannot be written, the number of names differs from the classes, or the network is not
             one that a configuration builds: a module of it was replaced, added, pruned, hooked or patched, or a tensor
-            is quantised, sharded or without values. What was in the folder stays as it was then.
+            is quantised, sharded or without values. Then the folder does not change.
     """
     _write(model, Path(folder), Path(folder).resolve().name, preprocessing, classes, metrics, dataset, license)
 
@@ -110,21 +110,21 @@ def from_pretrained(
     local_files_only: bool = False,
     model_class: type[Model] = T2TViT,  # type: ignore[assignment]  # the default of a type variable
 ) -> Model:
-    """The network of a folder that `save_pretrained` wrote, or of a repository on the Hugging Face hub; in eval mode.
+    """Open a network from a folder written by `save_pretrained`, or from the Hugging Face hub; in eval mode.
 
-    Its tensors have the dtypes that were saved; nothing is dropped in it until rates are set.
+    Its tensors have the saved dtypes; dropout is off until rates are set.
 
     Args:
-        path_or_repo: a folder, which needs no network, or "owner/name".
-        num_classes: another class count: the head is new and untrained.
+        path_or_repo: a folder, or "owner/name" on the hub.
+        num_classes: another number of classes: the head is new and untrained.
         image_size: another side or (height, width) in pixels, with `position` for the position table.
         revision: a branch, tag or commit of the repository, as in `huggingface_hub.hf_hub_download`.
-        cache_dir: where fetched files stay.
-        token: of the hub's account, for a private repository.
-        local_files_only: take what was fetched before, and ask no server.
+        cache_dir: folder for downloaded files.
+        token: access token of the hub, for a private repository.
+        local_files_only: use only files that were downloaded before.
 
     Raises:
-        UserError: there is no such folder or repository, or it holds no network of ours.
+        UserError: no such folder or repository, or it holds no T2T-ViT.
     """
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     config = read_folder_config(located(path_or_repo, CONFIG, hub))
@@ -157,12 +157,12 @@ def push_to_hub(
     token: str | bool | None = None,
     commit_message: str = "Add T2T-ViT",
 ) -> str:
-    """Save the model into the repository "owner/name" of the Hugging Face hub, created where it is missing.
+    """Save the model to the repository "owner/name" on the Hugging Face hub, which is created if it does not exist.
 
     The first arguments are those of `save_pretrained`.
 
     Returns:
-        The commit's address.
+        The address of the commit.
 
     Raises:
         UserError: the hub refuses, or cannot be reached.

@@ -103,20 +103,20 @@ def load_weights(
     position: PositionPolicy = "rebuild",
     partial: bool = False,
 ) -> FitReport:
-    """Load weights of any origin into `model`, whatever their class count, image size and input channels.
+    """Load weights of any origin into `model`, with any number of classes, image size and input channels.
 
     Args:
-        model: filled in place; nothing is changed when an error is raised.
-        path: a checkpoint of ours, of the authors', of mmpretrain's, any state dict of these names, safetensors, a
-            MindSpore `.ckpt`, a folder with `model.safetensors`, a variant's name, which stands for the authors'
-            released weights, or the bytes of such a file, or the file, open.
+        model: changed in place; unchanged if an error is raised.
+        path: a checkpoint of this package, the authors or mmpretrain, any state dict with these names, safetensors, a
+            MindSpore `.ckpt`, a folder with `model.safetensors`, the name of a variant for the authors'
+            released weights, the bytes of such a file, or an open file.
         which: "auto", "ema" or "raw", for files that hold both.
-        position: for another grid, "rebuild" the position table by its formula, as the authors do for training, or
-            "resize" the stored one (bicubic, class row kept), as they do for loading.
-        partial: let tensors be missing or of another shape; without it only the head may be.
+        position: for another grid, "rebuild" computes the position table again, as the authors do for training,
+            "resize" interpolates the stored one (bicubic, class row kept), as they do for loading.
+        partial: allow missing tensors and other shapes; without it, only for the head.
 
     Raises:
-        UserError: the file is no file of weights, or of another network.
+        UserError: the file holds no weights, or those of another network.
     """
     weights = read_weights(path, which)
     return fit(

@@ -31,16 +31,16 @@ from t2t_vit.training.distributed import Processes
 
 Note = Callable[[str], None]
 
-HEADROOM = 0.9  # of the memory that is free, which a trial may take
-_STEPS = 2  # updates of a trial: the first one makes the optimizer's moments
-_LARGEST = 8192  # images that are tried where nothing else ends the search
-# What autograd keeps for the backward pass is not all: gradients of the activations live beside it.
+HEADROOM = 0.9  # share of the free memory that a trial may use
+_STEPS = 2  # updates of a trial: the first one allocates the optimizer's moments
+_LARGEST = 8192  # most images to try if nothing else ends the search
+# Besides what autograd keeps for the backward pass, there are gradients of the activations.
 _BESIDE = 1.5
-# A compiler makes some of what is kept again, and half precision keeps some of it in half as many bytes.
+# A compiler recomputes some of it, and half precision keeps some of it in half as many bytes.
 _COMPILED = 0.5
-# More than any of our networks keeps for a pixel of an image, and for its weights: 2 KB and 1 GB were the most.
+# More than any of our networks keeps per pixel and for its weights: at most 2 KB and 1 GB were measured.
 _A_PIXEL, _WEIGHTS = 4000, 2 * 10**9
-_IMAGES = 2  # of the pass that is looked at
+_IMAGES = 2  # of the pass that is measured
 _CLASSES = 1000  # at least, so that the answer does not depend on whether their number is known yet
 
 
@@ -183,7 +183,7 @@ class Trial:
                 raise
             return False
         finally:
-            gc.collect()  # a network's hooks refer to it in circles
+            gc.collect()  # hooks of a network refer to it in cycles
             if self._precision.device.type == "cuda":
                 torch.cuda.empty_cache()
         return True
@@ -265,7 +265,7 @@ def _kept_for_backward(model: nn.Module, images: Tensor) -> int:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor  # alive, so that no other storage takes its place
+        kept[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that no other storage gets its address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -279,5 +279,5 @@ def _free_memory() -> int:
     """What is free on the machine and in its control groups, and what the process may still take by its own limit."""
     free = free_memory()
     left = address_space_left()
-    # Of its address space, libraries that are loaded later and the allocator's reserves take a part, too.
+    # Libraries that are loaded later and the allocator's reserves also use part of its address space.
     return free if left is None else min(free or left, max(1, left // 2))

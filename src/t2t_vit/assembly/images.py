@@ -45,7 +45,7 @@ from t2t_vit.training.run import Folders
 
 BAD_IMAGES = "bad_images.txt"
 TRAINING_LIST, VALIDATION_LIST = "train_images.txt", "val_images.txt"
-_MANY = 5_000  # images that take so long to look at that it is said before
+_MANY = 5_000  # from this number on, checking takes so long that it is announced
 _MOST_THREADS = 32
 
 

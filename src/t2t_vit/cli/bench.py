@@ -51,7 +51,7 @@ from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.measurements import training_flops
 
-CPU_BATCH = 8  # of which a network's rate on a few cores depends little
+CPU_BATCH = 8  # the rate of a network on a few cores hardly depends on it
 Results = dict[str, Any]
 
 
@@ -65,7 +65,7 @@ class Bench:
     precision: Precision
     rounds: int
     waiting: list[str]
-    about: Results  # where and what is measured, which stands in the JSON and above the tables
+    about: Results  # the circumstances, shown in the JSON and above the tables
 
     def begin(self) -> None:
         """Print what waited."""

@@ -81,7 +81,7 @@ def run(options: Options) -> int:
             note(f"report: {report}")
         print(rounded(found))
         print(f"eval results: {results}")
-    # Of several, the first one writes: it would be ended by another's exit code.
+    # Of several processes only the first one writes; another's exit code would end it before.
     return 1 if found.unreadable and processes.is_first else 0
 
 
@@ -139,7 +139,7 @@ def evaluate_weights(
     wants_outcomes: bool = False,
 ) -> Evaluated:
     """Exact metrics of `weights` over the validation images of `config`, each counted once, after the `notes`."""
-    pending = list(notes)  # printed only when nothing can be refused any more: a mistake is one sentence
+    pending = list(notes)  # printed only after all checks, so that a mistake is one sentence
     device_id = processes.local if processes.count > 1 else config.device_id
     device = choose_device(config.device_target, device_id, note=pending.append)
     precision = choose_precision(config.amp_level, device, training=False, note=pending.append)

@@ -34,8 +34,8 @@ from t2t_vit.settings.schema import Config
 from t2t_vit.weights import checkpoint_config, read_weights
 
 DEFAULT_OUTPUT = "predictions"
-_LOOKED_AT = 4  # as many images for each that is wanted, in case some are broken
-MOST_NAMED = 20  # bad images on standard error; the file of errors has all
+_LOOKED_AT = 4  # spare images for each wanted one, in case some are unreadable
+MOST_NAMED = 20  # bad images shown on standard error; the errors file lists all
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def run(options: Options) -> int:
     job = _job(options)
     job.check()
     images = _images(options)
-    first = next(images)  # what is no image at all is said before the network is read
+    first = next(images)  # a file that is not an image is reported before the network is read
     runtime, predictor = open_predictor(_as_before(options, job), work_of(options, job, lambda: _images(options)))
     keys = ("amp_level", "num_classes")
     asked = {key: options.said(key, "") for key in keys} | {"shard": list(job.shard)}

@@ -17,7 +17,7 @@ from t2t_vit.training.distributed import Processes
 from t2t_vit.training.trackers import grid
 
 COLUMNS, ROWS = 8, 8
-_LEAST = 96  # pixels of a small image's side in the picture
+_LEAST = 96  # side in pixels of a small image in the figure
 
 
 def write_preview(config: Config, path: Path) -> None:

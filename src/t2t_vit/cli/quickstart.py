@@ -41,7 +41,7 @@ def run(options: Options) -> int:
     if options.print_config:
         print(to_yaml(printed(start_of(options, locks=False, name=NAME))), end="")
         return 0
-    find_format("ONNX").check()  # what is missing had better be said now than after the training
+    find_format("ONNX").check()  # report a missing package now, not after the training
     new_figure(1, 1)
     lock = Lock(tell)
     try:

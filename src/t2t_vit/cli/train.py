@@ -67,9 +67,9 @@ from t2t_vit.weights import SavedRun, Weights
 
 FROZEN = {"tokens": "the T2T module", "backbone": "all but the head"}
 SKIPPED = "skipped.jsonl"
-FEW = 10  # images a class below which a network hardly learns anything but these very images
-UNEVEN = 4  # times that the largest class is larger than the smallest
-# Keys that the learning rate of a step follows from.
+FEW = 10  # images per class; with fewer, a network hardly learns more than these images
+UNEVEN = 4  # ratio of the largest class to the smallest
+# Keys that determine the learning rate of a step.
 SCHEDULE_KEYS = (
     "lr_scheduler", "base_lr", "min_lr", "warmup_lr", "warmup_length", "lr_adjust", "lr_gamma", "epochs",
 )  # fmt: skip
@@ -163,7 +163,7 @@ def _train_job(start: Start, processes: Processes, meeting: Meeting, *, quiet: b
     console = Console(quiet=quiet, held=True) if processes.is_first else Console(live=False)
     with closing(run), closing(console):
         note = console.line if processes.is_first else silent
-        opening = 1 if start.saved is not None else 0  # which run goes on is the first line
+        opening = 1 if start.saved is not None else 0  # the first line says which run continues
         for text in [*start.notes[:opening], *first, *start.notes[opening:], *pending]:
             note(text)
         for text in _processes_note(config, processes, start.given):
@@ -238,12 +238,12 @@ def _train(job: Job, start: Start, train_images: ImageSet, val_images: ImageSet)
     if processes.is_first:
         record_run(job, model, state, train_images, val_images)
         write_lists(job.folders.logs, train_images, val_images)
-        if start.saved is None:  # rows of a beginning that is made again
+        if start.saved is None:  # rows of a start that is repeated
             (job.folders.logs / SKIPPED).unlink(missing_ok=True)
     guards = _guard(job, loader, state), [stopping, time]
     batches, callbacks = follow(job, trained, state, loader, identity, start, *guards)
     if start.saved is not None:
-        start.saved.content.clear()  # the memory of a whole checkpoint
+        start.saved.content.clear()  # frees the memory of the checkpoint
     stop = Stop(StopAgreement() if processes.count > 1 else None, time.is_over)
     planned = state.last_step
     train(
@@ -363,7 +363,7 @@ def _initial(job: Job, weights: Weights | None, classes: Sequence[str]) -> T2TVi
 def _validation(job: Job, trained: Trained, images: Prepared) -> Validation:
     config = job.config
     preprocessing = build.preprocessing_of(config)
-    # The training loader has said already how many workers there can be.
+    # The training loader has already reported how many workers there can be.
     loader = build.eval_loader(
         config, images.val, preprocessing, job.processes, job.device, silent, images.bad_val, images.val_kept
     )
@@ -454,7 +454,7 @@ def fit_to_data(config: Config, images: ImageSet, given: Collection[str], note: 
     for text in _remarks(images, config.class_balance):
         note(text)
     if classes < 3 and config.label_smoothing > 0 and "label_smoothing" not in given:
-        # Of two classes it takes a share of every answer's certainty and says nothing about which are alike.
+        # With two classes, smoothing only lowers certainty and says nothing about which classes are similar.
         note(
             f"label_smoothing {config.label_smoothing:g} is off, because there are {classes} classes; "
             "to keep it, give it on the command line"

@@ -31,7 +31,7 @@ class _Layout:
     test: tuple[str, ...]
     names: str
     labels: int  # bytes before the pixels; the last one is the class
-    pickled: tuple[str, ...]  # what gives the python layout away
+    pickled: tuple[str, ...]  # a file that only the python layout has
 
 
 _LAYOUTS = {

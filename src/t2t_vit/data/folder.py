@@ -20,10 +20,10 @@ from t2t_vit.errors import UserError
 from t2t_vit.notes import counted
 from t2t_vit.platforms import relative_path
 
-# The names that are looked for, in this order and in any case, where none is given.
+# Names to look for, in this order and in any case, if none is given.
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("validation_preprocess", "val", "valid", "validation")
-# Parts of a data set, whose folders hold the classes. Test images are taken only when they are named: a checkpoint that
+# Splits of a data set, whose folders hold the classes. Test images are used only on request: a checkpoint that
 # was chosen by them says nothing about new images.
 _PART_NAMES = frozenset({*TRAIN_NAMES, *VAL_NAMES, "test", "testing"})
 
@@ -189,7 +189,7 @@ class Tree:
         if named is not None and not self._is_class(named):
             return named
         usual = self.root / TRAIN_NAMES[0]
-        if named is None and usual.exists():  # a file, of which the opening says what is wrong with it
+        if named is None and usual.exists():  # a file: opening it gives the error
             return usual
         parts = [] if named else [name for name in self._parts() if not holds_images(self.root / name)]
         if parts or (self.val_dir is not None and (self.root / self.val_dir).exists()):
@@ -213,7 +213,7 @@ class Tree:
         """
         found = self._named_val()
         if found is not None and (self.val_split == 0 or found.exists()):
-            return found  # what is wrong with a folder that is missing is said when it is opened
+            return found  # opening a missing folder gives the error
         if self.val_split == 0:
             self._check_no_classes()
             raise UserError(

@@ -22,7 +22,7 @@ from t2t_vit.data.preprocessing import IMAGENET_MEAN, fit_channels, to_tensor
 from t2t_vit.data.seeds import Keys, uniforms
 from t2t_vit.errors import UserError
 
-if TYPE_CHECKING:  # worker processes do without torch
+if TYPE_CHECKING:  # worker processes do not import torch
     from torch import Tensor
 
 Size = tuple[int, int]

@@ -62,7 +62,7 @@ class ArrayImages:
     def __getstate__(self) -> dict[str, Any]:
         """What a worker gets: not the pixels but where they are, so that all workers look at the same memory."""
         if self._shared is None:
-            with suppress(OSError):  # then each gets its own
+            with suppress(OSError):  # then each gets its own copy
                 self._shared = SharedArray(self.pixels)
                 self.pixels = self._shared.view()
         return {name: value for name, value in vars(self).items() if name != "pixels" or self._shared is None}

@@ -28,7 +28,7 @@ Note = Callable[[str], None]
 T = TypeVar("T")
 
 _CPU = torch.device("cpu")
-_BROKEN_AT_LEAST = 100  # broken training images that are skipped: this many, or 1 %, but never half of them
+_BROKEN_AT_LEAST = 100  # most unreadable training images to skip: this many, or 1 %, but never half of all
 _BROKEN_SHARE = 0.01
 
 
@@ -200,7 +200,7 @@ class _TrainRequests:
     ) -> None:
         self.epoch = 0
         self.start = 0
-        self.strangers = False  # whether partners that are another rank's are asked for as well
+        self.strangers = False  # whether mixing partners of another rank are read as well
         self.batches = len(targets) // (batch_size * world)
         self._targets, self._balanced, self._batch_size, self._seed = targets, balanced, batch_size, seed
         self._rank, self._world = rank, world
@@ -321,7 +321,7 @@ def _arrived(samples: Samples, device: torch.device) -> Arrived:
     """Tensors over the same memory, or, for CUDA, in memory from which the device copies by itself."""
     images, targets = torch.from_numpy(samples.images), torch.from_numpy(samples.targets)
     if device.type == "cuda":
-        with torch.cuda.device(device):  # each thread has a current device of its own
+        with torch.cuda.device(device):  # each thread has its own current device
             images, targets = images.pin_memory(), targets.pin_memory()
     return Arrived(images, targets, samples.indices, samples.failures, samples.lost)
 

@@ -23,7 +23,7 @@ IMAGES_NOT_READ = HEIF_EXTENSIONS | {
     ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".jxl", ".jxr", ".nef", ".orf", ".pdf", ".psd",
     ".raf", ".raw", ".rw2", ".svg", ".wdp", ".xcf",
 }  # fmt: skip
-# Files that a run leaves in its folders, which lie up to three levels below the folder of all runs.
+# Files that a run writes, up to three levels below the folder of all runs.
 _OF_A_RUN = re.compile(r"run\.json|checkpoints\.json|.+-\d+_\d+\.ckpt|events\.out\.tfevents\..+")
 _RUN_LEVELS = 3
 
@@ -266,7 +266,7 @@ def _scan_class(found: Scan, name: str, own: Collection[Path]) -> None:
 def _walk(folder: Path, junk: "Counter[str]", own: Collection[Path] = ()) -> Iterator[str]:
     """Paths of files below `folder`, relative to it, without those of the folders `own`."""
     without = {str(place) for place in own}
-    # A link back to a folder above would make the images of other classes this one's.
+    # A link to a folder above would add the images of other classes to this one.
     pending: list[tuple[str, tuple[str, ...]]] = [("", (*_itself_and_above(folder.parent), *_above(folder)))]
     while pending:
         relative, above = pending.pop()

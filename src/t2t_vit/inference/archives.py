@@ -17,9 +17,9 @@ ZIP, TAR, GZIPPED = (".zip",), (".tar",), (".tar.gz", ".tgz")
 MOST_BYTES = 256 * 2**20  # of one image, encoded
 _MOST_HEADER_BYTES = 2**20  # of one member, and of what a tar says of all that follow
 _SKIP = 2**20
-_LARGE = 2**22  # bytes of a member of which the beginning is looked at before all is read
+_LARGE = 2**22  # from this size on, the beginning of a member is checked before the rest is read
 _LOCAL_HEADER_BYTES = 30  # of a zip's entry, without its name
-# What a compressed archive may unpack to, whichever is more: real images are compressed already.
+# Most bytes that a compressed archive may unpack to: the larger of the two; images are already compressed.
 _MOST_UNPACKED = 2**30
 _MOST_TIMES_LARGER = 100
 
@@ -73,7 +73,7 @@ def _from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
         if entry.file_size > _LARGE:
             with archive.open(entry) as file:
                 check_header(cast(BinaryIO, file))
-        return archive.read(entry)  # never more than the size it claims
+        return archive.read(entry)  # never more than its claimed size
     except DecodeError as error:
         reason = str(error)
     except Exception as error:
@@ -108,7 +108,7 @@ def _from_tar(file: "_Forward", entry: tarfile.TarInfo) -> bytes:
         if len(content) == entry.size:
             return content
         reason = "the archive ends in the middle of it"
-    except Exception as error:  # what it is packed in is damaged
+    except Exception as error:  # the compression is damaged
         reason = f"it cannot be read from the archive ({_sentence(error)})"
     raise UnreadableError(reason)
 

@@ -25,7 +25,7 @@ _PLAIN = {"num_classes": int, "batch": int, "dynamic_size": bool, "normalised_in
 
 _RANGES = {"num_classes": (1, 1_000_000), "batch": (0, 65_536)}
 _LARGEST_INPUT = 2**32  # bytes of the float32 images of a call
-_MOST_PIXELS = 2**24  # of an image, whose tokens' attention grows with the square of them
+_MOST_PIXELS = 2**24  # of an image: attention grows with the square of the number of tokens
 
 
 @dataclass(frozen=True)

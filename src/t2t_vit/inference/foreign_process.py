@@ -29,8 +29,8 @@ from t2t_vit.settings.schema import Config
 
 RUNNER = Path(__file__).with_name("runner.py")
 LOADING = "to load"
-_LONGEST_LINE = 2**25  # of an answer: metadata with the names of a million classes
-_LINES_KEPT = 50  # of what a runtime prints
+_LONGEST_LINE = 2**25  # of an answer: metadata with a million class names
+_LINES_KEPT = 50  # of a runtime's output
 _SECONDS_TO_END = 10
 
 
@@ -96,7 +96,7 @@ class ForeignProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for this process; and what the file's program starts ends with it
+            start_new_session=True,  # Ctrl-C must not reach it, and its children end with it
         )
         self._printed: list[bytes] = []
         reader = threading.Thread(target=_collect, args=(self._process.stderr, self._printed), daemon=True)
@@ -128,7 +128,7 @@ class ForeignProcess:
                 raise self._ended(what) from error
             answer = self._answer(what)
             if tuple(answer["shape"]) != tuple(shape):
-                self.close()  # the numbers, which may be many, are not read
+                self.close()  # the numbers are not read, as there may be many
                 raise ProgramError(
                     f"answers {len(images)} images in the shape {tuple(answer['shape'])}, not {tuple(shape)}"
                 )
@@ -160,7 +160,7 @@ class ForeignProcess:
         finally:
             if watch is not None:
                 watch.cancel()
-                watch.join()  # it would keep this object, and so the process
+                watch.join()  # it would keep this object, and so the process, alive
 
     def _kill_late(self) -> None:
         self._is_late = True
@@ -236,5 +236,5 @@ def _stop(process: "subprocess.Popen[bytes]", reader: threading.Thread) -> None:
     reader.join()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with suppress(OSError):  # what was not yet sent
+            with suppress(OSError):  # bytes that were not sent yet
                 pipe.close()

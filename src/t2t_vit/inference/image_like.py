@@ -34,7 +34,7 @@ def opened(image: ImageLike, mode: Mode) -> Image.Image:
 
     Raises:
         DecodeError: it cannot be decoded, or its shape or its numbers are not those of an image.
-        TypeError: it is nothing that could be an image.
+        TypeError: it is of no type that can be an image.
     """
     if isinstance(image, Image.Image):
         return convert(image, mode)

@@ -19,7 +19,7 @@ from t2t_vit.weights.location import find_file
 
 Fingerprint = Mapping[str, Any]
 _BLOCK = 2**16
-# Every journal begins with this key: a file that does not is somebody else's, and is not opened for writing.
+# Every journal begins with this key; any other file is not ours and is not opened for writing.
 _HEADER, _VERSION = "t2t_vit infer", 2
 _MARKS = (f'{{"{_HEADER}": '.encode(), b'{"journal version": ')  # the second one of version 1
 
@@ -215,13 +215,13 @@ class _Known:
             return ImageResult(path, reason=entry[2])
         try:
             return ImageResult(path, tuple(self._prediction(index, probability) for index, probability in entry[2]))
-        except IndexError:  # a class that there is not
+        except IndexError:  # an unknown class
             return None
 
 
 def _entries(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:
-        left = path.stat().st_size - len(file.readline())  # what this run appends does not count
+        left = path.stat().st_size - len(file.readline())  # not the lines that this run appends
         while left > 0:
             line = file.readline()
             left -= len(line)
@@ -281,7 +281,7 @@ def _cut_torn_end(file: BinaryIO) -> None:
 
 def _drop_remains(output: Path) -> None:
     """What a killed run left of files that are to appear whole; nobody else writes this output."""
-    remains = re.compile(rf"\.{re.escape(output.name[:80])}\.\w{{8}}\.part")  # as files.atomic_write names them
+    remains = re.compile(rf"\.{re.escape(output.name[:80])}\.\w{{8}}\.part")  # in the naming of files.atomic_write
     for entry in os.scandir(output.parent) if output.parent.is_dir() else ():
         if remains.fullmatch(entry.name):
             Path(entry.path).unlink(missing_ok=True)
@@ -316,6 +316,6 @@ def _content_hash(path: str) -> str:
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    if path.suffix == ".xml":  # OpenVINO's weights lie beside their graph
+    if path.suffix == ".xml":  # OpenVINO's weights are in a file beside the graph
         return [file for file in (path, path.with_suffix(".bin")) if file.is_file()]
     return [find_file(path)]

@@ -28,7 +28,7 @@ AOTI_ENTRY = "extra/t2t_vit.json"
 PT2_ENTRY = "t2t_vit.json"
 _TENSORRT_LENGTH_BYTES = 4
 _LONGEST_METADATA = 2**22
-_PAUSE = 1e-4  # seconds between looks at what a device has done
+_PAUSE = 1e-4  # seconds between checks of a device's progress
 
 
 class OnnxPredictor(ForeignPredictor):

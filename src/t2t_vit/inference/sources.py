@@ -33,7 +33,7 @@ def find_images(words: Sequence[str], *, recursive: bool = False) -> Iterator[It
 def _check(word: str) -> None:
     """Report before the work begins what cannot be read."""
     try:
-        if not word or not os.path.lexists(word):  # a Path would rewrite what the user gave
+        if not word or not os.path.lexists(word):  # a Path would change the user's spelling
             raise UserError(f"DATA '{word}': no such file or folder; give an image or a folder of images")
         Path(word).stat()
     except FileNotFoundError as error:
@@ -123,7 +123,7 @@ def _identity(folder: str) -> tuple[int, int]:
 def _is_dir(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a circle of links: left to be named as unreadable
+    except OSError:  # circular links: reported later as unreadable
         return False
 
 

@@ -17,8 +17,8 @@ from t2t_vit.installing import install_command
 from t2t_vit.platforms import place_of
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet runs begins with, after OWASP's list
-_ROWS = 10_000  # of a row group in Parquet: what is held in memory
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of formulas, from OWASP's list
+_ROWS = 10_000  # rows of a row group in Parquet, kept in memory
 
 
 class Writer(ABC):
@@ -160,7 +160,7 @@ class Parquet(Writer):
         self._parquet.close()
 
     def give_up(self) -> None:
-        with suppress(Exception):  # left open, it would complain when it is collected
+        with suppress(Exception):  # if left open, it would warn when it is collected
             self._parquet.close()
 
     def _flush(self) -> None:

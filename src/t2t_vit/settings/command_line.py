@@ -90,7 +90,7 @@ def parse(command: str, argv: Sequence[str]) -> Options:
         UserError: a mistake on the command line or in the file, in one sentence.
     """
     called = COMMANDS[command]
-    # A command that works on something, and has no keys, says by itself what it is for.
+    # Without arguments, a command with positional words and no keys prints its help.
     if "--help" in argv or "-h" in argv or (called.positional and not (argv or called.keys)):
         parser_of(called).print_help()
         raise SystemExit(0)
@@ -118,7 +118,7 @@ def read_words(command: Command, argv: Sequence[str]) -> tuple[dict[str, Value],
     rest, words = _words_apart(command, _with_whole_lists(argv))
     try:
         said = parser_of(command).parse_args(rest)
-    except ArgumentError as error:  # of options without a value alone: other mistakes are found before
+    except ArgumentError as error:  # only for options without a value: other mistakes are found before
         key = options[str(error.argument_name).removeprefix("--")]
         raise UserError(f"{error.argument_name} needs a value: {key.words}") from None
     most = len(words) if command.several else 1 if command.positional else 0
@@ -146,7 +146,7 @@ def parser_of(command: Command) -> ArgumentParser:
         allow_abbrev=False,
         exit_on_error=False,
     )
-    # As of Python 3.14: -1e-3 is a number, too, and no option.
+    # As in Python 3.14: -1e-3 is a number, not an option.
     parser._negative_number_matcher = re.compile(r"-\.?\d")
     group = parser.add_argument_group("Options")
     for alias, name in command.aliases.items():

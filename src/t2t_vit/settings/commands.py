@@ -8,16 +8,16 @@ from t2t_vit.settings.schema import COUNT, KEYS, PATH, SECTIONS
 from t2t_vit.settings.values import Allowed, Key, OneOf, Range, Value, Written
 
 DATASET_KEYS = frozenset(SECTIONS["Dataset"])
-# What defines a model and its preprocessing: it travels with a checkpoint.
+# What defines a model and its preprocessing; stored in every checkpoint.
 TRAVELLING_KEYS = frozenset(
     "arch num_classes image_size in_chans disable_approximate_gelu crop_pct mean std".split()  # noqa: SIM905
 )
-# Which images a checkpoint is measured on; train_dir, because a share of it may be kept for validation.
+# Which images a checkpoint is evaluated on; train_dir, because a share of it may be used for validation.
 VALIDATION_KEYS = DATASET_KEYS - {"train_num_samples", "class_balance"} | {"seed"}
 DEVICE_KEYS = frozenset({"device_id", "device_target", "amp_level", "pynative_mode", "kernels"})
 EXPORTED_KEYS = frozenset({"exported_seconds", "exported_memory"})
 TRAIN_KEYS = frozenset(KEYS) - EXPORTED_KEYS - {"file_format", "runtime"}
-# When a run begins and ends, where its files go and what it is measured on: what a step costs does not depend on it.
+# When a run begins and ends, where it writes and what it is evaluated on: no influence on the cost of a step.
 RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
     "pretrained", "resume", "exclude_epoch_state", "epochs", "start_epoch", "max_steps", "eval_every_epochs",
     "cooldown_epochs", "lr_scheduler", "lr_adjust", "lr_gamma", "min_lr", "warmup_length", "warmup_lr",

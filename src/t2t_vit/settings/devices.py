@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from t2t_vit.errors import UserError
 from t2t_vit.settings.values import Value
 
-# Apple's machines have an accelerator that others lack, and none of NVIDIA's, AMD's or Intel's.
+# Apple's machines have MPS, which others lack, and no accelerator of NVIDIA, AMD or Intel.
 _ELSEWHERE = {True: ("cuda", "xpu"), False: ("mps",)}
 
 

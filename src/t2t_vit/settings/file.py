@@ -24,8 +24,8 @@ from t2t_vit.variants import VARIANTS
 SHIPPED = Path(__file__).parents[1] / "configs"
 EMPTY = ("", "~", "null", "Null", "NULL")
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".tar", ".bin", ".onnx")
-LARGEST = 100_000  # bytes of a file; a long one has some 5,000, and YAML of this size takes seconds
-PATIENCE = 5.0  # seconds for which a pipe may keep silent
+LARGEST = 100_000  # bytes of a file; a long one has about 5,000, and parsing YAML of this size takes seconds
+PATIENCE = 5.0  # seconds to wait for data in a pipe
 
 
 def shipped_configs() -> list[str]:
@@ -115,7 +115,7 @@ def to_yaml(config: Config, heading: str = "") -> str:
 def _entry(name: str, value: object) -> str:
     """`name: value` or `name: [value, value]`."""
     style = None if isinstance(value, list) else False
-    is_harmless = printable(str(value)) == str(value)  # to a terminal, which may show the file
+    is_harmless = printable(str(value)) == str(value)  # for a terminal, which may display the file
     return yaml.safe_dump({name: value}, allow_unicode=is_harmless, default_flow_style=style, width=math.inf)
 
 

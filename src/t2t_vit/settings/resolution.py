@@ -15,14 +15,14 @@ from t2t_vit.settings.rules import fit_channels, inactive_keys, remarks, validat
 from t2t_vit.settings.schema import AUTO_BATCH, KEYS, Config, checked
 from t2t_vit.settings.values import Value
 
-# The network itself: training from a checkpoint keeps it, whatever the file says.
+# The network itself: training from a checkpoint keeps these, whatever the configuration file says.
 NETWORK_KEYS = frozenset({"arch", "in_chans", "disable_approximate_gelu"})
-# Keys of the command line that may differ from the checkpoint, which is then fitted to them.
+# Keys that may differ on the command line; the checkpoint is then adapted to them.
 REFIT_KEYS = frozenset({"num_classes", "image_size", "crop_pct"})
 _NETWORK = "the weights belong to another network"
 _OPTIMIZER = "the optimizer's state belongs to the old one"
 _IMAGES = "its steps, epochs and lists of best checkpoints count the old images"
-# Keys whose change would give the state in a checkpoint another meaning, each with the reason.
+# Keys that cannot change in a continued run, because the saved state would no longer fit, each with the reason.
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("arch", "in_chans", "image_size", "num_classes", "disable_approximate_gelu"), _NETWORK),
     **dict.fromkeys(("optimizer", "layer_decay", "freeze"), _OPTIMIZER),
@@ -33,8 +33,8 @@ REFUSED: Mapping[str, str] = {
     "with_ema": "an average covers all weights since the first step",
     "start_epoch": "a continued run has its own epoch",
 }
-# Keys that change where and how a run is made, but no number of it. All others may change, and the run from there on is
-# another one.
+# Keys that change no number of a run, only where and how it is computed. A change of any other key makes it
+# a different run.
 FREE = frozenset(
     "data_url train_dir val_dir bad_images max_pixels num_parallel_workers cache dataset_sink_mode max_steps "  # noqa: SIM905
     "skipped_steps_limit file_format runtime device_id device_num summary_root_dir ckpt_root_dir "
@@ -42,9 +42,9 @@ FREE = frozenset(
     "ckpt_save_every_seconds print_loss_every summary_loss_collect_freq model_postfix "
     "collect_input_data dump_graph tracker resume pretrained exclude_epoch_state max_hours patience".split()
 )
-# Keys whose 0 leaves it to the run.
+# Keys whose value 0 lets the run decide.
 OPEN = frozenset({"num_classes", "start_epoch", "batch_size"})
-# They say which run to continue, and are no part of it.
+# They say which run to continue, and are not part of its configuration.
 CHOICE = frozenset({"resume", "pretrained", "exclude_epoch_state"})
 
 
@@ -83,12 +83,12 @@ def resolve(
     held = _held(options, checkpoint or {})
     strong = {name: value for name, value in held.items() if name in _strong_keys(options)}
     weak = {name: value for name, value in held.items() if name not in strong}
-    # Zero classes on the command line mean: as many as there are, which the checkpoint knows.
+    # num_classes 0 on the command line means "as many as there are", which the checkpoint knows.
     line = {name: value for name, value in options.line.items() if name != "num_classes" or value or name not in strong}
     scaled = _scaled_to_epochs(options)
     values: dict[str, Any] = {**weak, **options.file, **strong, **scaled, **line}
     config = fit_channels(Config(**values), values)
-    if config.batch_size == AUTO_BATCH and not options.command.trains:  # it is found for training
+    if config.batch_size == AUTO_BATCH and not options.command.trains:  # in training it is found by trial
         config = replace(config, batch_size=int(cast(int, KEYS["batch_size"].default)))
     notes = [
         *_scaling_note(options, scaled),
@@ -117,8 +117,8 @@ def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None 
     line = {
         name: value
         for name, value in options.line.items()
-        # Zero classes are as many as there are, epoch zero is no wish to begin anywhere else, and batch_size auto is
-        # what was found when the run began.
+        # num_classes 0 is as many as there are, start_epoch 0 changes nothing, and batch_size auto is
+        # the number found when the run began.
         if name not in CHOICE and (value or name not in OPEN)
     }
     values: dict[str, Any] = {name: getattr(held, name) for name in KEYS} | line | dict(place or {})

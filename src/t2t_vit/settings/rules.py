@@ -7,7 +7,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.settings.schema import KEYS, Config, checked
 from t2t_vit.variants import find_variant
 
-# How the names of those optimizers of timm begin that have no `momentum`.
+# Prefixes of timm's optimizers without `momentum`.
 ADAPTIVE = ("adam", "nadam", "radam", "lamb", "lion", "adan", "adopt", "adabelief", "laprop", "adafactor")
 
 
@@ -89,7 +89,7 @@ INACTIVE = (
     Inactive(("aa_interpolation",), lambda c: c.auto_augment == "", "auto_augment is off"),
     Inactive(
         ("color_jitter",),
-        # timm keeps the jitter beside its 3-Augment, which is meant with it.
+        # timm keeps the jitter with its 3-Augment, which is designed for it.
         lambda c: c.auto_augment != "" and "3a" not in c.auto_augment,
         "auto_augment takes its place",
     ),

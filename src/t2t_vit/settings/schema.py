@@ -21,7 +21,7 @@ BELOW_ONE = Range(0, 1, open_high=True)
 SHARE = Range(0, 1, open_low=True)
 POSITIVE = Range(0, open_low=True)
 COUNT = Range(1)
-AUTO_BATCH = 0  # what `auto` is in a configuration before it is resolved
+AUTO_BATCH = 0  # stands for `auto` in a configuration until it is resolved
 BATCH = Range(1, named=(("auto", AUTO_BATCH),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)

@@ -126,7 +126,7 @@ def write_checkpoint(paths: Sequence[Path], data: memoryview, config_text: str) 
             with atomic_write(path, size=data.nbytes) as file:
                 file.write(data)
     except BaseException:
-        for path in new:  # a disk that is full has no room for what no list names
+        for path in new:  # on a full disk, files that no list has must not take room
             with suppress(OSError):
                 path.unlink()
         raise
@@ -135,7 +135,7 @@ def write_checkpoint(paths: Sequence[Path], data: memoryview, config_text: str) 
 def remove_checkpoint(path: Path) -> None:
     """Delete a checkpoint and the configuration next to it; one that is gone already is no error."""
     for file in (path, path.with_suffix(".yaml")):
-        if not file.is_dir():  # which is nothing of a run's
+        if not file.is_dir():  # which is not an entry of a run
             file.unlink(missing_ok=True)
 
 
@@ -162,8 +162,8 @@ def _plain(value: Any) -> Any:
     return intern(value) if type(value) is str else value
 
 
-# Of a group's entries, these are the present configuration's and machine's; all others (counters, learnt scales, the
-# layer's share of the learning rate) are the run's.
+# These entries of a group come from the present configuration and machine; all others (counters, learnt scales, the
+# layer's share of the learning rate) come from the run.
 PRESENT = ("weight_decay", "betas", "eps", "momentum", "nesterov", "fused", "foreach", "capturable")
 
 
@@ -249,7 +249,7 @@ def _try(optimizer: Optimizer) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             copy.step()
-    except Exception as error:  # whatever code that is not ours trips over
+    except Exception as error:  # any error of other people's code
         raise ValueError(f"the optimizer cannot continue from its state: {type(error).__name__}, {error}") from error
 
 

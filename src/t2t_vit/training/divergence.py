@@ -52,7 +52,7 @@ class StopOnDivergence(Callback):
         self._advice = ", or ".join(["lower --base_lr", *advice])
         self._unread: list[tuple[int, torch.Tensor]] = []
         self._streak: list[int] = []
-        self._looked = 0  # the last step that was looked at
+        self._looked = 0  # the last step that was checked
 
     def on_step(self, state: State, metrics: StepMetrics, /) -> None:
         self._unread.append((state.step, metrics.skipped))

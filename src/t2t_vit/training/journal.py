@@ -151,7 +151,7 @@ class History:
                 with path.open("a", encoding="utf-8", newline="") as file:
                     file.write(text)
                     file.flush()
-                    os.fsync(file.fileno())  # a checkpoint that is on the disk must not know more rows than this
+                    os.fsync(file.fileno())  # a checkpoint on the disk must not know more rows than this file
             except OSError as error:
                 raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -179,7 +179,7 @@ def _rows_up_to(path: Path, step: int, closed: bool) -> list[Row]:
         try:
             row = parse_json(line)
             is_past = row["step"] < step or (row["step"] == step and (closed or row["kind"] != "epoch"))
-        except (ValueError, KeyError, TypeError):  # the line that a crash cut short
+        except (ValueError, KeyError, TypeError):  # a line cut off by a crash
             continue
         if is_past:
             rows.append(row)
@@ -190,7 +190,7 @@ EVALUATED = ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")
 FURTHER = {
     "balanced_accuracy": "Balanced",
     "macro_f1": "MacroF1",
-}  # what a line shows where checkpoints are ranked by it
+}  # the extra score of a log line, if checkpoints are ranked by it
 PREFIX = {"raw": "val"}  # the columns of the history: val_* are the raw weights, ema_* the averaged ones
 
 

@@ -30,7 +30,7 @@ from t2t_vit.training.step import StepMetrics
 
 NUMBERED = re.compile(r".+-\d+_(\d+)\.ckpt")
 LIST = "checkpoints.json"
-LAST, BEST = "last.ckpt", "best.ckpt"  # lead to the newest and to the best checkpoint, and are none themselves
+LAST, BEST = "last.ckpt", "best.ckpt"  # links to the newest and the best checkpoint, not checkpoints themselves
 
 
 class CheckpointFolder:
@@ -72,7 +72,7 @@ class CheckpointFolder:
         """
         own = {path.name for path in self.files()}
         for name in names:
-            if name not in own:  # a file from past the step that the run went on from must not pass for the new one
+            if name not in own:  # left from a later step than the run continued from: not the new file
                 remove_checkpoint(self.folder / name)
         content = {"run": dict(self._run), "kind": self._kind, "files": list(names)}
         with atomic_write(self._list, "w") as file:
@@ -306,7 +306,7 @@ class Checkpoints(Callback):
             self._save(state)
             self.wait()
         if diverged is not None and whole:
-            self._disown(diverged - 1)  # the update before the first without a finite gradient broke the weights
+            self._disown(diverged - 1)  # the update before the first gradient that was not finite broke the weights
         self._note(self._farewell(state) if diverged is None else self._way_back(state.step, diverged - 1))
 
     def close(self) -> None:
@@ -399,7 +399,7 @@ class Checkpoints(Callback):
                 self.best[name].announce(out)
             write_checkpoint([self.best[name].folder / file for name in pushed_out], data, self._identity.config_text)
             failures = self._lead_to_best()
-            for out in pushed_out.values():  # only now: until the new one is on the disk, the old one is the best one
+            for out in pushed_out.values():  # only now: until the new one is on the disk, the old one is the best
                 for path in out:
                     remove_checkpoint(path)
             return failures

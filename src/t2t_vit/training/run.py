@@ -26,7 +26,7 @@ from t2t_vit.report.run_files import RECORD, REPORT
 from t2t_vit.training.retention import LIST, CheckpointFolder
 
 LOCK = ".run.lock"
-SECONDS_TO_DIE = 3.0  # a process that was killed holds its lock until its memory is given back
+SECONDS_TO_DIE = 3.0  # a killed process holds its lock until its memory is freed
 ROOT_KEYS = ("ckpt_root_dir", "best_ckpt_root_dir", "summary_root_dir", "logs_root_dir")
 
 Note = Callable[[str], None]
@@ -118,7 +118,7 @@ def is_taken(folder: Path) -> bool:
     """Whether anything is there that a new run must not touch; an empty folder is free."""
     try:
         return any(folder.iterdir())
-    except OSError:  # nothing, a file, a folder that may not be read, or a root that is none
+    except OSError:  # missing, a file, an unreadable folder, or a root that is not a folder
         with suppress(OSError):
             return folder.exists()
         return False
@@ -143,7 +143,7 @@ class Lock:
         self._held: list[int] = []
         self._files: list[Path] = []
         self._made: list[Path] = []
-        if hasattr(os, "register_at_fork"):  # a child that outlives this process must not hold the lock for it
+        if hasattr(os, "register_at_fork"):  # a child that outlives this process must not keep the lock
             os.register_at_fork(after_in_child=self.release)
 
     def take(self, folder: Path, *, fresh: bool) -> None:
@@ -171,7 +171,7 @@ class Lock:
         if fresh:
             self._files.append(path)
         self._lock(descriptor, path)
-        if fresh and any(file.name != LOCK for file in folder.iterdir()):  # of a program that knows no locks
+        if fresh and any(file.name != LOCK for file in folder.iterdir()):  # files of a program without locks
             raise FileExistsError(path)
 
     def tell(self, content: Mapping[str, Any]) -> None:

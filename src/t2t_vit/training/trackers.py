@@ -72,7 +72,7 @@ def check_installed(tracker: str) -> None:
     """
     try:
         found = tracker == "none" or find_spec(tracker) is not None
-    except ValueError:  # a module without a specification
+    except ValueError:  # a module without a spec
         found = False
     if not found:
         raise missing(tracker)

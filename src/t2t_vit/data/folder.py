@@ -200,7 +200,7 @@ class Tree:
         if self.val_split == 0:
             self._check_no_classes()
             raise UserError(
-                f"{self.root} holds no folder train{_others(self.root)}; name it with train_dir, or where these are "
+                f"{self.root} holds no folder train{_others(self.root)}; give it with train_dir, or if these are "
                 "the classes set val_split to 0.2: a fifth of each is then kept for validation"
             )
         return self.root
@@ -217,7 +217,7 @@ class Tree:
         if self.val_split == 0:
             self._check_no_classes()
             raise UserError(
-                f"{self.root} holds no validation folder ({', '.join(VAL_NAMES)}){_others(self.root)}; name it with "
+                f"{self.root} holds no validation folder ({', '.join(VAL_NAMES)}){_others(self.root)}; give it with "
                 "val_dir, or keep a share of each class of the training images with val_split 0.2"
             )
         return None
@@ -323,7 +323,7 @@ def check_level(found: Scan, root: Path, key: str, *, guess: bool = True) -> Non
             divided = [part for part in below if part.lower() in _PART_NAMES]
             if any(found.below(f"{name}/{part}") for part in divided):
                 raise UserError(
-                    f"{found.folder / name} is itself a data set, with {', '.join(divided)} in it; name it: "
+                    f"{found.folder / name} is itself a data set, with {', '.join(divided)} in it; give that folder: "
                     f"--data_url {quote(str(found.folder / name))}"
                 )
             raise UserError(

@@ -140,7 +140,7 @@ def _read_text(path: Path) -> str:
         content = _read_bytes(path)
         if len(content) > LARGEST:
             raise UserError(
-                f"{path}: is not a configuration: it has more than {LARGEST:,} bytes (a checkpoint is named by "
+                f"{path}: is not a configuration: it has more than {LARGEST:,} bytes (give a checkpoint with "
                 "--pretrained)"
             )
         return content.decode("utf-8-sig")

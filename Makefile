@@ -10,9 +10,9 @@ RESULTS = benchmarks/results/$(shell date -u +%F)-bench
 help:
 	@echo "make quickstart   train, evaluate, predict and export on the embedded images (about 5 minutes on 2 cores)"
 	@echo "make test         the tests"
-	@echo "make test-mindspore  the exports held against the real MindSpore, in .venv-mindspore (770 MB to download)"
+	@echo "make test-mindspore  exports compared with the real MindSpore, in .venv-mindspore (770 MB to download)"
 	@echo "make test-peers   timm's own tests, peft, torchao and Grad-CAM on a few networks, in .venv-peers (100 MB to download)"
-	@echo "make test-switches  what depends on the processor, at each level that this one can be lowered to"
+	@echo "make test-switches  tests that depend on the processor, at each lower level of this one"
 	@echo "make test-container  the Dockerfile's steps in a bare Debian without Docker (root, debootstrap, 12 GB)"
 	@echo "make test-wheel   sdist and wheel, built and tried in a fresh environment"
 	@echo "make test-all     all of these tests, what make test leaves out, timm's on every network, site and notebooks"

@@ -3,11 +3,12 @@
     make site                       # or: python scripts/build_site.py
 
 A line `<!-- generated: NAME -->` becomes the text of `GENERATED[NAME]`, in a copy of docs/ under build/.
-Zensical then builds build/site, and fails on a link or an anchor that leads nowhere. No page may load anything from
-another host.
+Zensical then builds build/site, and fails on a broken link or anchor. No page may load anything from another host, and
+the search index must find the words of `SEARCHED`.
 """
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import t2t_vit
 from t2t_vit import errors
@@ -31,6 +33,15 @@ PLACE = re.compile(r"^<!-- generated: ([a-z]+) -->$", re.MULTILINE)
 LOADED = re.compile(
     r"<(?:script|img|iframe|source|video)\b[^>]*\bsrc=\"(https?:)?//[^\"]*|<link\b[^>]*stylesheet[^>]*//[^>]*"
 )
+
+# Words that a reader may search for, and a page that the search has to find.
+SEARCHED = {
+    "val_split": "reference/keys.html",
+    "skipped_steps_limit": "howto/resume.html",
+    "from_pretrained": "reference/python.html",
+    "LoRA": "tutorials/libraries.html",
+    "truncated": "reference/messages.html",
+}
 
 
 def keys() -> str:
@@ -140,9 +151,25 @@ def build(zensical: Path) -> int:
     if foreign:
         print("pages load from other hosts:", *foreign, sep="\n")
         return 1
+    index = json.loads((SITE / "search.json").read_text(encoding="utf-8"))
+    if lost := [word for word, page in SEARCHED.items() if page not in pages_with(index, word)]:
+        print("the search does not find:", *lost, sep="\n")
+        return 1
     site = SITE.relative_to(ROOT)
     print(f"{site} is built. To read and search it: python -m http.server --directory {site}")
     return 0
+
+
+def pages_with(index: dict[str, Any], word: str) -> set[str]:
+    """Pages whose entries in the search index have `word`, split into words as the search in the browser does."""
+    separator = re.compile(index["config"]["separator"])
+    wanted = {part.lower() for part in separator.split(word) if part}
+    found = set()
+    for item in index["items"]:
+        text = re.sub(r"<[^>]*>", " ", f"{item['title']} {item['text']}")
+        if wanted <= {part.lower() for part in separator.split(text)}:
+            found.add(item["location"].partition("#")[0])
+    return found
 
 
 def _users(key: str) -> str:

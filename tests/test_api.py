@@ -95,7 +95,7 @@ def test_predictions_by_name_and_many_at_once(run: t2t_vit.TrainedRun, tmp_path:
         ("quickstart", {"device": "tpu"}, "device takes cpu, cuda"),
         ("gone.yaml", {}, "configuration gone.yaml does not exist"),
         ("", {"data_url": "nowhere"}, "nowhere"),
-        ("quickstart", {"resume": "gone.ckpt"}, "gone.ckpt: there is no such file"),
+        ("quickstart", {"resume": "gone.ckpt"}, "gone.ckpt: no such file"),
     ],
 )
 def test_mistakes_are_user_errors(place: Path, recipe: str, keys: dict[str, Any], sentence: str) -> None:
@@ -125,7 +125,7 @@ def test_memory_that_runs_out_is_a_user_error(place: Path, monkeypatch: pytest.M
 
     assert place.is_dir()
     monkeypatch.setattr("t2t_vit.api.train_job", full)
-    with pytest.raises(t2t_vit.UserError, match=r"out of memory on the device \(2.00 GiB more were asked for\)"):
+    with pytest.raises(t2t_vit.UserError, match=r"out of memory on the device \(2.00 GiB more were requested\)"):
         t2t_vit.train("quickstart", **SMALL)
 
 

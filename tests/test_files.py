@@ -68,7 +68,9 @@ def test_a_full_disk_is_told_with_both_sizes(tmp_path: Path) -> None:
     path = tmp_path / "file.ckpt"
     path.write_text("old")
     with (
-        pytest.raises(UserError, match=r"it takes 1,000,000,000\.0 MB, [\d,.]+ MB are free\); what was .* is kept"),
+        pytest.raises(
+            UserError, match=r"it takes 1,000,000,000\.0 MB, [\d,.]+ MB are free\); the previous file is kept"
+        ),
         atomic_write(path, size=10**15),
     ):
         raise OSError(28, "No space left on device")
@@ -89,7 +91,7 @@ def test_a_link_is_neither_replaced_nor_followed(tmp_path: Path) -> None:
     for name in ("target", "nowhere"):
         link = tmp_path / f"to-{name}"
         link.symlink_to(name)
-        with pytest.raises(UserError, match=f"is a link to {name}; name that file itself"), atomic_write(link):
+        with pytest.raises(UserError, match=f"is a link to {name}; give that file itself"), atomic_write(link):
             raise AssertionError("it was opened")
         assert link.is_symlink()
     assert (tmp_path / "target").read_text() == "old" and not (tmp_path / "nowhere").exists()

@@ -30,7 +30,7 @@ HUGE = "1" + "0" * 400  # a whole number that no float can hold
 DIGITS = "1" * 5000  # one that Python does not read
 TEXTS = {
     "nothing": b"",
-    "nested without end": b"[" * 100_000,
+    "nested too deeply": b"[" * 100_000,
     "nested objects": b'{"a":' * 100_000,
     "a huge number": HUGE.encode(),
     "too many digits": DIGITS.encode(),

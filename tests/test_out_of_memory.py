@@ -45,8 +45,8 @@ def test_each_kind_is_one_sentence(error: Exception, command: str) -> None:
 
 
 def test_how_much_was_asked_for() -> None:
-    assert "(2.00 GiB more were asked for)" in out_of_memory_sentence(ON_DEVICE[0], "train")
-    assert "(99 bytes more were asked for)" in out_of_memory_sentence(ON_HOST[1], "train")
+    assert "(2.00 GiB more were requested)" in out_of_memory_sentence(ON_DEVICE[0], "train")
+    assert "(99 bytes more were requested)" in out_of_memory_sentence(ON_HOST[1], "train")
 
 
 def test_an_error_that_came_from_it() -> None:
@@ -113,7 +113,7 @@ def test_a_batch_that_no_memory_holds_and_one_that_it_does(tmp_path: Path) -> No
     failed = train(64, UNCHECKED="yes")
     assert failed.returncode == 2, failed.stderr
     assert failed.stderr.splitlines()[-1].startswith("t2t-vit: out of memory on this machine")
-    assert "Traceback" not in failed.stderr and "stopped at step 0; no checkpoint was written yet" in failed.stderr
+    assert "Traceback" not in failed.stderr and "stopped at step 0; no checkpoint has been written yet" in failed.stderr
     found = train("auto")  # as the sentence says
     assert found.returncode == 0, found.stderr
     assert "batch_size auto: " in found.stderr

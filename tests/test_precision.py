@@ -86,7 +86,7 @@ def test_levels(level, dtype, scales):
 def test_levels_that_do_not_train_here():
     with pytest.raises(UserError, match="inference only"):
         choose_precision("O3", CPU, training=True)
-    with pytest.raises(UserError, match="none of auto"):
+    with pytest.raises(UserError, match="not one of auto"):
         choose_precision("O4", CPU, training=False)
 
 
@@ -168,7 +168,7 @@ def test_float32_is_full_at_o0_alone_and_it_is_said(products):
     assert products() == ("high", True)
     choose_products(Precision("O0", cuda), notes.append)
     assert products() == ("highest", False)
-    assert notes == ["float32 products: TF32", "float32 products: in full, no TF32 (amp_level O0)"]
+    assert notes == ["float32 products: TF32", "float32 products: full precision, no TF32 (amp_level O0)"]
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,12 @@ PathLike = str | Path
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a training left behind.
+    """The result of a training.
 
     metrics      of the better weights at the end; with `patience`, of the best checkpoint
-    weights      which these are: raw or ema
+    weights      which weights these are: raw or ema
     checkpoint   the last checkpoint, from which `resume` continues
-    best         the best checkpoint by `best_by`; None where none is kept
+    best         the best checkpoint by `best_by`; None if none is kept
     folder       the run's folder of logs
     report       the report as one HTML file
     history      the rows of history.jsonl: kind (step or epoch), epoch, step, train_loss, val_top1, ...
@@ -70,20 +70,20 @@ class TrainedRun:
     history: list[dict[str, Any]] = field(repr=False)
 
     def predictor(self, **options: Any) -> Predictor:
-        """The best network of the run; options as of `t2t_vit.load`."""
+        """The best network of the run; options as in `t2t_vit.load`."""
         return load(self.best or self.checkpoint, **options)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     metrics            loss, top1, top5, balanced_accuracy, macro_f1, count
-    classes            names, in the order of the numbers
+    classes            names, in the order of the class numbers
     class_scores       count, predicted, right, precision, recall and f1 of each class
-    confusion_matrix   images of the row's class that were taken for the column's
-    measured           the precision and where, as `O0 on cpu`
-    report             the report that was asked for
+    confusion_matrix   images of the row's class that were predicted as the column's class
+    measured           precision and device, such as `O0 on cpu`
+    report             the report, if one was asked for
     """
 
     metrics: Metrics
@@ -99,12 +99,12 @@ def train(recipe: PathLike = "", *, verbose: bool = False, **keys: Any) -> Train
 
     Args:
         recipe: a configuration file, or the name of a shipped one.
-        verbose: print what the command would to standard error, with its bar on a terminal; else nothing is printed.
+        verbose: print the output of the command to standard error; by default nothing is printed.
         keys: configuration keys, as `t2t-vit train --help` lists them, and `device` ("cpu", "cuda:1", 0, ...). They
-            beat the recipe as options of the command line do.
+            override the recipe, like options on the command line.
 
     Raises:
-        UserError: a mistake of the user's, also memory that ran out.
+        UserError: a user's mistake, or out of memory.
         KeyboardInterrupt: after a checkpoint was saved; `resume="auto"` continues.
     """
     with _at_home("train"):
@@ -136,18 +136,18 @@ def evaluate(
     verbose: bool = False,
     **keys: Any,
 ) -> Evaluation:
-    """Measure a checkpoint or an exported file on the validation images, as `t2t-vit eval` does.
+    """Evaluate a checkpoint or an exported file on the validation images, as `t2t-vit eval` does.
 
     Args:
-        checkpoint: the file; it knows its data set, which `keys` may replace.
+        checkpoint: the file; it knows its data set, which `keys` may change.
         recipe: a configuration file, or the name of a shipped one.
-        report: write the report of the evaluation there, an HTML file.
-        allow_native_code: as of `t2t_vit.load`.
+        report: HTML file to write the report of the evaluation to.
+        allow_native_code: as in `t2t_vit.load`.
         verbose: print the notes of the command to standard error.
         keys: configuration keys, such as data_url and batch_size, and `device`.
 
     Raises:
-        UserError: a mistake of the user's, also memory that ran out.
+        UserError: a user's mistake, or out of memory.
     """
     options = options_of("eval", recipe, keys | {"pretrained": checkpoint}, native=allow_native_code)
     with _at_home("eval"):
@@ -175,15 +175,15 @@ def predict(images: Iterable[ImageLike], checkpoint: Source, **options: Any) -> 
 @overload
 def predict(images: Iterable[ImageLike], checkpoint: Source, top_k: int, **options: Any) -> list[list[Prediction]]: ...
 def predict(images: ImageLike | Iterable[ImageLike], checkpoint: Source, top_k: int = 0, **options: Any) -> Predicted:
-    """Classify one image or several by the network of a checkpoint or an exported file.
+    """Classify one or several images with a checkpoint or an exported file.
 
-    The file, which may be given as its bytes or open, is read anew each time; `t2t_vit.load(checkpoint)` keeps it for
-    the next ones.
+    The file, its bytes, or an open file is read each time; `t2t_vit.load(checkpoint)` keeps the network for
+    further calls.
 
     Args:
         images: see `Predictor.predict`: paths, bytes, files, Pillow images, arrays (H, W, C), tensors (C, H, W).
         top_k: as there.
-        options: as of `t2t_vit.load`: device, amp_level, kernels, ...
+        options: as in `t2t_vit.load`: device, amp_level, kernels, ...
 
     Raises:
         UserError: the file or an image cannot be read.

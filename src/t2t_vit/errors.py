@@ -8,15 +8,15 @@ _OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they tu
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one sentence: what, where, and what would be right.
+    """A user's mistake, in one sentence: what is wrong, where, and what would be right.
 
-    The command line prints the sentence and exits with code 2. Every other exception is ours and keeps its
-    traceback. Who goes on after some mistakes catches the class that it means:
+    The command line prints the sentence and exits with code 2. Every other exception is a bug and keeps its
+    traceback. Code that can continue after some mistakes catches the class for them:
 
-        UserError            what was asked cannot be done: an option, a file, a device, a folder, ...
-          OutputError        a file or a folder cannot be written: no right, no room on the disk, a link in its place
-          CheckpointError    a file holds no whole checkpoint of a run to go on from
-          DataError          the images of a data set are missing, cannot be read, or lie in no way that is known
+        UserError            a request that cannot be met: an option, a file, a device, a folder, ...
+          OutputError        a file or a folder cannot be written: no permission, a full disk, a link in its place
+          CheckpointError    a file holds no complete checkpoint of a run to continue from
+          DataError          the images of a data set are missing, unreadable, or in an unknown layout
           ProgramError       an exported file fails in its runtime, exceeds its limits, or answers with no logits
 
     Caught are: OutputError by a run, which trains on without that checkpoint, row or report; CheckpointError by the

@@ -32,13 +32,15 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
     """
     path = Path(path)
     if path.is_symlink():
-        raise OutputError(f"{path}: is a link to {path.readlink()}; name that file itself, or remove the link")
+        raise OutputError(f"{path}: is a link to {path.readlink()}; give that file itself, or remove the link")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name[:80]}.{token_hex(4)}.part")
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); choose a folder that can be written"
+        ) from error
     # A name that is no UTF-8 is written with an escape for each byte, as \\udce9. Lines end with \n everywhere.
     encoding, errors, newline = (None, None, None) if "b" in mode else ("utf-8", "backslashreplace", "")
     try:
@@ -55,7 +57,7 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
         if isinstance(error, OSError):
             room = _room(path.parent, size) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise OutputError(
-                f"{path}: could not be written ({error.strerror}{room}); what was there before is kept"
+                f"{path}: could not be written ({error.strerror}{room}); the previous file is kept"
             ) from error
         raise
 
@@ -82,7 +84,7 @@ def lead_to(link: Path, target: Path) -> None:
         beside.unlink(missing_ok=True)  # renaming does nothing where both are the same file already
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise OutputError(f"{link}: cannot lead to {relative} ({error.strerror})") from error
+        raise OutputError(f"{link}: cannot be linked to {relative} ({error.strerror})") from error
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -156,7 +158,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested without end") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def user_cache() -> Path | None:
@@ -191,7 +193,9 @@ def check_folder(folder: Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise OutputError(f"{key} {folder}: cannot be written ({error.strerror}); name a folder that can be") from error
+        raise OutputError(
+            f"{key} {folder}: cannot be written ({error.strerror}); choose a folder that can be written"
+        ) from error
 
 
 def _room(folder: Path, size: int) -> str:

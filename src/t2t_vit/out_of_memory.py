@@ -26,10 +26,10 @@ _LOWER = {
     "eval": "lower batch_size or num_parallel_workers",
     "infer": "lower batch_size or workers",
     "bench": "lower batch_size or image_size",
-    "export": "lower image_size, or --calibration where it is int8",
+    "export": "lower image_size, or --calibration for int8",
     "show": "lower image_size",
 }
-_ON_HOST = {"train": "; num_parallel_workers 0 and cache off take less, too"}
+_ON_HOST = {"train": "; num_parallel_workers 0 and cache off also need less"}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -51,9 +51,9 @@ def out_of_memory_sentence(error: BaseException, command: str) -> str:
     found = next((each for each in _chain(error) if _kind(each)), error)
     kind = _kind(found) or "host"
     wanted = _WANTED.search(str(found))
-    asked = f" ({wanted[1]} more were asked for)" if wanted else ""
+    asked = f" ({wanted[1]} more were requested)" if wanted else ""
     where = "the device" if kind == "device" else "this machine"
-    advice = _LOWER.get(command, "end other programs")
+    advice = _LOWER.get(command, "close other programs")
     further = _ON_HOST.get(command, "") if kind == "host" else ""
     return f"out of memory on {where}{asked}: {advice}{further}"
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -413,6 +414,51 @@ def relative_path(path: str | Path, start: str | Path) -> str:
         return os.path.relpath(path, start)
     except ValueError:
         return os.path.abspath(path)  # noqa: PTH100
+
+
+def place_of(path: str | Path) -> tuple[int, int, str]:
+    """What two paths have in common if they lead, or would lead, to one file or folder, and else not.
+
+    It is the nearest folder above `path` that exists, and the names below it. `Cat` and `cat` are one name where the
+    file system ignores case, as that of macOS and Windows usually does.
+    """
+    whole = Path(os.path.realpath(path))
+    folder = next((above for above in whole.parents if above.is_dir()), whole)
+    names = str(whole.relative_to(folder))
+    state = folder.stat() if folder.exists() else None
+    if state is None:
+        return 0, 0, str(whole)
+    return state.st_dev, state.st_ino, _folded(names) if ignores_case(folder) else names
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether `Cat` and `cat` are one file in `folder`: a name that is there is looked up in the other case."""
+    for name in _names_there(folder):
+        try:
+            other = os.lstat(name.with_name(name.name.swapcase()))
+            return os.path.samestat(other, os.lstat(name))
+        except OSError:
+            return False
+    return False
+
+
+def _names_there(folder: Path) -> Iterator[Path]:
+    """Paths with letters in their names, on the file system of `folder`: in it, itself, and above it."""
+    with suppress(OSError):
+        device = folder.stat().st_dev
+        with os.scandir(folder) as entries:
+            yield from (Path(entry.path) for entry in entries if _has_letters(entry.name))
+        for path in (folder, *folder.parents):
+            if path.parent.stat().st_dev == device and _has_letters(path.name):
+                yield path
+
+
+def _has_letters(name: str) -> bool:
+    return name.isascii() and name != name.swapcase()
+
+
+def _folded(names: str) -> str:
+    return unicodedata.normalize("NFC", names).casefold()
 
 
 def is_mine(state: os.stat_result) -> bool:

@@ -38,7 +38,7 @@ def choose_device(
         UserError: no such device here, an unknown target, or a `device_id` that this machine does not have.
     """
     if device_target not in DEVICE_TARGETS:
-        raise UserError(f"device_target: {device_target!r} is none of {', '.join(DEVICE_TARGETS)}")
+        raise UserError(f"device_target: {device_target!r} is not one of {', '.join(DEVICE_TARGETS)}")
     if device_target == "CPU":
         return torch.device("cpu")
     try:
@@ -73,7 +73,7 @@ def _ascend(device_id: int, note: Note | None) -> torch.device:
     import torch_npu  # type: ignore[import-not-found]
 
     if note is not None:
-        note("device_target: Ascend through torch_npu, which nobody has tested with this program")
+        note("device_target: Ascend through torch_npu, which has never been tested with this program")
     return _numbered("npu", device_id, torch_npu.npu.device_count())
 
 
@@ -151,13 +151,13 @@ def choose_precision(amp_level: str, device: torch.device, *, training: bool, no
         UserError: an unknown level, or O3 in training.
     """
     if amp_level not in AMP_LEVELS:
-        raise UserError(f"amp_level: {amp_level!r} is none of {', '.join(AMP_LEVELS)}")
+        raise UserError(f"amp_level: {amp_level!r} is not one of {', '.join(AMP_LEVELS)}")
     if amp_level == "O3" and training:
         raise UserError("amp_level: O3 is for inference only (it keeps no float32 masters); use O1, O2, bf16 or auto")
     level = _fastest_safe(device) if amp_level == "auto" else amp_level
     if level in {"O1", "O2", "O3"} and device.type == "cpu" and note is not None:
         note(
-            f"amp_level: {level} computes in float16, which CPUs do up to ten times slower than float32; "
+            f"amp_level: {level} computes in float16, which on a CPU is up to ten times slower than float32; "
             "bf16 or O0 are faster"
         )
     if level == "O1":
@@ -190,7 +190,7 @@ def choose_products(precision: Precision, note: Note | None = None) -> None:
     torch.set_float32_matmul_precision("highest" if full else "high")
     torch.backends.cudnn.allow_tf32 = not full
     if note is not None:
-        note("float32 products: in full, no TF32 (amp_level O0)" if full else "float32 products: TF32")
+        note("float32 products: full precision, no TF32 (amp_level O0)" if full else "float32 products: TF32")
 
 
 def _fastest_safe(device: torch.device) -> str:

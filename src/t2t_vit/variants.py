@@ -87,7 +87,7 @@ class Variant:
             grids.append(size)
         if min(size) < 1:
             raise UserError(
-                f"image_size {image_size[0]}x{image_size[1]} is too small: no window of the soft splits fits into it"
+                f"image_size {image_size[0]}x{image_size[1]} is too small: no window of the soft splits fits"
             )
         return grids
 

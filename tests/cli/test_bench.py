@@ -70,7 +70,7 @@ def test_bench_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setattr("t2t_vit.assembly.build.network", None)
     found = measured(DATA, tmp_path)
     printed = capsys.readouterr()
-    assert "no data are named: the embedded Fashion-MNIST is read" in printed.err
+    assert "no data folder is given: reading the small embedded Fashion-MNIST" in printed.err
     assert (found["config"]["dataset"], found["images"], found["kept"]) == ("FashionMNIST", 40, None)
     assert [row["workers"] for row in found["loader"]] == [0, 1]
     for parts in (found["reading"], found["on_device"]):
@@ -121,7 +121,7 @@ def test_a_configuration_is_printed_and_nothing_measured(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("", "bench needs what to work on: model, step or data"),
+        ("", "bench needs something to work on: model, step or data"),
         ("modle", "bench takes model, step or data; not 'modle'"),
         ("model step", "unexpected word 'step' on the command line of bench"),
         ("model --rounds 0", "--rounds takes a whole number of at least 1 and at most 100000; not '0'"),

@@ -64,7 +64,7 @@ def test_the_advice_prints_the_compilers_message(
     monkeypatch.setattr(doctor, "unavailable", lambda: reason)
     monkeypatch.setattr(kernels, "unavailable", lambda: reason)
     said = doctor.examine()["kernels"]["pack"]
-    assert said == "not here: compiling fails; t2t-vit bench model --kernels native prints the compiler's message"
+    assert said == "not available: compiling fails; t2t-vit bench model --kernels native prints the compiler's message"
     command = str(said).partition("; t2t-vit ")[2].partition(" prints")[0].split()
     assert main([*command, "--device", "cpu", "--arch", "t2t_vit_quickstart"]) == 2
     assert reason in capsys.readouterr().err
@@ -82,7 +82,7 @@ def test_a_wrong_switch_is_a_fact_and_no_end(
     finally:
         monkeypatch.delenv("T2T_VIT_CPU")
         cpu_level.cache_clear()
-    assert "'huge' is none of none, avx2" in capsys.readouterr().out
+    assert "'huge' is not one of none, avx2" in capsys.readouterr().out
 
 
 def test_limits_of_a_container(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_run_that_stopped_early_is_over_until_it_may_wait_longer(run: Callable
     code, _, err = run(patience=1, epochs=40, resume="auto")
     assert code == 0 and rows() == before
     assert " is finished: the last evaluation was no better by top1" in err
-    assert "a larger --patience, or 0, goes on" in err
+    assert "a larger --patience, or 0, continues it" in err
     code, _, err = run(patience=0, epochs=len(before) + 2, resume="auto")
     assert code == 0 and len(rows()) == len(before) + 2
 
@@ -98,13 +98,13 @@ def test_hours_that_are_over_end_with_a_checkpoint_and_an_evaluation_and_can_be_
     whole = sorted(Path(f"runs/checkpoints/{NAME}").glob("*.ckpt"))[-1]
     plain = torch.load(whole, weights_only=True)
     code, _, err = run(epochs=2, max_hours=1e-9, model_postfix="_h")
-    assert code == 0 and "max_hours 1e-09 are over" in err and "the run ends here" in err
+    assert code == 0 and "the limit of max_hours 1e-09 is reached" in err and "the run ends here" in err
     first = Path(f"runs/checkpoints/{NAME}_h/{NAME}-1_1.ckpt")
     held = torch.load(first, weights_only=True)
     assert held["step"] == held["metrics"]["step"] == 1 and held["followers"]["TimeLimit"]["seconds"] > 0
     code, _, err = run(epochs=2, max_hours=1e-9, model_postfix="_h", resume="auto")
-    assert code == 0 and " is finished: max_hours 1e-09 are over" in err
-    assert "a larger --max_hours, or 0, goes on" in err
+    assert code == 0 and " is finished: the limit of max_hours 1e-09 is reached" in err
+    assert "a larger --max_hours, or 0, continues it" in err
     code, _, err = run(epochs=2, max_hours=0, model_postfix="_h", resume="auto")
     assert code == 0
     going_on = torch.load(Path(f"runs/checkpoints/{NAME}_h") / whole.name, weights_only=True)
@@ -116,7 +116,7 @@ def test_the_best_by_loss_and_a_change_of_measure(run: Callable[..., Any]) -> No
     ranked = torch.load(f"runs/checkpoints/{NAME}/{NAME}-4_20.ckpt", weights_only=True)["best"]["raw"]
     assert [entry["loss"] for entry in ranked] == sorted(entry["loss"] for entry in ranked)
     code, _, err = run(best_by="macro_f1", epochs=6, resume="auto")
-    assert code == 0 and "best_by loss -> macro_f1; what follows is not what the run" in err
+    assert code == 0 and "best_by loss -> macro_f1; from there on, results differ" in err
     ranked = torch.load(f"runs/checkpoints/{NAME}/{NAME}-6_30.ckpt", weights_only=True)["best"]["raw"]
     known = [entry["macro_f1"] for entry in ranked if "macro_f1" in entry]
     assert len(known) == 2 and known == sorted(known, reverse=True)

@@ -97,7 +97,7 @@ def refused(pattern: str) -> Seen:
 
 def evaluates_plainly(plain: Outcome, run: Outcome) -> bool:
     """Training is the plain network either way; by default a packed copy of it is evaluated."""
-    packed = "evaluations by a packed copy"
+    packed = "each evaluation uses a new packed copy"
     return run.code == 0 and packed in plain.err and packed not in run.err and "network: the plain network" in run.err
 
 
@@ -149,7 +149,7 @@ ROWS = [
     Row("auto_augment", "rand-m9-mstd0.5-inc1", loss),
     Row("aa_interpolation", "nearest", loss, {"auto_augment": "rand-m9-p1.0-n4"}),
     Row("repeated_augment", 2, loss),
-    Row("repeated_augment", 4, refused("lower it, or let batch_size .* be above 4")),
+    Row("repeated_augment", 4, refused("lower it, or raise batch_size .* above 4")),
     Row("re_mode", "const", loss, {"re_prob": 1}),
     Row("re_prob", 1, loss),
     Row("re_count", 4, loss, {"re_prob": 1}),
@@ -205,7 +205,7 @@ ROWS = [
     # ===== Network training config
     Row("epochs", 3, says("epoch 3/3")),
     Row("batch_size", 3, says("step 8/8")),
-    Row("batch_size", 100, says("batch_size 100 is cut to 12")),
+    Row("batch_size", 100, says("batch_size 100 is reduced to 12")),
     Row("accumulation_step", 3, says("step 2/2")),
     Row("is_dynamic_loss_scale", False, says("loss scale 1e.38(.|\n)*loss scale 1e.38"), {**AMP, "loss_scale": 1e38}),
     Row("loss_scale", 256, says("loss scale 256"), AMP),
@@ -218,12 +218,18 @@ ROWS = [
     Row(
         "patience",
         1,
-        says("early stopping: the last evaluation was no better by top1 than that of step"),
+        says("early stopping: the last evaluation was no better by top1 than the one at step"),
         {"base_lr": 1e-30, "warmup_lr": 1e-30, "min_lr": 1e-30, "epochs": 4},
     ),
-    Row("max_hours", 1e-9, says("max_hours 1e-09 are over .*: the run ends here; --resume .*/last.ckpt with a larger")),
+    Row(
+        "max_hours",
+        1e-9,
+        says("the limit of max_hours 1e-09 is reached .*: the run ends here; --resume .*/last.ckpt with a larger"),
+    ),
     Row("best_by", "macro_f1", says("raw: Loss .* MacroF1 .*%")),
-    Row("num_parallel_workers", 999, says("num_parallel_workers 999 is cut to"), {"batch_size": 12, "max_steps": 1}),
+    Row(
+        "num_parallel_workers", 999, says("num_parallel_workers 999 is reduced to"), {"batch_size": 12, "max_steps": 1}
+    ),
     Row("cache", "9KiB", says("of the 12 training images 2 are decoded once and stay in memory, 7.08 KiB; ")),
     Row("cache", "off", lambda plain, run: "cache:" in plain.err and "cache:" not in run.err and not loss(plain, run)),
     Row("start_epoch", 1, lambda _, run: run.column("step") == ["4", "5", "6"]),

@@ -105,7 +105,7 @@ def test_a_writer_that_fails_is_a_row_and_the_others_go_on(
     (here / f".export-{machine}-{os.getpid()}-alive").mkdir()
     assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 1
     out = capsys.readouterr().out
-    assert r"not written, since its writer fails: LookupError: no such operator \x1b[2J" in out
+    assert r"not written, as conversion failed: LookupError: no such operator \x1b[2J" in out
     left = {path.name for path in here.iterdir()}
     assert left == {"t2t_vit_quickstart.safetensors", f".export-{machine}-{os.getpid()}-alive"}
 
@@ -125,7 +125,7 @@ def test_a_file_that_disagrees_costs_the_exit_code(
     only("PT2", "SAFETENSORS")
     monkeypatch.setitem(FORMATS, "SAFETENSORS", replace(FORMATS["SAFETENSORS"], write=write))
     assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 1
-    assert "not written, since it does not agree" in capsys.readouterr().out
+    assert "not written, because it does not agree" in capsys.readouterr().out
     assert [path.name for path in here.iterdir()] == ["t2t_vit_quickstart.pt2"]
 
 
@@ -163,7 +163,7 @@ def test_eval_and_infer_take_an_exported_file_as_they_take_the_checkpoint(
         (["--preprocessing", "both"], "--preprocessing takes one of inside, outside; not 'both'"),
         (["--calibration", "10"], "--calibration has no effect with --precision fp32"),
         (["--file_format", "PT2", "--precision", "int8"], "PT2 has no precision int8; choose fp32 or fp16"),
-        (["--file_format", "PT2", "--dynamic_size"], "PT2 has one image size"),
+        (["--file_format", "PT2", "--dynamic_size"], "PT2 has a fixed image size"),
     ],
 )
 def test_options_that_cannot_be(

@@ -52,9 +52,9 @@ def test_a_folder_and_weights_are_enough(run: Run) -> None:
     err, tensors = finetune(run, "_plain")
     assert "taken from foreign.pth: arch t2t_vit_quickstart, image_size 32" in err
     assert "no validation folder in photos: 0.15 of each class of photos is kept for validation, 4 of 26 images" in err
-    assert "training images a class: 5 (dog) to 17 (cat)" in err
-    assert "fewer than 10 training images in 1 of 2 classes" in err
-    assert "label_smoothing 0.1 is off, as there are 2 classes" in err
+    assert "training images per class: 5 (dog) to 17 (cat)" in err
+    assert "classes with fewer than 10 training images: 1 of 2" in err
+    assert "label_smoothing 0.1 is off, because there are 2 classes" in err
     assert "head.weight, head.bias newly initialised" in err
     assert "learning rate up to 0.0005 (layer_decay 0.75: " in err
     assert len(tensors["head.weight"]) == 2

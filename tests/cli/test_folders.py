@@ -70,8 +70,8 @@ def test_broken_images_are_found_before_the_first_step_and_listed(run: Run) -> N
     assert code == 0, err
     path = logs() / "bad_images.txt"
     assert (
-        "looked at 26 images, 23 of them decoded whole: some cannot be read, 1 for training, which takes others for "
-        f"them and 2 for validation, which does not count them, all of them listed in {path}" in err
+        "checked 26 images, 23 of them decoded whole: some are unreadable, 1 for training, which replaces "
+        f"them and 2 for validation, which leaves them out, all of them listed in {path}" in err
     )
     assert sorted(line.split("\t")[0] for line in path.read_text().splitlines()) == [
         "data/train/a/3.png", "data/val/a/9.png", "data/val/b/9.png",
@@ -99,13 +99,13 @@ def test_the_next_start_remembers(run: Run, monkeypatch: pytest.MonkeyPatch, tmp
     put(Path("data"), "a", "b")
     Path("data/a/3.png").write_bytes(BAD)
     code, _, err = run(*QUICK, "--data_url", "data", "--max_steps", "1")
-    assert "looked at 16 images, 15 of them decoded whole: " in err
+    assert "checked 16 images, 15 of them decoded whole: " in err
     code, _, err = run(*QUICK, "--data_url", "data", "--max_steps", "1", "--model_postfix", "_again")
     assert code == 0, err
-    assert "looked at 16 images, 15 of them decoded whole, as an earlier start found: " in err
+    assert "checked 16 images, 15 of them decoded whole, decoded by an earlier start: " in err
     put(Path("data"), "a", each=1, start=3)
     code, _, err = run(*QUICK, "--data_url", "data", "--max_steps", "1", "--model_postfix", "_third")
-    assert "looked at 16 images, 16 of them decoded whole: all can be read" in err
+    assert "checked 16 images, 16 of them decoded whole: all are readable" in err
 
 
 def test_bad_images_may_be_an_error_that_names_all_and_both_ways_out_work(run: Run) -> None:
@@ -148,7 +148,8 @@ def test_an_image_that_proves_bad_later_stops_and_can_be_removed(run: Run, monke
     code, _, err = run(*line)
     assert code == 2
     assert (
-        "1 of 6 images cannot be read (data/val/a/1.png: the file is truncated); repair or remove them, or go on" in err
+        "1 of 6 images cannot be read (data/val/a/1.png: the file is truncated); repair or remove them, or continue"
+        in err
     )
     bad.unlink()
     code, _, err = run(*line, "--resume", "auto")
@@ -280,7 +281,7 @@ def test_a_test_folder_is_measured_by_name(run: Run, trained: Path) -> None:
     assert code == 0 or "contradicts" not in err
     code, out, err = run("eval", "--pretrained", str(trained), "--num_classes", "2")
     assert (code, out) == (2, "")
-    assert "an evaluation never draws a new head; leave --num_classes out" in err
+    assert "an evaluation never makes a new head; leave --num_classes out" in err
 
 
 def evaluated(run: Run, checkpoint: Path, folder: str, only: str = "") -> dict[str, float]:
@@ -291,7 +292,7 @@ def evaluated(run: Run, checkpoint: Path, folder: str, only: str = "") -> dict[s
         "--num_parallel_workers", "0", "--kernels", "reference",
     )  # fmt: skip
     assert code == 0, err
-    assert f"no validation folder in {folder}: all of its images are measured" in err
+    assert f"no validation folder in {folder}: all of its images are used" in err
     return results(out)
 
 
@@ -318,8 +319,8 @@ def test_uneven_classes_are_said_with_the_key_that_helps(run: Run) -> None:
     put(Path("data/val"), "a", "b", each=2)
     code, _, err = run(*QUICK, "--data_url", "data", "--max_steps", "1")
     assert code == 0, err
-    advice = "rare classes may lose: --class_balance weights (or sampling) makes up for it"
-    assert f"training images a class: 4 (b) to 16 (a); {advice}" in err
+    advice = "rare classes may be recognised less often: --class_balance weights (or sampling) helps"
+    assert f"training images per class: 4 (b) to 16 (a); {advice}" in err
     code, _, err = run(
         *QUICK, "--data_url", "data", "--max_steps", "1", "--class_balance", "weights", "--model_postfix", "_w"
     )
@@ -357,4 +358,4 @@ def test_two_processes_find_and_skip_what_one_does(run: Run, tmp_path: Path) -> 
     found = [json.loads((folder / "evaluation.json").read_text()) for folder in (one, two)]
     assert [(each["count"], each["unreadable"]) for each in found] == [(8, 2), (8, 2)]
     assert found[1]["loss"] == pytest.approx(found[0]["loss"], abs=1e-4)
-    assert "looked at 26 images, 22 of them decoded whole" in done.stderr
+    assert "checked 26 images, 22 of them decoded whole" in done.stderr

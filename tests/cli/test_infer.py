@@ -98,7 +98,7 @@ def test_killed_in_the_middle_and_continued(run: Run, place: Place, tmp_path: Pa
     for name in ("{}.jsonl", "{}.jsonl.errors.jsonl"):
         assert (tmp_path / name.format("killed")).read_bytes() == (tmp_path / name.format("straight")).read_bytes()
     assert len(out.splitlines()) == len(place[1])
-    assert " of an earlier run" in err.splitlines()[-1]
+    assert " from an earlier run" in err.splitlines()[-1]
     assert not [file.name for file in tmp_path.iterdir() if file.name.endswith((".part", ".journal"))]
 
 
@@ -112,9 +112,9 @@ def test_what_cannot_be_continued(run: Run, tmp_path: Path) -> None:
     assert code == 2 and "had another checkpoint and preprocessing" in err
     assert journal.exists()
     code, _, err = run("all/000000.png")
-    assert code == 0 and "given up" in err and not journal.exists()
+    assert code == 0 and "are discarded" in err and not journal.exists()
     code, _, err = run("all/000000.png", "--resume", "auto")
-    assert code == 0 and "beginning at the beginning" in err
+    assert code == 0 and "starting from the beginning" in err
     assert run("all/000000.png", "--resume=else.ckpt")[0] == 2
 
 
@@ -215,15 +215,15 @@ def test_recursive(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        (["all", "--format", "xml"], "is none of json, jsonl, csv, parquet"),
+        (["all", "--format", "xml"], "is not one of json, jsonl, csv, parquet"),
         (["all", "--top_k", "0"], "--top_k takes a whole number of at least 1; not '0'"),
         (["all", "--shard", "3/2"], "must lie between"),
         (["all", "--shard", "half"], "--shard takes I/N"),
-        (["all", "--null"], "name one with --list"),
-        (["all", "--spreadsheet"], "--spreadsheet is for CSV, and the output is json; add --format csv"),
+        (["all", "--null"], "give the list with --list"),
+        (["all", "--spreadsheet"], "--spreadsheet is for CSV, but the output is json; add --format csv"),
         (["--list", "gone.txt"], "cannot be read (No such file"),
         (["--list", "all"], "cannot be read"),
-        (["gone.png", "all"], "there is no such file"),
+        (["gone.png", "all"], "no such file"),
         (["all", "--errors", "all"], "is a folder"),
     ],
 )
@@ -262,7 +262,7 @@ def test_max_pixels_is_the_largest_image_that_is_read(run: Run, tmp_path: Path) 
 
 def test_the_output_never_replaces_a_device(run: Run) -> None:
     code, _, err = run("all/000000.png", output="/dev/null")
-    assert code == 2 and "is no regular file" in err
+    assert code == 2 and "is not a regular file" in err
 
 
 def test_a_closed_pipe_is_no_failure_of_the_files(

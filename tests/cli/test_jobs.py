@@ -84,8 +84,8 @@ def test_eval_says_that_the_run_measured_in_another_precision(
     checkpoint = str(place / "runs/checkpoints/t2t_vit_quickstart/t2t_vit_quickstart-2_6.ckpt")
     line = ["eval", "--pretrained", checkpoint, "--data_url", "photos", "--val_dir", "val", "--device", "cpu"]
     _, _, err = run(*line, "--amp_level", "bf16")
-    sentence = "the run of this checkpoint measured in O0, this evaluation in bf16"
-    assert sentence in err and "--amp_level O0 measures as the run did" in err
+    sentence = "the run measured this checkpoint in O0, this evaluation uses bf16"
+    assert sentence in err and "for the precision of the run, add --amp_level O0" in err
     _, _, err = run(*line, "--amp_level", "O0")
     assert sentence not in err and "measured in O0, this" not in err
     held = torch.load(checkpoint, weights_only=True)
@@ -93,9 +93,9 @@ def test_eval_says_that_the_run_measured_in_another_precision(
     torch.save(held | {"config": held["config"] | {"amp_level": "auto"}}, tmp_path / "auto.ckpt")
     line[2] = str(tmp_path / "auto.ckpt")
     _, _, err = run(*line)
-    assert "measured in bf16, as amp_level auto is here, this evaluation in O0" in err and "--amp_level bf16" in err
+    assert "this checkpoint in bf16 (amp_level auto), this evaluation uses O0" in err and "--amp_level bf16" in err
     _, _, err = run(*line, "--amp_level", "bf16")
-    assert "measures as the run did" not in err
+    assert "for the precision of the run" not in err
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_export_needs_no_data(run: Run, place: Path, checkpoint: str) -> None:
     line = ("export", "--file_format", "ONNX", "--pretrained", checkpoint)
     code, out, err = run(*line, "--config", "away.yaml")
     assert (code, out.splitlines()[0]) == (0, "t2t_vit_quickstart.onnx")
-    assert "compared on embedded images, since data_url /not/on/this/machine does not exist" in err
+    assert "compared on embedded images, because data_url /not/on/this/machine does not exist" in err
     code, _, err = run(*line, "--data_url", "/not/on/this/machine")
     assert (code, err.count("\n")) == (2, 1)
 
@@ -279,7 +279,7 @@ def test_fine_tuning_replaces_the_head(run: Run, place: Path, checkpoint: str) -
         (["train", "quickstart", "--num_classes", "7"], "num_classes is 7"),
         (["train", "quickstart", "--optimizer", "adamww"], "did you mean adamw"),
         (["train", "quickstart", "--amp_level", "O3"], "inference only"),
-        (["train", "quickstart", "--resume", "none.ckpt"], "none.ckpt: there is no such file"),
+        (["train", "quickstart", "--resume", "none.ckpt"], "none.ckpt: no such file"),
         (["eval", "quickstart"], "--pretrained"),
         (["eval", "--pretrained", "none.ckpt"], "none.ckpt"),
         (["infer", "photos/val/cat"], "--checkpoint"),

@@ -114,14 +114,14 @@ def test_a_run_is_continued_in_its_runtime(run: Run, tmp_path: Path, monkeypatch
     code, err = run("--resume", output="p.jsonl")  # without its name
     assert code == 0, err
     assert "converting the network for onnxruntime" in err
-    assert "of an earlier run" in err
+    assert "from an earlier run" in err
     assert (tmp_path / "p.jsonl").read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
 
 
 def test_what_cannot_be_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, err = run("--runtime", "openvino", "--amp_level", "O1", output="x.json")
     assert code == 2
-    assert "runtime openvino computes on the CPU, in float32 or bf16; not on cpu in O1" in err
+    assert "runtime openvino runs on the CPU in float32 or bf16, not on cpu in O1" in err
     monkeypatch.setattr(predictors, "find_spec", lambda _: None)
     code, err = run("--runtime", "openvino", output="x.json")
     assert code == 2

@@ -58,5 +58,5 @@ def test_a_place_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "a.txt", "a"])
 def test_another_ending_would_lie_about_what_is_in_the_file(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *KEYS, "--preview", name]) == 2
-    assert f"--preview writes a PNG; name a file that ends in .png, not {name}" in capsys.readouterr().err
+    assert f"--preview writes a PNG; give a file name that ends in .png, not {name}" in capsys.readouterr().err
     assert not Path(name).exists()

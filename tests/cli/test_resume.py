@@ -201,6 +201,8 @@ def test_runs_with_tricks_go_on_exactly(run: Run, tmp_path: Path, tricks: dict[s
     assert f"step {after // 2 * 2}\n" in err
     assert [text for text in differences_of_runs(straight, place) if "only in one" not in text] == []
     assert len(list(straight.glob("runs/checkpoints/*/*_12.ckpt"))) == 1
+
+
 @pytest.mark.parametrize(
     "keys",
     [
@@ -222,11 +224,11 @@ def test_a_killed_run_with_a_teacher_is_the_same_run(
     assert run(killed, **keys, teacher=teacher, kill_after=3)[0] == -9
     teacher.rename(moved)
     code, err = run(killed, **AUTO)
-    assert code == 2 and err == f"t2t-vit: {teacher}: there is no such file\n"
+    assert code == 2 and err == f"t2t-vit: {teacher}: no such file\n"
     shutil.copy(checkpoint(straight, 9), teacher)
     code, err = run(killed, **AUTO)
     assert code == 2 and err.count("\n") == 1
-    assert f"{teacher} is not the teacher that it began with; name that one's file with --teacher" in err
+    assert f"{teacher} is not the teacher that it began with; give the file of that teacher with --teacher" in err
     code, err = run(killed, **AUTO, teacher=moved)
     assert code == 0, err
     lost = [text for text in differences_of_runs(whole, killed) if "only in one" not in text]
@@ -283,7 +285,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         path.write_bytes(data[: rng.randrange(len(data))])
     code, err = run(place, **AUTO)
     assert code == 0, err
-    assert re.search(r"^skipped for another one: .*_7\.ckpt: is ", err, re.MULTILINE)
+    assert re.search(r"^skipped for an older one: .*_7\.ckpt: is ", err, re.MULTILINE)
     assert "epoch 2, step 6\n" in err
     assert differences_of_runs(straight, place) == []
 
@@ -340,7 +342,7 @@ def test_a_finished_run_says_so_and_writes_nothing(run: Run, straight: Path) -> 
     before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
     code, err = run(straight, **AUTO)
     assert code == 0
-    assert " is finished: max_steps 10 ended it at step 10; --max_steps 0 goes on to the end of epoch 3" in err
+    assert " is finished: max_steps 10 ended it at step 10; --max_steps 0 continues it to the end of epoch 3" in err
     assert {path: path.stat().st_mtime_ns for path in straight.rglob("*")} == before
 
 
@@ -348,7 +350,7 @@ def test_a_finished_run_goes_on_when_it_is_given_more(run: Run, straight: Path, 
     place = copied(straight, tmp_path)
     code, err = run(place, **AUTO, max_steps=0, epochs=4, kill_after=13)
     assert code == -9
-    assert "changed from step 10 on: max_steps 10 -> 0, epochs 3 -> 4; what follows is not what" in err
+    assert "changed from step 10 on: max_steps 10 -> 0, epochs 3 -> 4; from there on, results differ" in err
     rows = history(place / f"runs/logs/{NAME}/history.csv")
     assert [row["step"] for row in rows if row["kind"] == "step"] == ["3", "6", "9", "12"]
 
@@ -366,22 +368,22 @@ def test_what_the_file_says_otherwise_is_named(run: Run, stopped: Path, tmp_path
     ("keys", "sentence"),
     [
         ({"optimizer": "sgd"}, "optimizer adamw -> sgd: the optimizer's state belongs to the old one"),
-        ({"arch": "t2t_vit_7", "resume": "CKPT"}, "arch t2t_vit_quickstart -> t2t_vit_7: its weights"),
+        ({"arch": "t2t_vit_7", "resume": "CKPT"}, "arch t2t_vit_quickstart -> t2t_vit_7: the weights"),
         ({"seed": 3}, "seed 0 -> 3: every random number"),
         ({"with_ema": False}, "with_ema True -> False"),
-        ({"model_average": "swa"}, "model_average none -> swa: an average knows the weights of the epochs"),
+        ({"model_average": "swa"}, "model_average none -> swa: an average covers the weights of all its epochs"),
         ({"train_num_samples": 34}, "train_num_samples 35 -> 34: its steps"),
         ({"batch_size": 5}, "an update takes 8 images, and now 10"),
-        ({"start_epoch": 1}, "start_epoch 0 -> 1: a continued run knows its own epoch"),
+        ({"start_epoch": 1}, "start_epoch 0 -> 1: a continued run has its own epoch"),
         ({"start_epoch": 1, "resume": "CKPT"}, "start_epoch 1 contradicts a continued run"),
         ({"resume": "CKPT", "pretrained": "CKPT", "exclude_epoch_state": False}, "both name a run to continue"),
-        ({"resume": "none.ckpt"}, "none.ckpt: there is no such file"),
-        ({"resume": "foreign.pth"}, "foreign.pth: holds weights but no run of t2t_vit to continue"),
-        ({"resume": "text.txt"}, "text.txt: is no checkpoint of a run of t2t_vit"),
+        ({"resume": "none.ckpt"}, "none.ckpt: no such file"),
+        ({"resume": "foreign.pth"}, "foreign.pth: holds weights but no t2t_vit run to continue"),
+        ({"resume": "text.txt"}, "text.txt: is not a checkpoint of a t2t_vit run"),
         ({"resume": "old.ckpt"}, "old.ckpt: lacks progress, so its run cannot be continued"),
         ({"resume": "other.ckpt"}, "its class 0 is 'boot', and now it is 't-shirt_top'"),
         ({"resume": "fewer.ckpt"}, "it has 36 training images, there are 35 now, and the list"),
-        ({"resume": "torn.ckpt"}, "does not fit"),
+        ({"resume": "torn.ckpt"}, "does not match"),
     ],
 )
 def test_what_cannot_be_continued_is_one_sentence(

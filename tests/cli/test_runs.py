@@ -142,7 +142,7 @@ def test_auto_continues_the_newest_that_was_stopped_and_then_the_others(train: C
         assert identity(name)
     assert content(f"{NAME}-2") == finished
     code, out, err = train(arch=NAME, resume="auto")
-    assert (code, err) == (0, f"the run {NAME}-3 is finished: step 6, epoch 2; a larger --epochs goes on\n")
+    assert (code, err) == (0, f"the run {NAME}-3 is finished: step 6, epoch 2; a larger --epochs continues it\n")
     for line in out.splitlines():
         path = Path(line[18:].split("  ")[0])
         assert line.startswith(("predict", "evaluate")) or path.exists(), line
@@ -179,7 +179,7 @@ def test_a_kill_during_the_last_evaluation_is_repaired(train: Command) -> None:
     assert not report.exists()
     code, out, err = train(arch=NAME, resume="auto")
     assert code == 0
-    assert "the run has made its last step, but its report is missing: it is made now" in err
+    assert "the run is complete but its report is missing; writing it now" in err
     assert str(report) in out and report.exists()
     assert json.loads(report.with_name("evaluation.json").read_text())["step"] == 6
     same = {path for path, data in before.items() if content(NAME)[path] == data}
@@ -201,7 +201,7 @@ def test_a_moved_run_whose_newest_file_is_damaged_goes_on_from_its_best_one(trai
     code, _, err = train(arch=NAME, resume="auto", **moved)
     assert code == 0, err
     assert err.startswith(f"continuing the run {NAME} from {here}/moved/best_checkpoints/{NAME}/{NAME}-1_3.ckpt")
-    assert "skipped for another one" in err
+    assert "skipped for an older one" in err
     assert not (here / "runs").exists()
 
 
@@ -297,14 +297,14 @@ def test_the_commands_at_the_end_are_ready(train: Command, here: Path, capsys: p
 def test_a_finished_run_with_more_epochs_names_both_rates_and_the_other_way(train: Command) -> None:
     assert train(**BASE)[0] == 0
     err = train("on_step", 7, arch=NAME, resume="auto", epochs=6)[2]
-    told = re.search(r"learning rate goes from (\S+) at step 6 to (\S+) at the next one.*--pretrained (\S+)", err)
+    told = re.search(r"learning rate changes from (\S+) at step 6 to (\S+) at the next step.*--pretrained (\S+)", err)
     assert told is not None
     with Path("runs/logs", NAME, "history.csv").open(encoding="utf-8", newline="") as file:
         rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["kind"] == "step"}
     assert float(told[1]) == pytest.approx(rates[6], rel=1e-2)
     assert float(told[2]) == pytest.approx(rates[7], rel=1e-2)
     assert train(**BASE, pretrained=told[3])[0] == 0  # what it advises
-    assert "learning rate goes" not in train(arch=NAME, resume="auto")[2]
+    assert "learning rate changes" not in train(arch=NAME, resume="auto")[2]
 
 
 def test_a_diverged_run_names_the_checkpoint_from_before(train: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +373,7 @@ def test_runs_at_once_each_have_a_folder_and_the_living_are_not_continued(
     for keys in ({"arch": NAME, "resume": "auto"}, {"resume": last}):
         code, _, err = train(**keys)
         assert code == 2
-        assert re.fullmatch(r"t2t-vit: the run in \S+ is alive: process \d+ on \S+ works on it; .*\n", err)
+        assert re.fullmatch(r"t2t-vit: the run in \S+ is running: process \d+ on \S+; .*\n", err)
         assert re.findall(r"process (\d+)", err)[0] in (str(one.pid), str(two.pid))
     one.send_signal(signal.SIGKILL)
     two.send_signal(signal.SIGTERM)
@@ -457,9 +457,7 @@ def test_a_quickstart_replaces_a_finished_one_alone(
     stopped = mark_in(folder / f"{NAME}-2")
     assert main(QUICK) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        "t2t-vit quickstart --resume auto continues it, and where runs/quickstart is deleted a new one begins" in said
-    )
+    assert "continue it with t2t-vit quickstart --resume auto, or delete runs/quickstart to begin a new one" in said
     assert main([*QUICK, "--resume", "auto"]) == 0
     assert mark_in(folder / f"{NAME}-2") == stopped
     shutil.rmtree("runs/quickstart")
@@ -482,6 +480,6 @@ def test_a_quickstart_that_is_alive_is_left_alone(
     lock.tell({})
     assert main(QUICK) == 2
     said = capsys.readouterr().err
-    assert re.search(rf"runs/quickstart belongs to a quickstart that process {os.getpid()} on \S+ is making", said)
+    assert re.search(rf"runs/quickstart is in use by a running quickstart, process {os.getpid()} on \S+;", said)
     assert [path.name for path in Path("runs/quickstart").iterdir()] == [LOCK]
     lock.release()

@@ -105,7 +105,10 @@ def test_a_folder_is_enough(run: Run) -> None:
     assert code == 0, err
     lines = err.splitlines()
     assert lines[0].startswith("scratch: 48 training images of 2 classes, in colour, half of them at least 52 pixels")
-    assert "  arch t2t_vit_4, image_size 64: 4 blocks and small images are quick: each is seen more often" in lines
+    assert (
+        "  arch t2t_vit_4, image_size 64: 4 blocks and small images train fast, so each image is seen more often"
+        in lines
+    )
     assert any(line.startswith("  as given on the command line: ") and "batch_size 16" in line for line in lines)
     assert "0.2 of each class of my photos is kept for validation, 12 of 60 images" in err
     assert "place of" not in err  # warm-up was chosen for these epochs
@@ -174,7 +177,7 @@ def advice(sentence: str) -> list[str]:
 def test_a_transfer_without_weights_names_scratch(run: Run, recipe: str) -> None:
     code, out, err = run("train", recipe, "--data_url", "my photos", *QUICK)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"{recipe} starts from weights, and none are named" in err
+    assert f"{recipe} starts from weights, but none are given" in err
     command = advice(err)
     assert command == ["train", "scratch", "--data_url", "my photos"]
     assert run(*command, *QUICK, "--max_steps", "1")[0] == 0
@@ -201,18 +204,16 @@ def test_scratch_with_weights_names_finetune(run: Run) -> None:
 
 def test_scratch_without_images_says_what_it_needs(run: Run) -> None:
     code, _, err = run("train", "scratch")
-    assert (code, err) == (2, "t2t-vit: scratch looks at the images before it chooses; name their folder with "
-                              "--data_url FOLDER\n")  # fmt: skip
+    assert (code, err) == (2, "t2t-vit: scratch looks at the images before it chooses the settings; give their "
+                              "folder with --data_url FOLDER\n")  # fmt: skip
 
 
 def test_a_recipe_of_imagenet_on_a_cpu_names_scratch(run: Run) -> None:
     line = ["train", "t2t_vit_7", "--data_url", "my photos", "--val_split", "0.2", "--image_size", "32", *QUICK]
     code, _, err = run(*line, "--max_steps", "1", "--num_parallel_workers", "0", "--pynative_mode", "True")
     assert code == 0, err
-    (sentence,) = [line for line in err.splitlines() if "is made for" in line]
-    assert sentence.startswith(
-        "t2t_vit_7 is made for ImageNet on 8 GPUs, 300 epochs; for a folder of your own on a CPU"
-    )
+    (sentence,) = [line for line in err.splitlines() if "is for ImageNet" in line]
+    assert sentence.startswith("t2t_vit_7 is for ImageNet on 8 GPUs, 300 epochs; for your own images on a CPU")
     assert advice(sentence) == ["train", "scratch", "--data_url", "my photos"]
 
 

@@ -213,7 +213,7 @@ def test_a_run_with_a_teacher_keeps_nothing_of_it_but_its_name_and_digest(
     ("words", "sentence"),
     [
         (["--distill=hard"], "distill hard needs a teacher; name its file with --teacher, or leave distill at none"),
-        (["--distill=soft", "--teacher=none.ckpt"], "none.ckpt: there is no such file"),
+        (["--distill=soft", "--teacher=none.ckpt"], "none.ckpt: no such file"),
         (
             ["--distill=dense", "--teacher=x", "--mix_token=1"],
             "mix_token 1.0 takes the place of mixup and cutmix; set both to 0, or leave mix_token at 0",

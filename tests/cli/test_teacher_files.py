@@ -110,7 +110,7 @@ def test_imagenets_networks_teach_a_part_of_its_folders(tmp_path: Path) -> None:
         ("timm:test_resnet", "a network of timm's is written timm:NAME=FILE, such as timm:resnet18=resnet18.pth"),
         ("timm:hf-hub:owner/name=w.pth", "a network of timm's is written timm:NAME=FILE"),
         ("timm:resnet81=w.pth", "timm has no network 'resnet81'; did you mean 'resnet18'?"),
-        ("timm:test_resnet=none.pth", "none.pth: there is no such file"),
+        ("timm:test_resnet=none.pth", "none.pth: no such file"),
         ("timm:test_vit=w.pth", "w.pth: are not the weights of timm's test_vit: "),
         ("timm:test_resnet=w.txt", "w.txt: is a text file, not a checkpoint"),
     ],

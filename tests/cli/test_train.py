@@ -21,26 +21,26 @@ def fitted(counts: tuple[int, ...], given: tuple[str, ...] = (), **keys: object)
 def test_two_classes_are_not_smoothed_unless_somebody_says_so() -> None:
     config, told = fitted((20, 20))
     assert (config.num_classes, config.label_smoothing) == (2, 0.0)
-    assert told[-1].startswith("label_smoothing 0.1 is off, as there are 2 classes")
+    assert told[-1].startswith("label_smoothing 0.1 is off, because there are 2 classes")
     assert fitted((20, 20), ("label_smoothing",))[0].label_smoothing == 0.1
     assert fitted((20, 20, 20))[0].label_smoothing == 0.1
-    assert fitted((20, 20), label_smoothing=0.0)[1] == ["20 training images a class"]
+    assert fitted((20, 20), label_smoothing=0.0)[1] == ["20 training images per class"]
 
 
 @pytest.mark.parametrize(
     ("counts", "balance", "expected"),
     [
-        ((20, 30, 25), "none", ["training images a class: 20 (a) to 30 (b)"]),
+        ((20, 30, 25), "none", ["training images per class: 20 (a) to 30 (b)"]),
         (
             (20, 300, 25),
             "none",
             [
-                "training images a class: 20 (a) to 300 (b); rare classes may lose: --class_balance weights (or "
-                "sampling) makes up for it"
+                "training images per class: 20 (a) to 300 (b); rare classes may be recognised less often: "
+                "--class_balance weights (or sampling) helps"
             ],
         ),
-        ((20, 79, 25), "none", ["training images a class: 20 (a) to 79 (b)"]),
-        ((20, 300, 25), "weights", ["training images a class: 20 (a) to 300 (b)"]),
+        ((20, 79, 25), "none", ["training images per class: 20 (a) to 79 (b)"]),
+        ((20, 300, 25), "weights", ["training images per class: 20 (a) to 300 (b)"]),
     ],
 )
 def test_class_counts_are_said(counts: tuple[int, ...], balance: str, expected: list[str]) -> None:
@@ -48,4 +48,4 @@ def test_class_counts_are_said(counts: tuple[int, ...], balance: str, expected: 
 
 
 def test_few_images_are_remarked_upon() -> None:
-    assert "fewer than 10 training images in 2 of 3 classes" in fitted((9, 3, 12))[1][-1]
+    assert "classes with fewer than 10 training images: 2 of 3" in fitted((9, 3, 12))[1][-1]

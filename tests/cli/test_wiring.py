@@ -230,7 +230,7 @@ def test_infer_does_not_resume_with_other_weights(
     assert "had another checkpoint" in capsys.readouterr().err
     write_checkpoint(here / "q.ckpt", seed=0)
     assert main([*line, "--resume"]) == 1
-    assert "4 of an earlier run" in capsys.readouterr().err
+    assert "4 from an earlier run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["torch", "openvino", "onnxruntime"])

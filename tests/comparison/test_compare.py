@@ -225,7 +225,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(make_run: MakeRun) -> No
         (["runs/logs/a", "nowhere"], "nowhere: is not a folder"),
         (["runs/logs/a", "runs"], "runs: holds no history.csv and no checkpoint"),
         (["runs/logs/a", "runs/logs/b", "--output", "runs"], "is a folder"),
-        (["--json"], "compare needs what to work on: RUN RUN ..."),
+        (["--json"], "compare needs something to work on: RUN RUN ..."),
     ],
 )
 def test_mistakes(make_run: MakeRun, words: Sequence[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

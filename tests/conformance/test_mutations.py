@@ -98,7 +98,7 @@ def test_a_mutant_never_passes(
     assert mindspore_python
     monkeypatch.setattr(Mutant, "change", change)
     monkeypatch.setattr("t2t_vit.export.mindir.GraphWriter", Mutant)
-    with pytest.raises(DisagreementError, match="not written, since it does not agree"):
+    with pytest.raises(DisagreementError, match="not written, because it does not agree"):
         export(predictor, tmp_path / "x.mindir")
     assert list(tmp_path.iterdir()) == []
 

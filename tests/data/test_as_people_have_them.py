@@ -70,7 +70,7 @@ def test_data_sets_side_by_side_are_no_classes(tmp_path: Path) -> None:
         put(tmp_path / name / "train", "a", "b")
         put(tmp_path / name / "val", "a", "b")
     sentence = refused(tmp_path)
-    assert "is a data set of its own, with train, val in it" in sentence
+    assert "is itself a data set, with train, val in it" in sentence
     assert opened(Path(advised(sentence, "data_url")), val_split=0)[0].classes == ("a", "b")
 
 
@@ -87,7 +87,7 @@ def test_one_class_is_nothing_to_learn(tmp_path: Path) -> None:
     assert "holds one class, sub, and 9 images in no folder" in refused(tmp_path / "loose")
     put(tmp_path / "split" / "train", "a")
     put(tmp_path / "split" / "val", "a")
-    assert "holds one class, a; to learn anything" in refused(tmp_path / "split")
+    assert "holds one class, a; training needs two or more" in refused(tmp_path / "split")
 
 
 def test_one_level_too_low_names_the_folder_above(tmp_path: Path) -> None:
@@ -116,14 +116,14 @@ def test_what_is_left_out_is_counted_and_named_in_one_line(tmp_path: Path) -> No
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     train, val, told = opened(tmp_path)
     assert (train.classes, len(train) + len(val)) == (("a", "b"), 10 if not has_heif() else 12)
-    lines = [line for line in told if line.startswith("not read in")]
+    lines = [line for line in told if line.startswith("ignored in")]
     assert len(lines) == 1
     expected = [
-        f"not read in {tmp_path}: 2 images beside the class folders (0.png, 1.png); ",
+        f"ignored in {tmp_path}: 2 images beside the class folders (0.png, 1.png); ",
         "folders without images (labels); ",
         "@eaDir 2, ._* 2, $RECYCLE.BIN, ",
-        "links that lead nowhere or back (gone)",
-        "1 .txt, 1 without one",
+        "broken or circular links (gone)",
+        "1 .txt, 1 without ending",
     ]
     expected += [] if has_heif() else ["2 .heic", "to read HEIC: pip install pillow-heif"]
     assert [text for text in expected if text not in lines[0]] == []
@@ -137,7 +137,7 @@ def test_runs_are_no_classes(tmp_path: Path) -> None:
     put(tmp_path / "runs" / "logs" / "t2t_vit_7", each=1)  # a preview
     train, _, told = opened(tmp_path)
     assert train.classes == ("a", "b")
-    assert f"not read in {tmp_path}: the files of runs (out, runs, s)" in told
+    assert f"ignored in {tmp_path}: files of runs (out, runs, s)" in told
     (tmp_path / "new" / "logs").mkdir(parents=True)  # of the run that begins
     own = [(tmp_path / "new" / name).resolve() for name in ("logs", "summary")]
     assert opened(tmp_path, own=own)[0].classes == ("a", "b")
@@ -174,11 +174,11 @@ def test_a_folder_called_train_that_holds_folders_of_images_is_a_part(tmp_path: 
 def test_classes_may_be_called_as_parts_are(tmp_path: Path, names: tuple[str, ...]) -> None:
     put(tmp_path, *names)
     assert re.search(
-        r"so (they are|it is a) class(es)? as the others are: set val_split to 0.2", refused(tmp_path, val_split=0)
+        r"so (they are|it is a) class(es)? like the others: set val_split to 0.2", refused(tmp_path, val_split=0)
     )
     train, val, told = opened(tmp_path, val_split=0.2)
     assert train.classes == val.classes == tuple(sorted(names))
-    assert any("as the others are; in a split the images would lie in" in line for line in told)
+    assert any("like the others; in a split the images would lie in" in line for line in told)
     kept = open_images("val", dataset="ImageNet", data_url=str(tmp_path), val_split=0.2)
     assert [kept.name(i) for i in range(len(kept))] == [val.name(i) for i in range(len(val))]
 
@@ -227,7 +227,7 @@ def test_a_folder_without_parts_is_measured_whole(tmp_path: Path) -> None:
     images, told = measured(tmp_path, ("d", "c", "b"))
     assert images.targets.tolist() == [2] * 5 + [0] * 5
     assert told == [
-        f"no validation folder in {tmp_path}: all of its images are measured",
+        f"no validation folder in {tmp_path}: all of its images are used",
         "the validation images: 2 of the 3 classes of x.ckpt; missing: 'c'",
     ]
 
@@ -270,16 +270,14 @@ def test_both_forms_in_one_folder_are_merged_and_said(tmp_path: Path) -> None:
     train, val, told = opened(tmp_path)
     assert train.classes == ("Brot", NFC)
     assert len(train) + len(val) == 15
-    assert any(
-        "holds 2 folders called Käse, written in different forms of Unicode: they are one class" in t for t in told
-    )
+    assert any("holds 2 folders called Käse, in different forms of Unicode: they are one class" in t for t in told)
 
 
 def test_names_that_differ_by_case_are_named(tmp_path: Path) -> None:
     put(tmp_path, "Cat", "cat", "dog")
     train, _, told = opened(tmp_path)
     assert train.classes == ("Cat", "cat", "dog")
-    assert any(line.startswith("Cat and cat differ by case alone and are 2 classes") for line in told)
+    assert any(line.startswith("Cat and cat differ only in case and are 2 classes") for line in told)
 
 
 def test_names_that_are_no_utf8_are_shown_by_escapes(tmp_path: Path) -> None:
@@ -301,7 +299,7 @@ def test_a_list_of_files_gives_the_same_images(tmp_path: Path) -> None:
     again = FolderImages.of_files(tmp_path, "RGB", images.classes, files)
     assert [again.relative(i) for i in range(6)] == files
     assert again.targets.tolist() == images.targets.tolist()[::-1]
-    with pytest.raises(UserError, match="belongs to none of the classes"):
+    with pytest.raises(UserError, match="is not in any of the classes"):
         FolderImages.of_files(tmp_path, "RGB", ("b",), files)
 
 
@@ -331,7 +329,7 @@ def test_links_that_lead_back_bring_no_images_of_other_classes(tmp_path: Path) -
     }
     assert sorted(found.links) == ["above", "itself"]
     assert folders_in(photos) == ["a", "above", "b", "c"]
-    assert opened(tmp_path / "photos")[2][0].endswith("links that lead nowhere or back (above, itself)")
+    assert opened(tmp_path / "photos")[2][0].endswith("broken or circular links (above, itself)")
 
 
 def test_folders_beside_a_split_are_named_as_left_out(tmp_path: Path) -> None:
@@ -351,10 +349,10 @@ def test_folders_beside_a_split_are_named_as_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("photo", r"does not exist; .* holds photos; name a folder of images, as FOLDER/CLASS"),
-        ("photos.zip", "is an archive; unpack it, and name a folder of images"),
-        ("photos/a/0.png", "is not a folder; name a folder of images"),
-        ("https://example.org/photos.zip", "is an address; download what is there"),
+        ("photo", r"does not exist; .* holds photos; give a folder of images, as FOLDER/CLASS"),
+        ("photos.zip", "is an archive; unpack it, and give a folder of images"),
+        ("photos/a/0.png", "is not a folder; give a folder of images"),
+        ("https://example.org/photos.zip", "is an address; download it"),
     ],
 )
 def test_what_is_no_folder_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, what: str) -> None:
@@ -395,7 +393,7 @@ def test_a_folder_that_may_not_be_read_is_named_with_what_helps(
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", closed)
         sentence = refused(root)
-    assert sentence.startswith(f"{root / name} cannot be read (Permission denied); make it readable, or move it out of")
+    assert sentence.startswith(f"{root / name} cannot be read (Permission denied); make it readable, or move")
     (root / name).rename(tmp_path / "moved out")
     put(root, "c")
     assert "b" in opened(root)[0].classes

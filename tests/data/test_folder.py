@@ -80,7 +80,7 @@ def wrong(expected: str) -> object:
 def test_folder_mistakes_each_have_a_sentence(tmp_path: Path) -> None:
     with wrong("needs data_url"):
         open_images("train", dataset="ImageNet")
-    with wrong("nowhere does not exist.*name a folder of images"):
+    with wrong("nowhere does not exist.*give a folder of images"):
         folder(tmp_path / "nowhere")
     tree(tmp_path / "a")
     with wrong(re.escape("validation does not exist") + ".*holds train, val"):  # a name that was given is meant
@@ -96,7 +96,7 @@ def test_folder_mistakes_each_have_a_sentence(tmp_path: Path) -> None:
         open_training_images(dataset="ImageNet", data_url=str(tmp_path / "a"))
     (tmp_path / "c" / "train" / "ant").mkdir(parents=True)
     (tmp_path / "c" / "train" / "ant" / "readme.md").write_text("")
-    with wrong("no images in them"):
+    with wrong("class folders without images"):
         folder(tmp_path / "c")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train").write_text("a file")
@@ -134,7 +134,7 @@ def test_validation_images_take_the_numbers_of_the_training_classes(tmp_path: Pa
     assert val.targets.tolist() == [0, 0, 2, 2]
     assert f"{tmp_path / 'val'}: 2 of the 3 classes of {tmp_path / 'train'}; missing: 'cat'" in told
     put(tmp_path / "val" / "emu" / "0.png")
-    with wrong("val differ from those of .*train: it lacks 'cat' and has 'emu' besides; move that folder away"):
+    with wrong("val differ from those of .*train: it lacks 'cat' and has 'emu' besides; move that folder elsewhere"):
         open_training_images(dataset="ImageNet", data_url=str(tmp_path))
     (tmp_path / "val" / "emu").rename(tmp_path / "val" / "Cat")
     with wrong("has 'Cat' besides; names are compared letter by letter, so rename 'Cat' to 'cat'"):

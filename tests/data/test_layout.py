@@ -102,5 +102,5 @@ def test_what_is_missing_is_said_with_a_way_out(tmp_path: Path) -> None:
         Tree(flat, val_dir="nowhere").train()
     fill(tmp_path / "odd" / "learn")
     fill(tmp_path / "odd" / "test")
-    with pytest.raises(UserError, match="holds test but no folder train; name the one with train_dir"):
+    with pytest.raises(UserError, match="holds test but no folder train; give the training folder with train_dir"):
         both(tmp_path / "odd", val_split=0.1)

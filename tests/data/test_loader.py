@@ -123,7 +123,9 @@ def test_views_of_an_image_are_augmented_each_for_itself_and_shared_by_processes
 
 
 def test_an_update_of_one_image_alone_is_refused_and_the_advice_helps() -> None:
-    told = "repeated_augment 4: an update of 4 would hold views of one image alone; lower it, or let batch_size"
+    told = (
+        "repeated_augment 4: an update of 4 images would contain views of only one image; lower it, or raise batch_size"
+    )
     with pytest.raises(UserError, match=told):
         loader(Numbered(24), 4, views=4)
     assert len(loader(Numbered(24), 4, views=3)) == len(loader(Numbered(24), 2, views=3, world=2)) == 6
@@ -210,7 +212,7 @@ def test_some_broken_images_are_passed_over(count: int, most: int) -> None:
     notes: list[str] = []
     list(loader(Numbered(count, tuple(range(most))), batch_size=count // 2, note=notes.append).epoch(0))
     assert len(notes) == most
-    with pytest.raises(UserError, match="too many training images are broken"):
+    with pytest.raises(UserError, match="too many training images are unreadable"):
         list(loader(Numbered(count, tuple(range(most + 1))), batch_size=count // 2).epoch(0))
 
 
@@ -263,9 +265,9 @@ class Fatal(Numbered):
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ("kill", "a data worker process was killed by SIGKILL, most often for lack of memory; choose fewer"),
-        ("exit", "a data worker process ended with exit code 3, most often for lack of memory; choose fewer"),
-        ("memory", "there is no memory for a batch; choose fewer"),
+        ("kill", "a data worker process was killed by SIGKILL, usually for lack of memory; lower"),
+        ("exit", "a data worker process ended with exit code 3, usually for lack of memory; lower"),
+        ("memory", "there is not enough memory for a batch; lower"),
     ],
 )
 def test_a_worker_that_dies_over_a_batch_is_one_sentence(how: str, sentence: str) -> None:
@@ -280,7 +282,7 @@ def test_a_worker_that_hangs_is_one_sentence(monkeypatch: pytest.MonkeyPatch) ->
         raise WorkerSilentError("gave no answer for 15 minutes")
 
     monkeypatch.setattr("t2t_vit.data.loader.in_order", lambda *_: silent)
-    with pytest.raises(UserError, match=r"a data worker process gave no answer for 15 minutes; see whether the disk"):
+    with pytest.raises(UserError, match=r"a data worker process gave no answer for 15 minutes; check the disk"):
         list(loader(Numbered(200), workers=2).epoch(0))
 
 
@@ -300,9 +302,7 @@ def test_broken_images_are_named_once_and_replaced_by_the_same_others() -> None:
     notes: list[str] = []
     train = loader(Numbered(20, broken=(3, 7)), note=notes.append)
     first = classes(train.epoch(0))
-    assert sorted(notes) == [
-        f"numbered image {i}: the file is truncated; another image takes its place" for i in (3, 7)
-    ]
+    assert sorted(notes) == [f"numbered image {i}: the file is truncated; another image replaces it" for i in (3, 7)]
     assert sum(len(batch) for batch in first) == 20
     assert not {3, 7} & {i for batch in first for i in batch}
     assert first == classes(train.epoch(0))
@@ -315,7 +315,7 @@ def test_broken_images_are_named_once_and_replaced_by_the_same_others() -> None:
 @pytest.mark.parametrize("broken", [6, 10])
 def test_too_many_broken_images_end_the_training(broken: int) -> None:
     train = loader(Numbered(10, broken=tuple(range(broken))), batch_size=5)
-    with pytest.raises(UserError, match=r"too many training images are broken: \d+ so far of 10.*repair or remove"):
+    with pytest.raises(UserError, match=r"too many training images are unreadable: \d+ so far of 10.*repair or remove"):
         list(train.epoch(0))
 
 
@@ -323,12 +323,12 @@ def test_a_large_batch_is_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     train = loader(Numbered(5), batch_size=64, note=notes.append, world=2)
     assert (train.batch_size, len(train)) == (2, 1)
-    assert notes == ["batch_size 64 is cut to 2: there are 5 training images"]
+    assert notes == ["batch_size 64 is reduced to 2: there are 5 training images"]
     with pytest.raises(UserError, match="1 training image for 2 processes"):
         loader(Numbered(1), world=2)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
     loader(Numbered(50), workers=8, note=notes.append)
-    assert notes[-1] == "num_parallel_workers 8 is cut to 1, the number of cores"
+    assert notes[-1] == "num_parallel_workers 8 is reduced to 1, the number of cores"
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -178,11 +178,11 @@ def test_images_of_any_size(trained: TorchPredictor, few: Evidence, tmp_path: Pa
     ("file_format", "kind", "expected"),
     [
         ("AOTI", Kind("int8"), "AOTI has no precision int8; choose fp32"),
-        ("PT2", Kind(dynamic_size=True), "PT2 has one image size"),
-        ("SAFETENSORS", Kind(batch=2), "holds weights alone"),
-        ("SAFETENSORS", Kind(normalised_inside=True), "holds weights alone"),
+        ("PT2", Kind(dynamic_size=True), "PT2 has a fixed image size"),
+        ("SAFETENSORS", Kind(batch=2), "holds only weights"),
+        ("SAFETENSORS", Kind(normalised_inside=True), "holds only weights"),
         ("OPENVINO", Kind("fp8"), "OPENVINO has no precision fp8; choose fp32 or fp16 or int8"),  # type: ignore[arg-type]
-        ("TENSORRT", Kind(), "there is none here: nothing was written.*trtexec"),
+        ("TENSORRT", Kind(), "this machine has none: nothing was written.*trtexec"),
         ("AIR", Kind(), "nothing was written"),
     ],
 )

@@ -106,11 +106,11 @@ LATER: dict[str, tuple[Callable[[T2TViT], object], str]] = {
     ),
     "patch": (
         lambda m: setattr(m.tokens_to_token.split1, "forward", lambda x: x),
-        "tokens_to_token.split1 has a forward of its own",
+        "tokens_to_token.split1 has its own forward",
     ),
     "trained features": (
         lambda m: m.tokens_to_token.attention1.w.requires_grad_(),
-        "tokens_to_token.attention1 has a w that wants a gradient",
+        "tokens_to_token.attention1 has a w that requires a gradient",
     ),
     "norm without bias": (
         lambda m: setattr(m.tokens_to_token.attention1, "norm1", nn.LayerNorm(147, bias=False)),
@@ -160,7 +160,7 @@ def test_second_derivatives(triton_device: torch.device) -> None:
 def test_on_a_cpu_it_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a CUDA device")
-    with pytest.raises(UserError, match="cannot fuse the network: its kernels need a CUDA device, and there is none"):
+    with pytest.raises(UserError, match="cannot fuse the network: its kernels need a CUDA device, but there is none"):
         fuse(small())
 
 
@@ -168,7 +168,7 @@ def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turing has 64 KiB of shared memory where the kernels want 71 and more."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     cuda = torch.device("cuda")
-    assert why_not_fusible(cuda) == "its kernels need a GPU of compute capability 8.0 or more, and this one has 7.5"
+    assert why_not_fusible(cuda) == "its kernels need a GPU of compute capability 8.0 or more, but this one has 7.5"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     assert why_not_fusible(cuda) is None
     assert "the network is on xpu" in str(why_not_fusible(torch.device("xpu"))) or not torch.cuda.is_available()

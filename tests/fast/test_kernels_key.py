@@ -23,9 +23,9 @@ def small() -> T2TViT:
 @pytest.mark.parametrize(
     ("kernels", "device", "reason"),
     [
-        ("fast", "cpu", f"there are no kernels 'fast'; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}"),
-        ("cpu", "cuda", "kernels 'cpu' cannot run: they are for inference on a CPU, and the device is cuda"),
-        ("native", "mps", "kernels 'native' cannot run: they are for inference on a CPU, and the device is mps"),
+        ("fast", "cpu", f"kernels 'fast' do not exist; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}"),
+        ("cpu", "cuda", "kernels 'cpu' cannot run: they are for inference on a CPU, but the device is cuda"),
+        ("native", "mps", "kernels 'native' cannot run: they are for inference on a CPU, but the device is mps"),
         ("triton", "meta", "kernels 'triton' cannot run: its kernels need a CUDA device"),
     ],
 )
@@ -37,7 +37,7 @@ def test_what_cannot_run_says_why(kernels: str, device: str, reason: str) -> Non
 
 def test_native_kernels_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "unavailable", lambda: "there is no C++ compiler")
-    with pytest.raises(UserError, match="kernels 'native' cannot run: there is no C\\+\\+ compiler; 'auto' takes"):
+    with pytest.raises(UserError, match="kernels 'native' cannot run: there is no C\\+\\+ compiler; 'auto' chooses"):
         prepared(small(), "native", FLOAT32)
 
 

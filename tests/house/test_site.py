@@ -1,6 +1,7 @@
 """What the site's build generates is complete: every key, command, public name and message."""
 
 import ast
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,3 +64,39 @@ def test_every_place_is_filled(site: ModuleType) -> None:
     pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md")]
     assert {name for text in pages for name in site.PLACE.findall(text)} == set(site.GENERATED)
     assert "<!--" not in site.filled("x\n<!-- generated: words -->\n")
+
+
+INDEX = {
+    "config": {"separator": r"[\s\-_,:!=\[\]()\\\"`/]+|\.(?!\d)"},
+    "items": [
+        {"location": "a.html", "title": "Keys", "text": "<p>the share of <code>val_split</code>, 0.15</p>"},
+        {"location": "b.html#split", "title": "Split", "text": "<p>held out</p>"},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("word", "pages"),
+    [
+        ("val_split", {"a.html"}),
+        ("split", {"a.html", "b.html"}),
+        ("KEYS", {"a.html"}),
+        ("held", {"b.html"}),
+        ("code", set()),
+    ],
+)
+def test_words_are_looked_up_in_the_search_index(site: ModuleType, word: str, pages: set[str]) -> None:
+    assert site.pages_with(INDEX, word) == pages
+
+
+@pytest.mark.thorough
+def test_the_built_site_finds_words_without_network(site: ModuleType) -> None:
+    path = site.SITE / "search.json"
+    if not path.exists():
+        pytest.skip("the site is not built: make site")
+    index = json.loads(path.read_text(encoding="utf-8"))
+    assert [word for word, page in site.SEARCHED.items() if page not in site.pages_with(index, word)] == []
+    scripts = [
+        file for file in (site.SITE / "assets").rglob("*.js") if "search.json" in file.read_text(encoding="utf-8")
+    ]
+    assert scripts, "the search is not one of the site's own files"

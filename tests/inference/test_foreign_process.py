@@ -92,7 +92,9 @@ def test_a_graph_without_end_ends_at_the_limit(write: Callable[[Path], Path], tm
     predictor = opened(write(tmp_path / "x.onnx"))
     number = predictor._process._process.pid
     predictor._process._limits = Limits(seconds=1)  # once it is loaded, which takes a while on a busy machine
-    with pytest.raises(ProgramError, match=r"takes longer than 1 s for 2 images; if you trust it, raise exported_seco"):
+    with pytest.raises(
+        ProgramError, match=r"takes longer than 1 s for 2 images; if you trust the file, raise exported_seco"
+    ):
         predictor.logits(IMAGES)
     assert not is_there(number)
     with pytest.raises(ProgramError, match=r"x\.(onnx|xml): "):  # and is not asked again
@@ -120,7 +122,7 @@ def test_what_others_compute_does_not_count(tmp_path: Path, monkeypatch: pytest.
     predictor = opened(long_onnx(tmp_path / "x.onnx"), exported_seconds=2)
     monkeypatch.setattr("t2t_vit.inference.foreign_process._LEAST_SECONDS", 0.5)
     monkeypatch.setattr("t2t_vit.inference.foreign_process.processor_seconds", lambda _: 0.0)
-    with pytest.raises(ProgramError, match=r"takes longer than 2 s for 2 images; if you trust it"):
+    with pytest.raises(ProgramError, match=r"takes longer than 2 s for 2 images; if you trust the file"):
         predictor.logits(IMAGES)
 
 
@@ -144,7 +146,7 @@ def test_a_signal_is_heard_during_a_graph_without_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at_once", [True, False])
 def test_memory_has_a_limit(at_once: bool, tmp_path: Path) -> None:
     path = numbers_onnx(tmp_path / "x.onnx", 500_000_000 if at_once else 10_000_000, at_once=at_once)  # 2 GB, 5.8 GB
-    said = r"x.onnx: needs more memory (to load|for 2 images) than the 1 GB of exported_memory; if you trust it, raise"
+    said = r"x.onnx: needs more memory (to load|for 2 images) than the 1 GB of exported_memory; if you trust"
     with pytest.raises(ProgramError, match=said):
         opened(path, exported_memory=1).logits(IMAGES)
 
@@ -218,7 +220,7 @@ def test_answers_that_are_not_finite_count_as_wrong(tmp_path: Path, capsys: pyte
     )
     assert main(["eval", "--pretrained", str(path), "--data_url", str(tmp_path), "--num_parallel_workers", "0"]) == 0
     out, err = capsys.readouterr()
-    assert "x.onnx: answers 4 images with no finite numbers; they count as wrong" in err
+    assert "x.onnx: answers 4 images with no finite number; they count as wrong" in err
     assert "of 6 images" in out
 
 
@@ -271,7 +273,9 @@ def test_a_command_that_runs_a_graph_without_end_can_be_stopped(tmp_path: Path, 
 def test_a_process_that_was_ended_is_not_called_a_crash(tmp_path: Path) -> None:
     predictor = opened(mean_onnx(tmp_path / "x.onnx"))
     predictor._process.close()
-    with pytest.raises(ProgramError, match=r"was ended in ONNX Runtime by an earlier failure .*; load the file again$"):
+    with pytest.raises(
+        ProgramError, match=r"was stopped in ONNX Runtime by an earlier failure .*; load the file again$"
+    ):
         predictor.logits(IMAGES)
 
 

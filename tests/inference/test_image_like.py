@@ -131,7 +131,7 @@ def test_top_k_is_a_list_for_each_image() -> None:
         (np.full((4, 4), "a"), "its numbers are of type"),
         (b"no image", "image: it is not an image"),
         (b"", "the file is empty"),
-        (io.StringIO("text"), "the file is open for text; open it with mode 'rb'"),
+        (io.StringIO("text"), "the file is open in text mode; open it with mode 'rb'"),
         ("gone.png", "gone.png: it cannot be read"),
     ],
 )

@@ -128,7 +128,7 @@ def test_what_this_run_writes_is_not_read_back(tmp_path: Path) -> None:
 def test_another_question_is_refused_and_the_journal_kept(tmp_path: Path) -> None:
     path = interrupted(tmp_path / "p.json", batches(0, 8))
     before = path.read_bytes()
-    with pytest.raises(UserError, match="had another checkpoint and top_k; ask for the same again"):
+    with pytest.raises(UserError, match="had another checkpoint and top_k; use the same again"):
         journal(tmp_path / "p.json", resume=True, asked={"checkpoint": "def", "top_k": 1})
     assert path.read_bytes() == before
 
@@ -180,7 +180,7 @@ def test_a_journal_that_holds_nothing_yet(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "p.json.journal").write_bytes(content)
     notes: list[str] = []
     kept = journal(tmp_path / "p.json", resume=True, notes=notes)
-    assert "beginning at the beginning" in notes[0]
+    assert "starting from the beginning" in notes[0]
     for batch in batches(0, 8):
         kept.record(batch)
     header, *lines = kept.path.read_text().splitlines()
@@ -193,7 +193,9 @@ def test_a_journal_that_holds_nothing_yet(tmp_path: Path, content: bytes) -> Non
 def test_another_programs_file_is_left_alone(tmp_path: Path, content: bytes, resume: bool) -> None:
     path = tmp_path / "lab.journal"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="is no journal of infer, which keeps its own there; name another output"):
+    with pytest.raises(
+        UserError, match="is not a journal of infer, but infer keeps its journal there; choose another output"
+    ):
         journal(tmp_path / "lab", resume=resume)
     assert path.read_bytes() == content
 
@@ -206,7 +208,7 @@ def test_a_link_in_the_journals_place(tmp_path: Path, resume: bool) -> None:
         link = tmp_path / "p.json.journal"
         link.unlink(missing_ok=True)
         link.symlink_to(to)
-        with pytest.raises(UserError, match="is a link or no file"):
+        with pytest.raises(UserError, match="is a link or not a file"):
             journal(tmp_path / "p.json", resume=resume)
     assert target.read_bytes() == whole and not (tmp_path / "nowhere").exists()
 

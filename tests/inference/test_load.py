@@ -145,7 +145,7 @@ def test_what_only_looks_like_onnx(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not an ONNX model"):
         t2t_vit.load(tmp_path / "text.onnx")
     (tmp_path / "cut.onnx").write_bytes(b"\x08\x0a\x12\x07t2t_vit\x1a")
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         t2t_vit.load(tmp_path / "cut.onnx")
 
 
@@ -186,6 +186,6 @@ def test_a_file_of_a_size_that_is_no_square_says_which_would_fit(tmp_path: Path)
         torch.testing.assert_close(opened.model(images), model(images))
     del state["pos_embed"]
     torch.save(state, tmp_path / "without.pth")
-    with pytest.raises(UserError, match=r"since it has no pos_embed; give image_size$"):
+    with pytest.raises(UserError, match=r"because it has no pos_embed; give image_size$"):
         t2t_vit.load(tmp_path / "without.pth")
     assert t2t_vit.load(tmp_path / "without.pth", image_size=64).model.image_size == (64, 64)

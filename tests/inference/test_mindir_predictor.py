@@ -128,10 +128,10 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
 def test_without_mindspore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = file(tmp_path / "x.mindir")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "no python"))
-    with pytest.raises(UserError, match=f"{VARIABLE} '.*no python': is no program"):
+    with pytest.raises(UserError, match=f"{VARIABLE} '.*no python': is not a program"):
         load(path)
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setattr("t2t_vit.inference.mindir_predictor.importlib.util.find_spec", lambda _: None)
     assert mindspore_python() is None
-    with pytest.raises(UserError, match=r'pip install "mindspore==.*" "numpy<2", or name the Python'):
+    with pytest.raises(UserError, match=r'pip install "mindspore==.*" "numpy<2", or give the Python'):
         load(path)

@@ -199,7 +199,7 @@ def test_no_number_is_no_answer(tmp_path: Path) -> None:
     network = TorchPredictor(Overflowing(), predictor().preprocessing, None)
     bad, good = network.stream([tmp_path / "bad.png", tmp_path / "good.png"])
     assert "not a finite number" in bad.reason and good.predictions
-    with pytest.raises(UserError, match=r"^image 2 of those that were given: the network's answer is not a finite num"):
+    with pytest.raises(UserError, match=r"^image 2 of the given ones: the network's answer is not a finite num"):
         network.predict([tmp_path / "good.png", tmp_path / "bad.png"])
 
 

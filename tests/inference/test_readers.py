@@ -38,7 +38,7 @@ def test_paths_and_bytes_give_the_pixels_of_the_preprocessing(tmp_path: Path, co
     for image, colour in zip(images, ("red", "lime"), strict=False):
         expected = preprocessing(Image.new("RGB", (20, 30), colour))
         assert torch.equal(image.result(LONG), expected)
-    assert images[2].result(LONG) == "it is not an image, or of a format that is not read"
+    assert images[2].result(LONG) == "it is not an image, or its format is not supported"
     reading.close()
 
 
@@ -113,7 +113,7 @@ def test_processes_that_do_not_start_are_not_the_images_fault(monkeypatch: pytes
     reading = Readers(Preprocessing((8, 8)), 1)
     image = reading.read(b"")
     reading.flush()
-    with pytest.raises(UserError, match=r"cannot be started here \(No such file.*--workers 0 does without"):
+    with pytest.raises(UserError, match=r"cannot be started here \(No such file.*--workers 0 decodes without them"):
         image.result(LONG)
     reading.close()
 

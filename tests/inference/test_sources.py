@@ -110,12 +110,12 @@ def test_nothing_to_predict_is_told_in_one_sentence(tmp_path: Path) -> None:
         ("a\0b", "no such file or folder"),
         (str(tmp_path / "empty"), "the folder is empty"),
         (str(tmp_path / "words"), "no file in it"),
-        (str(tmp_path / "nested"), "subfolders are not searched without --recursive"),
-        (str(tmp_path / "no.zip"), "the archive cannot be read further"),
+        (str(tmp_path / "nested"), "subfolders are not searched, so give one of them, or add --recursive"),
+        (str(tmp_path / "no.zip"), "the rest of the archive cannot be read"),
     ]:
         assert told([data]).startswith(f"DATA '{data}': ")
         assert expected in told([data])
-    assert "no file in the folder or below" in told([str(tmp_path / "nested")], recursive=True)
+    assert "no file in the folder or its subfolders" in told([str(tmp_path / "nested")], recursive=True)
     assert "absent" in told([str(tmp_path / "words"), str(tmp_path / "absent")])
 
 
@@ -143,8 +143,8 @@ def test_a_list_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
 
 def test_what_is_no_list(tmp_path: Path) -> None:
     for content, expected in [
-        (b"", "names no images"),
-        (b"\n\n", "names no images"),
+        (b"", "contains no image paths"),
+        (b"\n\n", "contains no image paths"),
         (b"a\0b", "add --null"),
         (b"x" * 2**21, "more than 1,048,576 bytes"),
     ]:

@@ -115,7 +115,7 @@ def test_the_format_follows_the_ending() -> None:
         "csv", "parquet", "jsonl", "json", "json", "json",
     ]  # fmt: skip
     assert format_of("a.csv", "jsonl") == "jsonl"
-    with pytest.raises(UserError, match="is none of json, jsonl, csv, parquet"):
+    with pytest.raises(UserError, match="is not one of json, jsonl, csv, parquet"):
         format_of("a", "xml")
 
 
@@ -148,5 +148,5 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
         check_output(tmp_path / "file" / "p.json")
     with pytest.raises(UserError, match="output is empty"):
         check_output("")
-    with pytest.raises(UserError, match="is no regular file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         check_output("/dev/null")

@@ -54,7 +54,7 @@ def test_policies_differ_and_others_are_refused() -> None:
     with pytest.raises(UserError, match="too small"):
         resized.set_input_size(2)
     assert resized.image_size == (96, 96)
-    with pytest.raises(ValueError, match="37 rows is not of a grid of 4 x 4"):
+    with pytest.raises(ValueError, match="37 rows does not match a grid of 4 x 4"):
         resized_table(resized.pos_embed, (4, 4), (6, 6))
 
 

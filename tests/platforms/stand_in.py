@@ -7,9 +7,13 @@ platform, and here only their Linux build is at hand. `sys.platform` is changed 
 
 What is imitated of Windows' file system: a file that is open, or mapped, is neither renamed, replaced nor deleted;
 names may not hold <>:"|?* or end with a dot or a space, nor be CON, NUL, AUX, ...; there are no symbolic links without
-a right that few have; folders cannot be opened; nothing lies in /proc or /dev/shm.
+a right that few have; folders cannot be opened; nothing lies in /proc or /dev/shm. On both platforms names are
+found in any case.
 """
 
+import builtins
+import functools
+import io
 import json
 import os
 import re
@@ -21,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import types
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -99,6 +104,51 @@ class FileSystem:
             raise error
 
 
+class IgnoringCase:
+    """`Cat` is `cat`: a name that is not there in the case in which it is asked for is looked for in another."""
+
+    FUNCTIONS = ("open", "stat", "lstat", "mkdir", "scandir", "listdir", "rename", "replace", "unlink", "remove",
+                 "rmdir", "link", "symlink", "readlink", "chmod", "utime", "access")  # fmt: skip
+
+    def __init__(self) -> None:
+        self._lexists, self._list = os.lstat, os.listdir
+        for module, names in ((os, self.FUNCTIONS), (io, ("open", "open_code")), (builtins, ("open",))):
+            for name in names:
+                setattr(module, name, self._wrapped(getattr(module, name)))
+
+    def _wrapped(self, function: Callable[..., object]) -> Callable[..., object]:
+        @functools.wraps(function)
+        def called(*arguments: object, **named: object) -> object:
+            return function(*map(self._there, arguments[:2]), *arguments[2:], **named)
+
+        return called
+
+    def _there(self, argument: object) -> object:
+        if not isinstance(argument, str | os.PathLike) or not isinstance(os.fspath(argument), str):
+            return argument
+        path = os.fspath(argument)
+        if not Path(path).absolute().is_relative_to(Path.cwd()) or self._is_there(path):
+            return argument
+        found = os.sep if path.startswith(os.sep) else ""
+        for name in Path(path).parts[path.startswith(os.sep) :]:
+            whole = os.path.join(found, name)  # noqa: PTH118
+            try:
+                same = (
+                    [] if self._is_there(whole) else [n for n in self._list(found or ".") if n.lower() == name.lower()]
+                )
+            except OSError:
+                same = []
+            found = os.path.join(found, same[0] if same else name)  # noqa: PTH118
+        return found
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            self._lexists(path)
+        except OSError:
+            return False
+        return True
+
+
 def windows_locks() -> types.ModuleType:
     """`msvcrt`, of which `locking` locks bytes from where a file stands, as that of Windows."""
     fcntl = import_module("fcntl")
@@ -157,6 +207,7 @@ def main() -> None:
     {"windows": become_windows, "macos": become_macos}[platform]()
     if "keep" not in rest:
         sys.platform = {"windows": "win32", "macos": "darwin"}[platform]
+    IgnoringCase()
     from t2t_vit.cli.main import main as command
 
     for line in sys.stdin:

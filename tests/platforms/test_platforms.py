@@ -251,3 +251,31 @@ def test_processor_seconds_of_a_process_grow_while_it_computes_alone() -> None:
         pass
     assert (platforms.processor_seconds(os.getpid()) or 0) > before
     assert platforms.processor_seconds(2**22 + 1) is None  # there is no such process
+
+
+def lstat_ignoring_case(path: Path | str) -> os.stat_result:
+    """As on macOS: a name is found in any case."""
+    path = Path(path)
+    same = [name for name in path.parent.iterdir() if name.name.lower() == path.name.lower()]
+    return LSTAT(same[0] if same else path)
+
+
+LSTAT = os.lstat
+
+
+def test_a_place_has_one_name_where_case_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Out").mkdir()
+    assert not platforms.ignores_case(tmp_path)
+    assert platforms.place_of(tmp_path / "Out/a/b") != platforms.place_of(tmp_path / "Out/A/b")
+    monkeypatch.setattr(os, "lstat", lstat_ignoring_case)
+    assert platforms.ignores_case(tmp_path) and platforms.ignores_case(tmp_path / "Out")
+    assert platforms.place_of(tmp_path / "Out/a/b") == platforms.place_of(tmp_path / "Out/A/B")
+    assert platforms.place_of(tmp_path / "Out/a/b") != platforms.place_of(tmp_path / "Out/a/c")
+    assert platforms.place_of(tmp_path / "Out/Stra\u00dfe") == platforms.place_of(tmp_path / "Out/STRASSE")
+
+
+def test_a_place_is_the_same_by_a_link_and_by_a_way_around(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    assert platforms.place_of(tmp_path / "link/new") == platforms.place_of(tmp_path / "out/../out/new")
+    assert platforms.place_of("/") == platforms.place_of("/..")

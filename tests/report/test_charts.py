@@ -136,7 +136,7 @@ def test_each_curve_shows_its_own_column(tmp_path: Path) -> None:
         "Gradient norm, before clipping": ["other largest 2.5"],
         "Norm of the weights": ["other  30"],
         "Norm of an update": ["other  0.5"],
-        "Images a second, all processes": ["other  700"],
+        "Images per second, all processes": ["other  700"],
         "Share of time waiting for data": ["other  25 %"],
         "MFU": ["other  38 %"],
         "Peak memory, GB": ["other  3.5"],

@@ -230,7 +230,7 @@ def test_the_head_says_what_was_trained_and_how_far_it_came(tmp_path: Path) -> N
         ["Top-1", "62.50 %", "averaged weights"],
         ["Top-5", "87.50 %", "averaged weights"],
         ["Calibration error", "8.25 %", "averaged weights"],
-        ["Images a second", "1,050", "MFU 31 %"],
+        ["Images per second", "1,050", "MFU 31 %"],
         ["Time", "5 min 30 s", "evaluations included"],
     ]
 
@@ -324,7 +324,7 @@ def test_calibration_in_words_numbers_and_bars(tmp_path: Path) -> None:
     found = section(by_hand(tmp_path), "Calibration")
     assert words(found.find("div/div/p")) == (
         "ECE 8.25 %: on average so far apart are confidence and accuracy, over 3 bins of equal width (0 is perfect). "
-        "Largest gap of a bin: 37.50 %. Mean confidence 77.50 %, accuracy 62.50 %: the network is too sure of itself."
+        "Largest gap of a bin: 37.50 %. Mean confidence 77.50 %, accuracy 62.50 %: the network is overconfident."
     )
     assert rows(found.find(".//table[@class='bins']"))[1:] == [
         ["0.00 – 0.50", "6", "25.00 %", "50.00 %"],
@@ -350,10 +350,10 @@ def test_calibration_in_words_numbers_and_bars(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("accuracy", "verdict"),
     [
-        (0.5, "too sure of itself"),
-        (0.7749, "too sure of itself"),
-        (0.775, "as sure as it should be"),
-        (0.9, "not sure enough"),
+        (0.5, "overconfident"),
+        (0.7749, "overconfident"),
+        (0.775, "calibrated on average"),
+        (0.9, "underconfident"),
     ],
 )
 def test_the_verdict_follows_from_mean_confidence_and_accuracy(tmp_path: Path, accuracy: float, verdict: str) -> None:
@@ -364,7 +364,7 @@ def test_the_verdict_follows_from_mean_confidence_and_accuracy(tmp_path: Path, a
 def test_speed_and_the_machine(tmp_path: Path) -> None:
     page = by_hand(tmp_path)
     assert rows(section(page, "Speed and hardware").find("table"))[1:] == [
-        ["images a second, all processes, median", "1,050"],
+        ["images per second, all processes, median", "1,050"],
         ["share of time waiting for data, median", "25 %"],
         ["MFU, median", "31 %"],
         ["peak memory", "2.50 GB"],
@@ -376,7 +376,7 @@ def test_speed_and_the_machine(tmp_path: Path) -> None:
     ]
     (tmp_path / "history.csv").write_text("kind,epoch\nepoch,1\n")
     assert [row[1] for row in rows(section(tree(tmp_path), "Speed and hardware").find("table"))[1:6]] == [
-        "–", "–", "not known: the device's peak is not in the table of peaks", "–", "–"
+        "–", "–", "unknown: the device is not in the table of peak rates", "–", "–"
     ]  # fmt: skip
 
 
@@ -578,7 +578,7 @@ def test_no_value_of_a_runs_files_is_more_than_text(tmp_path: Path, file: str, h
         try:
             page = written(tmp_path)[1]
         except UserError as error:
-            assert str(error).count("\n") == 0 and "is not as a run writes it" in str(error)
+            assert str(error).count("\n") == 0 and "is not in the form that a run writes" in str(error)
             continue
         starts += page.starts
         assert not ACTIVE & page.tags, path
@@ -650,7 +650,7 @@ def test_a_run_that_was_killed(tmp_path: Path) -> None:
     assert [[words(part) for part in tile] for tile in tree(tmp_path).findall(".//div[@class='tile']")] == [
         ["Best Top-1", "50.00 %", "raw weights epoch 1"],
         ["Best Top-1", "81.25 %", "averaged weights epoch 1"],
-        ["Images a second", "1,100", "MFU 25 %"],
+        ["Images per second", "1,100", "MFU 25 %"],
         ["Time", "1 min 0 s", "evaluations included"],
     ]
     assert rows(section(tree(tmp_path), "Results").find("table"))[1:] == [

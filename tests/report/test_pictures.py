@@ -70,7 +70,7 @@ def test_the_panels_of_the_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "after attention 1, 8 x 8",
         "after attention 2, 4 x 4",
         "tokens, 2 x 2",
-        "where the answer looks",
+        "where the answer comes from",
     ]
     shown = [np.asarray(axes.images[-1].get_array()) for axes in figure.axes]
     assert [picture.flat[0] for picture in shown[1:4]] == pytest.approx([0.8, 0.4, 0.2])

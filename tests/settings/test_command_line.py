@@ -113,7 +113,7 @@ def test_infer_has_data_and_its_own_options() -> None:
     assert (options.data, options.checkpoint, options.extras) == ("photos", "a.ckpt", {"output": "o.json"})
     assert options.line["arch"] == "t2t_vit_7"
     assert parse("infer", ["--", "-odd.png"]).data == "-odd.png"
-    with pytest.raises(UserError, match="infer needs what to work on: an image file or a folder of them"):
+    with pytest.raises(UserError, match="infer needs something to work on: an image file or a folder of images"):
         parse("infer", ["--checkpoint", "a.ckpt"])
 
 
@@ -154,9 +154,9 @@ def test_mistakes_on_the_line_of_infer(line: list[str], sentence: str) -> None:
 
 
 def test_a_checkpoint_is_required_by_name(file: Path) -> None:
-    with pytest.raises(UserError, match="infer needs a checkpoint; name one with --checkpoint FILE"):
+    with pytest.raises(UserError, match="infer needs a checkpoint; give one with --checkpoint FILE"):
         parse("infer", ["x.png"]).required_checkpoint()
-    with pytest.raises(UserError, match="eval needs a checkpoint; name one with --pretrained FILE"):
+    with pytest.raises(UserError, match="eval needs a checkpoint; give one with --pretrained FILE"):
         parse("eval", ["--pretrained", ""]).required_checkpoint()
     file.write_text("pretrained: b.ckpt\n", encoding="utf-8")
     assert parse("eval", [str(file)]).required_checkpoint() == "b.ckpt"
@@ -246,10 +246,10 @@ def test_commands_without_keys(line: str, options: dict[str, str]) -> None:
         ("weights convert", "weights convert needs FILE and NEW_FILE: "),
         ("weights convert a", "weights convert needs NEW_FILE: "),
         ("weights show a b", "unexpected word 'b' on the command line of weights"),
-        ("weights --which ema", "weights needs what to work on: show or convert"),
+        ("weights --which ema", "weights needs something to work on: show or convert"),
         ("weights show a --which best", "--which takes one of auto, ema, raw; not 'best'"),
         ("weights show a --epochs 3", "unknown option '--epochs'; did you mean '--which'?"),
-        ("report --output x", "report needs what to work on: RUN_FOLDER, the logs folder of a run"),
+        ("report --output x", "report needs something to work on: RUN_FOLDER, the logs folder of a run"),
         ("report a b", "unexpected word 'b' on the command line of report"),
         ("bench modle --print_config", "bench takes model, step or data; not 'modle'"),
         ("models x", "unexpected word 'x' on the command line of models"),

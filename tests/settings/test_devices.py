@@ -39,11 +39,11 @@ def test_every_command_that_has_a_device_takes_it(command: str, word: str, monke
 
 def test_the_devices_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    with pytest.raises(UserError, match="--device mps: there is none on this machine; write --device auto for"):
+    with pytest.raises(UserError, match="--device mps: this machine has none; write --device auto for"):
         line_of("train", "--device", "mps")
     monkeypatch.setattr(sys, "platform", "darwin")
     assert line_of("train", "--device", "mps") == {"device_target": "MPS"}
-    with pytest.raises(UserError, match="--device cuda:1: there is none on this machine; write --device auto for"):
+    with pytest.raises(UserError, match="--device cuda:1: this machine has none; write --device auto for"):
         line_of("train", "--device", "cuda:1")
 
 

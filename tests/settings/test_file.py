@@ -42,19 +42,19 @@ def test_scalars_are_read_as_on_the_line(file: Path) -> None:
     ("content", "sentence"),
     [
         (b"epochs: 3\nepoch: 3\n", ":2: unknown key 'epoch'; did you mean 'epochs'?"),
-        (b"epochs: 3\nseed: 1\nepochs: 4\n", ":3: the key 'epochs' stands there twice; keep one of them"),
+        (b"epochs: 3\nseed: 1\nepochs: 4\n", ":3: the key 'epochs' appears twice; keep one of them"),
         (b"epochs: ten\n", ":1: epochs takes a whole number of at least 1; not 'ten'"),
         (b"epochs:\n", ":1: epochs takes a whole number of at least 1; not ''"),
         (b"epochs: [3]\n", ":1: epochs takes a whole number of at least 1; not '[3]'"),
         (b"base_lr: .nan\n", ":1: base_lr takes a number above 0; not '.nan'"),
-        (b"arch:\n  name: x\n", ":1: arch takes one value or a flat list; not what is nested below it"),
+        (b"arch:\n  name: x\n", ":1: arch takes one value or a flat list, not a nested one"),
         (b"beta: [[0.9, 0.95]]\n", ":1: beta takes one value or a flat list"),
         (b"[a, b]: 3\n", ":1: a key is one word"),
         (b"<<: {epochs: 3}\n", ":1: unknown key '<<'"),
         (b"- epochs\n", ": is not a mapping of keys to values; write lines such as 'epochs: 10'"),
         (b"epochs 3\n", ": is not a mapping"),
-        (b"# nothing\n", ": holds no key; write lines such as 'epochs: 10'"),
-        (b"", ": holds no key"),
+        (b"# nothing\n", ": contains no keys; write lines such as 'epochs: 10'"),
+        (b"", ": contains no keys"),
         (b"epochs: [3\n", ":2: not valid YAML: "),
         (b"epochs: 3\n---\nseed: 1\n", ":2: not valid YAML: "),
         (b"epochs: *a\n", ":1: not valid YAML: "),
@@ -71,7 +71,7 @@ def test_scalars_are_read_as_on_the_line(file: Path) -> None:
         (b"a: &a [1]\nmean: [*a, *a]\n", ":1: unknown key 'a'"),
         (b"mean: &a [*a]\n", ":1: mean takes one value or a flat list"),
         (b"val_dir: &a [x, x]\ntrain_dir: [*a, *a]\n", ":1: val_dir takes a path; not '[x, x]'"),
-        (b"#" * 100_001, ": is no configuration: it has more than 100,000 bytes"),
+        (b"#" * 100_001, ": is not a configuration: it has more than 100,000 bytes"),
     ],
 )
 def test_mistakes_in_the_file(file: Path, content: bytes, sentence: str) -> None:
@@ -134,7 +134,7 @@ def test_headings_are_the_sections() -> None:
 def test_a_pipe_is_read_to_its_end_but_not_waited_for_without_end(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2t_vit.settings.file.PATIENCE", 0.2)
     os.mkfifo(file)
-    with pytest.raises(UserError, match=r"cannot be read \(nothing came out of this pipe for 0.2 seconds\)"):
+    with pytest.raises(UserError, match=r"cannot be read \(no data came through this pipe for 0.2 seconds\)"):
         read_config(file)
     monkeypatch.undo()
     writer = Thread(target=file.write_text, args=("epochs: 3\n",))
@@ -147,6 +147,6 @@ def test_a_pipe_that_ends_empty_is_a_configuration_without_keys(file: Path) -> N
     os.mkfifo(file)
     writer = Thread(target=file.write_text, args=("",))
     writer.start()
-    with pytest.raises(UserError, match="holds no key"):
+    with pytest.raises(UserError, match="contains no keys"):
         read_config(file)
     writer.join()

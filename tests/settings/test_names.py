@@ -66,7 +66,9 @@ def test_options_of_other_tools(command: str, word: str, ours: str) -> None:
 
 @pytest.mark.parametrize("word", ["--source", "--data", "--input"])
 def test_what_infer_works_on_has_no_option(word: str) -> None:
-    with pytest.raises(UserError, match=rf"unknown option '{word}'; write what to work on without one: t2t-vit infer"):
+    with pytest.raises(
+        UserError, match=rf"unknown option '{word}'; write images and folders without an option: t2t-vit infer"
+    ):
         parse("infer", [word, "photos", "--checkpoint", "a.ckpt"])
 
 
@@ -118,7 +120,7 @@ def test_a_folder_without_an_option_is_named_with_the_one_that_takes_it(
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     Path("my photos").mkdir()
-    with pytest.raises(UserError, match="images are named with --data_url") as caught:
+    with pytest.raises(UserError, match="give images with --data_url") as caught:
         parse("train", words)
     advised = shlex.split(str(caught.value).partition("t2t-vit train ")[2].removesuffix(")"))
     options = parse("train", advised)
@@ -129,12 +131,15 @@ def test_a_folder_without_an_option_is_named_with_the_one_that_takes_it(
 @pytest.mark.parametrize(
     ("word", "instead"),
     [
-        ("t2t_vit_4", "t2t_vit_4 is a network, which --arch t2t_vit_4 chooses beside a configuration, such as scratch"),
-        ("best.ckpt", "weights are named with --pretrained best.ckpt"),
-        ("my weights.pth", "weights are named with --pretrained 'my weights.pth'"),
+        (
+            "t2t_vit_4",
+            "t2t_vit_4 is a network; write --arch t2t_vit_4 together with a configuration, such as scratch",
+        ),
+        ("best.ckpt", "give weights with --pretrained best.ckpt"),
+        ("my weights.pth", "give weights with --pretrained 'my weights.pth'"),
         ("finetun", "the nearest shipped one is called finetune"),
         ("t2t-vit-14", "the nearest shipped one is called t2t_vit_14"),
-        ("imagenet", "shipped are finetune, finetune_384, quickstart, scratch, "),
+        ("imagenet", "the shipped ones are finetune, finetune_384, quickstart, scratch, "),
     ],
 )
 def test_a_word_that_is_no_configuration(word: str, instead: str) -> None:

@@ -130,7 +130,8 @@ def test_some_keys_re_fit_the_checkpoint(tmp_path: Path) -> None:
     config, notes = resolve(said("export", words, tmp_path), CHECKPOINT)
     assert (config.image_size, config.num_classes, config.crop_pct) == ((32, 48), 5, 0.9)
     assert notes[0] == (
-        "a.ckpt is re-fitted: image_size 32 48 (it holds 28), num_classes 5 (it holds 10), crop_pct 0.9 (it holds 1.0)"
+        "a.ckpt is adapted: image_size 32 48 (the checkpoint has 28), num_classes 5 (the checkpoint has 10), "
+        "crop_pct 0.9 (the checkpoint has 1.0)"
     )
 
 
@@ -183,7 +184,7 @@ def test_what_tensors_tell_of_foreign_weights_is_a_part_of_a_configuration(tmp_p
 
 
 def test_a_damaged_configuration_within_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the configuration that it holds is damaged: arch takes"):
+    with pytest.raises(UserError, match="its configuration is damaged: arch takes"):
         resolve(said("eval", ["--pretrained", "a.ckpt"], tmp_path), {"arch": 3})
 
 
@@ -208,10 +209,10 @@ def test_a_commands_line_may_hold_keys_that_it_does_not_use() -> None:
 
 
 def test_grey_images_average_the_means_of_colours() -> None:
-    note = "in_chans 1: mean 0.449 and std 0.226, from the defaults of three colours"
+    note = "in_chans 1: mean 0.449 and std 0.226, from the defaults for three channels"
     assert notes_of("--in_chans", "1") == [note]
     assert notes_of("--in_chans", "1", "--mean", "0.5", "--std", "0.5") == []
-    with pytest.raises(UserError, match="fits no image of in_chans 1"):
+    with pytest.raises(UserError, match="does not fit in_chans 1"):
         notes_of("--in_chans", "1", "--mean", ".485", ".456", ".406")
 
 
@@ -248,8 +249,7 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path: Path) -> None:
     config, notes = goes_on(str(tmp_path / "c.yaml"))
     assert config.to_dict() == BEGUN.to_dict() | {"resume": ""}
     assert notes == [
-        f"b.ckpt wins over {tmp_path}/c.yaml: epochs 5 (not 9), seed 3 (not 8); what is on the command line would win "
-        "over both"
+        f"b.ckpt wins over {tmp_path}/c.yaml: epochs 5 (not 9), seed 3 (not 8); the command line would win over both"
     ]
 
 
@@ -257,7 +257,7 @@ def test_the_command_line_changes_a_run_that_goes_on() -> None:
     config, notes = goes_on("--epochs", "9", "--batch_size", "7", "--ckpt_keep_num", "2")
     assert (config.epochs, config.batch_size, config.ckpt_keep_num, config.seed) == (9, 7, 2, 3)
     (note,) = notes
-    assert note.startswith("changed from step 40 on: epochs 5 -> 9, ckpt_keep_num 10 -> 2; what follows is not what ")
+    assert note.startswith("changed from step 40 on: epochs 5 -> 9, ckpt_keep_num 10 -> 2; from there on, results ")
     assert goes_on("--ckpt_keep_num", "2")[1] == ["changed from step 40 on: ckpt_keep_num 10 -> 2"]
     assert goes_on("--num_classes", "0", "--start_epoch", "0", "--resume", "b.ckpt")[1] == []
 
@@ -288,7 +288,7 @@ def test_every_key_that_is_refused_has_a_row_and_none_is_free() -> None:
 
 
 def test_a_configuration_that_cannot_be_read_is_named() -> None:
-    with pytest.raises(UserError, match="the configuration that it holds cannot be used: epochs takes"):
+    with pytest.raises(UserError, match="its configuration cannot be used: epochs takes"):
         continued(parse("train", []), Stopped({"config": {"epochs": "x"}}))
 
 
@@ -296,7 +296,7 @@ def test_a_configuration_that_cannot_be_read_is_named() -> None:
     ("words", "refused"),
     [
         (["--amp_level", "O3"], "O3 is for inference only"),
-        (["--mean", "0.1", "0.2"], "fits no image"),
+        (["--mean", "0.1", "0.2"], "does not fit in_chans"),
     ],
 )
 def test_a_run_that_goes_on_is_checked_as_any_other(words: list[str], refused: str) -> None:

@@ -30,8 +30,8 @@ def test_the_defaults_are_valid_and_nothing_of_them_is_told() -> None:
     ("values", "sentence"),
     [
         ({"epochs": 0}, "epochs takes"),
-        ({"mean": (0.1, 0.2)}, r"mean \[0.1, 0.2\] fits no image of in_chans 3"),
-        ({"in_chans": 1, "std": (0.1, 0.2, 0.3)}, "mean .* fits no image of in_chans 1"),
+        ({"mean": (0.1, 0.2)}, r"mean \[0.1, 0.2\] does not fit in_chans 3"),
+        ({"in_chans": 1, "std": (0.1, 0.2, 0.3)}, "mean .* does not fit in_chans 1"),
     ],
 )
 def test_what_cannot_be(values: dict[str, Any], sentence: str) -> None:
@@ -114,11 +114,11 @@ def test_a_start_within_the_cooldown_is_allowed() -> None:
         ({"dataset": "FashionMNIST", "val_dir": "v"}, "val_dir (dataset is FashionMNIST)"),
         ({"arch": "t2t_vit_t_14", "performer_drop": 0.2}, "performer_drop (t2t_vit_t_14 has no performer)"),
         ({"dataset": "CIFAR10", "val_split": 0.1}, "val_split (dataset is CIFAR10)"),
-        ({"freeze": "backbone", "layer_decay": 0.7}, "layer_decay (freeze is backbone: the head alone learns)"),
-        ({"freeze": "backbone", "drop_path": 0.2}, "drop_path (freeze is backbone: the head alone learns)"),
+        ({"freeze": "backbone", "layer_decay": 0.7}, "layer_decay (freeze is backbone: only the head is trained)"),
+        ({"freeze": "backbone", "drop_path": 0.2}, "drop_path (freeze is backbone: only the head is trained)"),
         ({"freeze": "tokens", "performer_drop": 0.2}, "performer_drop (freeze is tokens)"),
         ({"freeze": "3", "drop_block": 0.2}, "drop_block (freeze is 3)"),
-        ({"epochs": 1, "cache": "off"}, "cache (in a single epoch nothing is read twice)"),
+        ({"epochs": 1, "cache": "off"}, "cache (a single epoch reads nothing twice)"),
         ({"dataset": "CIFAR10", "cache": "off"}, "cache (dataset is CIFAR10)"),
         ({"optimizer": "nadamw", "momentum": 0.8}, "momentum (optimizer is nadamw)"),
         ({"optimizer": "lion", "momentum": 0.8}, "momentum (optimizer is lion)"),

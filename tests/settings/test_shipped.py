@@ -87,7 +87,7 @@ def test_a_transfer_takes_the_network_from_the_weights(name: str) -> None:
 def test_a_transfer_without_weights_is_remarked_upon() -> None:
     _, notes = resolve(parse("train", ["finetune"]))
     assert len(notes) == 1
-    assert "name them with pretrained" in notes[0]
+    assert "give them with pretrained" in notes[0]
 
 
 def test_the_checkouts_link_leads_to_the_shipped_ones() -> None:

@@ -155,7 +155,7 @@ def test_a_run_that_is_made_longer_begins_its_running_mean_anew(make_model, make
         (lambda average: average | {"kept": [{"head.weight": 1}]}, "average.kept is"),
         (lambda _: {"epoch": 1, "count": 1}, "average lacks epoch, count or kept"),
         (lambda average: average | {"count": -1}, "average.count is -1"),
-        (lambda _: [], "average is no dictionary"),
+        (lambda _: [], "average is not a dictionary"),
         (lambda average: average | {"kept": [{"head.weight": torch.ones(2)}]}, "of an epoch are of another network"),
     ],
 )

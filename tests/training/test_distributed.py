@@ -136,7 +136,7 @@ def test_each_attempt_has_a_store_of_its_own() -> None:
 def test_one_that_never_comes_is_an_error() -> None:
     store = HashStore()
     store.set("hello/1", "of a dead one")
-    with pytest.raises(TimeoutError, match="of 2 processes, 1 did not come"):
+    with pytest.raises(TimeoutError, match="of 2 processes, 1 did not join"):
         of_this_attempt(store, 0, 2, timedelta(seconds=0.2))
 
 
@@ -178,7 +178,7 @@ def test_a_process_that_another_took_in_ends_at_once(by_torchrun: bool, code: in
         check=False,
     )
     assert done.returncode == code
-    assert done.stderr.startswith("the launcher of this process is gone") == by_torchrun
+    assert done.stderr.startswith("the launcher of this process has ended") == by_torchrun
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise is Linux's")

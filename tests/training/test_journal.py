@@ -272,7 +272,7 @@ def test_a_history_that_is_none_is_one_sentence(tmp_path):
         path = tmp_path / "history.jsonl"
         break_it(path)
         with pytest.raises(
-            UserError, match=r"history.jsonl: cannot be read \(.*\); remove it to go on without its rows"
+            UserError, match=r"history.jsonl: cannot be read \(.*\); remove it to continue without its rows"
         ):
             History(tmp_path, 2)
         assert [one.name for one in tmp_path.iterdir()] == ["history.jsonl"]  # no half of a file
@@ -287,7 +287,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, capsys):
         path.unlink()
         path.mkdir()
     follow(Journal(state, console, every=4, history=history), state)
-    assert capsys.readouterr().err.count("no more rows are kept") == 1
+    assert capsys.readouterr().err.count("training continues without writing more rows") == 1
     console.close()
 
 

@@ -177,9 +177,9 @@ def test_what_does_not_fit_is_one_sentence(make_model, tmp_path):
     trained = setting(make_model)
     found = saved(trained, State(4, 2, 8, step=3), tmp_path / "toy-1_3.ckpt")
     for part, value in (("model", {}), ("ema", None), ("optimizer", {"state": {}, "param_groups": []}), ("metrics", 3)):
-        with pytest.raises(UserError, match=r"toy-1_3\.ckpt: its run cannot be continued, it does not fit"):
+        with pytest.raises(UserError, match=r"toy-1_3\.ckpt: its run cannot be continued: it does not match"):
             restore({**found.content, part: value}, found.path, setting(make_model), State(4, 2, 8))
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="does not match"):
         recall({"followers": {"StopOnDivergence": 7}}, found.path, [StopOnDivergence()])
 
 
@@ -195,7 +195,7 @@ def test_state_that_belongs_to_other_weights_never_reaches_the_optimizer(make_mo
     number, state = next((number, state) for number, state in content["state"].items() if len(state) > 1 or state)
     moment = next(name for name, tensor in state.items() if isinstance(tensor, torch.Tensor) and name != "step")
     spoilt = {**content, "state": {**content["state"], number: {**state, moment: value}}}
-    with pytest.raises(ValueError, match=f"the optimizer's {moment} is|the optimizer cannot go on from its state"):
+    with pytest.raises(ValueError, match=f"the optimizer's {moment} is|the optimizer cannot continue from its state"):
         restore_optimizer(setting(make_model, name).optimizer, spoilt)
 
 

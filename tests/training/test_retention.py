@@ -223,7 +223,7 @@ def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, make, monkeypat
 
     monkeypatch.setattr(os, "replace", crash)
     checkpoints.on_step(at(5), None)  # in the middle of a run: told, and training goes on
-    assert "training goes on" in notes[0]
+    assert "training continues" in notes[0]
     assert "No space left" in notes[0]
     with pytest.raises(UserError, match="No space left"):  # at the end: an error
         checkpoints.on_end(at(5))
@@ -248,7 +248,7 @@ def test_a_write_that_failed_is_not_tried_again_at_a_stop(make, monkeypatch):
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         checkpoints.on_step(at(5), None)
     checkpoints.on_stop(at(5), True)
-    assert len(notes) == 2 and notes[1] == "stopped at step 5; no checkpoint was written yet"
+    assert len(notes) == 2 and notes[1] == "stopped at step 5; no checkpoint has been written yet"
     assert checkpoints.kept == []
 
 
@@ -258,7 +258,7 @@ def test_ctrl_c_names_what_was_saved(make):
     checkpoints.on_step(at(5), None)
     checkpoints.on_epoch(evaluated(6, 0.5))
     checkpoints.on_stop(at(7), False)
-    assert notes[0] == "stopped at step 3; no checkpoint was written yet"
+    assert notes[0] == "stopped at step 3; no checkpoint has been written yet"
     assert "toy-1_5.ckpt" in notes[1]
     assert "toy-1_6.ckpt" in notes[1]
 
@@ -319,7 +319,7 @@ def test_a_failure_of_the_thread_is_reported_at_the_next_point(tmp_path, trained
         checkpoints.on_epoch(evaluated(6, 0.5))
         checkpoints.wait()
     assert [note.partition(":")[0] for note in notes] == [
-        f"checkpoint of step {step} not written, training goes on" for step in (5, 6)
+        f"checkpoint of step {step} not written; training continues" for step in (5, 6)
     ]
     assert checkpoints.best["raw"].entries == checkpoints.kept == []
     checkpoints.on_end(at(7))
@@ -353,5 +353,5 @@ def test_after_a_divergence_the_checkpoint_from_before_is_named_and_none_is_writ
     assert not (tmp_path / "best/best.ckpt").is_symlink()
     state.diverged_since = 1
     checkpoints.on_stop(state, True)
-    assert notes[-1] == "stopped at step 7; no checkpoint is from before that, so begin again with a lower --base_lr"
+    assert notes[-1] == "stopped at step 7; no earlier checkpoint exists, so begin again with a lower --base_lr"
     assert not (tmp_path / "ckpt/last.ckpt").is_symlink()

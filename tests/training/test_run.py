@@ -141,7 +141,7 @@ def test_what_was_put_there_in_the_meantime_stays() -> None:
 def test_a_run_that_is_alive_is_not_continued_and_its_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2t_vit.training.run.SECONDS_TO_DIE", 0.1)
     run = begun()
-    with pytest.raises(AliveError, match=rf"c/net is alive: process {os.getpid()} on \S+ works on it; .* begin a new"):
+    with pytest.raises(AliveError, match=rf"c/net is running: process {os.getpid()} on \S+; .* begin a new"):
         enter(run.folders, run.mark, print)
     run.close()
     again = enter(run.folders, run.mark, print)

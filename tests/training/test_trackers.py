@@ -331,7 +331,7 @@ def test_mlflow_in_a_file_and_again_under_the_same_id(tmp_path: Path) -> None:
 
 def test_mlflow_at_a_place_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
-    with pytest.raises(UserError, match="mlflow does not begin at nonsense://nowhere"):
+    with pytest.raises(UserError, match="mlflow cannot start at nonsense://nowhere"):
         mlflow_run(tmp_path, [], goes_on=False)
 
 
@@ -366,7 +366,7 @@ def test_a_tracker_that_fails_is_told_once_and_left_alone() -> None:
     for step in (1, 2):
         guarded.scalars(step, {"train/loss": 1.0})
     guarded.close()
-    assert told == ["tracker: x: the server; training goes on without it"]
+    assert told == ["tracker: x: the server; training continues without it"]
     assert failing.calls == 1
 
 

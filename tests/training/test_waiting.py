@@ -36,7 +36,7 @@ def test_it_ends_with_the_first_line_of_the_run(monkeypatch: pytest.MonkeyPatch)
         assert waiting._line is None
         console.close()
     shown = terminal.getvalue()
-    assert 0 <= shown.index("getting ready") < shown.index("a note")
+    assert 0 <= shown.index("starting: program") < shown.index("a note")
 
 
 def test_it_ends_where_a_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_it_ends_where_a_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     assert main(["train", "--config", "quickstart", "--data_url", "nowhere", "--dataset", "ImageNet"]) == 2
     assert waiting._line is None
     shown = terminal.getvalue()
-    assert shown.index("getting ready") < shown.rindex("t2t-vit: data_url nowhere")
+    assert shown.index("starting: program") < shown.rindex("t2t-vit: data_url nowhere")
 
 
 def test_nothing_is_shown_in_a_pipe_by_another_process_or_for_another_command(

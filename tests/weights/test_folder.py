@@ -121,7 +121,7 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     [
         ({"x": "../a.safetensors"}, "names a file that is not in its folder"),
         ({"x": "/a.safetensors"}, "names a file that is not in its folder"),
-        ({"x": "c.safetensors"}, r"c\.safetensors is missing in its folder"),
+        ({"x": "c.safetensors"}, r"c\.safetensors is missing from its folder"),
         ({"x": "a.safetensors"}, r"a\.safetensors: .*it lacks x"),
         ({"x": 3}, "no weight_map of names and files"),
     ],
@@ -131,7 +131,7 @@ def test_an_index_that_lies(tmp_path: Path, places: dict[str, Any], told: str) -
     with pytest.raises(UserError, match=told):
         read_weights(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match="no index of safetensors files"):
+    with pytest.raises(UserError, match="not an index of safetensors files"):
         read_weights(tmp_path)
 
 
@@ -164,7 +164,7 @@ def test_the_files_of_an_index_share_one_limit_of_names(tmp_path: Path) -> None:
         (tmp_path / f"{number}.safetensors").hardlink_to(tmp_path / "0.safetensors")
     places = {names[number]: f"{number}.safetensors" for number in range(4)}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    with pytest.raises(UserError, match=r"1.safetensors.*its header has .* bytes, where .* are taken"):
+    with pytest.raises(UserError, match=r"1.safetensors.*its header has .* bytes; .* are allowed"):
         read_weights(tmp_path)
 
 

@@ -89,22 +89,24 @@ def test_without_the_file_one_sentence_says_where_from_and_where_to(served: Path
     with pytest.raises(UserError) as error:
         read_weights("t2t_vit_7")
     text = str(error.value)
-    assert text.startswith(f"t2t_vit_7: {location.ADDRESS}{FILE} could not be fetched (") and "404" in text
-    assert text.endswith(f"fetch it by other means and put it at {tmp_path / 'cache' / FILE}")
+    assert text.startswith(f"t2t_vit_7: {location.ADDRESS}{FILE} could not be downloaded (") and "404" in text
+    assert text.endswith(f"download it in another way and save it as {tmp_path / 'cache' / FILE}")
 
 
 def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(location, "ADDRESS", "http://127.0.0.1:9/")
     monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with pytest.raises(UserError, match=r"could not be fetched \(.*refused.*\); fetch it by other means and put it at"):
+    with pytest.raises(
+        UserError, match=r"could not be downloaded \(.*refused.*\); download it in another way and save it as"
+    ):
         read_weights("t2t_vit_7")
 
 
 @pytest.mark.parametrize("content", [b"<html>no such thing</html>", b"PK\3\4" + b"\0" * 99])
 def test_what_is_no_checkpoint_does_not_get_into_the_cache(served: Path, tmp_path: Path, content: bytes) -> None:
     (served / FILE).write_bytes(content)
-    with pytest.raises(UserError, match="what came is not that file"):
+    with pytest.raises(UserError, match="the download is not that file"):
         read_weights("t2t_vit_7")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -116,7 +118,9 @@ def test_another_network_does_not_get_into_the_cache(served: Path, tmp_path: Pat
     assert not list((tmp_path / "cache").iterdir())
 
 
-@pytest.mark.parametrize(("size", "digest", "told"), [(1, "", "has .* bytes, the file 1"), (0, "ab" * 16, "digest")])
+@pytest.mark.parametrize(
+    ("size", "digest", "told"), [(1, "", "has .* bytes, but the file has 1"), (0, "ab" * 16, "digest")]
+)
 def test_a_known_file_is_checked(
     served: Path, monkeypatch: pytest.MonkeyPatch, size: int, digest: str, told: str
 ) -> None:
@@ -135,7 +139,7 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(location, "_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(location, "ADDRESS", f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        with pytest.raises(UserError, match=r"could not be fetched \(.*timed out\)"):
+        with pytest.raises(UserError, match=r"could not be downloaded \(.*timed out\)"):
             read_weights("t2t_vit_7")
     assert socket.getdefaulttimeout() is None
     assert not list((tmp_path / "cache").iterdir())
@@ -144,7 +148,7 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch,
 def test_a_download_that_breaks_off_leaves_nothing(served: Path, tmp_path: Path) -> None:
     content = publish(served).read_bytes()
     (served / FILE).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="what came is not that file"):
+    with pytest.raises(UserError, match="the download is not that file"):
         read_weights("t2t_vit_7")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -169,12 +173,14 @@ def test_the_file_has_its_name_only_after_the_checks(
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"file: cannot be written \(.*\); name another folder in T2T_VIT_CACHE"):
+    with pytest.raises(UserError, match=r"file: cannot be written \(.*\); set T2T_VIT_CACHE to another folder"):
         read_weights("t2t_vit_7")
 
 
 def test_networks_without_a_release_and_files_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"no weights are released for t2t_vit_quickstart, only for t2t_vit_7, "):
+    with pytest.raises(
+        UserError, match=r"no weights are released for t2t_vit_quickstart; there are weights for t2t_vit_7, "
+    ):
         read_weights("t2t_vit_quickstart")
     monkeypatch.chdir(tmp_path)
     torch.save({"cls_token": torch.ones(1, 1, 2)}, "t2t_vit_7")
@@ -197,7 +203,7 @@ def test_without_a_home_the_folder_has_to_be_named(monkeypatch: pytest.MonkeyPat
     for name in ("XDG_CACHE_HOME", "T2T_VIT_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(UserError, match="name a folder in T2T_VIT_CACHE"):
+    with pytest.raises(UserError, match="set T2T_VIT_CACHE to a folder"):
         location.cache_folder()
     monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path))
     assert location.cache_folder() == tmp_path

@@ -175,4 +175,4 @@ def test_the_moving_average_of_a_mindspore_training(tmp_path: Path) -> None:
     assert list(raw.tensors) == list(tensors) and len(raw.state) == len(slots) + 1
     model = create_model("t2t_vit_7", num_classes=3, image_size=32)
     report = t2t_vit.load_weights(model, tmp_path / "w.ckpt", which="raw")
-    assert not report.unused and f"{len(slots) + 1} entries of the training's state left aside" in str(report)
+    assert not report.unused and f"{len(slots) + 1} entries of the training state left out" in str(report)

@@ -116,7 +116,7 @@ def test_absurd_safetensors(tmp_path: Path) -> None:
     header = b"{" + b" " * (5 * 2**20) + b"}"
     (tmp_path / "long").write_bytes(len(header).to_bytes(8, "little") + header)
     save_file({"a\nb": torch.ones(1)}, tmp_path / "name")
-    for name, told in (("long", "its header has 5,242,882 bytes"), ("name", "a name is no text")):
+    for name, told in (("long", "its header has 5,242,882 bytes"), ("name", "a name is not text")):
         with pytest.raises(UserError, match=told) as error:
             read_weights(tmp_path / name)
         one_sentence(error, tmp_path / name)
@@ -257,12 +257,15 @@ BROKEN = {
     "empty": (b"", "empty"),
     "noise": (bytes(range(7, 256)) * 9, "not a checkpoint"),
     "a line break and noise": (b"\n" + bytes(range(128, 256)), "not a checkpoint"),
-    "zip": (b"PK\x03\x04" + b"\0" * 300, "cut short, damaged"),
+    "zip": (b"PK\x03\x04" + b"\0" * 300, "truncated, damaged"),
     "pickle of protocol 4": (pickle.dumps({"a": 1}, protocol=4), "not a checkpoint"),
-    "safetensors cut short": ((90).to_bytes(8, "little") + b'{"a":{"dtype":"F32"' + b" " * 80, "damaged safetensors"),
+    "safetensors cut short": (
+        (90).to_bytes(8, "little") + b'{"a":{"dtype":"F32"' + b" " * 80,
+        "damaged or truncated safetensors",
+    ),
     "gzip": (b"\x1f\x8b\x08" + b"\0" * 50, "gzip"),
     "tar": (b"w.pth".ljust(257, b"\0") + b"ustar\x0000" + b"\0" * 300, "tar archive"),
-    "mindspore, cut short": (mindspore_value(b"cls_token", b"\0" * 4)[:-1], "damaged or cut short"),
+    "mindspore, cut short": (mindspore_value(b"cls_token", b"\0" * 4)[:-1], "damaged or truncated"),
     "mindspore, encrypted": (b"\xd8\x5e\x3a\x7f" + b"\1" * 64, "encrypted MindSpore"),
     "mindir": (b"\x0a\x050.1.1\x12\x09MindSpore", "MINDIR model"),
     "onnx": (b"\x08\x0a\x12\x07pytorch", "ONNX"),
@@ -284,7 +287,7 @@ def test_a_file_that_was_cut_short(tmp_path: Path, share: float) -> None:
     whole = saved(tmp_path / "whole.pth", {"state_dict": {"a": torch.randn(500)}}).read_bytes()
     path = tmp_path / "cut.pth"
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(UserError, match="cut short") as error:
+    with pytest.raises(UserError, match="truncated") as error:
         read_weights(path)
     one_sentence(error, path)
 
@@ -337,7 +340,9 @@ def test_weights_as_bytes_and_as_an_open_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^the given bytes: is not a checkpoint"):
         read_weights(b"\0\1\2")
     for wrong in (3, None, io.StringIO("x")):
-        with pytest.raises(UserError, match=r"given as a path, as bytes or as a file open in mode 'rb', not as "):
+        with pytest.raises(
+            UserError, match=r"give weights as a path, as bytes or as a file open in mode 'rb', not as "
+        ):
             read_weights(wrong)  # type: ignore[arg-type]
 
 

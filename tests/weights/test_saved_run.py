@@ -113,7 +113,7 @@ def test_values_nested_without_end_are_refused(path: Path) -> None:
     for _ in range(60):
         nested = [nested, nested]
     torch.save({**content(), "best": {"raw": nested}}, path)
-    with pytest.raises(UserError, match="nested without end"):
+    with pytest.raises(UserError, match="nested too deeply"):
         read_saved_run(path)
 
 
@@ -121,7 +121,7 @@ def test_values_nested_without_end_are_refused(path: Path) -> None:
     ("change", "sentence"),
     [
         ({"version": 2}, "newer version"),
-        ({"format": "other"}, "holds weights but no run"),
+        ({"format": "other"}, "holds weights but no t2t_vit run"),
         ({"followers": 3}, "lacks followers"),
         ({"step": 4.0}, "lacks step"),
     ],
@@ -146,30 +146,30 @@ ENTRY = {"file": "t2t_vit_7-1_4.ckpt", "step": 4, "top1": 0.5, "loss": 0.5}
         ({"data": {"train_images": -1}}, "data.train_images is -1"),
         ({"data": {"updates_per_epoch": 0}}, "data.updates_per_epoch is 0"),
         ({"data": {"processes": 1.5}}, "data.processes is 1.5"),
-        ({"run": [1]}, "run is no dictionary"),
+        ({"run": [1]}, "run is not a dictionary"),
         ({"run": {"id": 7}}, "run.id is 7"),
         ({"progress": {"lr": math.nan}}, "progress.lr is nan"),
         ({"progress": {"lr": True}}, "progress.lr is True"),
         ({"progress": {"closed_at": 8}}, "progress.closed_at is 8"),
         ({"progress": {"evaluated_at": -2}}, "progress.evaluated_at is -2"),
         ({"progress": {"ended": 1}}, "progress.ended is 1"),
-        ({"progress": {"step": 1}}, "progress.step is no entry of a run"),
-        ({"progress": {3: 1}}, "progress.3 is no entry of a run"),
-        ({"classes": ["cat", 3]}, "a name of a class is no text"),
+        ({"progress": {"step": 1}}, "progress.step is not an entry of a run"),
+        ({"progress": {3: 1}}, "progress.3 is not an entry of a run"),
+        ({"classes": ["cat", 3]}, "a name of a class is not text"),
         ({"scaler": {"scale": 3.0}}, "scaler is {'scale': 3.0}"),
-        ({"model": {"a": 3}}, "model is no state dict of tensors"),
-        ({"ema": [torch.zeros(1)]}, "ema is no state dict of tensors"),
+        ({"model": {"a": 3}}, "model is not a state dict of tensors"),
+        ({"ema": [torch.zeros(1)]}, "ema is not a state dict of tensors"),
         ({"metrics": {"step": 9}}, "metrics.step is 9"),
         ({"metrics": {"raw": {**SCORES, "top1": 2}}}, "metrics.raw.top1 is 2"),
-        ({"metrics": {"raw": {**SCORES, "other": 2}}}, "metrics.raw.other is no entry of a run"),
+        ({"metrics": {"raw": {**SCORES, "other": 2}}}, "metrics.raw.other is not an entry of a run"),
         ({"metrics": {"raw": {"loss": 0.5}}}, "metrics.raw lacks a score"),
-        ({"metrics": {"raw": 3}}, "metrics.raw is no dictionary"),
-        ({"best": {"raw": ENTRY}}, "best.raw is no list"),
-        ({"best": {"raw": [3]}}, "best.raw is no dictionary"),
+        ({"metrics": {"raw": 3}}, "metrics.raw is not a dictionary"),
+        ({"best": {"raw": ENTRY}}, "best.raw is not a list"),
+        ({"best": {"raw": [3]}}, "best.raw is not a dictionary"),
         ({"best": {"raw": [{**ENTRY, "file": "../a"}]}}, "best.raw.file is ../a"),
         ({"best": {"raw": [{"file": "a"}]}}, "best.raw has an entry without file, step or loss"),
         ({"best": {"raw": [{**ENTRY, "loss": "low"}]}}, "best.raw.loss is low"),
-        ({"followers": {"a": 3}}, "followers.a is no state"),
+        ({"followers": {"a": 3}}, "followers.a is not a state"),
         ({"progress": {"lr": "\x1b[2J"}}, r"progress.lr is \x1b[2J"),
     ],
 )
@@ -197,5 +197,5 @@ def test_what_runs_write_is_taken(path: Path) -> None:
 
 
 def test_a_folder_is_told_of_the_files_in_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is a folder; name a checkpoint in it, such as last.ckpt"):
+    with pytest.raises(UserError, match=r"is a folder; give a checkpoint in it, such as last.ckpt"):
         read_saved_run(tmp_path)

@@ -58,11 +58,11 @@ def test_a_chain_through_all_formats_is_exact(source: Path, tmp_path: Path) -> N
 
 
 def test_what_cannot_be_done(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"x.h5: its ending says no format; name it .ckpt, .safetensors"):
+    with pytest.raises(UserError, match=r"x.h5: its ending does not give a format; end it in .ckpt, .safetensors"):
         convert_weights(source, tmp_path / "x.h5")
-    with pytest.raises(UserError, match=r"format 'onnx' is not known; there are mindspore, safetensors, torch"):
+    with pytest.raises(UserError, match=r"format 'onnx' is not known; choose one of mindspore, safetensors, torch"):
         convert_weights(source, tmp_path / "x.ckpt", format="onnx")
-    with pytest.raises(UserError, match="is a folder; name the file to write"):
+    with pytest.raises(UserError, match="is a folder; give the file to write"):
         convert_weights(source, tmp_path, format="torch")
     torch.save({"a": torch.zeros(2, dtype=torch.float8_e5m2)}, tmp_path / "f8.pth")
     with pytest.raises(UserError, match=r"MindSpore has no type for a, which is torch\.float8_e5m2"):
@@ -117,7 +117,7 @@ def test_the_command_converts_and_says_what_it_did(
     assert main(["weights", "convert", str(source), target]) == 0
     assert capsys.readouterr() == (f"{target}: 111 tensors written as mindspore\n", "")
     assert main(["weights", "convert", str(source), target, "--format", "torch"]) == 0
-    assert capsys.readouterr().out == f"{target}: 111 tensors written as torch, in place of the file that was there\n"
+    assert capsys.readouterr().out == f"{target}: 111 tensors written as torch, replacing the existing file\n"
 
 
 def test_the_command_shows(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,8 +139,8 @@ def test_the_command_shows(source: Path, capsys: pytest.CaptureFixture[str]) -> 
     [
         ({"image_size": 28}, "28 x 28 pixels"),
         ({"image_size": [24, 40]}, "24 x 40 pixels"),
-        ({"image_size": "wide"}, "32 x 32 pixels (from the number of positions; others fit, too)"),
-        ({}, "32 x 32 pixels (from the number of positions; others fit, too)"),
+        ({"image_size": "wide"}, "32 x 32 pixels (from the number of positions; others also fit)"),
+        ({}, "32 x 32 pixels (from the number of positions; others also fit)"),
     ],
 )
 def test_the_size_is_the_configurations(known: dict[str, object], pixels: str, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_the_size_is_the_configurations(known: dict[str, object], pixels: str, t
     [
         (["shaw", "x"], "weights takes show or convert; not 'shaw'"),
         (["show"], "weights show needs FILE"),
-        (["show", "absent.pth"], "there is no such file"),
+        (["show", "absent.pth"], "no such file"),
         (["show", "a", "--format", "torch"], "--format has no effect with show"),
         (["convert", "a"], "weights convert needs NEW_FILE"),
         (["show", "a", "--nonsense"], "unknown option '--nonsense'"),
@@ -176,4 +176,4 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert ended.value.code == 0
         assert capsys.readouterr().out.startswith("Usage: t2t-vit weights show FILE")
     assert main(["--help"]) == 0
-    assert "  weights     show what a file of weights holds, or convert it\n" in capsys.readouterr().out
+    assert "  weights     show the contents of a weights file, or convert it\n" in capsys.readouterr().out

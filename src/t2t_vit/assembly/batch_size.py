@@ -32,16 +32,16 @@ from t2t_vit.training.teacher import Teacher
 
 Note = Callable[[str], None]
 
-HEADROOM = 0.9  # of the memory that is free, which a trial may take
-_STEPS = 2  # updates of a trial: the first one makes the optimizer's moments
-_LARGEST = 8192  # images that are tried where nothing else ends the search
-# What autograd keeps for the backward pass is not all: gradients of the activations live beside it.
+HEADROOM = 0.9  # share of the free memory that a trial may use
+_STEPS = 2  # updates of a trial: the first one allocates the optimizer's moments
+_LARGEST = 8192  # most images to try if nothing else ends the search
+# Besides what autograd keeps for the backward pass, there are gradients of the activations.
 _BESIDE = 1.5
-# A compiler makes some of what is kept again, and half precision keeps some of it in half as many bytes.
+# A compiler recomputes some of it, and half precision keeps some of it in half as many bytes.
 _COMPILED = 0.5
-# More than any of our networks keeps for a pixel of an image, and for its weights: 2 KB and 1 GB were the most.
+# More than any of our networks keeps per pixel and for its weights: at most 2 KB and 1 GB were measured.
 _A_PIXEL, _WEIGHTS = 4000, 2 * 10**9
-_IMAGES = 2  # of the pass that is looked at
+_IMAGES = 2  # of the pass that is measured
 _CLASSES = 1000  # at least, so that the answer does not depend on whether their number is known yet
 
 
@@ -114,14 +114,14 @@ def _found(
     if fitting < 1:
         raise UserError(
             f"batch_size auto: not even one image fits into the memory of {precision.device}: lower image_size, or "
-            "take a smaller arch"
+            "choose a smaller arch"
         )
     batch, accumulation = (fitting, config.accumulation_step) if want.fixed else shared(whole, fitting)
     update = batch * accumulation
     note(
         f"batch_size auto: {batch} ({how}, {precision.device.type}), accumulation_step {accumulation}: "
-        f"{update:,} images an update and device"
-        + ("" if update == whole or want.fixed else f", as near to the recipe's {whole:,} as it goes")
+        f"{update:,} images per update and device"
+        + ("" if update == whole or want.fixed else f", as close as possible to the recipe's {whole:,}")
     )
     return batch, accumulation
 
@@ -192,7 +192,7 @@ class Trial:
                 raise
             return False
         finally:
-            gc.collect()  # a network's hooks refer to it in circles
+            gc.collect()  # hooks of a network refer to it in cycles
             if self._precision.device.type == "cuda":
                 torch.cuda.empty_cache()
         return True
@@ -225,7 +225,7 @@ def held_by_memory(config: Config, processes: Processes, note: Note) -> int:
     held = int((HEADROOM * free - fixed) // per_image)
     note(
         f"memory: {shown_bytes(free)} are free; an update takes about {shown_bytes(fixed)} and "
-        f"{shown_bytes(per_image)} more for each image"
+        f"{shown_bytes(per_image)} more per image"
     )
     return max(0, min(held, _LARGEST))
 
@@ -276,7 +276,7 @@ def _kept_for_backward(model: nn.Module, images: Tensor) -> int:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor  # alive, so that no other storage takes its place
+        kept[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that no other storage gets its address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -290,5 +290,5 @@ def _free_memory() -> int:
     """What is free on the machine and in its control groups, and what the process may still take by its own limit."""
     free = free_memory()
     left = address_space_left()
-    # Of its address space, libraries that are loaded later and the allocator's reserves take a part, too.
+    # Libraries that are loaded later and the allocator's reserves also use part of its address space.
     return free if left is None else min(free or left, max(1, left // 2))

@@ -67,7 +67,7 @@ def best_weights(
         try:
             reported = _loaded(last.best, trained, state)
         except CheckpointError as error:
-            note(f"the last weights are reported, as the best ones cannot be read: {error}")
+            note(f"the last weights are reported, because the best ones cannot be read: {error}")
     weights = better(reported.results, best_by)
     device = next(trained.model.parameters()).device
     found = torch.tensor([reported.step, weights == "ema"], device=device)

@@ -42,7 +42,7 @@ from t2t_vit.weights import Weights, fit
 
 Note = Callable[[str], None]
 HEAD = ("head.weight", "head.bias")
-OTHER_POOL = "its head was trained on another pool of the tokens ({}); here it sees the class token"
+OTHER_POOL = "its head was trained on another pool of the tokens ({}); here it is given the class token"
 
 
 def preprocessing_of(config: Config) -> Preprocessing:

@@ -78,7 +78,7 @@ def _advice(config: Config) -> str:
     """What to do where reading is too slow."""
     available, workers = cores(), config.num_parallel_workers
     more = f"raise num_parallel_workers ({workers} of {available} cores now), " if workers < available else ""
-    return f"{more}put the data on a faster disk, store smaller images, or turn auto_augment off"
+    return f"{more}move the data to a faster disk, store smaller images, or turn auto_augment off"
 
 
 def _recall(start: Start, callbacks: Sequence[Callback]) -> None:
@@ -151,4 +151,4 @@ def _dump_graph(job: Job, trained: Trained, board: TensorBoard) -> None:
     path = job.folders.summary / "graph.txt"
     with atomic_write(path, "w") as file:
         file.write(str(program.graph))
-    job.note(f"the model's graph is in {path} and in the summary")
+    job.note(f"the graph of the model is written to {path} and to the summary")

@@ -45,7 +45,7 @@ from t2t_vit.training.run import Folders
 
 BAD_IMAGES = "bad_images.txt"
 TRAINING_LIST, VALIDATION_LIST = "train_images.txt", "val_images.txt"
-_MANY = 5_000  # images that take so long to look at that it is said before
+_MANY = 5_000  # from this number on, checking takes so long that it is announced
 _MOST_THREADS = 32
 
 
@@ -183,7 +183,7 @@ class _Preparation:
 
     def _headers(self) -> tuple[Look, Look]:
         if self.total >= _MANY and self.processes.is_first:
-            self.job.console.screen(f"looking at {self.total:,} images before the first step")
+            self.job.console.screen(f"checking {self.total:,} images before the first step")
         looks = (Look.at_none(len(self.files[0])), Look.at_none(len(self.files[1])))
         for files, look in zip(self.files, looks, strict=True):
             read_headers(files, look, self._share(len(files)), self.threads)
@@ -255,7 +255,7 @@ class _Preparation:
         if config.epochs + config.cooldown_epochs == 1 or config.cache == "off":
             return Prepared(train, val)
         if not has_memory_files():
-            self.job.note("cache: this platform has no memory files to share; images are decoded in every epoch")
+            self.job.note("cache: this platform has no shared memory files; images are decoded in every epoch")
             return Prepared(train, val)
         # All processes must come to the same answer here, whatever each of them sees of the memory.
         budgets = np.zeros(self.processes.count, np.int64)
@@ -276,7 +276,9 @@ class _Preparation:
         needed = len(val) * (config.in_chans * preprocessing.image_size[0] * preprocessing.image_size[1] + 24)
         what = f"the pixels of {counted(len(val), 'validation image')}, {shown_bytes(needed)}"
         if needed > budget:
-            self.job.note(f"cache: {what}, do not fit the {shown_bytes(budget)} that are left; they are made each time")
+            self.job.note(
+                f"cache: {what}, do not fit the {shown_bytes(budget)} that are left; they are decoded each time"
+            )
             return Prepared(kept, val)
         store = shared_store(len(val), budget, first, share, self.job.note)
         if store is not None:
@@ -297,8 +299,8 @@ class _Preparation:
         job, note = self.job, self.job.note
         decoded = sum(int(look.decoded.sum()) for look in looks)
         bad = sum(len(look.reasons) for look in looks)
-        earlier = ", as an earlier start found" if self.known else ""
-        seen = f"looked at {self.total:,} images, {decoded:,} of them decoded whole{earlier}"
+        earlier = ", decoded by an earlier start" if self.known else ""
+        seen = f"checked {self.total:,} images, {decoded:,} of them decoded whole{earlier}"
         path = job.folders.logs / BAD_IMAGES
         where = f", all of them listed in {path}" if bad else ""
         if job.processes.is_first and bad:
@@ -315,12 +317,12 @@ class _Preparation:
         if stops and broken:
             raise UserError(not_readable(broken, self.total, where))
         if not bad:
-            note(f"{seen}: all can be read")
+            note(f"{seen}: all are readable")
         else:
-            instead = ("training, which takes others for them", "validation, which does not count them")
+            instead = ("training, which replaces them", "validation, which leaves them out")
             counts = zip((len(look.reasons) for look in looks), instead, strict=True)
             parts = [f"{count:,} for {what}" for count, what in counts if count]
-            note(f"{seen}: some cannot be read, {' and '.join(parts)}{where}")
+            note(f"{seen}: some are unreadable, {' and '.join(parts)}{where}")
         self._check_left(looks, where)
         found = partial(_append, path) if job.processes.is_first else _nothing
         train, val = (BadImages(stops, frozenset(look.reasons), note, found) for look in looks)
@@ -336,12 +338,12 @@ class _Preparation:
         train, val = self.sets
         if 2 * len(looks[0].reasons) > len(train):
             raise UserError(
-                f"{len(looks[0].reasons):,} of {len(train):,} training images cannot be read{where}: more than half; "
-                "repair them, or take them away and begin a new run"
+                f"{len(looks[0].reasons):,} of {len(train):,} training images cannot be read{where}, more than half; "
+                "repair them, or remove them and begin a new run"
             )
         if len(looks[1].reasons) == len(val):
             raise UserError(
-                f"of {counted(len(val), 'validation image')} none can be read{where}; repair or replace them"
+                f"none of {counted(len(val), 'validation image')} can be read{where}; repair or replace them"
             )
         left = np.bincount(train.targets[~looks[0].bad()], minlength=len(train.classes))
         there = np.bincount(train.targets, minlength=len(train.classes))

@@ -218,7 +218,9 @@ class Chooser:
             self.saved = saved = search.saved
             if saved is None and search.damaged:
                 close(choice)
-                told = f"resume auto: no whole checkpoint in {found.folders.checkpoints}: starting from the beginning"
+                told = (
+                    f"resume auto: no complete checkpoint in {found.folders.checkpoints}: starting from the beginning"
+                )
                 return Choice(notes=[*search.notes, told])
             if saved is None:
                 told = (
@@ -334,8 +336,8 @@ def _from(options: Options, choice: Choice, saved: SavedRun | None) -> Start:
 def _read_by_another(path: Path) -> SavedRun:
     if not path.is_file():
         raise UserError(
-            f"{path}: the first process continues from it, and another one does not find it; ckpt_root_dir has to be "
-            "one folder that all machines share"
+            f"{path}: the first process continues from this file, but another process cannot find it; set "
+            "ckpt_root_dir to a folder that all machines share"
         )
     return read_saved_run(path)
 
@@ -396,7 +398,7 @@ def logs_of(path: Path) -> Path:
     roots, name = recorded_place(content)
     folders = home_of(path, RunMark.of(content.get("run")), name, roots, {}, roots)
     if folders is None or not (folders.logs / RECORD).is_file():
-        raise UserError(f"{path}: the logs of its run are not found; name their folder, such as runs/logs/{name}")
+        raise UserError(f"{path}: the logs of its run were not found; give their folder, such as runs/logs/{name}")
     return folders.logs
 
 
@@ -405,7 +407,7 @@ def _readable(path: Path, search: Search) -> SavedRun | None:
         return read_saved_run(path)
     except CheckpointError as error:
         search.damaged.append(path)
-        search.notes.append(f"skipped for another one: {error}")
+        search.notes.append(f"skipped for an older one: {error}")
         return None
 
 
@@ -483,28 +485,31 @@ def check_same_data(saved: SavedRun, now: Identity, note: Callable[[str], None])
             f"begin a new run with --pretrained {quote(str(saved.path))}"
         )
     if then.get("train_files", now.data.get("train_files")) != now.data.get("train_files"):
-        note("the training images have other names than when the run began: from here on their order is another one")
+        note("the training images have other names than when the run began: from here on their order is different")
     if then.get("teacher", now.data.get("teacher")) != now.data.get("teacher", then.get("teacher")):
         raise UserError(
             f"the run of {saved.path} cannot be continued: {now.config['teacher']} is not the teacher that it began "
-            f"with; name that one's file with --teacher, or begin a new run with --pretrained {quote(str(saved.path))}"
+            "with; give the file of that teacher with --teacher, or begin a new run with --pretrained "
+            f"{quote(str(saved.path))}"
         )
     if then.get("val_images") != now.data["val_images"]:
         note(
             f"there were {then.get('val_images')} validation images when the run began, and there are "
-            f"{now.data['val_images']} now: scores before and after are of different images"
+            f"{now.data['val_images']} now: scores before and after are measured on different images"
         )
     elif then.get("val_files", now.data.get("val_files")) != now.data.get("val_files"):
-        note("the validation images have other names than when the run began: scores may be of different images")
+        note(
+            "the validation images have other names than when the run began: scores may be measured on different images"
+        )
     if then.get("images_per_update") != now.data["images_per_update"]:
         raise UserError(
             f"the run of {saved.path} cannot be continued: an update takes {then.get('images_per_update')} images, and "
-            f"now {now.data['images_per_update']} (batch_size x processes x accumulation_step); make them the same"
+            f"now {now.data['images_per_update']} (batch_size x processes x accumulation_step); make the two equal"
         )
     if then.get("processes") != now.data["processes"]:
         note(
             f"{then.get('processes')} processes before, {now.data['processes']} now: each update has the same images, "
-            "sums are rounded in another order"
+            "but sums are rounded in another order"
         )
 
 
@@ -512,15 +517,15 @@ def nothing_left(name: str, config: Config, state: State, stopping: EarlyStoppin
     """What to say of the run called `name`, which is over."""
     over = f"the run {name} is finished"
     if stopping.is_over:
-        return f"{over}: {stopping.reason}; a larger --patience, or 0, goes on"
+        return f"{over}: {stopping.reason}; a larger --patience, or 0, continues it"
     if time.was_over:
-        return f"{over}: {time.reason}; a larger --max_hours, or 0, goes on"
+        return f"{over}: {time.reason}; a larger --max_hours, or 0, continues it"
     if config.max_steps and state.step < state.epochs * state.updates_per_epoch:
         return (
-            f"{over}: max_steps {config.max_steps} ended it at step {state.step}; --max_steps 0 goes on "
-            f"to the end of epoch {state.epochs}"
+            f"{over}: max_steps {config.max_steps} ended it at step {state.step}; --max_steps 0 continues "
+            f"it to the end of epoch {state.epochs}"
         )
-    return f"{over}: step {state.step}, epoch {state.epoch}; a larger --epochs goes on"
+    return f"{over}: step {state.step}, epoch {state.epoch}; a larger --epochs continues it"
 
 
 def check_same_classes(saved: SavedRun, classes: Sequence[str]) -> None:

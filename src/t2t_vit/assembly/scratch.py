@@ -104,21 +104,23 @@ def prepared(options: Options) -> tuple[Options, list[str]]:
     recipe = _recipe(options.path)
     if recipe in FROM_WEIGHTS and not options.checkpoint and "arch" not in options.line:
         raise UserError(
-            f"{recipe} starts from weights, and none are named; name them with --pretrained FILE, or train without "
-            f"any: t2t-vit train {PRESET}{_same_data(options)}"
+            f"{recipe} starts from weights, but none are given; give them with --pretrained FILE, or train without "
+            f"weights: t2t-vit train {PRESET}{_same_data(options)}"
         )
     if recipe != PRESET:
         return options, _made_for(recipe, options)
     if options.checkpoint:
         raise UserError(
-            f"{PRESET} starts without weights; from those of {options.checkpoint} it is "
+            f"{PRESET} starts without weights; to start from {options.checkpoint}: "
             f"t2t-vit train finetune{_same_data(options)} --pretrained {options.checkpoint}"
         )
     config = Config(**{**options.file, **options.line})  # type: ignore[arg-type]
     if config.dataset == "ImageNet" and not config.data_url:
         if config.resume == "auto":  # the run that goes on knows its images
             return options, []
-        raise UserError(f"{PRESET} looks at the images before it chooses; name their folder with --data_url FOLDER")
+        raise UserError(
+            f"{PRESET} looks at the images before it chooses the settings; give their folder with --data_url FOLDER"
+        )
     facts, machine = look(config), _machine(config, float(str(options.said("max_hours", 0.0))))
     chosen: dict[str, Value] = {}
     lines = [f"{PRESET}: {_summary(facts, machine)}"]
@@ -185,11 +187,12 @@ def _network(facts: Facts, machine: Machine) -> Choice:
     side = facts.side
     if 0 < side < SMALL:
         return Choice(
-            {"arch": "t2t_vit_quickstart", "image_size": 32}, f"its tokens are fine enough for images of {side} pixels"
+            {"arch": "t2t_vit_quickstart", "image_size": 32}, f"its tokens are small enough for images of {side} pixels"
         )
     if machine.kind == "cpu":
         return Choice(
-            {"arch": "t2t_vit_4", "image_size": 64}, "4 blocks and small images are quick: each is seen more often"
+            {"arch": "t2t_vit_4", "image_size": 64},
+            "4 blocks and small images train fast, so each image is seen more often",
         )
     largest = 224 if side >= 160 else 128 if side >= 96 else 64
     if facts.images >= 20_000 and largest == 224:
@@ -197,9 +200,7 @@ def _network(facts: Facts, machine: Machine) -> Choice:
             {"arch": "t2t_vit_14", "image_size": 224}, f"{facts.images:,} images are enough for 21 million parameters"
         )
     size = min(largest, 160 if facts.images >= 5_000 else 128)
-    return Choice(
-        {"arch": "t2t_vit_7", "image_size": size}, f"a larger network would learn {facts.images:,} images by heart"
-    )
+    return Choice({"arch": "t2t_vit_7", "image_size": size}, f"a larger network would memorise {facts.images:,} images")
 
 
 def _batch(facts: Facts, machine: Machine, cost: Cost) -> Choice:
@@ -208,7 +209,7 @@ def _batch(facts: Facts, machine: Machine, cost: Cost) -> Choice:
     whole = max(8, min(whole, 2 ** int(math.log2(max(8, facts.images / 10)))))
     each = max(1, whole // machine.processes)
     fitting = max(1, int(SHARE_OF_MEMORY * machine.memory / max(1, cost.saved_bytes)))
-    why = f"some {counted(max(1, facts.images // (each * machine.processes)), 'update')} an epoch"
+    why = f"about {counted(max(1, facts.images // (each * machine.processes)), 'update')} per epoch"
     if each > fitting:
         each = 2 ** int(math.log2(fitting))
         why = f"more may not fit into {shown_bytes(machine.memory)}"
@@ -225,12 +226,12 @@ def _epochs(facts: Facts, machine: Machine, cost: Cost, decided: dict[str, Value
         epochs = max(1, min(high, allowed))
         return Choice(
             {"epochs": epochs},
-            f"fits into {counted(machine.hours, 'hour')}, at {_duration(seconds)} an epoch",
+            f"fits into {counted(machine.hours, 'hour')}, at {_duration(seconds)} per epoch",
         )
     epochs = int(str(decided.get("epochs", wanted)))
     return Choice(
         {"epochs": wanted},
-        f"{wanted * facts.images:,} images in all; {_duration(epochs * seconds)} on a machine like this one; "
+        f"{wanted * facts.images:,} images in all; {_duration(epochs * seconds)} on a machine like this; "
         "--max_hours H sets a limit",
     )
 
@@ -239,31 +240,31 @@ def _rhythm(epochs: int) -> Choice:
     """Warm-up, and how often is evaluated."""
     return Choice(
         {"warmup_length": round(min(5.0, max(0.5, 0.05 * epochs)), 2), "eval_every_epochs": max(1, epochs // 10)},
-        "a twentieth of the run; some ten evaluations cost little of it",
+        "a twentieth of the run; about ten evaluations cost little time",
     )
 
 
 def _augmentation(facts: Facts, epochs: int) -> Choice:
     """How much an image is changed each time: the more often it is seen, the more."""
     if epochs <= 60:
-        return Choice({"min_crop": 0.5}, f"in {counted(epochs, 'epoch')} a light crop and flips are enough")
+        return Choice({"min_crop": 0.5}, f"in {counted(epochs, 'epoch')} light crops and flips are enough")
     return Choice(
         {"min_crop": 0.35, "re_prob": 0.1, "drop_path": 0.1},
-        f"{facts.images:,} images are seen {epochs} times: crops, erasing and drop path keep them new",
+        f"{facts.images:,} images are seen {epochs} times: crops, erasing and drop path vary them",
     )
 
 
 def _channels(facts: Facts) -> list[Choice]:
-    return [Choice({"in_chans": 1}, "the images have no colours")] if facts.grey else []
+    return [Choice({"in_chans": 1}, "the images have no colour")] if facts.grey else []
 
 
 def _workers(machine: Machine) -> Choice:
     if machine.kind == "cpu":
         count = min(4, machine.cores // 4)
-        why = "decoded images are kept, and the network needs the cores"
+        why = "decoded images stay in memory, so the network gets the cores"
     else:
         count = min(8, max(1, machine.cores - 1))
-        why = "the accelerator is not to wait for images"
+        why = "the accelerator should not wait for images"
     return Choice({"num_parallel_workers": count}, f"{why} ({counted(machine.cores, 'core')})")
 
 
@@ -297,8 +298,8 @@ def _made_for(recipe: str, options: Options) -> list[str]:
     if config.resume or choose_device(config.device_target, config.device_id, required=False).type != "cpu":
         return []
     return [
-        f"{recipe} is made for ImageNet on 8 GPUs, {options.file['epochs']} epochs; for a folder of your own on "
-        f"a CPU: t2t-vit train {PRESET}{_same_data(options)}"
+        f"{recipe} is for ImageNet on 8 GPUs, {options.file['epochs']} epochs; for your own images on a "
+        f"CPU: t2t-vit train {PRESET}{_same_data(options)}"
     ]
 
 
@@ -309,14 +310,14 @@ def _same_data(options: Options) -> str:
 
 
 def _summary(facts: Facts, machine: Machine) -> str:
-    few = f"; fewer than {FEWEST}: expect little" if facts.images < FEWEST else ""
-    many = f"; more than {MOST:,}: a recipe of a larger network may gain more" if facts.images > MOST else ""
+    few = f"; fewer than {FEWEST}: expect low accuracy" if facts.images < FEWEST else ""
+    many = f"; more than {MOST:,}: the recipe of a larger network may be more accurate" if facts.images > MOST else ""
     colours = "grey" if facts.grey else "in colour"
     limit = f", {counted(machine.hours, 'hour')} at most" if machine.hours else ""
     return (
         f"{facts.images:,} training images of {facts.classes} classes, {colours}, half of them at least {facts.side} "
         f"pixels on the shorter side{few}{many}; {machine.kind} with {counted(machine.cores, 'core')} and "
-        f"{shown_bytes(machine.memory)}{limit}. Chosen for them, and what is on the command line wins:"
+        f"{shown_bytes(machine.memory)}{limit}. Chosen for them (the command line overrides each):"
     )
 
 

@@ -51,7 +51,7 @@ from t2t_vit.training.compilation import compile_for_training
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.measurements import training_flops
 
-CPU_BATCH = 8  # of which a network's rate on a few cores depends little
+CPU_BATCH = 8  # the rate of a network on a few cores hardly depends on it
 Results = dict[str, Any]
 
 
@@ -65,7 +65,7 @@ class Bench:
     precision: Precision
     rounds: int
     waiting: list[str]
-    about: Results  # where and what is measured, which stands in the JSON and above the tables
+    about: Results  # the circumstances, shown in the JSON and above the tables
 
     def begin(self) -> None:
         """Print what waited."""
@@ -232,7 +232,7 @@ def _loader(bench: Bench, images: ImageSet, workers: int) -> Results:
 def _workers(config: Config) -> int:
     usable = usable_workers(config.num_parallel_workers)
     if usable < config.num_parallel_workers:
-        tell(f"num_parallel_workers {config.num_parallel_workers} is cut to {usable}, the number of cores")
+        tell(f"num_parallel_workers {config.num_parallel_workers} is reduced to {usable}, the number of cores")
     return usable
 
 
@@ -240,12 +240,12 @@ def _fitted(options: Options, config: Config, device: torch.device, note: build.
     """`config` with what nobody said and the measurement has to know."""
     if options.data == "data":
         if not (options.said("dataset", "") or config.data_url):
-            note("no data are named: the embedded Fashion-MNIST is read, which is small; --data_url FOLDER reads yours")
+            note("no data folder is given: reading the small embedded Fashion-MNIST; --data_url FOLDER reads yours")
             return replace(config, dataset="FashionMNIST")
         return config
     size = config.batch_size
     if device.type == "cpu" and not options.said("batch_size", 0):
-        note(f"batch_size {CPU_BATCH}, as this is a CPU; the command line may name another")
+        note(f"batch_size {CPU_BATCH}, because the device is a CPU; --batch_size sets another")
         size = CPU_BATCH
     return replace(config, batch_size=size, num_classes=config.num_classes or 1000)
 

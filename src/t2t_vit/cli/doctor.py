@@ -25,7 +25,7 @@ from t2t_vit.settings.command_line import Options
 from t2t_vit.tables import table_lines
 from t2t_vit.training.compilation import obstacle_to_compiling
 
-# What commands import where it is there.
+# Optional packages that commands import.
 OPTIONAL = (
     "torchvision", "numpy", "pillow", "safetensors", "onnx", "onnxruntime", "openvino", "nncf", "executorch",
     "tensorrt", "mindspore", "triton", "matplotlib", "pyarrow", "pillow-heif", "wandb", "mlflow-skinny", "optuna",
@@ -45,7 +45,7 @@ def run(options: Options) -> int:
         print(section)
         rows = [(name, shown(name, value)) for name, value in facts.items()]
         print(*(f"  {line}" for line in table_lines((), rows, left=(0, 1))), sep="\n", end="\n\n")
-    print("Paste this into a report of a fault; it holds no paths and no names of yours.")
+    print("Paste this into a bug report. It contains no paths and no names of users or machines.")
     return 0
 
 
@@ -117,8 +117,8 @@ def _or_ready(reason: Callable[[], str | None], ready: str) -> str:
     if why is None:
         return ready
     if "fails" in why:
-        return "not here: compiling fails; t2t-vit bench model --kernels native prints the compiler's message"
-    return f"not here: {why}"
+        return "not available: compiling fails; t2t-vit bench model --kernels native prints the compiler's message"
+    return f"not available: {why}"
 
 
 def _devices() -> Iterator[tuple[str, str]]:
@@ -163,7 +163,7 @@ def _limits(root: Path) -> Facts:
         quota = text_of(limit.with_name("cpu.max")).split()
         if len(quota) == 2 and quota[0].isdigit():
             processors.append(int(quota[0]) / int(quota[1]))
-    memory = [size for size in memory if size < 2**60]  # how version 1 writes that there is none
+    memory = [size for size in memory if size < 2**60]  # version 1's way of writing "no limit"
     return {
         "memory": min(memory, default=None),
         "processors": min(processors, default=None),

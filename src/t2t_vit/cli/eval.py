@@ -22,7 +22,7 @@ from t2t_vit.fast.kernels import check_kernels, prepared
 from t2t_vit.files import atomic_write
 from t2t_vit.inference.exported import ExportedPredictor
 from t2t_vit.inference.load import is_exported, rebuild
-from t2t_vit.inference.writers import check_output
+from t2t_vit.inference.writers import check_apart, check_output
 from t2t_vit.notes import counted, silent, tell
 from t2t_vit.precision import AMP_LEVELS, Precision, choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_evaluation_report
@@ -68,6 +68,10 @@ def run(options: Options) -> int:
     for file in (output, report, answers):
         if file is not None:
             check_output(file)
+    written = [(f"--{name}", file) for name, file in (("report", report), ("answers", answers)) if file is not None]
+    for option, file in written:
+        if output is not None:
+            check_apart(file, output, f"{option} {file}")
     found = evaluate_job(options, processes, note, wants_outcomes=report is not None or answers is not None)
     if processes.is_first:
         results = as_results(found.metrics)
@@ -84,7 +88,7 @@ def run(options: Options) -> int:
             note(f"answers: {answers}")
         print(rounded(found))
         print(f"eval results: {results}")
-    # Of several, the first one writes: it would be ended by another's exit code.
+    # Of several processes only the first one writes; another's exit code would end it before.
     return 1 if found.unreadable and processes.is_first else 0
 
 
@@ -142,7 +146,7 @@ def evaluate_weights(
     wants_outcomes: bool = False,
 ) -> Evaluated:
     """Exact metrics of `weights` over the validation images of `config`, each counted once, after the `notes`."""
-    pending = list(notes)  # printed only when nothing can be refused any more: a mistake is one sentence
+    pending = list(notes)  # printed only after all checks, so that a mistake is one sentence
     device_id = processes.local if processes.count > 1 else config.device_id
     device = choose_device(config.device_target, device_id, note=pending.append)
     precision = choose_precision(config.amp_level, device, training=False, note=pending.append)
@@ -151,8 +155,8 @@ def evaluate_weights(
     rebuilt = rebuild(weights, config.to_dict(), pending.append)
     if set(build.HEAD) & set(rebuilt.report.new):
         raise UserError(
-            f"{weights.path}: holds no head for {config.num_classes} classes, and a new one knows nothing; fine-tune "
-            "it before it is evaluated"
+            f"{weights.path}: has no head for {config.num_classes} classes, and a new head is untrained; fine-tune "
+            "the checkpoint before you evaluate it"
         )
     images = build.validation_images(config, pending.append, rebuilt.classes, str(weights.path))
     pending += _other_precision(weights, precision)
@@ -193,7 +197,7 @@ def evaluate_exported(
         found = _measured(module, loader, images, processes, nullcontext, wants_outcomes)
         tell_unreadable(found[0], len(images), note)
         if unanswered := int(processes.sum(module.unanswered)):
-            note(f"{predictor.path}: answers {unanswered:,} images with no finite numbers; they count as wrong")
+            note(f"{predictor.path}: answers {unanswered:,} images with no finite number; they count as wrong")
     return Evaluated(found[0], measured, "exported", images, found[1])
 
 
@@ -233,10 +237,10 @@ def _other_precision(weights: Weights, precision: Precision) -> list[str]:
     of_run = choose_precision(level, precision.device, training=True).name
     if of_run == precision.name:
         return []
-    auto = ", as amp_level auto is here" if level == "auto" else ""
+    auto = " (amp_level auto)" if level == "auto" else ""
     return [
-        f"the run of this checkpoint measured in {of_run}{auto}, this evaluation in {precision.name}: its figures may "
-        f"differ in the last digits; --amp_level {of_run} measures as the run did"
+        f"the run measured this checkpoint in {of_run}{auto}, this evaluation uses {precision.name}: the figures may "
+        f"differ in the last digits; for the precision of the run, add --amp_level {of_run}"
     ]
 
 

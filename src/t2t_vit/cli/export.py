@@ -33,9 +33,9 @@ from t2t_vit.weights import Weights, checkpoint_config, read_weights
 CALIBRATION = 200
 ALL = "all"
 COLUMNS = ("format", "size", "load", "images/s", "difference", "top-1", "file")
-_EMPTY = [""] * (len(COLUMNS) - 2)  # where there is only a name and a sentence
+_EMPTY = [""] * (len(COLUMNS) - 2)  # for rows with only a name and a sentence
 COMPARED: dict[ExportPrecision, int] = {"fp32": 12, "fp16": 100}
-# int8 is judged by its answers, of which it takes many: 2,000 small pictures, at least 200 large ones.
+# int8 is judged by its answers, so it needs many images: 2,000 small ones, or at least 200 large ones.
 INT8_PIXELS, INT8_MOST, INT8_LEAST = 2000 * 64 * 64, 2000, 200
 Note = Callable[[str], None]
 Pair = tuple[Tensor, Tensor | None]
@@ -94,11 +94,11 @@ def export_all(
             except DisagreementError as error:
                 code = 1
                 rows.append([name, *_EMPTY, str(error)])
-            except Exception as error:  # of another program that writes or runs the format; the others go on
+            except Exception as error:  # of a library that writes or runs the format; the other formats continue
                 code = 1
                 reason = printable(" ".join(str(error).split()))[:200]
-                rows.append([name, *_EMPTY, f"not written, since its writer fails: {type(error).__name__}: {reason}"])
-    finally:  # also where it is stopped: what was written is there
+                rows.append([name, *_EMPTY, f"not written, as conversion failed: {type(error).__name__}: {reason}"])
+    finally:  # also after a stop: the files that were written remain
         print_table(COLUMNS, rows, left=(0, -1))
     return code
 
@@ -118,7 +118,7 @@ def announce(export: Callable[[], Exported]) -> int:
 def _prepared(
     weights: Weights, config: Config, wish: Wish, notes: Sequence[str], data_is_named: bool
 ) -> tuple[TorchPredictor, Evidence]:
-    pending = list(notes)  # printed only when nothing can be refused any more: a mistake is one sentence
+    pending = list(notes)  # printed only after all checks, so that a mistake is one sentence
     rebuilt = rebuild(weights, config.to_dict(), pending.append)
     evidence = gather(
         config,
@@ -208,7 +208,7 @@ def gather(
     known = targets if classes is not None and tuple(images.classes) == classes else None
     if precision != "int8":
         return Evidence(compared, known)
-    note(f"int8: measured on {calibration} images, compared on {len(compared):,}")
+    note(f"int8: calibrated on {calibration} images, compared on {len(compared):,}")
     return Evidence(compared, known, real_images(training(), preprocessing, calibration)[0])
 
 
@@ -227,7 +227,7 @@ def real_images(images: ImageSet, preprocessing: Preprocessing, count: int) -> t
         except DecodeError as error:
             reason = f"{images.name(number)}: {error}"
     if not read:
-        raise UserError(f"no validation image to compare on can be read: {reason}")
+        raise UserError(f"no validation image can be read for the comparison: {reason}")
     return torch.stack(read), torch.tensor(targets)
 
 
@@ -249,7 +249,7 @@ def _sets(
     except DataError as error:
         if named:
             raise
-        note(f"compared on embedded images, since {error}")
+        note(f"compared on embedded images, because {error}")
     mode = preprocessing.mode
     return fashion_mnist("val", mode), lambda: fashion_mnist("train", mode)
 

@@ -25,7 +25,7 @@ from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.readers import Readers, usable_workers
 from t2t_vit.inference.sources import STANDARD_INPUT, find_images, listed_images
 from t2t_vit.inference.torch_predictor import REPAYS_COMPILING
-from t2t_vit.inference.writers import check_output, format_of, open_rejects, open_writer
+from t2t_vit.inference.writers import check_apart, check_output, format_of, open_rejects, open_writer
 from t2t_vit.notes import counted, tell
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
@@ -34,8 +34,8 @@ from t2t_vit.settings.schema import Config
 from t2t_vit.weights import checkpoint_config, read_weights
 
 DEFAULT_OUTPUT = "predictions"
-_LOOKED_AT = 4  # as many images for each that is wanted, in case some are broken
-MOST_NAMED = 20  # bad images on standard error; the file of errors has all
+_LOOKED_AT = 4  # spare images for each wanted one, in case some are unreadable
+MOST_NAMED = 20  # bad images shown on standard error; the errors file lists all
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ class InferenceJob:
         """
         check_output(self.output)
         check_output(self.rejects)
-        if self.rejects == self.output:
-            raise UserError(f"--errors {self.errors}: is the output, too; name another file")
+        check_apart(self.rejects, self.output, f"--errors {self.errors}")
 
 
 @dataclass
@@ -108,7 +107,7 @@ def run(options: Options) -> int:
     job = _job(options)
     job.check()
     images = _images(options)
-    first = next(images)  # what is no image at all is said before the network is read
+    first = next(images)  # a file that is not an image is reported before the network is read
     runtime, predictor = open_predictor(_as_before(options, job), work_of(options, job, lambda: _images(options)))
     keys = ("amp_level", "num_classes")
     asked = {key: options.said(key, "") for key in keys} | {"shard": list(job.shard)}
@@ -139,7 +138,7 @@ def _job(options: Options) -> InferenceJob:
 def _for_spreadsheets(options: Options, chosen: str) -> bool:
     asked = "spreadsheet" in options.extras
     if asked and chosen != "csv":
-        raise UserError(f"--spreadsheet is for CSV, and the output is {chosen}; add --format csv")
+        raise UserError(f"--spreadsheet is for CSV, but the output is {chosen}; add --format csv")
     return asked
 
 
@@ -149,7 +148,7 @@ def _images(options: Options) -> Iterator[Item]:
     lists = [STANDARD_INPUT] * (STANDARD_INPUT in options.words)
     lists += [options.extras["list"]] if "list" in options.extras else []
     if null and not lists:
-        raise UserError("--null says how a list is separated; name one with --list FILE, or - for standard input")
+        raise UserError("--null is for a list of paths; give the list with --list FILE, or - for standard input")
     words = [word for word in options.words if word != STANDARD_INPUT]
     found = find_images(words, recursive="recursive" in options.extras)
     return chain(found, *[listed_images(name, null=null) for name in lists])
@@ -166,8 +165,8 @@ def _as_before(options: Options, job: InferenceJob) -> Options:
 def _resumes(options: Options) -> bool:
     asked = options.line.get("resume", "")
     if asked not in ("", "auto"):
-        raise UserError(f"--resume '{asked}': infer continues what {DEFAULT_OUTPUT}.json.journal or its like holds;"
-                        " write --resume alone")  # fmt: skip
+        raise UserError(f"--resume '{asked}': infer continues from the journal beside its output, such as"
+                        f" {DEFAULT_OUTPUT}.json.journal; write --resume without a value")  # fmt: skip
     return asked == "auto"
 
 
@@ -303,7 +302,7 @@ def _name(result: ImageResult, number: int, job: InferenceJob) -> None:
     if number <= MOST_NAMED:
         tell(f"{result.path}: {result.reason}")
     elif number == MOST_NAMED + 1:
-        tell(f"... and more, which {job.rejects} will name")
+        tell(f"... and more; {job.rejects} lists them all")
 
 
 def _summary(tally: Tally, job: InferenceJob) -> str:
@@ -311,7 +310,7 @@ def _summary(tally: Tally, job: InferenceJob) -> str:
     if tally.bad:
         parts.append(f"{counted(tally.bad, 'image')} could not be read: {job.rejects}")
     if tally.recalled:
-        parts.append(f"{tally.recalled} of an earlier run")
+        parts.append(f"{tally.recalled} from an earlier run")
     return "; ".join([*parts, tally.rate])
 
 

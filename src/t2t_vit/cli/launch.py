@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from t2t_vit.platforms import STOPPING, signal_name
 from t2t_vit.training.signals import Stopped, heard, stop_at_once
 
-IN_PART = 3  # what one of several ends with where a program by itself ends with 1, as it does after a traceback, too
-SAID = {2, *(128 + number for number in STOPPING)}  # the processes have said these themselves
+IN_PART = 3  # exit code of one of several processes where a single one ends with 1, which also follows a traceback
+SAID = {2, *(128 + number for number in STOPPING)}  # the processes have reported these themselves
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def _run(words: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    logging.disable(logging.ERROR)  # in this process: it reports every end as a failure, in a page
+    logging.disable(logging.ERROR)  # it would log every end as a failure, at length
     names = ",".join(number.name for number in STOPPING)
     try:
         run(parse_args(["--signals-to-handle", names, *words]))  # type: ignore[no-untyped-call]
@@ -48,7 +48,8 @@ def _explained(codes: dict[int, int]) -> int:
         rank = next(rank for rank, own in codes.items() if exit_code([own]) == code)
         own = codes[rank]
         how = f"was killed by {signal_name(-own)}" if own < 0 else f"ended with exit code {own}"
-        print(f"t2t-vit: process {rank} {how}, and the others with it; --resume auto continues", file=sys.stderr)
+        stopped = "so the other processes were stopped; --resume auto continues the run"
+        print(f"t2t-vit: process {rank} {how}, {stopped}", file=sys.stderr)
     return code
 
 

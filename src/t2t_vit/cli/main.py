@@ -39,16 +39,16 @@ t2t-vit COMMAND --help lists the options of a command; t2t-vit --version prints 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 done in part, 2 the user's mistake, 128 + a signal's number."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # A stream that the caller closed (`2>&-`) is None, and what is printed to None goes to standard output.
+    # A stream closed by the caller (`2>&-`) is None, and printing to None would go to standard output.
     sys.stdout, sys.stderr = (stream or _nowhere() for stream in (sys.stdout, sys.stderr))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     with heard(stop_at_once):
         code = _exit_code(words)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from t2t_vit.training.distributed import leave
 
-        gc.collect()  # what holds semaphores gives them back; else Python's resource tracker complains
+        gc.collect()  # frees semaphores; otherwise Python's resource tracker complains
         leave(IN_PART if code == 1 else code)
     return code
 
@@ -65,14 +65,14 @@ def _exit_code(words: list[str]) -> int:
         _say(" ".join(str(error).splitlines()))
         return 2
     except Stopped as stopped:
-        # Where one of several made a mistake, torchrun stops the others: that is no news.
+        # If one of several processes fails, torchrun stops the others: no need to report those.
         _say("interrupted" if stopped.name == "SIGINT" else f"stopped by {stopped.name}", if_first=True)
         return int(stopped.code or 0)
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
     except BrokenPipeError:
-        _discard_output()  # its reader (`| head`) has gone
+        _discard_output()  # the reader (`| head`) has ended
         return 141
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -120,7 +120,7 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(_unknown(name))
     from t2t_vit.settings.command_line import parse  # not for the program's own help
 
-    # The words are read before the command is imported: help and mistakes need not wait for torch.
+    # Options are parsed before the command is imported, so help and mistakes need not wait for torch.
     options = parse(name, rest)
     with shown_before_a_run(is_run=COMMANDS[name].trains and not options.print_config):
         return _finished(import_module(f"t2t_vit.cli.{name}").run(options))
@@ -143,8 +143,8 @@ def _usage() -> str:
 
 def _unknown(name: str) -> str:
     if name.startswith("-"):
-        return f"'{name}' stands before any command; write t2t-vit COMMAND {name} ..., COMMAND being {_listed()}"
-    return f"unknown command '{name}'; did you mean '{nearest_command(name, COMMANDS)}'? There are {_listed()}"
+        return f"'{name}' comes before the command; write t2t-vit COMMAND {name} ..., where COMMAND is {_listed()}"
+    return f"unknown command '{name}'; did you mean '{nearest_command(name, COMMANDS)}'? The commands are {_listed()}"
 
 
 def _listed() -> str:

@@ -11,10 +11,10 @@ HEADINGS = ("name", "tokens", "parameters", "MACs", "weights", "training", "top-
 
 NOTES = """
 Counted for one image of {} x {} pixels and {} classes.
-MACs: multiply-adds of a forward pass, attention included. weights: in float32.
-training: what a step keeps of an image for the backward pass, in float32, eager.
-top-1: on ImageNet at 224 pixels, as the authors published it, not ours.
-Also released, under names of their own: {}."""
+MACs: multiply-adds of a forward pass, including attention. weights: in float32.
+training: memory that a step keeps per image for the backward pass, in float32, eager.
+top-1: on ImageNet at 224 pixels, published by the authors; not measured by us.
+Other released weights, by name: {}."""
 
 
 def run(options: Options) -> int:

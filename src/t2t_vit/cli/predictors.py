@@ -41,7 +41,7 @@ FORMS = {
     "openvino": Form("OPENVINO", "network.xml", ("openvino", "onnx", "onnxscript")),
     "onnxruntime": Form("ONNX", "network.onnx", ("onnxruntime", "onnx", "onnxscript")),
 }
-# Of the largest logit. In bfloat16 two runtimes round in other places, in float32 they add in another order.
+# Of the largest logit. In bfloat16 runtimes round at different places, in float32 they add in a different order.
 TOLERANCE = {"O0": 1e-3, "bf16": 5e-2}
 _WORTH_MEASURING = 64  # batches
 
@@ -94,7 +94,7 @@ def _opened(
     rebuilt = rebuild(weights, config.to_dict(), notes.append)
     for text in notes:
         tell(text)
-    # Counting costs a look at every name, which only an accelerator's engine and a choice of runtimes are worth.
+    # Counting reads every name, which is worth it only for an accelerator's engine or a choice of runtimes.
     known = Workload(work.count(), work.batch) if work is not None and device.type == "cuda" else Workload()
     plan = plan_for(device.type, known, lambda: obstacle_to_compiling(device))
     engine = f", {plan}" if device.type == "cuda" else ""
@@ -175,8 +175,8 @@ def in_runtime(own: TorchPredictor, config: Config, work: Work) -> tuple[str, Pr
 def _check(name: str, precision: Precision) -> None:
     if precision.device.type != "cpu" or precision.name not in TOLERANCE:
         raise UserError(
-            f"runtime {name} computes on the CPU, in float32 or bf16; not on {precision.device.type} in "
-            f"{precision.name}: leave it out, or say device_target CPU and amp_level O0, bf16 or auto"
+            f"runtime {name} runs on the CPU in float32 or bf16, not on {precision.device.type} in "
+            f"{precision.name}: leave runtime out, or set device_target CPU and amp_level O0, bf16 or auto"
         )
     if missing := _missing(name):
         extra = "openvino" if name == "openvino" else "export"

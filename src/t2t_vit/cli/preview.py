@@ -17,7 +17,7 @@ from t2t_vit.training.distributed import Processes
 from t2t_vit.training.trackers import grid
 
 COLUMNS, ROWS = 8, 8
-_LEAST = 96  # pixels of a small image's side in the picture
+_LEAST = 96  # side in pixels of a small image in the figure
 
 
 def write_preview(config: Config, path: Path) -> None:
@@ -27,7 +27,7 @@ def write_preview(config: Config, path: Path) -> None:
         UserError: no images, or the file cannot be written or does not end in .png.
     """
     if path.suffix.lower() != ".png":
-        raise UserError(f"--preview writes a PNG; name a file that ends in .png, not {path}")
+        raise UserError(f"--preview writes a PNG; give a file name that ends in .png, not {path}")
     images = reduced(build.training_images(config, tell)[0], build.largest_transform(config).reduction)
     small = replace(config, batch_size=COLUMNS, num_parallel_workers=0)
     loader = build.train_loader(small, images, len(images.classes), Processes(), torch.device("cpu"), silent)

@@ -41,7 +41,7 @@ def run(options: Options) -> int:
     if options.print_config:
         print(to_yaml(printed(start_of(options, locks=False, name=NAME))), end="")
         return 0
-    find_format("ONNX").check()  # what is missing had better be said now than after the training
+    find_format("ONNX").check()  # report a missing package now, not after the training
     new_figure(1, 1)
     lock = Lock(tell)
     try:
@@ -49,9 +49,7 @@ def run(options: Options) -> int:
         lock.tell({})
         return _run(start_of(options, name=NAME))
     except AliveError as alive:
-        raise UserError(
-            f"{FOLDER} belongs to a quickstart that {alive.who} is making; wait for it or stop it"
-        ) from None
+        raise UserError(f"{FOLDER} is in use by a running quickstart, {alive.who}; wait for it or stop it") from None
     finally:
         lock.release()
 
@@ -62,7 +60,7 @@ def _run(start: Start) -> int:
     trained = train_job(start if start.run or start.saved else replace(start, replaces=_earlier(config)), Processes())
     weights = read_weights(trained.checkpoint)
 
-    tell("2 of 5: evaluate the checkpoint on the images that it was not trained on")
+    tell("2 of 5: evaluate the checkpoint on the images that training did not use")
     measured = evaluate_weights(weights, replace(config, num_classes=len(weights.classes or ())), Processes(), tell)
 
     tell("3 of 5: predict the classes of image files")
@@ -100,8 +98,8 @@ def _earlier(config: Config) -> Folders | None:
     stopped = [run.folders.checkpoints for run in runs if not run.finished]
     if stopped:
         raise UserError(
-            f"{stopped[0]} is of a quickstart that was stopped; t2t-vit quickstart --resume auto continues it, and "
-            f"where {FOLDER} is deleted a new one begins"
+            f"{stopped[0]} belongs to a quickstart that was stopped; continue it with t2t-vit quickstart --resume "
+            f"auto, or delete {FOLDER} to begin a new one"
         )
     return runs[0].folders if runs else None
 

@@ -21,9 +21,9 @@ def run(options: Options) -> int:
     image = options.data
     output = options.extras.get("output", f"{Path(image).stem}_view.png")
     check_output(output)
-    new_figure(1, 1)  # what is missing is said before the work
+    new_figure(1, 1)  # report a missing package before the work
     if not Path(image).is_file():
-        raise UserError(f"DATA '{image}': is no file; show draws one image")
+        raise UserError(f"DATA '{image}': is not a file; show takes one image")
     predictor = torch_predictor(options, options.required_checkpoint())
     try:
         preprocessing = predictor.preprocessing

@@ -70,9 +70,9 @@ from t2t_vit.weights import SavedRun, Weights
 
 FROZEN = {"tokens": "the T2T module", "backbone": "all but the head"}
 SKIPPED = "skipped.jsonl"
-FEW = 10  # images a class below which a network hardly learns anything but these very images
-UNEVEN = 4  # times that the largest class is larger than the smallest
-# Keys that the learning rate of a step follows from.
+FEW = 10  # images per class; with fewer, a network hardly learns more than these images
+UNEVEN = 4  # ratio of the largest class to the smallest
+# Keys that determine the learning rate of a step.
 SCHEDULE_KEYS = (
     "lr_scheduler", "base_lr", "min_lr", "warmup_lr", "warmup_length", "lr_adjust", "lr_gamma", "lr_decay_share",
     "lr_decay_shape", "epochs",
@@ -167,7 +167,7 @@ def _train_job(start: Start, processes: Processes, meeting: Meeting, *, quiet: b
     console = Console(quiet=quiet, held=True) if processes.is_first else Console(live=False)
     with closing(run), closing(console):
         note = console.line if processes.is_first else silent
-        opening = 1 if start.saved is not None else 0  # which run goes on is the first line
+        opening = 1 if start.saved is not None else 0  # the first line says which run continues
         for text in [*start.notes[:opening], *first, *start.notes[opening:], *pending]:
             note(text)
         for text in _processes_note(config, processes, start.given):
@@ -240,7 +240,7 @@ def _train(
         job.folders.sweep()
         job.console.begin(job.folders.logs / "train.log")
     if state.ended:
-        job.note("the run has made its last step, but its report is missing: it is made now")
+        job.note("the run is complete but its report is missing; writing it now")
         return _ended(job, trained, state, ranked, validation, val_images, result)
     job.note(_headline(job, model, len(train_images), len(val_images)))
     job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
@@ -249,12 +249,12 @@ def _train(
     if processes.is_first:
         record_run(job, model, state, train_images, val_images)
         write_lists(job.folders.logs, train_images, val_images)
-        if start.saved is None:  # rows of a beginning that is made again
+        if start.saved is None:  # rows of a start that is repeated
             (job.folders.logs / SKIPPED).unlink(missing_ok=True)
     guards = _guard(job, loader, state), [stopping, time]
     batches, callbacks = follow(job, trained, state, loader, identity, start, *guards)
     if start.saved is not None:
-        start.saved.content.clear()  # the memory of a whole checkpoint
+        start.saved.content.clear()  # frees the memory of the checkpoint
     stop = Stop(StopAgreement() if processes.count > 1 else None, time.is_over)
     planned = state.last_step
     guidance = guidance_of(config, teacher, job.device)
@@ -272,7 +272,7 @@ def _train(
     )
     if stop.is_time_up and state.step < planned:
         last = quote(str(job.folders.checkpoints / LAST))
-        job.note(f"{time.reason}: the run ends here; --resume {last} with a larger --max_hours goes on")
+        job.note(f"{time.reason}: the run ends here; --resume {last} with a larger --max_hours continues it")
     ranked = next((one.best for one in callbacks if isinstance(one, Checkpoints)), {})
     result = replace(result, checkpoint=job.folders.checkpoints / checkpoint_name(config.arch, state))
     return _ended(job, trained, state, ranked, validation, val_images, result)
@@ -314,8 +314,8 @@ def _jump(config: Config, saved: SavedRun, schedule: Schedule, state: State) -> 
     if abs(next_one - last) <= 0.05 * max(next_one, last):
         return []
     return [
-        f"the learning rate goes from {last:.3g} at step {state.step} to {next_one:.3g} at the next one, since its "
-        f"schedule has changed; a schedule of its own, from these weights, has a new run with --pretrained "
+        f"the learning rate changes from {last:.3g} at step {state.step} to {next_one:.3g} at the next step, because "
+        f"the schedule has changed; for a new schedule from these weights, begin a new run with --pretrained "
         f"{quote(str(saved.path))}"
     ]
 
@@ -367,7 +367,7 @@ def _initial(job: Job, weights: Weights | None, classes: Sequence[str]) -> T2TVi
             job.note(text)
     made_of = fused_or_plain(model, job.config.kernels, job.device)
     if packs(job.config.kernels, job.precision):
-        made_of += "; evaluations by a packed copy, made anew each time"
+        made_of += "; each evaluation uses a new packed copy"
     job.note(f"network: {made_of}")
     job.precision.prepare(model)
     return model
@@ -376,7 +376,7 @@ def _initial(job: Job, weights: Weights | None, classes: Sequence[str]) -> T2TVi
 def _validation(job: Job, trained: Trained, images: Prepared) -> Validation:
     config = job.config
     preprocessing = build.preprocessing_of(config)
-    # The training loader has said already how many workers there can be.
+    # The training loader has already reported how many workers there can be.
     loader = build.eval_loader(
         config, images.val, preprocessing, job.processes, job.device, silent, images.bad_val, images.val_kept
     )
@@ -412,7 +412,7 @@ def _processes_note(config: Config, processes: Processes, given: Collection[str]
             f"scripts/run_distribute_train_gpu.sh CONFIG --num_devices {config.device_num}, or with torchrun"
         )
     return (
-        [f"device_num {config.device_num}: torchrun started {processes.count}, which wins"]
+        [f"device_num {config.device_num}: torchrun started {processes.count}, and that number is used"]
         if "device_num" in given
         else []
     )
@@ -442,13 +442,13 @@ def recipe_line(config: Config, model: nn.Module, optimizer: Optimizer, state: S
     lowest = min(group.get("lr_scale", 1.0) for group in optimizer.param_groups)
     rates = f"learning rate up to {config.base_lr:.3g}"
     if lowest < 1:
-        rates += f" (layer_decay {config.layer_decay:g}: {config.base_lr * lowest:.2g} in the first layer that learns)"
+        rates += f" (layer_decay {config.layer_decay:g}: {config.base_lr * lowest:.2g} in the first trained layer)"
     steps = state.last_step - state.step
     parts = [
         config.optimizer,
         rates,
         f"weight_decay {config.weight_decay:g}",
-        f"{counted(steps, 'step')} of {counted(images, 'image')}, {state.updates_per_epoch:,} an epoch",
+        f"{counted(steps, 'step')} of {counted(images, 'image')}, {state.updates_per_epoch:,} per epoch",
     ]
     if config.freeze:
         learning, total = sum(p.numel() for p in trainable(optimizer)), sum(p.numel() for p in model.parameters())
@@ -469,10 +469,10 @@ def fit_to_data(config: Config, images: ImageSet, given: Collection[str], note: 
     for text in _remarks(images, config.class_balance):
         note(text)
     if classes < 3 and config.label_smoothing > 0 and "label_smoothing" not in given:
-        # Of two classes it takes a share of every answer's certainty and says nothing about which are alike.
+        # With two classes, smoothing only lowers certainty and says nothing about which classes are similar.
         note(
-            f"label_smoothing {config.label_smoothing:g} is off, as there are {classes} classes; "
-            "given on the command line, it stays"
+            f"label_smoothing {config.label_smoothing:g} is off, because there are {classes} classes; "
+            "to keep it, give it on the command line"
         )
         config = replace(config, label_smoothing=0.0)
     return config
@@ -483,18 +483,18 @@ def _remarks(images: ImageSet, class_balance: str) -> list[str]:
     fewest, most = int(counts.argmin()), int(counts.argmax())
     low, high = int(counts[fewest]), int(counts[most])
     if low == high:
-        sentences = [f"{counted(low, 'training image')} a class"]
+        sentences = [f"{counted(low, 'training image')} per class"]
     else:
         sentences = [
-            f"training images a class: {low:,} ({images.classes[fewest]}) to {high:,} ({images.classes[most]})"
+            f"training images per class: {low:,} ({images.classes[fewest]}) to {high:,} ({images.classes[most]})"
         ]
     if high >= UNEVEN * max(1, low) and class_balance == "none":
-        sentences[0] += "; rare classes may lose: --class_balance weights (or sampling) makes up for it"
+        sentences[0] += "; rare classes may be recognised less often: --class_balance weights (or sampling) helps"
     few = int((counts < FEW).sum())
     if few:
         sentences.append(
-            f"fewer than {FEW} training images in {few} of {len(counts)} classes: expect little of them, and of the "
-            "accuracy measured on fewer still"
+            f"classes with fewer than {FEW} training images: {few} of {len(counts)}; expect poor predictions for them, "
+            "and a rough measure of their accuracy"
         )
     return sentences
 
@@ -530,4 +530,4 @@ def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSe
     try:
         finish(job.run)
     except OutputError as error:
-        job.note(f"--resume auto will make the report again: {error}")
+        job.note(f"--resume auto writes the report again: {error}")

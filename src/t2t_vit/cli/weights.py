@@ -29,10 +29,10 @@ def _convert(source: str, target: str, options: Options) -> int:
     asked = options.extras.get("format")
     weights, written = convert_weights(source, target, format=asked, which=options.extra("which"))
     if weights.config is not None or weights.classes is not None:
-        tell(f"{source}: its configuration and class names stay behind: {target} holds weights only")
+        tell(f"{source}: its configuration and class names are not copied: {target} holds weights only")
     if weights.state:
-        tell(f"{source}: {len(weights.state)} entries of its training's state are left out")
+        tell(f"{source}: {len(weights.state)} entries of its training state are left out")
     copy = f" ({weights.chosen})" if len(weights.copies) > 1 else ""
-    more = ", in place of the file that was there" if replaces else ""
+    more = ", replacing the existing file" if replaces else ""
     print_line(f"{target}: {len(weights.tensors)} tensors{copy} written as {written}{more}")
     return 0

@@ -11,10 +11,10 @@ from t2t_vit.data.memory import MemoryFile, Place
 from t2t_vit.platforms import open_file_of
 from t2t_vit.settings.schema import Config
 
-MAX_PIXELS = Config.max_pixels  # the default: above it Pillow calls an image a bomb
+MAX_PIXELS = Config.max_pixels  # the default: Pillow's limit for decompression bombs
 # Linux locks ranges of a file: byte 0 is held while somebody gathers slots, the bytes behind it are the slots.
 _SLOTS = 16
-_UNCOUNTED = 128  # images of less than a 128th of the budget take no slot: even many of them are little
+_UNCOUNTED = 128  # images of less than a 128th of the budget take no slot: even many of them need little memory
 _LOCK = struct.Struct("hhqqi4x")  # the kernel's `struct flock`: type, whence, start, length, process
 
 
@@ -62,7 +62,7 @@ class PixelBudget:
         """Wait until so many pixels may be decoded. They are given back at the end of the `image_turn` around this."""
         held: ExitStack | None = getattr(_turn, "held", None)
         assert held is not None, "an image is decoded outside of image_turn"
-        held.close()  # of an earlier image in the same turn: nobody waits for what he holds himself
+        held.close()  # slots of an earlier image in the same turn: a process never waits for its own slots
         total = self._total
         if self._file is not None and pixels * _UNCOUNTED > total:
             held.enter_context(_slots(self._file, min(_SLOTS, -(-pixels * _SLOTS // total))))
@@ -100,7 +100,7 @@ def _slots(file: MemoryFile, count: int) -> Iterator[None]:
     """Hold `count` slots. A descriptor of its own holds the locks, so that they end with it or with the process."""
     descriptor = None
     try:
-        with suppress(OSError):  # a system that cannot lock lets everybody decode at once
+        with suppress(OSError):  # without locks, all processes may decode at once
             descriptor = open_file_of(os.getpid(), file.fd, os.O_RDWR)
             _gather(descriptor, count)
         yield
@@ -112,7 +112,7 @@ def _slots(file: MemoryFile, count: int) -> Iterator[None]:
 def _gather(descriptor: int, count: int) -> None:
     """Lock `count` slots. One gathers at a time: else two would wait for what the other has, and many small images
     would keep a large one waiting for ever."""
-    fcntl = import_module("fcntl")  # of Linux, which alone has memory files
+    fcntl = import_module("fcntl")  # only Linux has memory files
 
     def lock(kind: int, slot: int, *, waits: bool = True) -> None:
         command = fcntl.F_OFD_SETLKW if waits else fcntl.F_OFD_SETLK

@@ -34,8 +34,8 @@ class ByteStore:
 
     def __init__(self, file: MemoryFile, count: int, budget: int) -> None:
         self._file, self._count, self._budget = file, count, budget
-        self._end: int | None = None  # a second descriptor, which always writes at the end
-        self._lock = threading.Lock()  # between a write and the look where it went
+        self._end: int | None = None  # a second descriptor, which only appends
+        self._lock = threading.Lock()  # between a write and the reading of its position
         if file.size < _PLACE.size * count:
             os.ftruncate(file.fd, _PLACE.size * count)
 
@@ -174,7 +174,7 @@ def shared_store(count: int, budget: int, first: bool, share: Share, note: Calla
             file = MemoryFile(place)
     except OSError as error:
         if first:
-            note(f"cache: no memory can be had for it ({error.strerror}); images are decoded in every epoch")
+            note(f"cache: its memory cannot be allocated ({error.strerror}); images are decoded in every epoch")
             share(None)
-        return None  # another process of the machine may be kept apart from the first one
+        return None  # another process of the machine may not reach the first one
     return ByteStore(file, count, budget)

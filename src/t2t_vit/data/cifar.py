@@ -31,7 +31,7 @@ class _Layout:
     test: tuple[str, ...]
     names: str
     labels: int  # bytes before the pixels; the last one is the class
-    pickled: tuple[str, ...]  # what gives the python layout away
+    pickled: tuple[str, ...]  # a file that only the python layout has
 
 
 _LAYOUTS = {
@@ -76,10 +76,10 @@ def cifar(dataset: Literal["CIFAR10", "CIFAR100"], split: Split, mode: Mode, dat
 
 def _folder(layout: _Layout, data_url: str) -> Path:
     if not data_url:
-        raise UserError(f"{layout.title} needs data_url: the folder with the files of {layout.archive}")
+        raise UserError(f"{layout.title} needs data_url: the folder that holds the files of {layout.archive}")
     given = Path(data_url)
     if not given.is_dir():
-        raise UserError(f"data_url {given} is not a folder; unpack {layout.archive} and name its folder")
+        raise UserError(f"data_url {given} is not a folder; unpack {layout.archive} and give its folder")
     for folder in (given, given / layout.folder):
         if any((folder / name).is_file() for name in (*layout.train, *layout.test)):
             return folder
@@ -102,7 +102,7 @@ def _names(path: Path) -> tuple[str, ...]:
         ) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise UserError(f"{path} names no classes; take it from the archive again")
+        raise UserError(f"{path} contains no class names; unpack it from the archive again")
     return names
 
 
@@ -114,7 +114,7 @@ def _records(path: Path, layout: _Layout, classes: int) -> NDArray[np.uint8]:
         raise UserError(f"{path} cannot be read ({error.strerror}); {layout.archive} holds that file") from error
     if content.size == 0 or content.size % length:
         raise UserError(
-            f"{path} is truncated or damaged: {content.size} bytes are no whole number of {length}-byte records;"
+            f"{path} is truncated or damaged: {content.size} bytes are not a whole number of {length}-byte records;"
             " unpack it again"
         )
     records = content.reshape(-1, length)

@@ -155,7 +155,7 @@ def _one(part: Split, tree: Tree, opening: _Opening) -> ImageSet:
     if part == "train" and tree.val_split == 0:
         return _of(tree.train(), opening)
     if part == "val" and (whole := tree.whole()) is not None:
-        opening.note(f"no validation folder in {whole}: all of its images are measured")
+        opening.note(f"no validation folder in {whole}: all of its images are used")
         return _of(whole, opening)
     folder = tree.val()
     if folder is None:
@@ -220,7 +220,7 @@ def _again(tree: Tree, opening: _Opening, recorded: Recorded, whole: bool) -> tu
     val_folder = tree.val() or folder
     there = {place: _files_in(place, opening) for place in {folder, val_folder}}
     parts = (
-        (folder, recorded.train, "training", "training takes others instead"),
+        (folder, recorded.train, "training", "training replaces them"),
         (val_folder, recorded.val, "validation", "not counted"),
     )
     for place, names, what, instead in parts:
@@ -236,7 +236,7 @@ def _again(tree: Tree, opening: _Opening, recorded: Recorded, whole: bool) -> tu
         if new:
             opening.note(
                 f"left out, since the run began without: {counted(len(new), 'new image')} in {place} ({some(new)}); a "
-                "new run takes what is there"
+                "new run uses all of them"
             )
     return (
         FolderImages.of_files(folder, opening.mode, recorded.classes, recorded.train, budget=opening.budget),
@@ -269,12 +269,12 @@ def _tree(data_url: str, train_dir: str | None, val_dir: str | None, val_split: 
 
 def _why_no_folder(data_url: str) -> str:
     if "://" in data_url:
-        return f"is an address; download what is there, unpack it, and name {_A_FOLDER}"
+        return f"is an address; download it, unpack it, and give {_A_FOLDER}"
     if not os.path.lexists(data_url):
-        return f"does not exist{neighbours(Path(data_url))}; name {_A_FOLDER}"
+        return f"does not exist{neighbours(Path(data_url))}; give {_A_FOLDER}"
     if data_url.lower().endswith(_ARCHIVES):
-        return f"is an archive; unpack it, and name {_A_FOLDER}"
-    return f"is not a folder; name {_A_FOLDER}"
+        return f"is an archive; unpack it, and give {_A_FOLDER}"
+    return f"is not a folder; give {_A_FOLDER}"
 
 
 def _in_memory(part: Split, dataset: str, data_url: str, mode: Mode) -> ImageSet:

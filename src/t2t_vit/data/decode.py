@@ -29,7 +29,7 @@ from t2t_vit.files import open_regular
 Mode = Literal["L", "RGB", "RGBA"]
 Result = TypeVar("Result")
 
-# Formats that are parsed by Pillow and the codec libraries in its wheels alone. Left out: those that start another
+# Formats that only Pillow and the codec libraries in its wheels parse. Excluded: those that start another
 # program (EPS: Ghostscript), need a stub or a plugin (WMF, HDF5, GRIB), or have no reliable signature. The common ones
 # come first: they are found before Pillow imports its other readers. (JPEG covers MPO.)
 FORMATS = (
@@ -39,11 +39,11 @@ EXTENSIONS = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm",
     ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
-# Read where pillow-heif is installed, which brings the codec that Pillow lacks.
+# Read if pillow-heif is installed, which has the codec that Pillow lacks.
 HEIF_EXTENSIONS = frozenset({".heic", ".heif", ".hif"})
 HEIF_INSTALL = "pip install pillow-heif"
 MODES: dict[int, Mode] = {1: "L", 3: "RGB", 4: "RGBA"}  # input channels -> mode
-# (width, height) of an image -> the power of two by which it may be made smaller before it is used.
+# (width, height) of an image -> the power of two by which it may be reduced before use.
 Reduction = Callable[[tuple[int, int]], int]
 
 _UPRIGHT = {
@@ -58,12 +58,12 @@ _UPRIGHT = {
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262  # 0: the smallest value is white
-# Codecs that decode into memory of their own, several times the image's.
+# How many times the memory of the image the codec of a format takes, for formats that need more than the image.
 _COPIES = {"WEBP": 2, "AVIF": 2, "HEIF": 2, "JPEG2000": 3, "QOI": 2}
-_MOST_BYTES = 2**30  # of such a file; the others are read piece by piece
-_MANY_BYTES = 2**23  # of such a file: it is read when nothing else that counts is decoded
-_MOST_PIECES = 1_000_000  # that are read of a file; a PNG of a gigabyte in the usual chunks has 400,000
-_MOST_OF_QOI = 2**25  # the same of a QOI, of which Pillow reads each pixel by itself, a second for a million
+_MOST_BYTES = 2**30  # largest file of a format whose codec reads all bytes; other formats are read piece by piece
+_MANY_BYTES = 2**23  # larger such files are read only while no other large image is decoded
+_MOST_PIECES = 1_000_000  # most read calls per file; a PNG of a gigabyte in the usual chunks has 400,000
+_MOST_OF_QOI = 2**25  # the same for QOI: Pillow reads it pixel by pixel, a second per million
 _AT_ONCE = 2**22  # pixels that are converted at once
 _ICO_SIGNATURE = b"\0\0\1\0"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -113,7 +113,8 @@ def decode(
             return _despite_texts(file, lambda file: _decode_file(file, mode, reduction, budget or _of_this_process()))
     except Exception as error:  # broken files make Pillow raise almost any type: struct.error, SyntaxError, IndexError
         reason = _reason(error)
-    raise DecodeError(reason)  # here: the frames that hang on the decoder's error hold the file and its pixels
+    # Raised here: the frames of the decoder's error would keep the file and its pixels in memory.
+    raise DecodeError(reason)
 
 
 def image_size(source: str | Path | BinaryIO, budget: PixelBudget | None = None) -> tuple[int, int]:
@@ -168,7 +169,7 @@ class _Counted:
         self.pieces += 1
         most = self.most or _MOST_PIECES
         if self.pieces > most:
-            raise DecodeError(f"it consists of more than {most:,} pieces")
+            raise DecodeError(f"it has more than {most:,} pieces")
         content: bytes = super().read(size)  # type: ignore[misc]
         return content
 
@@ -249,7 +250,7 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
             width, height = image.size
             image.draft(None, (-(-width // factor), -(-height // factor)))
             factor //= max(1, round(width / image.size[0]))
-            if not image.info.get("progressive"):  # of such a JPEG all is held, however little is wanted
+            if not image.info.get("progressive"):  # such a JPEG is decoded in full, even for a reduced size
                 pixels = image.width * image.height
         if image.format == "TIFF":
             _silence_libtiff()
@@ -257,7 +258,7 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
         image.load()
         turned = _orientation(image)
         converted = to_mode(image, mode, factor)
-    del image  # not needed beside what is made of it
+    del image  # free it before the result is used
     return _upright(converted, turned)
 
 
@@ -275,7 +276,7 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
             raise DecodeError(f"it has {size:,} bytes; an image of its format may have {_MOST_BYTES:,}")
         if size > _MANY_BYTES:
             budget.take_all()
-    if head[:4] == _ICO_SIGNATURE:  # decoded as it is opened, whatever size the image within it has
+    if head[:4] == _ICO_SIGNATURE:  # decoded when it is opened, whatever its size
         budget.take_all()
     _handle_pillows_log()
     formats = (*FORMATS, "HEIF") if _is_heif(head) and _heif_is_registered() else FORMATS
@@ -323,7 +324,7 @@ def _despite_texts(file: BinaryIO, read: Callable[[BinaryIO], Result]) -> Result
     try:
         return read(file)
     except ValueError as error:
-        if "MAX_TEXT" not in str(error):  # as Pillow calls its limits
+        if "MAX_TEXT" not in str(error):  # Pillow's error for its limits
             raise
     return read(_without_texts(file))
 
@@ -381,7 +382,7 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
     """How an image is turned upright."""
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # broken metadata beside good pixels: the image is still worth having
+    except Exception:  # damaged metadata with good pixels: the image is still usable
         return None
 
 
@@ -447,17 +448,17 @@ def _reason(error: Exception) -> str:
     if isinstance(error, DecodeError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "there is no memory to decode it"
+        return "there is not enough memory to decode it"
     if isinstance(error, Image.DecompressionBombError):  # an image within the file is larger than its header says
         return "it has too many pixels to be decoded safely"
     if isinstance(error, UnidentifiedImageError):
-        return "it is not an image, or of a format that is not read"
+        return "it is not an image, or its format is not supported"
     if isinstance(error, OSError) and error.strerror:
         return f"it cannot be read ({error.strerror})"
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return "the file is truncated"
     detail = " ".join(str(error).split())[:120] or type(error).__name__
-    return f"its content is broken ({detail})"
+    return f"its content is damaged ({detail})"
 
 
 class _Quiet:
@@ -481,7 +482,7 @@ def _without_pillow_warnings(max_pixels: int = 0) -> Iterator[None]:
             warnings.filterwarnings("ignore", module=r"PIL\.")
             _Quiet.pixels = Image.MAX_IMAGE_PIXELS
         if Image.MAX_IMAGE_PIXELS is not None and max_pixels > MAX_PIXELS:
-            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, -(-max_pixels // 2))  # it refuses what has twice that
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, -(-max_pixels // 2))  # Pillow refuses twice that
         _Quiet.inside += 1
     try:
         yield

@@ -80,9 +80,11 @@ def _content(folder: Path, name: str, digest: str) -> bytes:
         )
     try:
         with open_regular(found) as file, gzip.open(file) if found.suffix == ".gz" else file as unpacked:
-            content = unpacked.read(_LARGEST + 1)  # a gzip of megabytes may unpack to gigabytes
+            content = unpacked.read(_LARGEST + 1)  # a gzip file of megabytes may unpack to gigabytes
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{found} cannot be read or is damaged ({reason_of(error)}); fetch it again") from error
+        raise UserError(f"{found} cannot be read or is damaged ({reason_of(error)}); download it again") from error
     if not hashlib.sha256(content).hexdigest().startswith(digest):
-        raise UserError(f"{found} is damaged or not Fashion-MNIST's (its content has another SHA-256); fetch it again")
+        raise UserError(
+            f"{found} is damaged or not Fashion-MNIST's (its content has another SHA-256); download it again"
+        )
     return content

@@ -20,10 +20,10 @@ from t2t_vit.errors import UserError
 from t2t_vit.notes import counted
 from t2t_vit.platforms import relative_path
 
-# The names that are looked for, in this order and in any case, where none is given.
+# Names to look for, in this order and in any case, if none is given.
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("validation_preprocess", "val", "valid", "validation")
-# Parts of a data set, whose folders hold the classes. Test images are taken only when they are named: a checkpoint that
+# Splits of a data set, whose folders hold the classes. Test images are used only on request: a checkpoint that
 # was chosen by them says nothing about new images.
 _PART_NAMES = frozenset({*TRAIN_NAMES, *VAL_NAMES, "test", "testing"})
 
@@ -75,7 +75,7 @@ class FolderImages:
         for file in files:
             name = class_name(os.fsdecode(file.partition(b"/")[0]))
             if name not in numbers:
-                raise UserError(f"{folder}: {os.fsdecode(file)} belongs to none of the classes {', '.join(classes)}")
+                raise UserError(f"{folder}: {os.fsdecode(file)} is not in any of the classes {', '.join(classes)}")
             targets.append(numbers[name])
         images = cls.__new__(cls)
         images._fill(folder, mode, tuple(classes), np.array(targets, np.int64), files, budget)
@@ -189,17 +189,18 @@ class Tree:
         if named is not None and not self._is_class(named):
             return named
         usual = self.root / TRAIN_NAMES[0]
-        if named is None and usual.exists():  # a file, of which the opening says what is wrong with it
+        if named is None and usual.exists():  # a file: opening it gives the error
             return usual
         parts = [] if named else [name for name in self._parts() if not holds_images(self.root / name)]
         if parts or (self.val_dir is not None and (self.root / self.val_dir).exists()):
             raise UserError(
-                f"{self.root} holds {_listed(parts)}but no folder train; name the one with train_dir (. is {self.root})"
+                f"{self.root} holds {_listed(parts)}but no folder train; give the training folder with train_dir (. is "
+                f"{self.root})"
             )
         if self.val_split == 0:
             self._check_no_classes()
             raise UserError(
-                f"{self.root} holds no folder train{_others(self.root)}; name it with train_dir, or where these are "
+                f"{self.root} holds no folder train{_others(self.root)}; give it with train_dir, or if these are "
                 "the classes set val_split to 0.2: a fifth of each is then kept for validation"
             )
         return self.root
@@ -212,11 +213,11 @@ class Tree:
         """
         found = self._named_val()
         if found is not None and (self.val_split == 0 or found.exists()):
-            return found  # what is wrong with a folder that is missing is said when it is opened
+            return found  # opening a missing folder gives the error
         if self.val_split == 0:
             self._check_no_classes()
             raise UserError(
-                f"{self.root} holds no validation folder ({', '.join(VAL_NAMES)}){_others(self.root)}; name it with "
+                f"{self.root} holds no validation folder ({', '.join(VAL_NAMES)}){_others(self.root)}; give it with "
                 "val_dir, or keep a share of each class of the training images with val_split 0.2"
             )
         return None
@@ -224,14 +225,15 @@ class Tree:
     def beside(self, val: Path | None) -> list[str]:
         """Folders of `root` with images that neither the training nor the validation images `val` come from."""
         train = self.train()
-        used = {place.resolve() for place in (train, val) if place is not None}
+        used = [place.resolve() for place in (train, val) if place is not None]
         if self.root.resolve() in used:
             return []
+        # By their identity: where the file system ignores case, val_dir VAL is the folder that is listed as val.
+        above = {found for place in used for path in (place, *place.parents) if (found := _identity(path))}
         return [
             name
             for name in folders_in(self.root)
-            if not any(place.is_relative_to((self.root / name).resolve()) for place in used)
-            and holds_images(self.root / name, deep=True)
+            if _identity(self.root / name) not in above and holds_images(self.root / name, deep=True)
         ]
 
     def _check_no_classes(self) -> None:
@@ -321,13 +323,13 @@ def check_level(found: Scan, root: Path, key: str, *, guess: bool = True) -> Non
             divided = [part for part in below if part.lower() in _PART_NAMES]
             if any(found.below(f"{name}/{part}") for part in divided):
                 raise UserError(
-                    f"{found.folder / name} is a data set of its own, with {', '.join(divided)} in it; name it: "
+                    f"{found.folder / name} is itself a data set, with {', '.join(divided)} in it; give that folder: "
                     f"--data_url {quote(str(found.folder / name))}"
                 )
             raise UserError(
-                f"{found.folder / name} is divided into {', '.join(divided)}, which lie within a class: it has to be "
-                f"the other way round, {found.folder}/{divided[0]}/{name}; or say with --train_dir . that all of them "
-                "are images of the class"
+                f"{found.folder / name} is divided into {', '.join(divided)}, within a class folder: make it "
+                f"the other way round, {found.folder}/{divided[0]}/{name}; or add --train_dir . if all of them are "
+                "images of that class"
             )
 
 
@@ -343,7 +345,7 @@ def check_known(found: Scan, root: Path, classes: Sequence[str]) -> None:
     for name in found.folders():
         if known & set(map(class_name, found.below(name))):
             raise UserError(
-                f"{found.folder} holds none of the classes, but {found.folder / name} does: name the folder that holds "
+                f"{found.folder} holds none of the classes, but {found.folder / name} does: give the folder that holds "
                 f"them: {_named(found.folder / name, found.folder, root)}"
             )
 
@@ -365,11 +367,11 @@ def _one_class(found: Scan, root: Path, key: str) -> str:
         shown = quote(str(meant) if key == "data_url" else relative_path(meant, root))
         return (
             f"{place} holds one folder of images, {name}, and {_listed(below)}lie in {meant}: if those are the "
-            f"classes, name the folder that holds them: --{key} {shown}"
+            f"classes, give the folder that holds them: --{key} {shown}"
         )
     loose = f", and {counted(found.loose_images, 'image')} in no folder" if found.loose_images else ""
     return (
-        f"{place} holds one class, {name}{loose}; to learn anything, a network needs two or more: put the images of "
+        f"{place} holds one class, {name}{loose}; training needs two or more: put the images of "
         "each class into a folder of its name"
     )
 
@@ -377,14 +379,22 @@ def _one_class(found: Scan, root: Path, key: str) -> str:
 def are_classes(names: Sequence[str]) -> str:
     """What to say of folders that have the name of a part and hold images themselves."""
     if len(names) == 1:
-        return "holds images itself, so it is a class as the others are"
-    return "hold images themselves, so they are classes as the others are"
+        return "holds images itself, so it is a class like the others"
+    return "hold images themselves, so they are classes like the others"
 
 
 def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
     """The first of `names` among the folders of `root`, in any case."""
     there = {name.lower(): name for name in reversed(folders_in(root))}
     return next((root / there[name] for name in names if name in there), None)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        state = folder.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _others(root: Path) -> str:
@@ -409,7 +419,9 @@ def split(images: FolderImages, share: float, seed: int, key_name: str = "val_sp
     counts = np.bincount(images.targets, minlength=len(images.classes))
     kept = np.where(counts > 1, np.clip(np.floor(share * counts + 0.5), 1, np.maximum(counts - 1, 1)), 0).astype(int)
     if not kept.any():
-        raise UserError(f"{key_name}: every class of {images.folder} has a single image, so none can be kept")
+        raise UserError(
+            f"{key_name}: every class of {images.folder} has a single image, so none can be kept for validation"
+        )
     order = np.lexsort((_hashes(images, seed), images.targets))
     place = np.arange(len(images)) - (np.cumsum(counts) - counts)[images.targets[order]]  # within its class
     is_val = np.zeros(len(images), dtype=bool)

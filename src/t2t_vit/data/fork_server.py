@@ -26,7 +26,7 @@ def serve_forks(descriptor: int, modules: Sequence[str]) -> None:
     It imports `modules` once for all of them, and has no thread, so that its copies cannot hang in a lock.
     """
     control = socket.socket(fileno=descriptor)
-    ended: dict[int, int] = {}  # workers that ended unasked, and how
+    ended: dict[int, int] = {}  # workers that ended unexpectedly, and how
     import_all(modules)
     while True:
         order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
@@ -36,7 +36,7 @@ def serve_forks(descriptor: int, modules: Sequence[str]) -> None:
         _collect(ended)
         if action == FORK:
             pid = _fork(control, descriptors[0])
-            ended.pop(pid, None)  # an old one of the same number
+            ended.pop(pid, None)  # an old worker with the same number
             control.sendall(REPLY.pack(pid))
         else:
             code = ended.pop(pid) if pid in ended else _end(pid)
@@ -89,6 +89,6 @@ def _end(pid: int) -> int:
 def _end_with_parent(connection: socket.socket) -> None:
     """Ends this process as soon as the other side of the connection has gone, in the middle of whatever it does."""
     watch = select.poll()
-    watch.register(connection, 0)  # only that it is closed is reported
+    watch.register(connection, 0)  # only its closing is reported
     watch.poll()
     os._exit(0)

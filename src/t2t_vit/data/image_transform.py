@@ -22,7 +22,7 @@ from t2t_vit.data.preprocessing import IMAGENET_MEAN, fit_channels, to_tensor
 from t2t_vit.data.seeds import Keys, uniforms
 from t2t_vit.errors import UserError
 
-if TYPE_CHECKING:  # worker processes do without torch
+if TYPE_CHECKING:  # worker processes do not import torch
     from torch import Tensor
 
 Size = tuple[int, int]
@@ -182,11 +182,11 @@ def check_policy(text: str) -> None:
     name, *sections = text.split("-")
     if name not in _SECTIONS:
         raise UserError(
-            f"auto_augment {text!r} starts with none of {', '.join(_SECTIONS)}; an example: rand-m9-mstd0.5-inc1"
+            f"auto_augment {text!r} must start with one of {', '.join(_SECTIONS)}; an example: rand-m9-mstd0.5-inc1"
         )
     for section in sections:
         if not re.fullmatch(_SECTIONS[name], section):
-            raise UserError(f"auto_augment {text!r} has a section {section!r} that {name} does not know")
+            raise UserError(f"auto_augment {text!r} has a section {section!r} that {name} does not have")
 
 
 def apply_policy(policy: Policy, image: Image.Image, seed: int) -> Image.Image:

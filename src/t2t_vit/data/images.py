@@ -62,7 +62,7 @@ class ArrayImages:
     def __getstate__(self) -> dict[str, Any]:
         """What a worker gets: not the pixels but where they are, so that all workers look at the same memory."""
         if self._shared is None:
-            with suppress(OSError):  # then each gets its own
+            with suppress(OSError):  # then each gets its own copy
                 self._shared = SharedArray(self.pixels)
                 self.pixels = self._shared.view()
         return {name: value for name, value in vars(self).items() if name != "pixels" or self._shared is None}
@@ -121,7 +121,7 @@ def check_class_count(images: ImageSet, num_classes: int, where: str) -> None:
     if num_classes not in (0, found):
         raise UserError(
             f"{where} has {counted(found, 'class', 'classes')} but num_classes is {num_classes};"
-            f" set num_classes to {found}, or to 0 to take it from the data"
+            f" set num_classes to {found}, or to 0 to count the classes of the data"
         )
 
 
@@ -148,7 +148,7 @@ def by_name(images: ImageSet, classes: Sequence[str], where: str, expected_where
         parts.append(f"has {_quoted(extra)} besides")
         way = _alike(extra, missing)
         if not way and len(extra) < len(own):
-            way = f"; move {'that folder' if len(extra) == 1 else 'those folders'} away to measure the others"
+            way = f"; move {'that folder' if len(extra) == 1 else 'those folders'} elsewhere to evaluate the others"
         raise UserError(f"the classes of {where} differ from those of {expected_where}: it {' and '.join(parts)}{way}")
     if missing:
         there = len(classes) - len(missing)

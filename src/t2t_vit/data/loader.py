@@ -29,7 +29,7 @@ Note = Callable[[str], None]
 T = TypeVar("T")
 
 _CPU = torch.device("cpu")
-_BROKEN_AT_LEAST = 100  # broken training images that are skipped: this many, or 1 %, but never half of them
+_BROKEN_AT_LEAST = 100  # most unreadable training images to skip: this many, or 1 %, but never half of all
 _BROKEN_SHARE = 0.01
 
 
@@ -88,11 +88,11 @@ class TrainLoader:
             raise UserError(f"{counted(len(images), 'training image')} for {world} processes: each needs at least one")
         self.batch_size = min(batch_size, len(images) // world)
         if self.batch_size < batch_size:
-            note(f"batch_size {batch_size} is cut to {self.batch_size}: there are {len(images)} training images")
+            note(f"batch_size {batch_size} is reduced to {self.batch_size}: there are {len(images)} training images")
         if 1 < views >= (update := self.batch_size * world * accumulation):
             raise UserError(
-                f"repeated_augment {views}: an update of {update} would hold views of one image alone; lower it, or "
-                f"let batch_size (times processes and accumulation_step) be above {views}"
+                f"repeated_augment {views}: an update of {update} images would contain views of only one image; lower "
+                f"it, or raise batch_size (times processes and accumulation_step) above {views}"
             )
         self._batch_transform = batch_transform
         self._device = device
@@ -227,9 +227,9 @@ class _TrainRequests:
     ) -> None:
         self.epoch = 0
         self.start = 0
-        self.size: Size | None = None  # of the images, where it is not the transform's
+        self.size: Size | None = None  # of the images, if it differs from the transform's
         self.views, self.accumulation = 1, 1  # of an image in an update, and batches of an update
-        self.strangers = False  # whether partners that are another rank's are asked for as well
+        self.strangers = False  # whether mixing partners of another rank are read as well
         self.batches = len(targets) // (batch_size * world)
         self._targets, self._balanced, self._batch_size, self._seed = targets, balanced, batch_size, seed
         self._rank, self._world = rank, world
@@ -291,7 +291,7 @@ def not_readable(reasons: Mapping[str, str], count: int, where: str = "") -> str
     more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     return (
         f"{len(reasons):,} of {counted(count, 'image')} cannot be read{where} ({'; '.join(shown)}{more}); repair or "
-        "remove them, or go on without them with --bad_images skip"
+        "remove them, or continue without them with --bad_images skip"
     )
 
 
@@ -311,10 +311,10 @@ class _Broken:
             name = self._images.name(failure.image)
             if self._bad.stops:
                 raise UserError(not_readable({name: failure.reason}, len(self._images)))
-            self._bad.met(failure.image, name, failure.reason, "another image takes its place")
+            self._bad.met(failure.image, name, failure.reason, "another image replaces it")
         if samples.lost or len(self._seen) > self._limit:
             raise UserError(
-                f"too many training images are broken: {len(self._seen) + len(self._bad.known)} so far of "
+                f"too many training images are unreadable: {len(self._seen) + len(self._bad.known)} so far of "
                 f"{len(self._images)}, the last is {self._text(samples.failures[-1])}; repair or remove them"
             )
 
@@ -329,21 +329,21 @@ def _reader(
     answers = in_order(read, workers, modules, partial(_arrived, device=device))
 
     def explained(requests: Iterable[Request]) -> Iterator[Arrived]:
-        fewer = "choose fewer num_parallel_workers (0 reads in the main process)"
+        fewer = "lower num_parallel_workers (0 reads in the main process)"
         try:
             yield from answers(requests)
         except MemoryError as error:
-            raise UserError(f"there is no memory for a batch; {fewer} or a smaller batch_size") from error
+            raise UserError(f"there is not enough memory for a batch; {fewer} or batch_size") from error
         except WorkersUnavailableError as error:
             raise UserError(f"data worker processes cannot be started ({error}); {fewer}") from error
         except WorkerSilentError as error:
             raise UserError(
-                f"a data worker process {error}; see whether the disk or the network folder of the images hangs, then "
-                "--resume auto goes on"
+                f"a data worker process {error}; check the disk or the network folder of the images, then continue "
+                "with --resume auto"
             ) from error
         except WorkerDiedError as error:
             raise UserError(
-                f"a data worker process {error}, most often for lack of memory; {fewer} or a smaller batch_size"
+                f"a data worker process {error}, usually for lack of memory; {fewer} or batch_size"
             ) from error
 
     return explained
@@ -353,7 +353,7 @@ def _arrived(samples: Samples, device: torch.device) -> Arrived:
     """Tensors over the same memory, or, for CUDA, in memory from which the device copies by itself."""
     images, targets = torch.from_numpy(samples.images), torch.from_numpy(samples.targets)
     if device.type == "cuda":
-        with torch.cuda.device(device):  # each thread has a current device of its own
+        with torch.cuda.device(device):  # each thread has its own current device
             images, targets = images.pin_memory(), targets.pin_memory()
     return Arrived(images, targets, samples.indices, samples.failures, samples.lost)
 
@@ -361,7 +361,7 @@ def _arrived(samples: Samples, device: torch.device) -> Arrived:
 def _limited(workers: int, batches: int, note: Note) -> int:
     usable = usable_workers(workers)
     if usable < workers:
-        note(f"num_parallel_workers {workers} is cut to {usable}, the number of cores")
+        note(f"num_parallel_workers {workers} is reduced to {usable}, the number of cores")
     return min(usable, batches)
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from t2t_vit.platforms import free_machine_memory, new_memory_file, open_file_of
 
-Place = tuple[int, int]  # of a memory file: a process that has it open, and its descriptor there
+Place = tuple[int, int]  # a memory file: a process that has it open, and the descriptor there
 
-_AUTO_SHARE = 4  # auto: one part in so many of the memory that is free
+_AUTO_SHARE = 4  # auto: this fraction (1/n) of the free memory
 _UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _SHOWN = ("TiB", "GiB", "MiB", "KiB")
 

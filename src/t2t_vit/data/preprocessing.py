@@ -12,18 +12,18 @@ from PIL import Image
 
 from t2t_vit.data.decode import MODES, Mode, to_mode
 
-if TYPE_CHECKING:  # torch is imported where it computes: decoding processes do without it
+if TYPE_CHECKING:  # torch is imported only in functions that compute: decoding processes do not need it
     import torch
     from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Longer side over shorter side, beyond which only the middle of an image is looked at.
+# Longer side over shorter side; of longer images only the middle is used.
 MOST_ELONGATED = 64
 LARGEST_SIDE = 8192
-LARGE = 2**25  # pixels; of an image with more, each is the mean of some, so that decoding takes less memory
+LARGE = 2**25  # pixels; a pixel of a larger image is the mean of several, so that decoding takes less memory
 _DETAIL = 3
-SMALLEST_CROP = 0.01  # below it an image would be made a hundred times as wide as the network sees
+SMALLEST_CROP = 0.01  # below it an image would be resized to a hundred times the input of the network
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -141,7 +141,7 @@ class Preprocessing:
             given[key] = tuple(given[key])
         try:
             return cls(**given)
-        except OverflowError:  # JSON has whole numbers that no float can hold
+        except OverflowError:  # JSON allows whole numbers that no float can hold
             raise ValueError("preprocessing: a number is too large") from None
 
 

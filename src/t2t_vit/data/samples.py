@@ -94,7 +94,7 @@ class EvalSamples:
 
     images: ImageSet
     preprocessing: Preprocessing
-    kept: ByteStore | None = None  # of pixels, which are the same in every evaluation
+    kept: ByteStore | None = None  # a cache of pixels, which are the same in every evaluation
 
     def __getitem__(self, request: Request) -> Samples:
         height, width = self.preprocessing.image_size

@@ -23,7 +23,7 @@ IMAGES_NOT_READ = HEIF_EXTENSIONS | {
     ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".jxl", ".jxr", ".nef", ".orf", ".pdf", ".psd",
     ".raf", ".raw", ".rw2", ".svg", ".wdp", ".xcf",
 }  # fmt: skip
-# Files that a run leaves in its folders, which lie up to three levels below the folder of all runs.
+# Files that a run writes, up to three levels below the folder of all runs.
 _OF_A_RUN = re.compile(r"run\.json|checkpoints\.json|.+-\d+_\d+\.ckpt|events\.out\.tfevents\..+")
 MOST_LEVELS = 256  # of folders within folders; paths end at some 2,000
 _RUN_LEVELS = 3
@@ -100,7 +100,7 @@ class Scan:
             raise UserError(self._not_read())
         if self.empty or self.without_images:
             raise UserError(
-                f"{self.folder} holds class folders but no images in them; images end in .jpg, .png or the like"
+                f"{self.folder} holds class folders without images; image files end in .jpg, .png or similar"
             )
         if self.loose_images:
             raise UserError(
@@ -108,7 +108,7 @@ class Scan:
                 f"name{self._level_above()}"
             )
         others = f" ({self._left_out()})" if self._left_out() else ""
-        raise UserError(f"{self.folder} holds no class folders{others}; it must hold one folder of images a class")
+        raise UserError(f"{self.folder} holds no class folders{others}; it must hold one folder of images per class")
 
     def check_complete(self) -> None:
         """Refuse folders that were probably meant as classes and give no image to train on.
@@ -122,18 +122,17 @@ class Scan:
             others = _nor(len(self.empty) - 1)
             raise UserError(
                 f"the class folder {self.folder / self.empty[0]} holds no images{others};"
-                " add some, or remove the folder and give one class fewer"
+                " add some, or remove the folder"
             )
 
     def remarks(self) -> list[str]:
         """A line for what was left out, and one for each pair of names that look alike."""
-        lines = [f"not read in {self.folder}: {self._left_out()}"] if self._left_out() else []
+        lines = [f"ignored in {self.folder}: {self._left_out()}"] if self._left_out() else []
         folders: dict[str, list[str]] = {}
         for name in self.folders():
             folders.setdefault(class_name(name), []).append(name)
         lines += [
-            f"{self.folder} holds {len(same)} folders called {name}, written in different forms of Unicode: they are "
-            "one class"
+            f"{self.folder} holds {len(same)} folders called {name}, in different forms of Unicode: they are one class"
             for name, same in folders.items()
             if len(same) > 1
         ]
@@ -141,7 +140,7 @@ class Scan:
         for name in folders:
             alike.setdefault(name.casefold(), []).append(name)
         lines += [
-            f"{' and '.join(names)} differ by case alone and are {len(names)} classes; if they are one, put their "
+            f"{' and '.join(names)} differ only in case and are {len(names)} classes; if they are one, move their "
             "images into one folder"
             for names in alike.values()
             if len(names) > 1
@@ -150,7 +149,7 @@ class Scan:
             first = self.folders()[0]
             lines.append(
                 f"all images lie in folders within the {len(folders)} classes, such as {first}/{self.below(first)[0]}; "
-                "if those are the classes, name the folder that holds them"
+                "if those are the classes, give the folder that holds them"
             )
         return lines
 
@@ -159,21 +158,21 @@ class Scan:
         if self.loose_images:
             parts.append(f"{counted(self.loose_images, 'image')} beside the class folders ({some(self.loose)})")
         if self.unread:
-            parts.append(f"files with endings that are not read: {self._endings()}")
+            parts.append(f"files of other types: {self._endings()}")
         if self.without_images:
             parts.append(f"folders without images ({some(self.without_images)})")
         if self.of_runs:
-            parts.append(f"the files of runs ({some(self.of_runs)})")
+            parts.append(f"files of runs ({some(self.of_runs)})")
         if self.junk:
             names = [f"{name} {count}" if count > 1 else name for name, count in self.junk.most_common()]
             parts.append(f"hidden and system files ({some(names, 5)})")
         if self.links:
-            parts.append(f"links that lead nowhere or back ({some(self.links)})")
+            parts.append(f"broken or circular links ({some(self.links)})")
         return "; ".join(parts)
 
     def _endings(self) -> str:
         ordered = sorted(self.unread.items(), key=lambda item: (-item[1], item[0] == "", item[0]))
-        shown = [f"{count:,} {ending or 'without one'}" for ending, count in ordered]
+        shown = [f"{count:,} {ending or 'without ending'}" for ending, count in ordered]
         hint = f" (to read HEIC: {HEIF_INSTALL})" if HEIF_EXTENSIONS & self.unread.keys() else ""
         return some(shown, 5) + hint
 
@@ -184,7 +183,7 @@ class Scan:
         if HEIF_EXTENSIONS & self.unread.keys():
             way = f"install what reads HEIC ({HEIF_INSTALL}), or {way}"
         return (
-            f"the class folder {self.folder / names[0]} holds no images that are read{others}, but "
+            f"the class folder {self.folder / names[0]} holds no images of a supported format{others}, but "
             f"{self._endings().partition(' (to')[0]}; {way}"
         )
 
@@ -195,7 +194,11 @@ class Scan:
             beside = [name for name in folders_in(above) if holds_images(above / name)]
         except UserError:
             return ""
-        return f"; if it is one class of {above}, name that: --data_url {quote(str(above))}" if len(beside) > 1 else ""
+        return (
+            f"; if it is one class of {above}, give that folder: --data_url {quote(str(above))}"
+            if len(beside) > 1
+            else ""
+        )
 
 
 def scan(folder: Path, own: Collection[Path] = ()) -> Scan:
@@ -264,7 +267,7 @@ def _scan_class(found: Scan, name: str, own: Collection[Path]) -> None:
 def _walk(folder: Path, junk: "Counter[str]", own: Collection[Path] = ()) -> Iterator[str]:
     """Paths of files below `folder`, relative to it, without those of the folders `own`."""
     without = {str(place) for place in own}
-    # A link back to a folder above would make the images of other classes this one's.
+    # A link to a folder above would add the images of other classes to this one.
     top = (*_itself_and_above(folder.parent), *_above(folder))
     pending: list[tuple[str, str, tuple[str, ...]]] = [("", os.path.realpath(folder), top)]
     while pending:
@@ -342,7 +345,7 @@ def holds_images(folder: Path, *, deep: bool = False) -> bool:
 
 
 def _closed(folder: Path, error: OSError) -> str:
-    return f"{folder} cannot be read ({error.strerror}); make it readable, or move it out of the folder of images"
+    return f"{folder} cannot be read ({error.strerror}); make it readable, or move it elsewhere"
 
 
 def neighbours(folder: Path) -> str:

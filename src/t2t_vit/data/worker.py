@@ -19,10 +19,10 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 FORK, REAP = b"f", b"r"
-ORDER = struct.Struct("<cq")  # what to do, and with which process
+ORDER = struct.Struct("<cq")  # the request, and the process that it is for
 REPLY = struct.Struct("<q")  # a process number, or how a process ended as `os.waitstatus_to_exitcode` gives it
-UNKNOWN = -(2**31)  # how a process ended that is not this one's child
-GRACE = 1.0  # seconds that a worker has to end by itself
+UNKNOWN = -(2**31)  # the end of a process that is not a child of this one
+GRACE = 1.0  # seconds for a worker to end by itself
 _COUNT, _SIZE = struct.Struct("<I"), struct.Struct("<Q")
 
 
@@ -130,7 +130,7 @@ def work(connection: Connection, next_message: Callable[[], Any]) -> None:
 
     Answers are (True, what was computed) or (False, the exception).
     """
-    with suppress(EOFError, OSError):  # the main process has gone, which is the usual end
+    with suppress(EOFError, OSError):  # the main process has ended: the usual end
         answer: Callable[[Any], Any] | None = None
         try:
             folder, program = next_message()
@@ -158,7 +158,7 @@ def _answer(connection: Connection, answer: Callable[[Any], Any], thing: object)
         send(connection, message)
     except (EOFError, OSError):
         raise
-    except BaseException as error:  # nothing has been sent where it cannot be pickled
+    except BaseException as error:  # if pickling fails, nothing has been sent
         _send_failure(connection, error)
 
 

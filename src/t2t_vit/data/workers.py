@@ -37,9 +37,9 @@ Thing = TypeVar("Thing")
 Answer = TypeVar("Answer")
 Task = tuple[Any, "Future[Any]"]
 
-AHEAD = 2  # requests that are under way for each worker
-SILENT = 900.0  # seconds without an answer after which a worker that lives is given up: a disk that hangs, say
-EVERY = 5.0  # seconds between two looks whether one is so silent
+AHEAD = 2  # requests in progress per worker
+SILENT = 900.0  # seconds without an answer after which a living worker is given up, for example when a disk hangs
+EVERY = 5.0  # seconds between checks for silent workers
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -144,7 +144,7 @@ class _Shared:
     ) -> None:
         self.modules, self.arrive, self.attempts = modules, arrive, attempts
         self.waiting: SimpleQueue[deque[Task] | None] = SimpleQueue()
-        self._answer, self._pickling = answer, threading.Lock()  # what is pickled may change itself the first time
+        self._answer, self._pickling = answer, threading.Lock()  # pickling may change an object the first time
         self._lock = threading.RLock()  # `give_up` may be called by the garbage collector, wherever a thread is
         self._workers: set[_Worker] = set()
         self._given_up = False
@@ -169,7 +169,7 @@ class _Shared:
             given_up = self._given_up
         try:
             if given_up:
-                raise WorkersUnavailableError("they are no longer wanted")
+                raise WorkersUnavailableError("they are no longer needed")
             with self._pickling:
                 program = pickle.dumps(self._answer, protocol=5)
             worker.begin(program)
@@ -202,7 +202,7 @@ class _Shared:
 
 def _settle_all(shared: _Shared) -> None:
     """The thread of one worker. Whatever happens, each future is settled: nobody waits for one for ever."""
-    block_stopping_signals()  # they are the main thread's, which may wait for an answer
+    block_stopping_signals()  # signals go to the main thread, which may wait for an answer
     worker: _Worker | None = None
     while (tasks := shared.waiting.get()) is not None:
         deaths = 0
@@ -257,7 +257,7 @@ class _Worker(ABC):
     _connection: Connection
 
     was_silent = False
-    _since: float | None = None  # when it was asked or answered last, while an answer is waited for
+    _since: float | None = None  # time of the last request or answer, while one is expected
 
     def hang_up_if_silent(self) -> None:
         """End it where its answer has not come for `SILENT` seconds."""
@@ -461,7 +461,7 @@ class _Server:
         self._control.close()
 
 
-_servers: dict[int, _Server] = {}  # by the process that started it: a fork of this one needs another
+_servers: dict[int, _Server] = {}  # keyed by the process that started it: a fork needs its own
 _servers_lock = threading.Lock()
 _is_ending = False
 

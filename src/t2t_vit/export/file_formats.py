@@ -103,9 +103,9 @@ class Format:
                 f"file_format {self.name} has no precision {asked.precision}; choose {' or '.join(self.precisions)}"
             )
         if asked.dynamic_size and not self.dynamic_size:
-            raise UserError(f"file_format {self.name} has one image size; leave --dynamic_size out, or use ONNX")
+            raise UserError(f"file_format {self.name} has a fixed image size; leave --dynamic_size out, or use ONNX")
         if not self.program and (asked.normalised_inside or asked.batch):
-            raise UserError(f"file_format {self.name} holds weights alone; leave --preprocessing and --batch out")
+            raise UserError(f"file_format {self.name} holds only weights; leave --preprocessing and --batch out")
 
 
 def _missing(modules: tuple[str, ...]) -> str | None:
@@ -125,8 +125,8 @@ def _without_nvidia() -> str | None:
     if torch.cuda.is_available():
         return None
     return (
-        "file_format TENSORRT builds an engine for the NVIDIA GPU of the machine, and there is none here: nothing was "
-        "written; run this command there, or export ONNX and build it with trtexec --onnx=FILE"
+        "file_format TENSORRT builds an engine for the NVIDIA GPU of the machine, but this machine has none: nothing "
+        "was written; run this command on a machine with one, or export ONNX and run trtexec --onnx=FILE there"
     )
 
 

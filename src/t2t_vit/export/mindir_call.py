@@ -87,7 +87,7 @@ class Call:
         """The error that names this operator, and where in the network it stands."""
         modules = [path for path, _ in (self.node.meta.get("nn_module_stack") or {}).values()]
         where = modules[-1] if modules and modules[-1] else "the network itself"
-        return UnmappedError(f"{self.node.target} {why} has no counterpart in MINDIR; it stands in {where}")
+        return UnmappedError(f"{self.node.target} {why} has no counterpart in MINDIR; it is in {where}")
 
     def reshaped(self, value: str) -> str:
         """`value` in the result's shape, one side of which may depend on the batch."""

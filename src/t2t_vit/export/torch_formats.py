@@ -20,7 +20,7 @@ from t2t_vit.formats.safetensors_file import write_safetensors_file
 from t2t_vit.inference.exported import quiet
 from t2t_vit.inference.runtime_predictors import AOTI_ENTRY, EXECUTORCH_METHOD, PT2_ENTRY
 
-AIR_UNTESTED = "it was written by torchair, which this package was never tested with"
+AIR_UNTESTED = "it was written by torchair, which has never been tested with this package"
 _AIR_PACKAGES = ("torch_npu", "torchair")
 _AIR_NAME = "export"
 
@@ -46,7 +46,7 @@ def write_aoti(job: ExportJob, path: Path) -> None:
         with quiet(), torch.no_grad():
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except (CppCompileError, InvalidCxxCompiler) as error:
-        raise UserError("file_format AOTI needs a C++ compiler that works, as g++; there is none here") from error
+        raise UserError("file_format AOTI needs a working C++ compiler, such as g++; this machine has none") from error
     with zipfile.ZipFile(path, "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{root}/{AOTI_ENTRY}", json.dumps(job.metadata.to_strings()))
@@ -86,8 +86,8 @@ def air_refusal() -> str | None:
         if accelerator is not None and accelerator.type == "npu":
             return None
     return (
-        "file_format AIR needs an Ascend machine with CANN, torch_npu and torchair, and this is none: nothing was "
-        "written; use ONNX, which CANN's atc (--framework=5) converts there, or MINDIR"
+        "file_format AIR needs an Ascend machine with CANN, torch_npu and torchair; this machine is not one: nothing "
+        "was written; use ONNX, which CANN's atc (--framework=5) converts there, or MINDIR"
     )
 
 
@@ -109,7 +109,7 @@ def write_air(job: ExportJob, path: Path) -> None:
             example, model=module, export_path=folder, export_name=_AIR_NAME, dynamic=job.metadata.batch == 0
         )
         if weights := sorted(Path(folder).glob("weight_*")):
-            raise UserError(f"{path}: torchair put {len(weights)} files of weights beside it; use ONNX")
+            raise UserError(f"{path}: torchair wrote {len(weights)} weight files beside it; use ONNX")
         shutil.copyfile(Path(folder) / f"{_AIR_NAME}.air", path)
 
 

@@ -36,7 +36,7 @@ class DisagreementError(Exception):
     """A file that did not give the network's answers, and was removed."""
 
     def __init__(self, path: Path, found: Agreement | ProgramError) -> None:
-        super().__init__(f"{path}: not written, since it does not agree with the network: {found}")
+        super().__init__(f"{path}: not written, because it does not agree with the network: {found}")
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,9 @@ def _folder_beside(path: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
         beside = tempfile.TemporaryDirectory(prefix=f".export-{machine}-{os.getpid()}-", dir=path.parent)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); choose a folder that can be written"
+        ) from error
     with beside as folder:
         yield Path(folder)
 

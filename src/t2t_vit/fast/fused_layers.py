@@ -65,11 +65,11 @@ class FusedTokensToToken(TokensToToken):
             for module, kind in ((split, SoftSplitLayer), (attention.norm1, nn.LayerNorm), (linear, nn.Linear))
         ]
         if isinstance(attention, TokenPerformer) and attention.w.requires_grad:
-            reasons.append((attention, "has a w that wants a gradient"))
+            reasons.append((attention, "has a w that requires a gradient"))
         for module, reason in reasons:
             if reason is not None:
                 name = next(name for name, found in self.named_modules() if found is module)
-                raise RuntimeError(f"since the network was fused, tokens_to_token.{name} {reason}; call unfuse first")
+                raise RuntimeError(f"after the network was fused, tokens_to_token.{name} {reason}; call unfuse first")
 
 
 class RecomputingMlp(Mlp):

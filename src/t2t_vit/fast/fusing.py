@@ -16,21 +16,21 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {TokensToToken: FusedTokensToTok
 
 
 def fuse(model: T2TViT) -> T2TViT:
-    """Compute with Triton kernels from now on, in place; weights, names and settings stay what and where they are.
+    """Compute with Triton kernels from now on, in place; weights, names and settings do not change.
 
-    The T2T module's windows never lie in memory, its performers read their tokens twice, and MLPs keep half as much
-    for the gradient. Everything reads the live weights, so training, loading and averaging go on as before.
+    The T2T module's windows are never stored, its performers read their tokens only twice, and MLPs keep half as much
+    for the gradient. The kernels read the live weights, so training, loading and averaging work as before.
 
     Args:
         model: on a CUDA device of compute capability 8.0 or more, in any mode. Every module has to be exactly ours: no
-            subclass, patch, hook, adapter or quantised tensor. What is changed afterwards among the modules that the
-            kernels read is refused by the next forward pass.
+            subclass, patch, hook, adapter or quantised tensor. If a module that the kernels read is changed later,
+            the next forward pass refuses it.
 
     Returns:
-        The same model; `unfuse` gives it its own modules back.
+        The same model; `unfuse` restores its own modules.
 
     Raises:
-        UserError: the kernels cannot run on its device, or a module is not ours, by its name.
+        UserError: the kernels cannot run on its device, or a module, named in the error, is not ours.
     """
     reason = why_not_fusible(model.cls_token.device if isinstance(model, T2TViT) else torch.device("cpu"))
     if reason is not None:
@@ -50,7 +50,7 @@ def fuse(model: T2TViT) -> T2TViT:
 
 
 def unfuse(model: T2TViT) -> T2TViT:
-    """The plain network again, in place; a network that is not fused stays as it is."""
+    """Restore the plain network, in place; does nothing if the network is not fused."""
     _set_classes(model, {fused: plain for plain, fused in FUSED.items()})
     return model
 
@@ -70,11 +70,11 @@ def why_not_fusible(device: torch.device) -> str | None:
         return None
     if device.type != "cuda":
         where = "there is none" if not torch.cuda.is_available() else f"the network is on {device.type}"
-        return f"its kernels need a CUDA device, and {where}"
+        return f"its kernels need a CUDA device, but {where}"
     capability = torch.cuda.get_device_capability(device)
     if capability < CAPABILITY:
         needed, has = (".".join(map(str, version)) for version in (CAPABILITY, capability))
-        return f"its kernels need a GPU of compute capability {needed} or more, and this one has {has}"
+        return f"its kernels need a GPU of compute capability {needed} or more, but this one has {has}"
     return None
 
 

@@ -139,7 +139,7 @@ def refuse_what_does_not_fit(model: T2TViT, verb: str) -> None:
             run(model, shadows, (images,))
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"cannot {verb} the network: its modules do not fit each other ({reason})") from error
+        raise UserError(f"cannot {verb} the network: its modules do not match each other ({reason})") from error
 
 
 def _tree(model: nn.Module) -> Iterator[tuple[str, nn.Module, Kinds]]:

@@ -20,16 +20,16 @@ PACKS = ("cpu", "native")
 def check_kernels(kernels: str, device: torch.device) -> None:
     """Raises UserError where `kernels` cannot run on `device`, before anything is read or written."""
     if kernels not in NAMES:
-        raise UserError(f"there are no kernels '{kernels}'; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}")
+        raise UserError(f"kernels '{kernels}' do not exist; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}")
     reason = None
     if kernels in PACKS and device.type != "cpu":
-        reason = f"they are for inference on a CPU, and the device is {device.type}"
+        reason = f"they are for inference on a CPU, but the device is {device.type}"
     elif kernels == "native":
         reason = unavailable()
     elif kernels == "triton":
         reason = why_not_fusible(device)
     if reason is not None:
-        raise UserError(f"kernels '{kernels}' cannot run: {reason}; 'auto' takes the fastest that can")
+        raise UserError(f"kernels '{kernels}' cannot run: {reason}; 'auto' chooses the fastest that can run")
 
 
 def prepared(model: nn.Module, kernels: str, precision: Precision) -> tuple[nn.Module, str]:

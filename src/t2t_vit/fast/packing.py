@@ -20,8 +20,8 @@ from t2t_vit.model.tokens_to_token import TokensToToken
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 # What a packed network is told to be made of, by the modules that do more than one layer's work.
 PARTS: dict[type[nn.Module], str] = {
-    PackedBlock: "attentions with what stands before them",
-    Tail: "MLPs with what stands before them",
+    PackedBlock: "attentions with the operations before them",
+    Tail: "MLPs with the operations before them",
     PerformerStage: "performers",
     TransformerStage: "token attentions",
     WindowsLinear: "soft splits",
@@ -29,9 +29,9 @@ PARTS: dict[type[nn.Module], str] = {
 
 
 class PackedNetwork(nn.Module):
-    """What `pack` makes: float images (B, in_chans, height, width) on the CPU -> logits (B, num_classes) in `dtype`.
+    """The result of `pack`: float images (B, in_chans, height, width) on the CPU -> logits (B, num_classes) in `dtype`.
 
-    It has no gradient and takes no notice of the network that it was made of; its repr says what it is made of.
+    It has no gradient and is independent of the original network; its repr says which operations it uses.
     """
 
     network: Any
@@ -62,13 +62,13 @@ class PackedNetwork(nn.Module):
         return features  # (B, 1 + N, num_features)
 
     def train(self, mode: bool = True) -> "PackedNetwork":
-        """Only `eval()`: nothing of it can be trained.
+        """Accept only `eval()`: a packed network cannot be trained.
 
         Raises:
             UserError: it is asked to train.
         """
         if mode:
-            raise UserError("a packed network is frozen; train the network that it was made of, and pack that again")
+            raise UserError("a packed network is frozen; train the original network, then pack it again")
         return super().train(mode)
 
     def __repr__(self) -> str:
@@ -83,17 +83,17 @@ def pack(model: T2TViT, dtype: torch.dtype | None = None, *, native: bool | None
         logits = fast(images)
         print(fast)  # what it is made of
 
-    Weights are laid out once, norms, activations and residuals are computed within the products, and windows are made a
-    few images at a time. The copy is not changed by what happens to the model afterwards: pack it again.
+    Weights are laid out once; norms, activations and residuals are computed within the products, and windows a
+    few images at a time. Later changes of the model do not change the copy: pack it again.
 
     Args:
         model: in eval mode, every module exactly ours: no subclass, patch, hook, adapter or quantised tensor.
         dtype: of weights and products, float32 or bfloat16; None: the weights' own.
-        native: True: the C++ kernels compiled on this machine, or an error; False: torch's operations alone; None: the
-            kernels where they run (Linux on x86-64 with AVX-512 and bfloat16, and a C++ compiler).
+        native: True: C++ kernels compiled on this machine, or an error; False: only torch's operations; None: the
+            kernels if they can run (Linux on x86-64 with AVX-512 and bfloat16, and a C++ compiler).
 
     Raises:
-        UserError: a module is not ours, by its name; another dtype; `native`, and the kernels cannot run here.
+        UserError: a module, named in the error, is not ours; another dtype; `native`, but the kernels cannot run here.
     """
     refuse_what_is_not_ours(model, "pack", in_eval_mode=True)
     dtype = model.cls_token.dtype if dtype is None else dtype

@@ -100,7 +100,7 @@ def _patch_reason(module: nn.Module) -> str | None:
     kind = type(module)
     for name, value in vars(module).items():
         if callable(value) and callable(getattr(kind, name, None)):
-            return f"has a {name} of its own"
+            return f"has its own {name}"
     for name, original in _METHODS.get(kind, {}).items():
         if vars(kind).get(name) is not original:
             return f"is a {kind.__name__}, whose {name} was replaced"

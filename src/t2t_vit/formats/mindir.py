@@ -225,7 +225,7 @@ def read_mindir(content: bytes) -> Mindir:
 
 def _inside(reader: Reader, message: Field) -> Iterator[Field]:
     if message.wire != BYTES:
-        raise ValueError(f"the field at byte {message.start} is no message")
+        raise ValueError(f"the field at byte {message.start} is not a message")
     return reader.fields(message.start, message.stop)
 
 
@@ -259,7 +259,7 @@ def _read_node(reader: Reader, message: Field, primitives: dict[str, str]) -> No
 def _read_value_info(reader: Reader, message: Field) -> TensorInfo:
     tensors = [_read_tensor(reader, one) for one in _inside(reader, message) if one.number == 2]
     if len(tensors) != 1:
-        raise ValueError(f"the input or output at byte {message.start} is no tensor")
+        raise ValueError(f"the input or output at byte {message.start} is not a tensor")
     return tensors[0]
 
 

@@ -117,7 +117,7 @@ def _entries(reader: Reader, stop: int) -> dict[str, _Entry]:
     last = ""
     for count, field in enumerate(_messages(reader, 0, stop)):
         if count >= _MOST_VALUES:
-            raise ValueError(f"has more than {_MOST_VALUES:,} entries, which no network has")
+            raise ValueError(f"has more than {_MOST_VALUES:,} entries, more than any network has")
         name, entry = _entry(reader, *field)
         if name == last and entries[name].dims == entry.dims and entries[name].type == entry.type:
             entries[name].spans += entry.spans
@@ -140,7 +140,7 @@ def _fields(reader: Reader, start: int, stop: int) -> Iterable[Field]:
     try:
         yield from reader.fields(start, stop)
     except ValueError as error:
-        raise ValueError(f"is damaged or cut short: {error}") from error
+        raise ValueError(f"is damaged or truncated: {error}") from error
 
 
 def _entry(reader: Reader, start: int, stop: int) -> tuple[str, _Entry]:
@@ -152,7 +152,7 @@ def _entry(reader: Reader, start: int, stop: int) -> tuple[str, _Entry]:
             entry = _tensor(reader, field.start, field.stop)
         is_map |= field.number == 3
     if is_map:
-        raise ValueError(f"holds a MapParameter ('{name}'), which is no tensor; save the network without it")
+        raise ValueError(f"holds a MapParameter ('{name}'), which is not a tensor; save the network without it")
     if not name or entry is None:
         raise ValueError(f"is damaged: the entry at byte {start} has no name or no tensor")
     return name, entry
@@ -186,7 +186,7 @@ def _text(reader: Reader, field: Field, longest: int) -> str:
     except ValueError as error:
         raise ValueError(f"is damaged: {error}") from error
     if not text.isprintable():
-        raise ValueError(f"is damaged: the name at byte {field.start} is no text")
+        raise ValueError(f"is damaged: the name at byte {field.start} is not text")
     return text
 
 

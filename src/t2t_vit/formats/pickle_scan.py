@@ -165,7 +165,7 @@ class _Machine:
             assert after is not None
             do = _OPERATIONS.get(operation.name)
             if do is None:
-                raise ValueError(f"operation {operation.name} is none of torch.save's (number {count})")
+                raise ValueError(f"operation {operation.name} is not one that torch.save writes (number {count})")
             piece = do(self, argument)
             if self.rewrites and piece != b"":
                 self.pieces.append(data[begin:after] if piece is None else piece)
@@ -176,7 +176,7 @@ class _Machine:
 
     def push(self, value: Value) -> None:
         if value.depth > DEEPEST:
-            raise ValueError("its values are nested without end")
+            raise ValueError("its values are nested too deeply")
         self.stack.append(value)
 
     def charge(self, size: int) -> None:
@@ -195,16 +195,16 @@ class _Machine:
 
     def extend(self, items: list[Value], target: Value) -> None:
         if target.kind != "list":
-            raise ValueError("items are appended to what is no list")
+            raise ValueError("items are appended to something that is not a list")
         target.size += len(items)
         target.depth = max(target.depth, *(item.depth + 1 for item in items), 0)
 
     def set_items(self, items: list[Value], target: Value) -> None:
         if target.kind != "dict" or len(items) % 2:
-            raise ValueError("items are set on what is no dictionary")
+            raise ValueError("items are set on something that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if key.kind != "plain":
-                raise ValueError("a dictionary has a key that is neither text nor number")
+                raise ValueError("a dictionary has a key that is neither text nor a number")
             target.entries = target.entries or {}
             target.entries[key.plain] = value
             target.depth = max(target.depth, value.depth + 1)
@@ -212,7 +212,7 @@ class _Machine:
 
     def find(self, name: str) -> None:
         if not name.isprintable():
-            raise ValueError("a name is no text")
+            raise ValueError("a name is not text")
         if name not in CALLABLE | DICTIONARIES | NAMED:
             raise RefusedObjectError(name)
         self.push(Value("global", name=name))
@@ -232,7 +232,7 @@ class _Machine:
         if name == "torch._tensor._rebuild_from_type_v2":
             function, kind, inner, *_ = arguments
             if function.name not in CALLABLE or kind.name not in _TENSOR_KINDS:
-                raise ValueError("a tensor is of no kind that is known")
+                raise ValueError("a tensor is of an unknown kind")
             self.charge(1)
             return self.called(function.name, inner.parts)
         copied = sum(argument.size for argument in arguments)
@@ -248,13 +248,13 @@ class _Machine:
         if target.kind == "numpy.dtype":
             return  # what stands for one has no state
         if target.kind not in ("argparse.Namespace", "dict") or state.kind != "dict":
-            raise ValueError("a state is given to what has none")
+            raise ValueError("a state is given to something that has none")
 
     def persistent(self) -> None:
         identity = self.stack.pop()
         kind, storage_class, key, _, count, *view = identity.parts
         if kind.plain != "storage" or storage_class.name not in STORAGES or type(key.plain) is not str:
-            raise ValueError("a storage is of no class that is known")
+            raise ValueError("a storage is of an unknown class")
         if type(count.plain) is not int or not 0 <= count.plain < 2**60:
             raise ValueError("a storage has no length")
         item = ITEM_BYTES[STORAGES[storage_class.name]]
@@ -278,7 +278,7 @@ def _check_tensor(name: str, arguments: tuple[Value, ...]) -> None:
         raise ValueError(f"a tensor is of type {dtype}, or in no storage")
     sides, steps = _numbers(shape), _numbers(stride)
     if len(sides) != len(steps) or len(sides) > _MOST_DIMS:
-        raise ValueError("a tensor has as many strides as no dimensions")
+        raise ValueError("the strides of a tensor do not match its dimensions")
     numbers = (offset.plain, *sides, *steps)
     if any(type(number) is not int or not 0 <= number < 2**62 for number in numbers):
         raise ValueError("a tensor's shape is damaged")
@@ -345,7 +345,7 @@ def _stack_global(machine: _Machine, _: Any) -> bytes:
     name, module = machine.stack.pop().plain, machine.stack.pop().plain
     # Texts leave nothing in the memo of protocol 2, so these two are the last pieces.
     if machine.pieces[-2:] != [text_piece(module), text_piece(name)]:
-        raise ValueError("a name is no text")
+        raise ValueError("a name is not text")
     del machine.pieces[-2:]
     machine.find(f"{module}.{name}")
     return f"c{module}\n{name}\n".encode("ascii")

@@ -70,7 +70,7 @@ class Reader:
         length = field.stop - field.start
         self._letters -= length
         if field.wire != BYTES or length > longest or self._letters < 0:
-            raise ValueError(f"the field at byte {field.start} is no text")
+            raise ValueError(f"the field at byte {field.start} is not text")
         return bytes(self.data[field.start : field.stop]).decode("utf-8")
 
     def numbers(self, field: Field, most: int) -> list[int]:
@@ -105,7 +105,7 @@ def _read_fields(data: memoryview, start: int, stop: int) -> Iterator[Field]:
         elif wire in (FIXED32, FIXED64):
             at += 4 if wire == FIXED32 else 8
         else:
-            raise ValueError(f"there is no field of kind {wire} (byte {begin})")
+            raise ValueError(f"there is no field type {wire} (byte {begin})")
         if at > stop or number == 0:
             raise ValueError(f"the field at byte {begin} reaches past the end")
         yield Field(number, wire, value, begin, at)

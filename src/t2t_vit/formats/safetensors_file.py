@@ -38,11 +38,11 @@ def _read(path: str | Path, wanted: Collection[str] | None, longest: int) -> tup
         with open_regular(path) as file:
             header = int.from_bytes(file.read(8), "little")
         if header > longest:
-            raise ValueError(f"its header has {header:,} bytes, where {longest:,} are taken")
+            raise ValueError(f"its header has {header:,} bytes; {longest:,} are allowed")
         with safe_open(path, framework="pt") as content:
             there = dict.fromkeys(content.keys())
             if not all(name.isprintable() for name in there):
-                raise ValueError("a name is no text")
+                raise ValueError("a name is not text")
             names = list(there if wanted is None else wanted)
             if missing := [name for name in names if name not in there]:
                 raise ValueError(f"it lacks {missing[0][:80]}, which its index says it holds")
@@ -54,7 +54,7 @@ def _read(path: str | Path, wanted: Collection[str] | None, longest: int) -> tup
             return found, header
     except (SafetensorError, OSError, KeyError, ValueError, AttributeError, RuntimeError, TypeError) as error:
         reason = printable(str(error)[:120])
-        raise UserError(f"{path}: is a damaged safetensors file, cut short perhaps ({reason})") from error
+        raise UserError(f"{path}: is a damaged or truncated safetensors file ({reason})") from error
 
 
 def read_sharded_safetensors(index: Path) -> dict[str, Tensor]:
@@ -68,7 +68,9 @@ def read_sharded_safetensors(index: Path) -> dict[str, Tensor]:
         if not (type(places) is dict and all(type(name) is str and type(file) is str for name, file in places.items())):
             raise ValueError("no names and files")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{index}: is no index of safetensors files: no weight_map of names and files") from error
+        raise UserError(
+            f"{index}: is not an index of safetensors files: it has no weight_map of names and files"
+        ) from error
     files: dict[str, list[str]] = {}
     for name, file in places.items():
         files.setdefault(file, []).append(name)
@@ -78,7 +80,7 @@ def read_sharded_safetensors(index: Path) -> dict[str, Tensor]:
         if Path(file).name != file or not file.isprintable():
             raise UserError(f"{index}: names a file that is not in its folder ({ascii(file)[:80]})")
         if not (index.parent / file).is_file():
-            raise UserError(f"{index}: {file} is missing in its folder; fetch all of its files")
+            raise UserError(f"{index}: {file} is missing from its folder; download all of its files")
         held, header = _read(index.parent / file, names, left)
         left -= header
         found |= held

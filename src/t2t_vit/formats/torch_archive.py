@@ -26,7 +26,7 @@ from t2t_vit.formats.pickle_scan import DICTIONARIES, LONGEST_PICKLE, RefusedObj
 from t2t_vit.formats.zip_directory import Stored, read_directory
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-_DAMAGED = "is not a checkpoint that can be read: it is cut short, damaged, or not written by torch.save"
+_DAMAGED = "is not a readable checkpoint: it is truncated, damaged, or not written by torch.save"
 _SCALARS = {
     **{"f2": "<e", "f4": "<f", "f8": "<d", "b1": "<?", "i1": "<b", "i2": "<h", "i4": "<i", "i8": "<q"},
     **{"u1": "<B", "u2": "<H", "u4": "<I", "u8": "<Q"},
@@ -43,7 +43,7 @@ class _NumpyType:
 
     def __init__(self, code: str, *_flags: object) -> None:
         if code not in _SCALARS:
-            raise ValueError("a NumPy scalar is of a type that is no number")
+            raise ValueError("a NumPy scalar is of a type that is not numeric")
         self.layout = _SCALARS[code]
 
     def __setstate__(self, _: object) -> None:
@@ -129,7 +129,7 @@ def _check_storages(scan: Scan, places: Mapping[str, Stored]) -> None:
     for key, claimed in scan.storages.items():
         held = places.get(key)
         if held is None or claimed > held.stop - held.start:
-            raise ValueError("a tensor claims more than the file has")
+            raise ValueError("a tensor claims more bytes than the file has")
 
 
 def _with_pickle(data: memoryview, entries: Mapping[str, Stored], changed: str, pickle: bytes) -> io.BytesIO:
@@ -148,14 +148,14 @@ def _checked_stream(data: memoryview) -> io.BytesIO:
     for _ in range(5):
         scans.append(scan_pickle(bytes(data[at : at + LONGEST_PICKLE])))
         if scans[0].value.plain != _MAGIC:
-            raise ValueError("it does not begin as torch's do")
+            raise ValueError("it does not begin like a file of torch")
         at += scans[-1].end
     _, _, machine, content, _ = scans
     little = (machine.value.entries or {}).get("little_endian")
     if little is None or little.plain is not True:
         raise ValueError("is written on a big-endian machine; save it again on this one")
     if sum(content.storages.values()) > len(data) - at:
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
     source = io.BytesIO()
     begin = 0
     for scan in scans:

@@ -33,7 +33,7 @@ def read_directory(data: memoryview) -> dict[str, Stored]:
         name, entry, at = _entry(data, at)
         total += entry.stop - entry.start
         if name in entries or total > len(data):
-            raise ValueError("the entries of the archive lie one over the other")
+            raise ValueError("the entries of the archive overlap")
         entries[name] = entry
     return entries
 
@@ -43,7 +43,7 @@ def _end(data: memoryview) -> tuple[int, int, int]:
     tail = bytes(data[max(0, len(data) - _LONGEST_COMMENT - 22) :])
     found = tail.rfind(_END)
     if found < 0 or len(tail) - found < 22:
-        raise ValueError("the archive has no directory: it is cut short")
+        raise ValueError("the archive has no directory: it is truncated")
     count, size, at = struct.unpack_from("<HII", tail, found + 10)
     if count != _FULL16 and _FULL32 not in (size, at):
         return count, size, at

@@ -17,9 +17,9 @@ ZIP, TAR, GZIPPED = (".zip",), (".tar",), (".tar.gz", ".tgz")
 MOST_BYTES = 256 * 2**20  # of one image, encoded
 _MOST_HEADER_BYTES = 2**20  # of one member, and of what a tar says of all that follow
 _SKIP = 2**20
-_LARGE = 2**22  # bytes of a member of which the beginning is looked at before all is read
+_LARGE = 2**22  # from this size on, the beginning of a member is checked before the rest is read
 _LOCAL_HEADER_BYTES = 30  # of a zip's entry, without its name
-# What a compressed archive may unpack to, whichever is more: real images are compressed already.
+# Most bytes that a compressed archive may unpack to: the larger of the two; images are already compressed.
 _MOST_UNPACKED = 2**30
 _MOST_TIMES_LARGER = 100
 
@@ -39,7 +39,7 @@ def members(path: str) -> Iterator[Item]:
             raise UnreadableError("it is not a regular file")
         yield from _zip_members(path) if path.lower().endswith(ZIP) else _tar_members(path)
     except Exception as error:  # broken archives make both readers raise almost anything
-        yield Item(path, reason=f"the archive cannot be read further ({_sentence(error)})")
+        yield Item(path, reason=f"the rest of the archive cannot be read ({_sentence(error)})")
 
 
 def _zip_members(path: str) -> Iterator[Item]:
@@ -50,7 +50,7 @@ def _zip_members(path: str) -> Iterator[Item]:
         for entry in sorted(found, key=lambda entry: entry.filename):
             name = os.path.join(path, "") + entry.filename  # noqa: PTH118
             if entry.header_offset in overlapping:
-                yield Item(name, reason="another entry of the archive lies on its bytes, which no archiver does")
+                yield Item(name, reason="it overlaps another entry of the archive, which no archiver writes")
             else:
                 yield Item(name, partial(_from_zip, archive, entry), stamp)
 
@@ -73,7 +73,7 @@ def _from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
         if entry.file_size > _LARGE:
             with archive.open(entry) as file:
                 check_header(cast(BinaryIO, file))
-        return archive.read(entry)  # never more than the size it claims
+        return archive.read(entry)  # never more than its claimed size
     except DecodeError as error:
         reason = str(error)
     except Exception as error:
@@ -91,13 +91,13 @@ def _tar_members(path: str) -> Iterator[Item]:
                 archive.members.clear()  # of a million, too
                 forward.begin_member()
                 if sum(map(len, archive.pax_headers.values())) > _MOST_HEADER_BYTES:
-                    raise tarfile.ReadError("it has a header of absurd size")
+                    raise tarfile.ReadError("its header is too large")
                 if not entry.isdir() and _is_image_member(entry.name):
                     name = os.path.join(path, "") + entry.name  # noqa: PTH118
                     if entry.isreg() and not entry.issparse():
                         yield Item(name, partial(_from_tar, forward, entry), stamp)
                     else:
-                        yield Item(name, reason="it is a link or a special file of the archive, which is not followed")
+                        yield Item(name, reason="it is a link or a special file in the archive; these are not read")
 
 
 def _from_tar(file: "_Forward", entry: tarfile.TarInfo) -> bytes:
@@ -107,15 +107,15 @@ def _from_tar(file: "_Forward", entry: tarfile.TarInfo) -> bytes:
         content = file.take(entry.size)
         if len(content) == entry.size:
             return content
-        reason = "the archive breaks off within it"
-    except Exception as error:  # what it is packed in is damaged
+        reason = "the archive ends in the middle of it"
+    except Exception as error:  # the compression is damaged
         reason = f"it cannot be read from the archive ({_sentence(error)})"
     raise UnreadableError(reason)
 
 
 def _check_size(size: int) -> None:
     if size > MOST_BYTES:
-        raise UnreadableError(f"it claims {size:,} bytes; images in archives may have {MOST_BYTES:,}")
+        raise UnreadableError(f"it claims {size:,} bytes; an image in an archive may have {MOST_BYTES:,}")
 
 
 def _is_image_member(name: str) -> bool:
@@ -164,7 +164,7 @@ class _Forward:
     def read(self, size: int = -1) -> bytes:
         self._header_bytes += size
         if size < 0 or self._header_bytes > _MOST_HEADER_BYTES:
-            raise tarfile.ReadError("it has a header of absurd size")
+            raise tarfile.ReadError("its header is too large")
         return self.take(size)
 
     def take(self, size: int) -> bytes:

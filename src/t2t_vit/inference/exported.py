@@ -25,7 +25,7 @@ _PLAIN = {"num_classes": int, "batch": int, "dynamic_size": bool, "normalised_in
 
 _RANGES = {"num_classes": (1, 1_000_000), "batch": (0, 65_536)}
 _LARGEST_INPUT = 2**32  # bytes of the float32 images of a call
-_MOST_PIXELS = 2**24  # of an image, whose tokens' attention grows with the square of them
+_MOST_PIXELS = 2**24  # of an image: attention grows with the square of the number of tokens
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class Metadata:
             read = {key: parse_json(strings[key]) for key in ("preprocessing", "classes", *_PLAIN)}
             classes, precision = read.pop("classes"), strings["precision"]
             if classes is not None and not (type(classes) is list and all(type(name) is str for name in classes)):
-                raise ValueError("metadata whose classes are no names")
+                raise ValueError("metadata whose classes are not names")
             if precision not in get_args(ExportPrecision) or any(
                 type(read[key]) is not kind for key, kind in _PLAIN.items()
             ):
                 raise ValueError("metadata of another version")
             for key, (least, most) in _RANGES.items():
                 if not least <= read[key] <= most:
-                    raise ValueError(f"metadata whose {key} lies outside of {least} to {most:,}")
+                    raise ValueError(f"metadata whose {key} is not in {least} to {most:,}")
             if classes and len(classes) != read["num_classes"]:
                 raise ValueError(f"metadata with {len(classes):,} names of {read['num_classes']:,} classes")
             preprocessing = Preprocessing.from_dict(read.pop("preprocessing"))

@@ -31,8 +31,8 @@ from t2t_vit.settings.schema import Config
 
 RUNNER = Path(__file__).with_name("runner.py")
 LOADING = "to load"
-_LONGEST_LINE = 2**25  # of an answer: metadata with the names of a million classes
-_LINES_KEPT = 50  # of what a runtime prints
+_LONGEST_LINE = 2**25  # of an answer: metadata with a million class names
+_LINES_KEPT = 50  # of a runtime's output
 _SECONDS_TO_END = 10
 # What a file of little content may take of the default of exported_seconds, and what each byte of it and each
 # multiply-add that its weights can ask for adds: a twentieth of what one slow core does.
@@ -117,7 +117,7 @@ class ForeignProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for this process; and what the file's program starts ends with it
+            start_new_session=True,  # Ctrl-C must not reach it, and its children end with it
         )
         self._printed: list[bytes] = []
         reader = threading.Thread(target=_collect, args=(self._process.stderr, self._printed), daemon=True)
@@ -141,7 +141,7 @@ class ForeignProcess:
         with self._lock, self._within(self._allowed(self._size * tokens / _MULTIPLY_ADDS)):
             if not self._end.alive and not self._late:
                 raise ProgramError(
-                    f"was ended in {self._runtime} by an earlier failure or an interruption; load the file again"
+                    f"was stopped in {self._runtime} by an earlier failure or an interruption; load the file again"
                 )
             try:
                 requests = cast(IO[bytes], self._process.stdin)
@@ -152,7 +152,7 @@ class ForeignProcess:
                 raise self._ended(what) from error
             answer = self._answer(what)
             if tuple(answer["shape"]) != tuple(shape):
-                self.close()  # the numbers, which may be many, are not read
+                self.close()  # the numbers are not read, as there may be many
                 raise ProgramError(
                     f"answers {len(images)} images in the shape {tuple(answer['shape'])}, not {tuple(shape)}"
                 )
@@ -193,7 +193,7 @@ class ForeignProcess:
         finally:
             answered.set()
             if watch is not None:
-                watch.join()  # it would keep this object, and so the process
+                watch.join()  # it would keep this object, and so the process, alive
 
     def _kill_late(self, seconds: float, answered: threading.Event) -> None:
         begun, before = time.monotonic(), processor_seconds(self._process.pid)
@@ -225,12 +225,12 @@ class ForeignProcess:
         try:
             code = self._process.wait(timeout=_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
-            return ProgramError(f"makes {self._runtime} answer in a way that is not understood")
+            return ProgramError(f"makes {self._runtime} give an answer that cannot be read")
         if self._late:
             most = self._limits.seconds
             taken = f"{min(self._late, most):.3g} s {what}"
             share = "" if self._late >= most else f", its size's share of exported_seconds ({most:g})"
-            return ProgramError(f"takes longer than {taken}{share}; if you trust it, raise exported_seconds")
+            return ProgramError(f"takes longer than {taken}{share}; if you trust the file, raise exported_seconds")
         last = b"".join(self._printed).decode(errors="replace").strip()
         if says_out_of_memory(last):
             return ProgramError(self._failure(what, last))
@@ -240,10 +240,12 @@ class ForeignProcess:
 
     def _failure(self, what: str, reason: str) -> str:
         if says_out_of_memory(reason):
-            most = f"the {self._limits.memory:g} GB of exported_memory" if self._limits.memory else "there is"
-            return f"needs more memory {what} than {most}; if you trust it, raise that, or lower batch_size"
+            if not self._limits.memory:
+                return f"needs more memory {what} than this machine has; lower batch_size"
+            most = f"the {self._limits.memory:g} GB of exported_memory"
+            return f"needs more memory {what} than {most}; if you trust the file, raise that, or lower batch_size"
         if what == LOADING:
-            damage = "it may be cut short, damaged, or of another version"
+            damage = "it may be truncated, damaged, or of another version"
             return f"cannot be loaded by {self._runtime} ({_short(reason)}); {damage}"
         return f"holds a program that fails in {self._runtime} ({_short(reason)})"
 
@@ -276,5 +278,5 @@ def _stop(process: "subprocess.Popen[bytes]", reader: threading.Thread) -> None:
     reader.join()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with suppress(OSError):  # what was not yet sent
+            with suppress(OSError):  # bytes that were not sent yet
                 pipe.close()

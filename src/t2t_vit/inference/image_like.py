@@ -34,7 +34,7 @@ def opened(image: ImageLike, mode: Mode, reduction: Reduction | None = None) -> 
 
     Raises:
         DecodeError: it cannot be decoded, or its shape or its numbers are not those of an image.
-        TypeError: it is nothing that could be an image.
+        TypeError: it is of no type that can be an image.
     """
     if isinstance(image, Image.Image):
         return convert(image, mode, reduction)
@@ -68,7 +68,7 @@ def _content(file: BinaryIO) -> bytes:
         file.seek(0)
     content = file.read()
     if not isinstance(content, bytes):
-        raise DecodeError("the file is open for text; open it with mode 'rb'")
+        raise DecodeError("the file is open in text mode; open it with mode 'rb'")
     return content
 
 

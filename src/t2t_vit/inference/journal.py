@@ -19,7 +19,7 @@ from t2t_vit.weights.location import find_file
 
 Fingerprint = Mapping[str, Any]
 _BLOCK = 2**16
-# Every journal begins with this key: a file that does not is somebody else's, and is not opened for writing.
+# Every journal begins with this key; any other file is not ours and is not opened for writing.
 _HEADER, _VERSION = "t2t_vit infer", 2
 _MARKS = (f'{{"{_HEADER}": '.encode(), b'{"journal version": ')  # the second one of version 1
 
@@ -72,10 +72,10 @@ class PredictionJournal:
                 self.close()
                 raise
         elif self._file is not None:
-            note(f"{self.path}: what an interrupted run left is given up; --resume would have continued it")
+            note(f"{self.path}: the results of an interrupted run are discarded; --resume would have continued it")
             _empty(self._file)
         elif resume:
-            note(f"{self.path}: is not there, so there is nothing to continue; beginning at the beginning")
+            note(f"{self.path}: does not exist, so there is nothing to continue; starting from the beginning")
 
     def recall(self, path: str, stamp: Stamp | None) -> ImageResult | None:
         """The result of an image that has not changed since; None of an unknown one, or of one that was not there."""
@@ -118,16 +118,16 @@ class PredictionJournal:
 
     def _check_own(self) -> None:
         """Refuse a file that was not written by this class: it would be emptied, and deleted in the end."""
-        instead = "name another output"
+        instead = "choose another output"
         if self.path.is_symlink() or not self.path.is_file():
-            raise UserError(f"{self.path}: is a link or no file, and infer keeps its journal there; {instead}")
+            raise UserError(f"{self.path}: is a link or not a file, but infer keeps its journal there; {instead}")
         try:
             with self.path.open("rb") as file:
                 begin = file.read(max(map(len, _MARKS)))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror}); {instead}") from error
         if not any(begin.startswith(mark) or mark.startswith(begin) for mark in _MARKS):
-            raise UserError(f"{self.path}: is no journal of infer, which keeps its own there; {instead}")
+            raise UserError(f"{self.path}: is not a journal of infer, but infer keeps its journal there; {instead}")
 
     def _header(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(json.dumps({_HEADER: _VERSION, **self._fingerprint()}))
@@ -138,7 +138,7 @@ class PredictionJournal:
         file.seek(0)
         header = _parsed(file.readline())
         if header is None:
-            note(f"{self.path}: holds nothing yet; beginning at the beginning")
+            note(f"{self.path}: is empty; starting from the beginning")
             _empty(file)
             return
         now = self._header()
@@ -149,7 +149,7 @@ class PredictionJournal:
         if changed:
             raise UserError(
                 f"{self.path}: the run to be continued had another {' and '.join(changed)};"
-                " ask for the same again, or leave out --resume to start again"
+                " use the same again, or leave out --resume to start again"
             )
         self._known = _Known(self.path, self._prediction)
         file.seek(0, os.SEEK_END)
@@ -176,7 +176,7 @@ class PredictionJournal:
             lock(file.fileno())
         except BlockingIOError as error:
             file.close()
-            raise UserError(f"output '{self._output}': another run is writing it; wait, or name another") from error
+            raise UserError(f"output '{self._output}': another run is writing it; wait, or choose another") from error
         except (NoLocksError, OSError):
             pass
         return file
@@ -215,13 +215,13 @@ class _Known:
             return ImageResult(path, reason=entry[2])
         try:
             return ImageResult(path, tuple(self._prediction(index, probability) for index, probability in entry[2]))
-        except IndexError:  # a class that there is not
+        except IndexError:  # an unknown class
             return None
 
 
 def _entries(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:
-        left = path.stat().st_size - len(file.readline())  # what this run appends does not count
+        left = path.stat().st_size - len(file.readline())  # not the lines that this run appends
         while left > 0:
             line = file.readline()
             left -= len(line)
@@ -281,7 +281,7 @@ def _cut_torn_end(file: BinaryIO) -> None:
 
 def _drop_remains(output: Path) -> None:
     """What a killed run left of files that are to appear whole; nobody else writes this output."""
-    remains = re.compile(rf"\.{re.escape(output.name[:80])}\.\w{{8}}\.part")  # as files.atomic_write names them
+    remains = re.compile(rf"\.{re.escape(output.name[:80])}\.\w{{8}}\.part")  # in the naming of files.atomic_write
     for entry in os.scandir(output.parent) if output.parent.is_dir() else ():
         if remains.fullmatch(entry.name):
             Path(entry.path).unlink(missing_ok=True)
@@ -316,6 +316,6 @@ def _content_hash(path: str) -> str:
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    if path.suffix == ".xml":  # OpenVINO's weights lie beside their graph
+    if path.suffix == ".xml":  # OpenVINO's weights are in a file beside the graph
         return [file for file in (path, path.with_suffix(".bin")) if file.is_file()]
     return [find_file(path)]

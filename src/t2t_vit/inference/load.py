@@ -66,37 +66,37 @@ def load(
     exported_memory: float = Limits.memory,
     note: Callable[[str], None] = lambda _: None,
 ) -> Predictor:
-    """A predictor from a checkpoint or from any file that `export` wrote, told apart by content.
+    """A predictor from a checkpoint or an exported file, recognised by its content.
 
-    Our own files bring network, preprocessing and class names; of foreign weights the network is read off the tensors
-    and the preprocessing is ImageNet's.
+    Our own files contain network, preprocessing and class names; for other weights the network is inferred from the
+    tensors and the preprocessing is ImageNet's.
 
         t2t_vit.load("best.ckpt").predict("cat.jpg").name
 
     Args:
-        path: the file; also its bytes, or the file, open.
-        arch: what it is expected to be; an error if it is not.
-        num_classes: another class count than the head's: the head is replaced, untrained.
-        image_size: side or (height, width) in pixels, if not the one of the weights.
-        crop_pct: share of the resized image that the crop keeps, if not the one of the weights.
+        path: the file, its bytes, or an open file.
+        arch: the expected network; another one is an error.
+        num_classes: another number of classes than the head's: the head is replaced, untrained.
+        image_size: side or (height, width) in pixels; default: that of the weights.
+        crop_pct: share of the resized image that the crop keeps; default: that of the weights.
         which: "auto", "ema" or "raw", for checkpoints that hold both.
-        device: where PyTorch runs; exported files run on the CPU, but for TensorRT's.
+        device: device of PyTorch; exported files run on the CPU, except TensorRT's.
         amp_level: its precision: "O0" float32, "bf16", "O1" or "O3" float16, "auto" the fastest safe one. Exported
-            files have their own; of them OpenVINO's follow "bf16" and "auto".
-        kernels: "reference", the network as it is, in `predictor.model`; "auto", the fastest way here: on a CPU a
-            frozen copy (`t2t_vit.pack`), on a GPU its own kernels (`t2t_vit.fuse`). Exported files are their own way.
+            files have their own; only OpenVINO's follow "bf16" and "auto".
+        kernels: "reference" the plain network, in `predictor.model`; "auto" the fastest form here: on a CPU a
+            frozen copy (`t2t_vit.pack`), on a GPU fused kernels (`t2t_vit.fuse`). No effect on exported files.
         allow_native_code: run files that are programs (of torch.export, AOTInductor, TensorRT). They may do anything:
             allow it only to files that you trust.
-        exported_seconds: that an exported file may take to load, and for a batch; 0: no limit. Beyond it, and beyond
-            the memory, its process is ended.
-        exported_memory: GB that the process of an exported file may hold (on Linux; not of TensorRT, which runs in this
-            process); 0: no limit.
-        note: called with a sentence for each thing that was fitted.
+        exported_seconds: seconds that an exported file may take to load, or to answer a batch; 0: no limit. Beyond this
+            and the memory limit, its process is ended.
+        exported_memory: GB that the process of an exported file may use (only on Linux; not for TensorRT, which runs in
+            this process); 0: no limit.
+        note: called with a sentence for each adaptation.
 
     Raises:
         UserError: the file cannot be read, or contradicts the arguments.
-        ProgramError: a UserError: an exported file that its runtime cannot load, or not within the limits. Predictions
-            raise it for one that fails, exceeds the limits, or answers with anything but logits.
+        ProgramError: a UserError: the runtime cannot load an exported file, or not within the limits. Predictions
+            raise it if the file fails, exceeds the limits, or answers with anything but logits.
     """
     asked = {"num_classes": num_classes, "image_size": image_size, "crop_pct": crop_pct}
     with given_file(path) as file:
@@ -139,8 +139,8 @@ def open_exported(
     kind = file_kind(path)
     if kind in PROGRAMS and not allow_native_code:
         raise UserError(
-            f"{path}: is a program, which may do anything on this machine; if you trust whoever made it, "
-            f"say so with --allow_native_code (in Python: allow_native_code=True)"
+            f"{path}: is a program, which may do anything on this machine; if you trust its author, "
+            f"add --allow_native_code (in Python: allow_native_code=True)"
         )
     if kind == "openvino":
         return OpenVinoPredictor(path, limits, bf16=amp_level in ("bf16", "auto"))
@@ -197,13 +197,13 @@ def rebuild(weights: Weights, settings: Mapping[str, Any], note: Callable[[str],
     """
     size = _image_size(weights, settings)
     if not settings.get("num_classes"):
-        raise UserError(f"{weights.path}: has no head to count the classes by; give num_classes")
+        raise UserError(f"{weights.path}: has no head, so the number of classes is unknown; give num_classes")
     own = weights.config or {}
     global_pool = own.get("global_pool", "token")
     if global_pool not in ("token", "avg"):
         raise UserError(
-            f"{weights.path}: its global_pool is {global_pool!r}, which gives no one answer for an image; open it with "
-            "t2t_vit.from_pretrained"
+            f"{weights.path}: its global_pool is {global_pool!r}, which gives no single answer for an image; open it "
+            "with t2t_vit.from_pretrained"
         )
     model = create_model(
         settings["arch"],
@@ -231,7 +231,7 @@ def _image_size(weights: Weights, settings: Mapping[str, Any]) -> tuple[int, int
 
 def _preprocessing(settings: Mapping[str, Any], own: Mapping[str, Any], size: tuple[int, int]) -> Preprocessing:
     if own.get("crop_mode", "center") != "center":
-        raise UserError(f"crop_mode is {own['crop_mode']!r}; images are cropped at their centre here, and only so")
+        raise UserError(f"crop_mode is {own['crop_mode']!r}; here images are always cropped at the centre")
     try:
         return Preprocessing(
             image_size=size,
@@ -248,16 +248,16 @@ def _preprocessing(settings: Mapping[str, Any], own: Mapping[str, Any], size: tu
 def _differences(model: T2TViT, weights: Weights, report: FitReport) -> list[str]:
     sentences = []
     if weights.unread:
-        sentences.append(f"not read in its config.json: {', '.join(weights.unread)}")
+        sentences.append(f"ignored in its config.json: {', '.join(weights.unread)}")
     if report.resized:
         sentences.append(
-            f"the position table is computed anew for {model.grid[0]} x {model.grid[1]} tokens, "
+            f"the position table is computed again for {model.grid[0]} x {model.grid[1]} tokens, "
             f"as image_size {model.image_size[0]} x {model.image_size[1]} needs"
         )
     if report.new:
         head = weights.tensors.get("head.weight")
         there = "the file has none" if head is None else f"that of the file has {len(head)}"
-        sentences.append(f"the head for {model.num_classes} classes is new ({there}) and knows nothing until trained")
+        sentences.append(f"the head for {model.num_classes} classes is new ({there}) and untrained")
     if report.adapted:
         sentences.append(f"the first layers are adapted to {model.in_chans} input channels")
     if report.unused:

@@ -39,7 +39,7 @@ def look(predictor: TorchPredictor, image: ImageLike) -> Look:
 
     Raises:
         DecodeError: the image cannot be decoded.
-        UserError: the network has no attention to follow.
+        UserError: the network has no attention to draw.
     """
     model = predictor.network
     assert isinstance(model, T2TViT)
@@ -50,7 +50,7 @@ def look(predictor: TorchPredictor, image: ImageLike) -> Look:
         model(normalised)
         fine, coarse, tokens = model.tokens_to_token.stages(normalised)
     if not maps:
-        raise UserError(f"{model.name} has no attention to follow")
+        raise UserError(f"{model.name} has no attention to draw")
     last = restructure(tokens, model.grid)  # (1, dim, h, w)
     shares = rollout((weights[0] for weights in maps.values()), model.global_pool)  # (N,)
     stages = (fine[0].float().cpu(), coarse[0].float().cpu(), last[0].float().cpu())
@@ -81,7 +81,7 @@ def rollout(weights: Iterable[Tensor], global_pool: GlobalPool = "token") -> Ten
     assert flow is not None
     shares = pool(flow[None, :, 1:], global_pool)[0]  # (N,)
     if shares.ndim != 1:
-        raise UserError("the head sees all tokens, each on its own: there is no one answer to follow")
+        raise UserError("the head sees all tokens separately: there is no single answer to draw")
     return shares / shares.sum()
 
 

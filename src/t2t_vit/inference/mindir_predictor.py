@@ -57,13 +57,13 @@ def mindspore_python() -> str | None:
     if not named:
         return sys.executable if importlib.util.find_spec("mindspore") else None
     if not (Path(named).is_file() and os.access(named, os.X_OK)):
-        raise UserError(f"{VARIABLE} '{named}': is no program; name the python of an environment with MindSpore")
+        raise UserError(f"{VARIABLE} '{named}': is not a program; give the Python of an environment with MindSpore")
     return named
 
 
 def mindspore_missing() -> str:
     """The sentence on MindSpore that is not there."""
     return (
-        f"{not_installed('MindSpore', 'mindspore')}, or name the Python of an environment that has it: "
+        f"{not_installed('MindSpore', 'mindspore')}, or give the Python of an environment that has it: "
         f"{VARIABLE}=/path/to/python"
     )

@@ -21,10 +21,10 @@ Predicted = Prediction | list[Prediction] | list[list[Prediction]]
 
 
 class Predictor(ABC):
-    """A network with its preprocessing and class names; a runtime provides `logits`.
+    """A network with its preprocessing and class names; subclasses for each runtime provide `logits`.
 
     Attributes:
-        is_asynchronous: whether `begin` returns before the work is done.
+        is_asynchronous: whether `begin` returns before the work is finished.
     """
 
     is_asynchronous = False
@@ -38,11 +38,11 @@ class Predictor(ABC):
         """uint8 images (B, in_chans, height, width) of the preprocessing's size -> float32 logits (B, num_classes)."""
 
     def begin(self, images: Tensor) -> Callable[[], Tensor]:
-        """As `logits`, in two parts: a device is given its work, and what is returned waits for the answer."""
+        """`logits` in two parts: start the work on the device; the returned function waits for the answer."""
         logits = self.logits(images)
         return lambda: logits
 
-    # What is one image may be iterable, too: a str, an array.
+    # A single image may also be iterable: a str, an array.
     @overload
     def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]
     @overload
@@ -52,7 +52,7 @@ class Predictor(ABC):
     @overload
     def predict(self, images: Iterable[ImageLike], top_k: int) -> list[list[Prediction]]: ...
     def predict(self, images: ImageLike | Iterable[ImageLike], top_k: int = 0) -> Predicted:
-        """Classify images of any size; one for one prediction, several for a list.
+        """Classify images of any size: one image gives one prediction, several give a list.
 
             predictor.predict("cat.jpg").name
             predictor.predict([upload.read(), frame], top_k=3)[0][0].probability
@@ -61,11 +61,11 @@ class Predictor(ABC):
             images: an image, or several: a list, any iterable, an array (B, H, W, C) or a tensor (B, C, H, W). An image
                 is a path, the bytes of an image file, a file open for reading, a Pillow image, an array (H, W, C) or
                 (H, W), or a tensor (C, H, W) or (H, W). C is 1 (grey), 3 (RGB, in this order) or 4 (RGBA); numbers are
-                0..255 where they are whole, 0..1 where they are floats.
-            top_k: that many classes for each image, the most probable first, as a list; 0: the best one, by itself.
+                0..255 for integers, 0..1 for floats.
+            top_k: number of classes per image, as a list, the most probable first; 0: only the best one, not in a list.
 
         Raises:
-            UserError: an image cannot be decoded, top_k is negative, or the answer to an image is no finite number.
+            UserError: an image cannot be decoded, top_k is negative, or the answer for an image is not finite.
         """
         if top_k < 0:
             raise UserError(f"top_k takes a number of at least 1, or 0 for the best class by itself; not {top_k}")
@@ -76,16 +76,16 @@ class Predictor(ABC):
         while batch := [self._prepared(image) for image in islice(waiting, BATCH_SIZE)]:
             for ranked in self.rank(batch, max(1, top_k)):
                 if not isfinite(ranked[0].probability):
-                    raise UserError(f"image {len(answers) + 1} of those that were given: {NOT_FINITE}")
+                    raise UserError(f"image {len(answers) + 1} of the given ones: {NOT_FINITE}")
                 answers.append(list(ranked))
         return answers if top_k else [best for (best,) in answers]
 
     def prepare(self, image: ImageLike) -> Tensor:
-        """One image, as of `predict` -> uint8 (in_chans, height, width).
+        """One image, as in `predict` -> uint8 (in_chans, height, width).
 
         Raises:
             DecodeError: it cannot be decoded.
-            TypeError: it is nothing that could be an image.
+            TypeError: it is of no type that can be an image.
         """
         return self.preprocessing(opened(image, self.preprocessing.mode, self.preprocessing.reduction))
 
@@ -94,11 +94,11 @@ class Predictor(ABC):
         return [best for (best,) in self.rank(images, 1)]
 
     def rank(self, images: Sequence[Tensor], count: int) -> list[tuple[Prediction, ...]]:
-        """Prepared images -> of each the `count` most probable classes, or all there are; equals by their number."""
+        """Prepared images -> the `count` most probable classes of each, or all; of equal ones the first class first."""
         return self.ranked(self.logits(torch.stack(list(images))), count)
 
     def ranked(self, logits: Tensor, count: int) -> list[tuple[Prediction, ...]]:
-        """Logits (B, num_classes) -> of each row the `count` most probable classes, as `rank`."""
+        """Logits (B, num_classes) -> the `count` most probable classes of each row, as `rank`."""
         probabilities = logits.softmax(dim=1)  # (B, num_classes)
         best = probabilities.sort(dim=1, descending=True, stable=True)
         return [
@@ -113,17 +113,17 @@ class Predictor(ABC):
     def stream(
         self, images: Iterable[str | Path], *, top_k: int = 1, batch_size: int = BATCH_SIZE, workers: int = 0
     ) -> Iterator[ImageResult]:
-        """Classify any number of image files, one after the other and in their order, in little memory.
+        """Classify any number of image files in order, in little memory.
 
             for result in predictor.stream(glob.iglob("photos/*.jpg"), top_k=5):
                 print(result.path, result.predictions or result.reason)
 
-        Reading and decoding go on while the network computes. A bad image stops nothing: its result has a `reason`.
+        Reading and decoding overlap with computing. A bad image does not stop the stream: its result has a `reason`.
 
         Args:
-            images: paths, asked for as they are needed.
-            top_k: predictions an image.
-            workers: processes that decode; 0 decodes in threads of this one.
+            images: paths; the iterable is read only as far as needed.
+            top_k: predictions per image.
+            workers: decoding processes; 0 decodes in threads of this process.
         """
         items = (Item(str(path)) for path in images)
         return stream(self, items, top_k=top_k, batch_size=batch_size, workers=workers)

@@ -23,10 +23,10 @@ Source = str | bytes  # a path, or an encoded image
 Decoding = Tensor | str  # an image, prepared, or the reason why there is none
 
 _THREADS = 2
-_GROUP = 8  # sources that are handed over at once: a process that is woken for each of them waits more than it works
-_LARGE = 4 * 2**20  # bytes of encoded images that are handed over, however few they are
-_MOST_BYTES = 64 * 2**20  # of encoded images that are held; one alone may have more
-_ATTEMPTS = 2  # a process may be killed for the memory that another one took
+_GROUP = 8  # sources per request: waking a process for each one would cost more than the work
+_LARGE = 4 * 2**20  # most bytes of encoded images per request
+_MOST_BYTES = 64 * 2**20  # most bytes of encoded images in memory; a single image may have more
+_ATTEMPTS = 2  # a process may be killed because another one used the memory
 
 
 class Readers:
@@ -44,7 +44,7 @@ class Readers:
             self._pool = Pool(self._decoded, workers, [Decoded.__module__], _arrived, attempts=_ATTEMPTS)
         self._group: list[tuple[Source, Future[Decoding]]] = []
         self._held: deque[tuple[int, Future[Decoding]]] = deque()  # bytes of images that may not be decoded yet
-        self.ahead = _GROUP * max(workers, _THREADS)  # sources that keep all of them busy
+        self.ahead = _GROUP * max(workers, _THREADS)  # number of sources that keeps all workers busy
 
     def read(self, source: Source) -> "Future[Decoding]":
         """The image, prepared: uint8 (in_chans, height, width), or why there is none; after `flush` at the latest."""
@@ -115,6 +115,8 @@ def _hand_on(image: "Future[Decoding]", answer: "Future[Decoding]") -> None:
     except WorkerDiedError:
         image.set_result("the process that decoded it was killed, often for lack of memory")
     except WorkersUnavailableError as error:
-        image.set_exception(UserError(f"decoding processes cannot be started here ({error}); --workers 0 does without"))
-    except BaseException as error:  # ours: raised where the image is asked for
+        image.set_exception(
+            UserError(f"decoding processes cannot be started here ({error}); --workers 0 decodes without them")
+        )
+    except BaseException as error:  # our own bug: raised where the image is requested
         image.set_exception(error)

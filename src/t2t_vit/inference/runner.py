@@ -43,10 +43,10 @@ def main() -> int:
     """Load, then answer until there are no more images."""
     kind, path, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # runtimes print; what they print must not get into the answers
+    os.dup2(2, 1)  # runtimes print; their output must not get into the answers
     limit_memory(settings["memory"])
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would send word of each use to its makers
-    # The names of the modules in this file's folder must not hide others'.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would report each use to its makers
+    # Modules in the folder of this file must not hide others of the same name.
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
     requests: queue.SimpleQueue[tuple[dict[str, Any], bytearray]] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(requests,), daemon=True).start()
@@ -203,4 +203,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # neither the thread that listens nor those of runtimes are waited for
+    os._exit(code)  # do not wait for the listening thread nor for those of runtimes

@@ -10,7 +10,7 @@ from torch import Tensor
 from t2t_vit.errors import UserError
 from t2t_vit.inference.predictor import Predictor
 
-# Seconds of work ahead from which trying is worth while: to export and load a network takes up to a minute.
+# Seconds of remaining work from which a trial pays off: exporting and loading a network takes up to a minute.
 LONG_ENOUGH = 300.0
 _SECONDS = 1.0  # of measuring a candidate
 _ROUNDS = 3
@@ -47,16 +47,16 @@ def fastest(
         clock: seconds.
     """
     built = {own.name: own.build()}
-    expected = built[own.name].logits(images)  # and what the first call prepares is no part of the measurement
+    expected = built[own.name].logits(images)  # the first call prepares, and is not measured
     seconds = {own.name: _seconds(built[own.name], images, clock)}
     if not others or seconds[own.name] / len(images) * total < LONG_ENOUGH:
         return own.name, built[own.name]
-    note(f"runtime: trying {', '.join(other.name for other in others)} beside {own.name}, which takes up to a minute")
+    note(f"runtime: trying {', '.join(other.name for other in others)} and {own.name}, which takes up to a minute")
     for other in others:
         try:
             predictor = other.build()
             answers = predictor.logits(images)
-        except (Exception, UserError) as error:  # whatever another runtime cannot do, ours can
+        except (Exception, UserError) as error:  # whatever another runtime cannot do, PyTorch can
             note(f"runtime: {other.name} is left out: {_sentence(error)}")
             continue
         difference = float((answers - expected).abs().max() / expected.abs().max())
@@ -72,7 +72,7 @@ def fastest(
     note(f"runtime: {winner}, by images/s in batches of {len(images)}: {rates}")
     chosen = built[winner]
     built.clear()
-    gc.collect()  # a network is large, and its modules know each other
+    gc.collect()  # a network is large, and its modules refer to each other
     return winner, chosen
 
 

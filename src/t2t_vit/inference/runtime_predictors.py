@@ -30,7 +30,7 @@ AOTI_ENTRY = "extra/t2t_vit.json"
 PT2_ENTRY = "t2t_vit.json"
 _TENSORRT_LENGTH_BYTES = 4
 _LONGEST_METADATA = 2**22
-_PAUSE = 1e-4  # seconds between looks at what a device has done
+_PAUSE = 1e-4  # seconds between checks of a device's progress
 
 
 class OnnxPredictor(ForeignPredictor):
@@ -59,7 +59,7 @@ class OpenVinoPredictor(ForeignPredictor):
     def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS, *, bf16: bool = False) -> None:
         require(path, "openvino", "OpenVINO", "openvino")
         if not Path(path).with_suffix(".bin").is_file():
-            raise UserError(f"{path}: its weights, {Path(path).with_suffix('.bin').name}, are missing beside it")
+            raise UserError(f"{path}: its weights, {Path(path).with_suffix('.bin').name}, is not in the same folder")
         _refuse_nested(path, check_openvino)
         super().__init__(path, "openvino", "OpenVINO", limits, bf16=bf16)
 
@@ -87,7 +87,7 @@ class ExecuTorchPredictor(ForeignPredictor):
     def __init__(self, path: str | Path, limits: Limits = DEFAULT_LIMITS) -> None:
         require(path, "executorch", "ExecuTorch", "executorch")
         if not _is_whole_executorch(path):
-            raise UserError(f"{path}: is an ExecuTorch program that is cut short")
+            raise UserError(f"{path}: is a truncated ExecuTorch program")
         super().__init__(path, "executorch", "ExecuTorch", limits)
 
 
@@ -168,7 +168,9 @@ class TensorRtPredictor(ExportedPredictor):
         self._limits = limits
         loaded: Any = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR)).deserialize_cuda_engine(engine)
         if loaded is None:
-            raise UserError(f"{path}: holds an engine of another GPU or of another version of TensorRT; export it here")
+            raise UserError(
+                f"{path}: holds an engine for another GPU or another version of TensorRT; export it again here"
+            )
         self._engine, self._context = loaded, loaded.create_execution_context()
 
     def run(self, inputs: Tensor) -> Tensor:

@@ -33,11 +33,11 @@ def find_images(words: Sequence[str], *, recursive: bool = False) -> Iterator[It
 def _check(word: str) -> None:
     """Report before the work begins what cannot be read."""
     try:
-        if not word or not os.path.lexists(word):  # a Path would rewrite what the user gave
-            raise UserError(f"DATA '{word}': there is no such file or folder; name an image or a folder of images")
+        if not word or not os.path.lexists(word):  # a Path would change the user's spelling
+            raise UserError(f"DATA '{word}': no such file or folder; give an image or a folder of images")
         Path(word).stat()
     except FileNotFoundError as error:
-        raise UserError(f"DATA '{word}': is a link to nowhere; name an image or a folder of images") from error
+        raise UserError(f"DATA '{word}': is a broken link; give an image or a folder of images") from error
     except OSError as error:
         raise UserError(f"DATA '{word}': cannot be read ({error.strerror})") from error
 
@@ -78,7 +78,7 @@ def _members(word: str) -> Iterator[Item]:
             raise _NothingFoundError(item.reason)
         yield item
     if count == 0:
-        raise _NothingFoundError("no file in the archive has .png, .jpg, .jpeg or another image ending")
+        raise _NothingFoundError("no file in the archive ends in .png, .jpg, .jpeg or another image ending")
 
 
 def _walk(top: str) -> Iterator[Item]:
@@ -106,7 +106,9 @@ def _walk(top: str) -> Iterator[Item]:
                 found = True
                 yield Item(path, reason=f"the folder cannot be read ({error.strerror})")
     if not found:
-        raise _NothingFoundError("no file in the folder or below has .png, .jpg, .jpeg or another image ending")
+        raise _NothingFoundError(
+            "no file in the folder or its subfolders ends in .png, .jpg, .jpeg or another image ending"
+        )
 
 
 def _folder_entries(folder: str) -> list[tuple[str, bool]]:
@@ -126,7 +128,7 @@ def _identity(folder: str) -> tuple[int, int]:
 def _is_dir(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a circle of links: left to be named as unreadable
+    except OSError:  # circular links: reported later as unreadable
         return False
 
 
@@ -136,10 +138,10 @@ def _why_empty(folder: Path) -> str:
     endings = ".png, .jpg, .jpeg or another image ending"
     if any(entry.is_dir() for entry in folder.iterdir()):
         return (
-            f"no file in the folder itself has {endings}; its subfolders are not searched without --recursive,"
-            " so name one of them or add that"
+            f"no file in the folder itself ends in {endings}; its subfolders are not searched,"
+            " so give one of them, or add --recursive"
         )
-    return f"no file in it has {endings}"
+    return f"no file in it ends in {endings}"
 
 
 class _NothingFoundError(Exception):
@@ -162,8 +164,8 @@ def listed_images(source: str, *, null: bool = False) -> Iterator[Item]:
         if source != STANDARD_INPUT and Path(source).is_dir():
             raise IsADirectoryError(0, "it is a folder")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no file"
-        raise UserError(f"list '{source}': cannot be read ({reason}); name a file of paths, or - for input") from error
+        reason = getattr(error, "strerror", None) or "it is not a file"
+        raise UserError(f"list '{source}': cannot be read ({reason}); give a file of paths, or - for input") from error
     return _listed_items(file, "standard input" if source == STANDARD_INPUT else f"list '{source}'", null)
 
 
@@ -177,7 +179,7 @@ def _listed_items(file: int, where: str, null: bool) -> Iterator[Item]:
             found = True
             yield Item(os.fsdecode(path))
     if not found:
-        raise UserError(f"{where}: names no images; it must hold a path a line")
+        raise UserError(f"{where}: contains no image paths; write one path per line")
 
 
 def _list_entries(file: int, where: str, separator: bytes) -> Iterator[bytes]:
@@ -189,7 +191,7 @@ def _list_entries(file: int, where: str, separator: bytes) -> Iterator[bytes]:
             first = False
             yield from whole
             if len(rest) > _LONGEST:
-                raise UserError(f"{where}: holds an entry of more than {_LONGEST:,} bytes; it must hold a path a line")
+                raise UserError(f"{where}: holds an entry of more than {_LONGEST:,} bytes; write one path per line")
         yield rest
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror})") from error

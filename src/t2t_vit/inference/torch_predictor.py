@@ -17,7 +17,7 @@ from t2t_vit.precision import Precision
 # eagerly, and saves perhaps half of the time from then on.
 REPAYS_COMPILING = 1_000_000
 _CALLS_BEFORE_GRAPH = 3  # eager calls of a shape: kernels are chosen, loaded or compiled in them
-_MOST_GRAPHS = 4  # shapes; each holds memory of its own
+_MOST_GRAPHS = 4  # shapes; each needs its own memory
 
 Network = Callable[[Tensor], Tensor]
 Shape = tuple[int, ...]
@@ -142,7 +142,7 @@ class TorchPredictor(Predictor):
 
     @cached_property
     def _network(self) -> Callable[[Tensor], Tensor]:
-        # Compiled as a function: of a module, the hook that casts images would be a graph of its own.
+        # Compiled as a function: the hook of a module that casts images would become a separate graph.
         network = torch.compile(self._forward, dynamic=False) if self.plan.compiled else self._forward
         return GraphedNetwork(network) if self.plan.graphed else network
 
@@ -192,7 +192,7 @@ class GraphedNetwork:
     def _recorded(self, images: Tensor) -> _Graph:
         own = images.clone()
         graph = torch.cuda.CUDAGraph()
-        # Readers may pin memory meanwhile: what other threads do is no part of the graph, and no mistake.
+        # Readers may pin memory meanwhile: work of other threads is neither part of the graph nor an error.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             logits = self._network(own)
         return _Graph(graph, own, logits)

@@ -14,10 +14,11 @@ from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write, check_folder
 from t2t_vit.inference.item import ImageResult, Prediction
 from t2t_vit.installing import install_command
+from t2t_vit.platforms import place_of
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet runs begins with, after OWASP's list
-_ROWS = 10_000  # of a row group in Parquet: what is held in memory
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of formulas, from OWASP's list
+_ROWS = 10_000  # rows of a row group in Parquet, kept in memory
 
 
 class Writer(ABC):
@@ -159,7 +160,7 @@ class Parquet(Writer):
         self._parquet.close()
 
     def give_up(self) -> None:
-        with suppress(Exception):  # left open, it would complain when it is collected
+        with suppress(Exception):  # if left open, it would warn when it is collected
             self._parquet.close()
 
     def _flush(self) -> None:
@@ -175,7 +176,7 @@ def format_of(output: str, asked: str | None) -> str:
         UserError: there is no such format, or what it needs is not installed.
     """
     if asked is not None and asked not in FORMATS:
-        raise UserError(f"--format '{asked}': is none of {', '.join(FORMATS)}")
+        raise UserError(f"--format '{asked}': is not one of {', '.join(FORMATS)}")
     ending = Path(output).suffix[1:].lower()
     chosen = asked or (ending if ending in FORMATS else "json")
     if chosen == "parquet":
@@ -222,19 +223,29 @@ def check_output(path: str | Path) -> None:
         UserError: it is empty, a folder or a device, or lies where no file can be made.
     """
     if not str(path):
-        raise UserError("output is empty; name a file")
+        raise UserError("output is empty; give a file name")
     if Path(path).is_dir():
-        raise UserError(f"output '{path}': is a folder; name a file in it")
+        raise UserError(f"output '{path}': is a folder; give a file in it")
     if Path(path).exists() and not Path(path).is_file():
-        raise UserError(f"output '{path}': is no regular file; it would be replaced by one, so name another")
+        raise UserError(f"output '{path}': is not a regular file and would be replaced by one; choose another")
     check_folder(Path(path).parent, f"output '{path}':")
+
+
+def check_apart(path: str | Path, output: str | Path, what: str) -> None:
+    """Refuse a second file to write that is the output, perhaps with its name in another case.
+
+    Raises:
+        UserError: `what` is that file.
+    """
+    if place_of(path) == place_of(output):
+        raise UserError(f"{what}: is also the output; choose another file")
 
 
 @contextmanager
 def open_rejects(path: str | Path) -> Iterator[Callable[[ImageResult], None]]:
     """What takes the results without predictions: an object a line, `{"path": ..., "reason": ...}`.
 
-    The file appears when the block ends well; where nothing was bad there is none, not even one of an earlier run.
+    The file appears when the block ends well; where nothing was bad there is none, not even one from an earlier run.
 
     Raises:
         UserError: the file cannot be written.

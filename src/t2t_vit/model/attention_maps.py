@@ -24,8 +24,8 @@ def attention_maps(model: "T2TViT", places: Sequence[Place] | None = None) -> It
             model(images)
         maps[-1]  # (B, heads, 1 + N, 1 + N)
 
-    The weights are computed beside the forward pass, whose numbers do not change, and are part of the autograd graph
-    where gradients are on. A compiled or exported model does not call back: give the module itself.
+    The weights are computed in addition to the forward pass, whose numbers do not change, and belong to the autograd
+    graph if gradients are on. A compiled or exported model cannot be observed: give the module itself.
 
     Args:
         places: numbers of entries of `model.blocks`, as for a list, or "attention1" and "attention2", the stages of
@@ -36,8 +36,8 @@ def attention_maps(model: "T2TViT", places: Sequence[Place] | None = None) -> It
         Place -> weights of the latest forward pass, in the order in which they were computed.
 
     Raises:
-        UserError: a place that this network does not have, or that has no attention, or one whose weights are not
-            known: something else was put in its place, or its forward was replaced.
+        UserError: a place that this network does not have, or without attention, or whose weights are not
+            known because the module or its forward was replaced.
     """
     maps: dict[Place, Tensor] = {}
     wanted = _with_attention(model) if places is None else places
@@ -85,11 +85,11 @@ def _unknown(module: nn.Module) -> str | None:
     if not callable(getattr(module, "weights", None)):
         return "without a method weights to ask for what it looks at"
     if "forward" in module.__dict__:
-        return "with a forward of its own, which its weights do not describe"
+        return "with its own forward, which its weights do not describe"
     # `weights` has to come from the class that computes the answer, or from one that was made of it.
     for kind in type(module).__mro__:
         if "weights" in vars(kind) or kind.__module__.startswith("t2t_vit."):
             return None
         if not {"forward", "mix", "mix_of"}.isdisjoint(vars(kind)):
-            return "that computes attention in its own way without a method weights of its own"
+            return "that computes attention in its own way, without its own method weights"
     return None

@@ -51,7 +51,7 @@ def card_of(
     numbers = {name: value for name, value in (metrics or {}).items() if name != "count"}
     for name in numbers:
         if name not in METRICS:
-            raise UserError(f"metrics: {name!r} is none of {', '.join(METRICS)}")
+            raise UserError(f"metrics: {name!r} is not one of {', '.join(METRICS)}")
     results = [
         EvalResult(
             task_type="image-classification",

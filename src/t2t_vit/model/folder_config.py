@@ -172,7 +172,7 @@ class _Reader:
     def _object(self, key: str) -> Mapping[str, Any]:
         value = self.top.get(key)
         if value is not None and not isinstance(value, dict):
-            raise UserError(f"{self.path}: is not whole: {key} is no object of keys and values")
+            raise UserError(f"{self.path}: is incomplete: {key} is not an object of keys and values")
         return value or {}
 
     def _at(self, place: tuple[str, str]) -> Any:
@@ -191,7 +191,9 @@ class _Reader:
                 value = form(found)
             except (TypeError, ValueError, OverflowError):
                 shown = json.dumps(found)[:80]
-                raise UserError(f"{self.path}: is out of range: {_named(place)} {shown} is no {what}") from None
+                raise UserError(
+                    f"{self.path}: is out of range: {_named(place)} {shown} is not valid (expected: {what})"
+                ) from None
             values.append((_named(place), value))
         if not values:
             return None
@@ -249,7 +251,7 @@ class _Reader:
         }
         if unknown := rest["model_args"]:
             raise UserError(
-                f"{self.path}: model_args has {', '.join(map(_shown, unknown[:5]))}, which no T2T-ViT takes"
+                f"{self.path}: model_args has {', '.join(map(_shown, unknown[:5]))}, which no T2T-ViT accepts"
             )
         return [_shown(_named((where, key))) for where, keys in rest.items() for key in keys]
 

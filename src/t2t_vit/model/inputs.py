@@ -56,7 +56,9 @@ def resized_table(table: Tensor, grid: Grid, new_grid: Grid) -> Tensor:
     Source: the authors' `resize_pos_embed`, for square grids there.
     """
     if table.shape[1] != 1 + grid[0] * grid[1]:
-        raise ValueError(f"a position table of {table.shape[1]} rows is not of a grid of {grid[0]} x {grid[1]} tokens")
+        raise ValueError(
+            f"a position table of {table.shape[1]} rows does not match a grid of {grid[0]} x {grid[1]} tokens"
+        )
     return table if grid == new_grid else stretched_table(table, grid, new_grid)
 
 
@@ -110,7 +112,7 @@ def size_of(image_size: int | Sequence[int]) -> Grid:
     try:
         height, width = (as_integer(side) for side in ([image_size] * 2 if isinstance(image_size, int) else image_size))
     except (TypeError, ValueError):
-        raise UserError(f"image_size {image_size} is no side and no (height, width) in pixels") from None
+        raise UserError(f"image_size {image_size} is neither a side nor (height, width) in pixels") from None
     return height, width
 
 
@@ -123,8 +125,8 @@ def check_tokens(variant: Variant, size: Grid) -> None:
     height, width = variant.grids(size)[-1]
     if height * width > MOST_TOKENS:
         raise UserError(
-            f"images of {size[0]} x {size[1]} pixels have {height} x {width} tokens, and a file may ask for "
-            f"{MOST_TOKENS:,}, as of 2048 x 2048 pixels"
+            f"images of {size[0]} x {size[1]} pixels have {height} x {width} tokens; a file may ask for at most "
+            f"{MOST_TOKENS:,}, those of 2048 x 2048 pixels"
         )
 
 

@@ -66,7 +66,7 @@ def check_request(model: "T2TViT", wanted: Sequence[int], norm: bool, output_fmt
     if output_fmt not in get_args(OutputFormat):
         raise UserError(f"output_fmt '{output_fmt}' is not known; choose {', '.join(get_args(OutputFormat))}")
     if norm and isinstance(model.norm, nn.Identity):
-        raise UserError(f"{model.name} has no norm any more: take its intermediates with norm=False")
+        raise UserError(f"{model.name} has no norm: take its intermediates with norm=False")
     for number in wanted:
         width = model.feature_info[number]["num_chs"]
         if norm and number >= STAGES and width != model.num_features:
@@ -80,8 +80,8 @@ def check_request(model: "T2TViT", wanted: Sequence[int], norm: bool, output_fmt
         raise UserError(f"{model.name}: its tokens_to_token is a {kind}, which has no method stages to ask for maps")
     if _is_intercepted(tokens_to_token):
         raise UserError(
-            f"{model.name}: tokens_to_token has a hook or a forward of its own, which its intermediates would go past; "
-            "take it off first"
+            f"{model.name}: tokens_to_token has a hook or its own forward, which the intermediates would bypass; "
+            "remove it first"
         )
 
 
@@ -176,7 +176,7 @@ def prune(model: "T2TViT", indices: Indices, prune_norm: bool, prune_head: bool)
 
 
 class FeaturesOnly(nn.Module):
-    """The network as a backbone: images to a list of maps at chosen places, and the class token apart.
+    """The network as a backbone: images -> a list of feature maps at chosen places, and the class token.
 
         backbone = FeaturesOnly(model)              # strides 4, 8 and 16
         maps, class_token = backbone(images)        # (B, 64, 56, 56), (B, 64, 28, 28), (B, 384, 14, 14); (B, 384)
@@ -186,13 +186,13 @@ class FeaturesOnly(nn.Module):
         indices: 0 and 1 are the maps after the two attentions of the tokens-to-token module, 2 and on the blocks.
         output_fmt: "NCHW" or "NHWC" for maps (B, C, H, W) or (B, H, W, C), "NLC" or "NCL" for tokens (B, H W, C) or
             (B, C, H W).
-        norm: whether the final LayerNorm is applied to what comes from blocks.
+        norm: whether the final LayerNorm is applied to the maps of blocks.
 
     Attributes:
         channels, strides: of each map, in the order of `indices`.
 
     Raises:
-        UserError: an index or a layout that there is not, or a block with other channels than the norm.
+        UserError: an unknown index or layout, or a block whose channels differ from the norm's.
     """
 
     def __init__(

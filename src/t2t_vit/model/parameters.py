@@ -34,7 +34,7 @@ class Freezable(nn.Module):
         frozen = self._named(what)
         blocks: Any = self.get_submodule("blocks")
         if what.isdecimal() and int(what) > len(blocks):
-            raise UserError(f"freeze {what}: the network has {len(blocks)} blocks; take fewer, or backbone")
+            raise UserError(f"freeze {what}: the network has {len(blocks)} blocks; give fewer, or backbone")
         self._frozen = what
         self.requires_grad_(True)
         for module in frozen:
@@ -61,7 +61,7 @@ class Freezable(nn.Module):
             case "backbone":
                 return [*stem, blocks, self.get_submodule("norm")]
             case _ if not what.isdecimal() or int(what) < 1:
-                raise UserError(f"freeze {what!r} is not known; take tokens, backbone or a number of blocks")
+                raise UserError(f"freeze {what!r} is not known; choose tokens, backbone or a number of blocks")
         return [*stem, *blocks[: int(what)]]
 
 

@@ -45,19 +45,19 @@ def save_pretrained(
 ) -> None:
     """Write `config.json`, `model.safetensors` and a model card, `README.md`, into `folder`.
 
-    A card that somebody else wrote, or whose first line was removed, stays as it is.
+    A card written by somebody else, or without our first line, is kept.
 
     Args:
-        preprocessing: as `Preprocessing.to_dict` gives it; None keeps what came with the model, or the authors'.
-        classes: names in the order of the logits; None keeps those that came with the model.
+        preprocessing: as from `Preprocessing.to_dict`; None: that of the model's file, or the authors'.
+        classes: names in the order of the logits; None: those of the model's file.
         metrics: for the card: "top1", "top5", "balanced_accuracy", "macro_f1" (shares of 1) and "loss".
-        dataset: for the card: what they were measured on.
-        license: for the card: the licence of the weights as the hub writes it, such as "apache-2.0".
+        dataset: for the card: the data set of the metrics.
+        license: for the card: the licence of the weights in the hub's spelling, such as "apache-2.0".
 
     Raises:
-        UserError: the folder cannot be written, there is another number of names than classes, or the network is not
+        UserError: the folder cannot be written, the number of names differs from the classes, or the network is not
             one that a configuration builds: a module of it was replaced, added, pruned, hooked or patched, or a tensor
-            is quantised, sharded or without values. What was in the folder stays as it was then.
+            is quantised, sharded or without values. Then the folder does not change.
     """
     _write(model, Path(folder), Path(folder).resolve().name, preprocessing, classes, metrics, dataset, license)
 
@@ -81,7 +81,7 @@ def _write(
     content = save(_own_memory(model.state_dict()), metadata={"format": "pt"})
     for name in (CONFIG, WEIGHTS, CARD):
         if (folder / name).is_dir():
-            raise UserError(f"{folder / name}: is a folder, where a file is to be written")
+            raise UserError(f"{folder / name}: is a folder, but a file must be written there")
     # All are whole on the disk before any takes its name.
     with ExitStack() as files:
         written: list[IO[Any]] = []
@@ -110,21 +110,21 @@ def from_pretrained(
     local_files_only: bool = False,
     model_class: type[Model] = T2TViT,  # type: ignore[assignment]  # the default of a type variable
 ) -> Model:
-    """The network of a folder that `save_pretrained` wrote, or of a repository on the Hugging Face hub; in eval mode.
+    """Open a network from a folder written by `save_pretrained`, or from the Hugging Face hub; in eval mode.
 
-    Its tensors have the dtypes that were saved; nothing is dropped in it until rates are set.
+    Its tensors have the saved dtypes; dropout is off until rates are set.
 
     Args:
-        path_or_repo: a folder, which needs no network, or "owner/name".
-        num_classes: another class count: the head is new and untrained.
+        path_or_repo: a folder, or "owner/name" on the hub.
+        num_classes: another number of classes: the head is new and untrained.
         image_size: another side or (height, width) in pixels, with `position` for the position table.
         revision: a branch, tag or commit of the repository, as in `huggingface_hub.hf_hub_download`.
-        cache_dir: where fetched files stay.
-        token: of the hub's account, for a private repository.
-        local_files_only: take what was fetched before, and ask no server.
+        cache_dir: folder for downloaded files.
+        token: access token of the hub, for a private repository.
+        local_files_only: use only files that were downloaded before.
 
     Raises:
-        UserError: there is no such folder or repository, or it holds no network of ours.
+        UserError: no such folder or repository, or it holds no T2T-ViT.
     """
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     config = read_folder_config(located(path_or_repo, CONFIG, hub))
@@ -157,12 +157,12 @@ def push_to_hub(
     token: str | bool | None = None,
     commit_message: str = "Add T2T-ViT",
 ) -> str:
-    """Save the model into the repository "owner/name" of the Hugging Face hub, created where it is missing.
+    """Save the model to the repository "owner/name" on the Hugging Face hub, which is created if it does not exist.
 
     The first arguments are those of `save_pretrained`.
 
     Returns:
-        The commit's address.
+        The address of the commit.
 
     Raises:
         UserError: the hub refuses, or cannot be reached.
@@ -182,9 +182,11 @@ def config_of(
     """
     given = preprocessing or {}
     if "image_size" in given and tuple(given["image_size"]) != model.image_size:
-        raise UserError(f"preprocessing is for images of {given['image_size']}, {model.name} for {model.image_size}")
+        raise UserError(
+            f"preprocessing is for images of {given['image_size']}, but {model.name} is for {model.image_size}"
+        )
     if given.get("in_chans", model.in_chans) != model.in_chans:
-        raise UserError(f"preprocessing is for {given['in_chans']} channels, {model.name} for {model.in_chans}")
+        raise UserError(f"preprocessing is for {given['in_chans']} channels, but {model.name} is for {model.in_chans}")
     count = _class_count(model)
     names = class_names(model) if classes is None else tuple(map(str, classes))
     if names is not None and len(names) != count:
@@ -239,7 +241,7 @@ def _check_opens_again(model: T2TViT, config: FolderConfig) -> None:
         UserError: they differ.
     """
     if VARIANTS.get(model.name) != model.variant:
-        difference: str | None = f"{model.name} is not in the table of networks, or is another one there"
+        difference: str | None = f"{model.name} is not in the table of networks, or differs from the one there"
     elif model.global_pool not in get_args(GlobalPool):
         difference = f"its global_pool is {model.global_pool!r}"
     else:
@@ -247,7 +249,7 @@ def _check_opens_again(model: T2TViT, config: FolderConfig) -> None:
     if difference is not None:
         raise UserError(
             f"{model.name} cannot be saved so that it opens again with the same answers: {difference}; undo that, or "
-            "keep the module itself with torch.save"
+            "save the module itself with torch.save"
         )
 
 
@@ -264,12 +266,12 @@ def _own_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _built(config: FolderConfig, source: str | Path, model_class: type[Model]) -> Model:
     if config.arch is None:
-        raise UserError(f"{source}: its {CONFIG} names no architecture; it was not written by save_pretrained")
+        raise UserError(f"{source}: its {CONFIG} gives no architecture; it was not written by save_pretrained")
     variant = find_variant(config.arch)
     if config.num_classes is None or config.image_size is None or config.in_chans is None:
         facts = {"num_classes": config.num_classes, "image_size": config.image_size, "in_chans": config.in_chans}
         lacking = ", ".join(name for name, value in facts.items() if value is None)
-        raise UserError(f"{source}: its {CONFIG} is not whole: it does not say {lacking}")
+        raise UserError(f"{source}: its {CONFIG} is incomplete: it lacks {lacking}")
     try:
         check_tokens(variant, config.image_size)
     except UserError as error:
@@ -319,14 +321,14 @@ def located(path_or_repo: str | Path, file: str, options: Mapping[str, Any]) -> 
         return folder / file
     repo = str(path_or_repo)
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
-        raise UserError(f"{repo}: there is no such folder, and it is no name of a repository (owner/name)")
+        raise UserError(f"{repo}: no such folder, and it is not the name of a repository (owner/name)")
     import huggingface_hub
 
     try:
         return Path(huggingface_hub.hf_hub_download(repo, file, **options))
     except (OSError, ValueError) as error:  # the hub's own errors are of these two kinds
         raise UserError(
-            f"{repo}: there is no such folder, and the Hugging Face hub does not give {file} ({_reason(error)})"
+            f"{repo}: no such folder, and the Hugging Face hub did not return {file} ({_reason(error)})"
         ) from error
 
 
@@ -345,7 +347,7 @@ def published(
         api.create_repo(repo_id, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
     except (OSError, ValueError) as error:
-        raise UserError(f"{repo_id}: the Hugging Face hub did not take it ({_reason(error)})") from error
+        raise UserError(f"{repo_id}: the Hugging Face hub refused it ({_reason(error)})") from error
     return str(done.commit_url)
 
 

@@ -78,7 +78,7 @@ def _of_class(model: nn.Module) -> Iterator[str]:
             return
         for name in _COMPUTING:
             if name in vars(kind):
-                yield f"its class {kind.__name__} has a {name} of its own"
+                yield f"its class {kind.__name__} has its own {name}"
 
 
 def _of_module(name: str, mine: nn.Module, theirs: nn.Module) -> Iterator[str]:
@@ -89,7 +89,7 @@ def _of_module(name: str, mine: nn.Module, theirs: nn.Module) -> Iterator[str]:
         yield f"{name} is a {type(mine).__name__} instead of a {type(theirs).__name__}"
     for key, value in mine.__dict__.items():
         if key != "extra_repr" and callable(value) and callable(getattr(type(mine), key, None)):
-            yield f"{shown} has a {key} of its own"
+            yield f"{shown} has its own {key}"
     if mine._forward_hooks or mine._forward_pre_hooks:
         yield f"{shown} has a hook"
     for key, value in theirs.__dict__.items():

@@ -33,14 +33,14 @@ torch.fx.wrap("positions_for")  # it looks at sizes, so a tracer keeps it whole
 class T2TViT(Freezable):
     """T2T module, class token, fixed sinusoid positions, a deep and narrow transformer, and a linear head.
 
-    It answers what its modules compute, with and without gradients; for speed see `t2t_vit.pack` and `t2t_vit.fuse`.
+    It computes what its modules show, with and without gradients; for speed see `t2t_vit.pack` and `t2t_vit.fuse`.
     The names in its state dict are those of the authors' code, so their weights load strictly; what they freeze
     (`pos_embed`, the performer's `w`) is a buffer here under the same name. Methods for downstream use have timm's
-    names and meanings. `sample_seeds` makes what is dropped in training a function of a seed a sample.
+    names and meanings. `sample_seeds` makes dropout in training a function of one seed per sample.
 
     Args:
         variant: the row of the table to build.
-        name: what the row is called, kept for files and messages.
+        name: the name of the row, for files and messages.
         num_classes: length of the logits; 0 for a network without a head, which gives pooled features.
         in_chans: channels of an image.
         image_size: (height, width) in pixels.
@@ -48,10 +48,10 @@ class T2TViT(Freezable):
         drop_path: share of samples that skip a residual branch, growing linearly from 0 to this at the last block.
         drop_block: share of the two inner token grids that is zeroed in squares.
         performer_drop: dropout inside the performers.
-        approximate_gelu: the tanh form of GELU in place of the exact one.
+        approximate_gelu: the tanh form of GELU instead of the exact one.
         global_pool: what the head sees: "token" the class token, "avg" the mean of the others, "" all tokens.
-        other_sizes: what images of another size than `image_size` do: None, they are refused; "rebuild" or "resize":
-            they are taken, with a position table made so for each batch.
+        other_sizes: for images of another size than `image_size`: None refuses them; "rebuild" and "resize"
+            accept them, with a position table computed in that way for each batch.
 
     Source: arXiv 2101.11986.
     """
@@ -137,11 +137,11 @@ class T2TViT(Freezable):
 
     @property
     def expected(self) -> Expected:
-        """The images that the model takes."""
+        """The size and channels of the images that the model accepts."""
         return Expected(self.name, self.variant.splits, self.in_chans, self.image_size, self.other_sizes)
 
     def run(self, module: Callable[[Tensor], Any], inputs: Tensor) -> Any:
-        """module(inputs); with gradient checkpointing nothing inside is kept, but computed again for the gradient."""
+        """module(inputs); with gradient checkpointing, activations are not kept but computed again for the gradient."""
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(module, inputs, use_reentrant=False)
         return module(inputs)
@@ -157,22 +157,22 @@ class T2TViT(Freezable):
         intermediates_only: bool = False,
         output_dict: bool = False,
     ) -> Any:
-        """Features and what was made on the way; arguments and results are those of timm's vision transformers.
+        """Final and intermediate features; arguments and results are those of timm's vision transformers.
 
         Numbers 0 and 1 are the maps at strides 4 and 8 (64 channels), 2 is the first block at stride 16, -1 the last.
 
         Args:
             x: images (B, in_chans, height, width).
-            indices: which; an int for the last so many, None for all.
-            return_prefix_tokens: pairs of map and class token (B, 1, C); None for 0 and 1, which have none.
-            norm: apply the final LayerNorm to what comes from blocks.
-            stop_early: with `intermediates_only`, leave out the blocks after the last that is asked for.
-            output_fmt: "NCHW", "NHWC", "NLC" or "NCL"; L is the places of the map in a row.
-            intermediates_only: only the list.
-            output_dict: a dict with `image_intermediates`, `image_intermediates_prefix` and `image_features`.
+            indices: which intermediates; an int n for the last n, None for all.
+            return_prefix_tokens: return pairs of map and class token (B, 1, C); None for 0 and 1, which have none.
+            norm: apply the final LayerNorm to the intermediates of blocks.
+            stop_early: with `intermediates_only`, skip the blocks after the last requested one.
+            output_fmt: "NCHW", "NHWC", "NLC" or "NCL"; L is H W, row by row.
+            intermediates_only: return only the list.
+            output_dict: return a dict with `image_intermediates`, `image_intermediates_prefix` and `image_features`.
 
         Raises:
-            UserError: an index, a layout or a norm that there is not.
+            UserError: an unknown index or layout, or a norm that the network does not have.
         """
         return forward_intermediates(
             self, x, indices, return_prefix_tokens, norm, stop_early, output_fmt, intermediates_only, output_dict
@@ -181,28 +181,28 @@ class T2TViT(Freezable):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Throw away what is not needed for these intermediates; their numbers, counted from the front.
+        """Remove the layers that these intermediates do not need; returns their numbers, counted from the front.
 
-        `feature_info` and `num_features` are then those of what is left. A norm that does not fit the last block left,
+        `feature_info` and `num_features` then describe the rest. A norm that does not fit the last block left,
         as in the dense network, goes with the others. `save_pretrained` refuses a network that lost blocks or norm.
 
         Raises:
-            UserError: an index that there is not, or a head that is to stay and does not fit the last block left.
+            UserError: an unknown index, or a head that is kept but does not fit the last remaining block.
         """
         return prune(self, indices, prune_norm, prune_head)
 
     def get_classifier(self) -> nn.Module:
-        """The head: a linear layer, or the identity where `num_classes` is 0."""
+        """The head: a linear layer, or the identity if `num_classes` is 0."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: GlobalPool | None = None) -> None:
-        """A new head for `num_classes`, untrained; 0 for none. `global_pool` as in the constructor; None: as it is.
+        """Replace the head by an untrained one for `num_classes`; 0 for none. `global_pool`: None changes nothing.
 
         Raises:
-            UserError: a negative count, or a pool that there is not.
+            UserError: a negative number, or an unknown pool.
         """
         if num_classes < 0:
-            raise UserError(f"num_classes {num_classes}: a head has at least 1 class, and 0 stands for none")
+            raise UserError(f"num_classes {num_classes}: a head has at least 1 class; 0 means no head")
         if global_pool is not None:
             check_pool(global_pool)
             self.global_pool = global_pool
@@ -213,14 +213,14 @@ class T2TViT(Freezable):
         self.pretrained_cfg.pop("label_names", None)
 
     def set_input_size(self, image_size: int | tuple[int, int], position: PositionPolicy = "rebuild") -> None:
-        """Take images of another size from now on.
+        """Accept images of another size from now on.
 
         Args:
             image_size: one side or (height, width) in pixels.
-            position: "rebuild" the position table by its formula, or "resize" the one that is there.
+            position: "rebuild" computes the position table again, "resize" interpolates the existing one.
 
         Raises:
-            UserError: the size is too small to hold a token, is no size, or there is no such policy.
+            UserError: the size is invalid or too small for a token, or the policy is unknown.
         """
         size = size_of(image_size)
         grid = self.variant.grids(size)[-1]
@@ -229,11 +229,11 @@ class T2TViT(Freezable):
         self.pretrained_cfg = {**self.pretrained_cfg, "input_size": (self.in_chans, *size), "pool_size": grid}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: the T2T module and each block are computed twice, and not kept."""
+        """Save memory in training at the cost of time: T2T module and blocks are computed again for the gradient."""
         self.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters of two and more dimensions that weight decay must leave alone."""
+        """Names of parameters of two or more dimensions that should have no weight decay."""
         return {"cls_token"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -288,19 +288,19 @@ def create_model(
     global_pool: GlobalPool = "token",
     other_sizes: PositionPolicy | None = None,
 ) -> T2TViT:
-    """A freshly initialised model of the variant `name`; see `T2TViT` for the arguments.
+    """A new model of the variant `name`, with initial weights; see `T2TViT` for the arguments.
 
     `image_size` is one side in pixels or (height, width).
 
     Raises:
-        UserError: no such variant, or a value that no network can have.
+        UserError: an unknown variant, or a value that no network can have.
     """
     variant = find_variant(name)
     size = size_of(image_size)
     check_pool(global_pool)
     if num_classes < 1 or in_chans < 1:
         raise UserError(
-            f"num_classes {num_classes} and in_chans {in_chans}: both have to be at least 1; "
+            f"num_classes {num_classes} and in_chans {in_chans}: both must be at least 1; "
             "for features without a head call reset_classifier(0)"
         )
     return T2TViT(

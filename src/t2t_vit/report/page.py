@@ -23,7 +23,9 @@ def write_report(folder: Path, output: Path) -> None:
         page = report(run)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, jinja2.UndefinedError) as error:
         names = " or ".join(name for name, held in ((RECORD, run.record), (EVALUATION, run.evaluation)) if held)
-        raise UserError(f"{folder}: {names} is not as a run writes it ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{folder}: {names} is not in the form that a run writes ({type(error).__name__}: {error})"
+        ) from error
     with atomic_write(output, "w") as file:
         file.write(page)
 

@@ -103,7 +103,7 @@ def _short(name: str) -> str:
 def draw_view(
     image: Image.Image, stages: Sequence[Picture], rollout: Picture, output: str | Path, *, title: str = ""
 ) -> None:
-    """Draw an image, its grids of tokens as colours, and where the answer looks, side by side, as a PNG.
+    """Draw an image, its grids of tokens as colours, and where the answer comes from, side by side, as a PNG.
 
     Args:
         image: as the network sees it.
@@ -120,7 +120,7 @@ def draw_view(
     for axes, stage, name in zip(middle, stages, _names(len(stages)), strict=True):
         height, width = stage.shape[:2]
         _panel(axes, f"{name}, {height} x {width}").imshow(stage, interpolation="nearest")
-    axes = _panel(last, "where the answer looks")
+    axes = _panel(last, "where the answer comes from")
     axes.imshow(np.asarray(shown.convert("L")), cmap="gray", vmin=0, vmax=255)
     heat = _enlarged(rollout, image.size)
     axes.imshow(heat, cmap="inferno", alpha=0.25 + 0.5 * heat, vmin=0, vmax=1)

@@ -59,7 +59,7 @@ def read_run(folder: Path) -> RunFiles:
     """
     if not holds_run(folder):
         what = "is not a folder" if not folder.is_dir() else f"holds no {HISTORY}"
-        raise UserError(f"{folder}: {what}; name the logs folder of a run, such as runs/logs/t2t_vit_14")
+        raise UserError(f"{folder}: {what}; give the logs folder of a run, such as runs/logs/t2t_vit_14")
     return RunFiles(folder, _rows(folder / HISTORY), _json(folder / RECORD), _json(folder / EVALUATION))
 
 
@@ -85,7 +85,7 @@ def _json(path: Path) -> dict[str, Any]:
         reason = reason_of(error)
         raise UserError(f"{path}: cannot be read ({reason}); remove it to make a report without it") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: is not what a run writes; remove it to make a report without it")
+        raise UserError(f"{path}: is not in the form that a run writes; remove it to make a report without it")
     return content
 
 

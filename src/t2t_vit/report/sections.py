@@ -49,7 +49,9 @@ def tiles(run: RunFiles) -> list[Tile]:
                 shown.append(Tile("Best Top-1", percent(best[1]), weights, f"epoch {number(best[0])}"))
     speed, mfu = _typical(run, "images_per_second"), _typical(run, "mfu")
     if speed is not None:
-        shown.append(Tile("Images a second", number(speed), note=f"MFU {share(mfu)}" if mfu is not None else "median"))
+        shown.append(
+            Tile("Images per second", number(speed), note=f"MFU {share(mfu)}" if mfu is not None else "median")
+        )
     seconds = sum(value for _, value in run.points("seconds", "epoch"))
     if seconds:
         shown.append(Tile("Time", duration(seconds), note="evaluations included"))
@@ -90,7 +92,7 @@ def curves(run: RunFiles) -> list[Chart]:
         chart("Gradient norm, before clipping", [Line("largest", run.steps("grad_norm"))], log=True),
         chart("Norm of the weights", [Line("", run.steps("param_norm"))]),
         chart("Norm of an update", [Line("", run.steps("update_norm"))], log=True),
-        chart("Images a second, all processes", [Line("", run.steps("images_per_second"))], up_to=0.0),
+        chart("Images per second, all processes", [Line("", run.steps("images_per_second"))], up_to=0.0),
         chart("Share of time waiting for data", [Line("", run.steps("data_wait"))], show=share, up_to=0.1),
         chart("MFU", [Line("", run.steps("mfu"))], show=share, up_to=0.0),
         chart("Peak memory, GB", [Line("", memory)], up_to=0.0),
@@ -234,9 +236,9 @@ def reliability(evaluation: dict[str, Any]) -> Reliability:
     found, total, accuracy = evaluation["calibration"], evaluation["count"], evaluation["top1"]
     bins = found["bins"]
     confidence = sum(each["confidence"] * each["count"] for each in bins) / max(1, total)
-    verdict = "too sure of itself" if confidence > accuracy else "not sure enough"
+    verdict = "overconfident" if confidence > accuracy else "underconfident"
     if percent(confidence) == percent(accuracy):  # the same to every digit that is shown
-        verdict = "as sure as it should be"
+        verdict = "calibrated on average"
     return Reliability(
         found["ece"], found["mce"], confidence, accuracy, verdict, bins, reliability_diagram(bins, total)
     )
@@ -248,9 +250,9 @@ def speed(run: RunFiles) -> list[tuple[str, str]]:
     seconds = [value for _, value in run.points("seconds", "epoch")]
     mfu = _typical(run, "mfu")
     rows = [
-        ("images a second, all processes, median", number(_typical(run, "images_per_second"))),
+        ("images per second, all processes, median", number(_typical(run, "images_per_second"))),
         ("share of time waiting for data, median", share(_typical(run, "data_wait"))),
-        ("MFU, median", "not known: the device's peak is not in the table of peaks" if mfu is None else share(mfu)),
+        ("MFU, median", "unknown: the device is not in the table of peak rates" if mfu is None else share(mfu)),
         ("peak memory", "–" if memory is None else f"{memory / 1e9:.2f} GB"),
         ("an epoch with its evaluation, median", duration(median(seconds)) if seconds else "–"),
     ]

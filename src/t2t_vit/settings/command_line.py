@@ -78,7 +78,7 @@ class Options:
         """
         if not self.checkpoint:
             option = self.command.spelling("pretrained")
-            raise UserError(f"{self.command.name} needs a checkpoint; name one with --{option} FILE")
+            raise UserError(f"{self.command.name} needs a checkpoint; give one with --{option} FILE")
         return self.checkpoint
 
 
@@ -90,7 +90,7 @@ def parse(command: str, argv: Sequence[str]) -> Options:
         UserError: a mistake on the command line or in the file, in one sentence.
     """
     called = COMMANDS[command]
-    # A command that works on something, and has no keys, says by itself what it is for.
+    # Without arguments, a command with positional words and no keys prints its help.
     if "--help" in argv or "-h" in argv or (called.positional and not (argv or called.keys)):
         parser_of(called).print_help()
         raise SystemExit(0)
@@ -118,7 +118,7 @@ def read_words(command: Command, argv: Sequence[str]) -> tuple[dict[str, Value],
     rest, words = _words_apart(command, _with_whole_lists(argv))
     try:
         said = parser_of(command).parse_args(rest)
-    except ArgumentError as error:  # of options without a value alone: other mistakes are found before
+    except ArgumentError as error:  # only for options without a value: other mistakes are found before
         key = options[str(error.argument_name).removeprefix("--")]
         raise UserError(f"{error.argument_name} needs a value: {key.words}") from None
     most = len(words) if command.several else 1 if command.positional else 0
@@ -146,7 +146,7 @@ def parser_of(command: Command) -> ArgumentParser:
         allow_abbrev=False,
         exit_on_error=False,
     )
-    # As of Python 3.14: -1e-3 is a number, too, and no option.
+    # As in Python 3.14: -1e-3 is a number, not an option.
     parser._negative_number_matcher = re.compile(r"-\.?\d")
     group = parser.add_argument_group("Options")
     for alias, name in command.aliases.items():
@@ -162,7 +162,7 @@ def parser_of(command: Command) -> ArgumentParser:
         else:
             action = "append" if extra.repeats else "store"
             _add(group, f"--{extra.name}", extra, metavar=extra.metavar, help=extra.meaning, action=action)
-    group.add_argument("--help", action="help", help="show this text and end")
+    group.add_argument("--help", action="help", help="show this help and exit")
     for title, names in SECTIONS.items() if command.keys else ():
         section = parser.add_argument_group(title)
         for key in (KEYS[name] for name in names):
@@ -171,7 +171,7 @@ def parser_of(command: Command) -> ArgumentParser:
     unused = [name for name in command.keys if name not in command.uses]
     if unused:
         which = ", ".join(unused) if len(unused) < 5 else "all other keys of t2t-vit train --help"
-        parser.add_argument_group("Accepted and without effect here", which)
+        parser.add_argument_group("Accepted, but without effect here", which)
     return parser
 
 
@@ -195,7 +195,9 @@ def _check_data(command: Command, words: Sequence[str]) -> None:
     """Refuse a command without what it works on."""
     subjects = command.subjects
     if not words:
-        raise UserError(f"{command.name} needs what to work on: {_either([*subjects]) if subjects else command.needs}")
+        raise UserError(
+            f"{command.name} needs something to work on: {_either([*subjects]) if subjects else command.needs}"
+        )
     if subjects and words[0] not in subjects:
         raise UserError(f"{command.name} takes {_either([*subjects])}; not '{words[0]}'")
     lacking = subjects[words[0]][len(words) - 1 :] if subjects else ()
@@ -210,7 +212,9 @@ def _unexpected(command: Command, word: str) -> str:
     if word.startswith("-"):
         near = nearest_key(name.lstrip("-"), names)
         if near == IMAGES:
-            return f"unknown option '{name}'; write what to work on without one: {command.usage.splitlines()[0]}"
+            return (
+                f"unknown option '{name}'; write images and folders without an option: {command.usage.splitlines()[0]}"
+            )
         return f"unknown option '{name}'; did you mean '--{near}'?"
     meant = nearest_key(name, names)
     hint = f"write --{meant}={value}" if equals and name and meant != IMAGES else "options are --KEY VALUE"

@@ -8,16 +8,16 @@ from t2t_vit.settings.schema import COUNT, KEYS, PATH, SECTIONS
 from t2t_vit.settings.values import Allowed, Key, OneOf, Range, Value, Written
 
 DATASET_KEYS = frozenset(SECTIONS["Dataset"])
-# What defines a model and its preprocessing: it travels with a checkpoint.
+# What defines a model and its preprocessing; stored in every checkpoint.
 TRAVELLING_KEYS = frozenset(
     "arch num_classes image_size in_chans disable_approximate_gelu crop_pct mean std".split()  # noqa: SIM905
 )
-# Which images a checkpoint is measured on; train_dir, because a share of it may be kept for validation.
+# Which images a checkpoint is evaluated on; train_dir, because a share of it may be used for validation.
 VALIDATION_KEYS = DATASET_KEYS - {"train_num_samples", "class_balance"} | {"seed"}
 DEVICE_KEYS = frozenset({"device_id", "device_target", "amp_level", "pynative_mode", "kernels"})
 EXPORTED_KEYS = frozenset({"exported_seconds", "exported_memory"})
 TRAIN_KEYS = frozenset(KEYS) - EXPORTED_KEYS - {"file_format", "runtime"}
-# When a run begins and ends, where its files go and what it is measured on: what a step costs does not depend on it.
+# When a run begins and ends, where it writes and what it is evaluated on: no influence on the cost of a step.
 RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
     "pretrained", "resume", "exclude_epoch_state", "epochs", "start_epoch", "max_steps", "eval_every_epochs",
     "cooldown_epochs", "lr_scheduler", "lr_adjust", "lr_gamma", "lr_decay_share", "lr_decay_shape", "min_lr",
@@ -63,8 +63,8 @@ DEVICE = option(
     "device to run on, in place of device_target and device_id: cpu, cuda, cuda:1, mps, xpu, or its index",
     allowed=Written(
         r"(?i:auto|cpu|mps|(cuda|gpu|npu|xpu)(:\d{1,9})?|\d{1,9})",
-        "cpu, cuda (also for AMD), cuda:1, mps, xpu, auto or a number; of several devices each needs a process of its "
-        "own, which scripts/run_distribute_train_gpu.sh CONFIG --device_ids 0,1 starts",
+        "cpu, cuda (also for AMD), cuda:1, mps, xpu, auto or a number; several devices need one process "
+        "each: scripts/run_distribute_train_gpu.sh CONFIG --device_ids 0,1 starts them",
     ),
 )
 UP_TO_100_000 = Range(1, 100_000)
@@ -120,7 +120,7 @@ INFER = (
     option(
         "errors",
         "FILE",
-        "file for the images that could not be read, with reasons (default: OUTPUT.errors.jsonl)",
+        "file that lists unreadable images, with reasons (default: OUTPUT.errors.jsonl)",
         allowed=PATH,
     ),
     flag(
@@ -150,13 +150,11 @@ EXPORT = (
     option(
         "preprocessing",
         "WHERE",
-        "where pixels are normalised: outside the file, or inside (default: {default})",
+        "whether pixels are normalised outside the exported file, or inside (default: {default})",
         "outside",
         OneOf(("inside", "outside")),
     ),
-    option(
-        "calibration", "INT", "number of images that int8 is calibrated on (default: {default})", 200, UP_TO_100_000
-    ),
+    option("calibration", "INT", "number of images for int8 calibration (default: {default})", 200, UP_TO_100_000),
 )
 SWEEP = (
     Extra(
@@ -193,7 +191,7 @@ WEIGHTS = (
     option(
         "format",
         "FORMAT",
-        "format to write: mindspore, safetensors or torch; by default the ending decides: .ckpt MindSpore, "
+        "format to write: mindspore, safetensors or torch; by default decided by the file name: .ckpt MindSpore, "
         ".safetensors, .pth .pt .tar .bin torch",
     ),
     option(
@@ -228,7 +226,7 @@ class Command:
     usage: str
     uses: frozenset[str] = frozenset()
     positional: Literal["config", "data", ""] = "config"
-    needs: str = "an image file or a folder of them"
+    needs: str = "an image file or a folder of images"
     several: bool = False
     subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     trains: bool = False
@@ -361,13 +359,13 @@ COMMANDS = {
             "show what this machine has: versions, processor, devices, memory",
             "t2t-vit doctor [--json]",
             positional="",
-            extras=(flag("json", "print one JSON object in place of tables"),),
-            details="Put its output into a report of a fault. It holds no paths, no names of users and machines, and "
-            "no values of the environment.",
+            extras=(flag("json", "print one JSON object instead of tables"),),
+            details="Include its output in a bug report. It contains no paths, no names of users or machines, and no "
+            "environment variables.",
         ),
         Command(
             "weights",
-            "show what a file of weights holds, or convert it",
+            "show the contents of a weights file, or convert it",
             "t2t-vit weights show FILE [--which ema|raw]\n"
             "t2t-vit weights convert FILE NEW_FILE [--format mindspore|safetensors|torch] [--which ema|raw]",
             positional="data",
@@ -375,13 +373,13 @@ COMMANDS = {
             extras=WEIGHTS,
             details="show lists what FILE holds. convert writes its weights, bit for bit, to NEW_FILE, which is "
             "replaced if it exists.\n\n"
-            "FILE is recognised by its content: a checkpoint of t2t-vit, of the authors, mmpretrain or timm, any state "
-            "dict of a T2T-ViT, safetensors, a MindSpore .ckpt, a folder with model.safetensors; or the name of a "
-            "network, which stands for the authors' released weights (downloaded once).",
+            "FILE is a checkpoint of t2t-vit, of the authors, mmpretrain or timm, any state dict of a T2T-ViT, "
+            "safetensors, a MindSpore .ckpt or a folder with model.safetensors; its kind is recognised by its content. "
+            "FILE may also be the name of a network: its released weights are then downloaded once.",
         ),
         Command(
             "report",
-            "make the report of a run again from its logs",
+            "write the report of a run again, from its logs",
             "t2t-vit report RUN_FOLDER [--output FILE]",
             positional="data",
             needs="RUN_FOLDER, the logs folder of a run, such as runs/logs/t2t_vit_14",

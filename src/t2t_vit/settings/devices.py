@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from t2t_vit.errors import UserError
 from t2t_vit.settings.values import Value
 
-# Apple's machines have an accelerator that others lack, and none of NVIDIA's, AMD's or Intel's.
+# Apple's machines have MPS, which others lack, and no accelerator of NVIDIA, AMD or Intel.
 _ELSEWHERE = {True: ("cuda", "xpu"), False: ("mps",)}
 
 
@@ -24,7 +24,7 @@ def device_keys(text: str, line: Mapping[str, Value]) -> dict[str, Value]:
         kind, number = "gpu", kind
     if kind in _ELSEWHERE[sys.platform == "darwin"]:
         raise UserError(
-            f"--device {text}: there is none on this machine; write --device auto for the accelerator it has, or "
+            f"--device {text}: this machine has none; write --device auto for the accelerator that it has, or "
             "--device cpu"
         )
     targets = {"auto": "auto", "cpu": "CPU", "mps": "MPS", "xpu": "XPU", "npu": "Ascend"}

@@ -24,8 +24,8 @@ from t2t_vit.variants import VARIANTS
 SHIPPED = Path(__file__).parents[1] / "configs"
 EMPTY = ("", "~", "null", "Null", "NULL")
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".tar", ".bin", ".onnx")
-LARGEST = 100_000  # bytes of a file; a long one has some 5,000, and YAML of this size takes seconds
-PATIENCE = 5.0  # seconds for which a pipe may keep silent
+LARGEST = 100_000  # bytes of a file; a long one has about 5,000, and parsing YAML of this size takes seconds
+PATIENCE = 5.0  # seconds to wait for data in a pipe
 
 
 def shipped_configs() -> list[str]:
@@ -49,14 +49,14 @@ def find_config(name: str) -> Path:
     if len(path.parts) == 1 and shipped.exists():
         return shipped
     if path.is_dir():
-        raise UserError(f"{name} is a folder, and a configuration is a YAML file; {images_are_named(name)}")
+        raise UserError(f"{name} is a folder, but a configuration is a YAML file; {images_are_named(name)}")
     raise UserError(f"configuration {name} does not exist; {_instead(path)}")
 
 
 def images_are_named(folder: str) -> str:
     """What to write in place of a word that names a folder of images."""
     return (
-        f"images are named with --data_url {quote(folder)} (to train on your own: t2t-vit train scratch --data_url "
+        f"give images with --data_url {quote(folder)} (to train on your own: t2t-vit train scratch --data_url "
         f"{quote(folder)})"
     )
 
@@ -64,11 +64,15 @@ def images_are_named(folder: str) -> str:
 def _instead(path: Path) -> str:
     """What to write in place of a name that no configuration has."""
     if path.name in VARIANTS:
-        return f"{path.name} is a network, which --arch {path.name} chooses beside a configuration, such as scratch"
+        return f"{path.name} is a network; write --arch {path.name} together with a configuration, such as scratch"
     if path.suffix.lower() in WEIGHTS:
-        return f"weights are named with --pretrained {quote(str(path))}"
+        return f"give weights with --pretrained {quote(str(path))}"
     close = get_close_matches(path.stem.lower(), shipped_configs(), n=1, cutoff=0.75)
-    return f"the nearest shipped one is called {close[0]}" if close else f"shipped are {', '.join(shipped_configs())}"
+    return (
+        f"the nearest shipped one is called {close[0]}"
+        if close
+        else f"the shipped ones are {', '.join(shipped_configs())}"
+    )
 
 
 def read_config(path: Path) -> dict[str, Value]:
@@ -86,10 +90,10 @@ def read_config(path: Path) -> dict[str, Value]:
         if name not in KEYS:
             raise UserError(f"{where}: unknown key '{name}'; did you mean '{nearest_key(name, KEYS)}'?")
         if name in values:
-            raise UserError(f"{where}: the key '{name}' stands there twice; keep one of them")
+            raise UserError(f"{where}: the key '{name}' appears twice; keep one of them")
         text = _text(value_node)
         if text is None:
-            raise UserError(f"{where}: {name} takes one value or a flat list; not what is nested below it")
+            raise UserError(f"{where}: {name} takes one value or a flat list, not a nested one")
         try:
             values[name] = KEYS[name].read(text)
         except ValueError as error:
@@ -111,7 +115,7 @@ def to_yaml(config: Config, heading: str = "") -> str:
 def _entry(name: str, value: object) -> str:
     """`name: value` or `name: [value, value]`."""
     style = None if isinstance(value, list) else False
-    is_harmless = printable(str(value)) == str(value)  # to a terminal, which may show the file
+    is_harmless = printable(str(value)) == str(value)  # for a terminal, which may display the file
     return yaml.safe_dump({name: value}, allow_unicode=is_harmless, default_flow_style=style, width=math.inf)
 
 
@@ -124,7 +128,7 @@ def _mapping(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
     except (yaml.YAMLError, RecursionError):
         raise UserError(f"{path}: not valid YAML: it holds characters or nesting that YAML does not allow") from None
     if root is None:
-        raise UserError(f"{path}: holds no key; write lines such as 'epochs: 10'")
+        raise UserError(f"{path}: contains no keys; write lines such as 'epochs: 10'")
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}: is not a mapping of keys to values; write lines such as 'epochs: 10'")
     pairs: list[tuple[yaml.Node, yaml.Node]] = root.value
@@ -136,13 +140,13 @@ def _read_text(path: Path) -> str:
         content = _read_bytes(path)
         if len(content) > LARGEST:
             raise UserError(
-                f"{path}: is no configuration: it has more than {LARGEST:,} bytes (a checkpoint is named by "
+                f"{path}: is not a configuration: it has more than {LARGEST:,} bytes (give a checkpoint with "
                 "--pretrained)"
             )
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(
-            f"{path}: is not text in UTF-8; a configuration is a YAML file (a checkpoint is named by --pretrained)"
+            f"{path}: is not text in UTF-8; a configuration is a YAML file (give a checkpoint with --pretrained)"
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -161,7 +165,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         while len(content) <= LARGEST:
             if not select.select([descriptor], [], [], PATIENCE)[0]:
-                raise OSError(errno.ETIMEDOUT, f"nothing came out of this pipe for {PATIENCE:g} seconds")
+                raise OSError(errno.ETIMEDOUT, f"no data came through this pipe for {PATIENCE:g} seconds")
             piece = os.read(descriptor, LARGEST + 1)
             if not piece:
                 break

@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
-IMAGES = "DATA"  # what infer works on, which is a word without an option
+IMAGES = "DATA"  # the input of infer, a word without an option
 
-# Other tools' names (ultralytics, timm, torchvision, Hugging Face, Keras, Lightning) -> ours. Where a name can mean
-# several things, the first one that the command has counts.
+# Other tools' names (ultralytics, timm, torchvision, Hugging Face, Keras, Lightning) -> ours. If a name can mean
+# several things, the first one that the command has is used.
 OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     # the data and the images
     **dict.fromkeys(

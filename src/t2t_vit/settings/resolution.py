@@ -15,27 +15,27 @@ from t2t_vit.settings.rules import fit_channels, inactive_keys, remarks, validat
 from t2t_vit.settings.schema import AUTO_BATCH, KEYS, Config, checked
 from t2t_vit.settings.values import Value
 
-# The network itself: training from a checkpoint keeps it, whatever the file says.
+# The network itself: training from a checkpoint keeps these, whatever the configuration file says.
 NETWORK_KEYS = frozenset({"arch", "in_chans", "disable_approximate_gelu"})
-# Keys of the command line that may differ from the checkpoint, which is then fitted to them.
+# Keys that may differ on the command line; the checkpoint is then adapted to them.
 REFIT_KEYS = frozenset({"num_classes", "image_size", "crop_pct"})
-_NETWORK = "its weights would be those of another network"
+_NETWORK = "the weights belong to another network"
 _OPTIMIZER = "the optimizer's state belongs to the old one"
-_IMAGES = "its steps, epochs and best lists count the old images"
-# Keys whose change would give the state in a checkpoint another meaning, each with the reason.
+_IMAGES = "its steps, epochs and lists of best checkpoints count the old images"
+# Keys that cannot change in a continued run, because the saved state would no longer fit, each with the reason.
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("arch", "in_chans", "image_size", "num_classes", "disable_approximate_gelu"), _NETWORK),
     **dict.fromkeys(("optimizer", "layer_decay", "freeze"), _OPTIMIZER),
     **dict.fromkeys(
         ("dataset", "train_num_samples", "val_num_samples", "val_split", "split_seed", "class_balance"), _IMAGES
     ),
-    "seed": "every random number, and the order of the images, would be another",
-    "with_ema": "an average knows all weights since the first step",
-    "model_average": "an average knows the weights of the epochs that it is of",
-    "start_epoch": "a continued run knows its own epoch",
+    "seed": "every random number and the order of the images would change",
+    "with_ema": "an average covers all weights since the first step",
+    "model_average": "an average covers the weights of all its epochs",
+    "start_epoch": "a continued run has its own epoch",
 }
-# Keys that change where and how a run is made, but no number of it. All others may change, and the run from there on is
-# another one.
+# Keys that change no number of a run, only where and how it is computed. A change of any other key makes it
+# a different run.
 FREE = frozenset(
     "data_url train_dir val_dir teacher bad_images max_pixels num_parallel_workers cache dataset_sink_mode max_steps "  # noqa: SIM905
     "skipped_steps_limit file_format runtime device_id device_num summary_root_dir ckpt_root_dir "
@@ -43,9 +43,9 @@ FREE = frozenset(
     "ckpt_save_every_seconds print_loss_every summary_loss_collect_freq model_postfix "
     "collect_input_data dump_graph tracker resume pretrained exclude_epoch_state max_hours patience".split()
 )
-# Keys whose 0 leaves it to the run.
+# Keys whose value 0 lets the run decide.
 OPEN = frozenset({"num_classes", "start_epoch", "batch_size"})
-# They say which run to continue, and are no part of it.
+# They say which run to continue, and are not part of its configuration.
 CHOICE = frozenset({"resume", "pretrained", "exclude_epoch_state"})
 
 
@@ -84,12 +84,12 @@ def resolve(
     held = _held(options, checkpoint or {})
     strong = {name: value for name, value in held.items() if name in _strong_keys(options)}
     weak = {name: value for name, value in held.items() if name not in strong}
-    # Zero classes on the command line mean: as many as there are, which the checkpoint knows.
+    # num_classes 0 on the command line means "as many as there are", which the checkpoint knows.
     line = {name: value for name, value in options.line.items() if name != "num_classes" or value or name not in strong}
     scaled = _scaled_to_epochs(options)
     values: dict[str, Any] = {**weak, **options.file, **strong, **scaled, **line}
     config = fit_channels(Config(**values), values)
-    if config.batch_size == AUTO_BATCH and not options.command.trains:  # it is found for training
+    if config.batch_size == AUTO_BATCH and not options.command.trains:  # in training it is found by trial
         config = replace(config, batch_size=int(cast(int, KEYS["batch_size"].default)))
     notes = [
         *_scaling_note(options, scaled),
@@ -118,8 +118,8 @@ def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None 
     line = {
         name: value
         for name, value in options.line.items()
-        # Zero classes are as many as there are, epoch zero is no wish to begin anywhere else, and batch_size auto is
-        # what was found when the run began.
+        # num_classes 0 is as many as there are, start_epoch 0 changes nothing, and batch_size auto is
+        # the number found when the run began.
         if name not in CHOICE and (value or name not in OPEN)
     }
     values: dict[str, Any] = {name: getattr(held, name) for name in KEYS} | line | dict(place or {})
@@ -160,7 +160,7 @@ def _held(options: Options, checkpoint: Mapping[str, Any]) -> dict[str, Value]:
     try:
         return {name: checked(name, checkpoint[name]) for name in KEYS if name in names and name in checkpoint}
     except UserError as error:
-        raise UserError(f"{options.checkpoint}: the configuration that it holds is damaged: {error}") from None
+        raise UserError(f"{options.checkpoint}: its configuration is damaged: {error}") from None
 
 
 def _other_dataset(options: Options, checkpoint: Mapping[str, Any]) -> bool:
@@ -201,7 +201,7 @@ def _against_line(
         if name == "num_classes" and options.command.name == "eval":
             raise UserError(
                 f"--num_classes {_shown(line[name])} contradicts {source}, which holds {_shown(strong[name])}: an "
-                "evaluation never draws a new head; leave --num_classes out, classes are matched by name"
+                "evaluation never makes a new head; leave --num_classes out, classes are matched by name"
             )
         if name not in REFIT_KEYS:
             raise UserError(
@@ -209,8 +209,8 @@ def _against_line(
                 f"leave --{name} out"
             )
     if differing:
-        yield f"{source} is re-fitted: " + ", ".join(
-            f"{name} {_shown(line[name])} (it holds {_shown(strong[name])})" for name in differing
+        yield f"{source} is adapted: " + ", ".join(
+            f"{name} {_shown(line[name])} (the checkpoint has {_shown(strong[name])})" for name in differing
         )
 
 
@@ -243,7 +243,7 @@ def _channels_note(config: Config, values: Mapping[str, Value]) -> Iterable[str]
     names = [name for name in ("mean", "std") if name not in values]
     if names and config.in_chans != 3:
         fitted = " and ".join(f"{name} {_shown(getattr(config, name))}" for name in names)
-        yield f"in_chans {config.in_chans}: {fitted}, from the defaults of three colours"
+        yield f"in_chans {config.in_chans}: {fitted}, from the defaults for three channels"
 
 
 def _without_effect(options: Options, config: Config, device_type: str | None) -> list[str]:
@@ -277,7 +277,7 @@ def _config_of(saved: Saved) -> Config:
     try:
         return Config.from_dict(_with_split_seed(saved.content["config"]))
     except UserError as error:
-        raise UserError(f"{saved.path}: the configuration that it holds cannot be used: {error}") from None
+        raise UserError(f"{saved.path}: its configuration cannot be used: {error}") from None
 
 
 def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> None:
@@ -292,7 +292,7 @@ def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Sa
 def _changed(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> Iterable[str]:
     if names:
         listed = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
-        another = "" if FREE.issuperset(names) else "; what follows is not what the run as it was begun would have been"
+        another = "" if FREE.issuperset(names) else "; from there on, results differ from those of an unchanged run"
         yield f"changed from step {saved.step} on: {listed}{another}"
 
 
@@ -310,4 +310,4 @@ def _kept_against_file(options: Options, place: Mapping[str, Value], config: Con
         listed = ", ".join(
             f"{name} {_shown(getattr(config, name))} (not {_shown(options.file[name])})" for name in differing
         )
-        yield f"{saved.path} wins over {options.path}: {listed}; what is on the command line would win over both"
+        yield f"{saved.path} wins over {options.path}: {listed}; the command line would win over both"

@@ -8,7 +8,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.settings.schema import KEYS, SIDE, Config, checked
 from t2t_vit.variants import find_variant
 
-# How the names of those optimizers of timm begin that have no `momentum`.
+# Prefixes of timm's optimizers without `momentum`.
 ADAPTIVE = ("adam", "nadam", "radam", "lamb", "lion", "adan", "adopt", "adabelief", "laprop", "adafactor")
 
 
@@ -65,11 +65,11 @@ def _shares_rise(config: Config) -> bool:
 CONTRADICTIONS = (
     Contradiction(
         lambda c: len(c.mean) not in (1, c.in_chans),
-        "mean {mean} fits no image of in_chans {in_chans}; give one value, or one a channel",
+        "mean {mean} does not fit in_chans {in_chans}; give one value, or one per channel",
     ),
     Contradiction(
         lambda c: len(c.std) not in (1, c.in_chans),
-        "std {std} fits no image of in_chans {in_chans}; give one value, or one a channel",
+        "std {std} does not fit in_chans {in_chans}; give one value, or one per channel",
     ),
 )
 TRAINING_CONTRADICTIONS = (
@@ -110,7 +110,7 @@ TRAINING_CONTRADICTIONS = (
     ),
     Contradiction(
         lambda c: c.start_epoch > 0 and _resumes(c) and c.resume != "auto",
-        "start_epoch {start_epoch} contradicts a continued run, which knows its own epoch; leave start_epoch out",
+        "start_epoch {start_epoch} contradicts a continued run, which has its own epoch; leave start_epoch out",
     ),
     Contradiction(
         lambda c: c.resume != "" and c.pretrained != "" and not c.exclude_epoch_state,
@@ -131,7 +131,7 @@ INACTIVE = (
     Inactive(("aa_interpolation",), lambda c: c.auto_augment == "", "auto_augment is off"),
     Inactive(
         ("color_jitter",),
-        # timm keeps the jitter beside its 3-Augment, which is meant with it.
+        # timm keeps the jitter with its 3-Augment, which is designed for it.
         lambda c: c.auto_augment != "" and "3a" not in c.auto_augment,
         "auto_augment takes its place",
     ),
@@ -173,7 +173,7 @@ INACTIVE = (
     Inactive(("clip_grad_norm",), lambda c: not c.use_clip_grad_norm, "use_clip_grad_norm is False"),
     Inactive(("bce_target_thresh",), lambda c: c.loss != "bce", "loss is {loss}"),
     Inactive(("bce_target_thresh",), lambda c: not _mixes(c) or c.mixup_prob == 0, "nothing is mixed"),
-    Inactive(("patience",), lambda c: c.eval_every_epochs == 0, "the run is evaluated at its end alone"),
+    Inactive(("patience",), lambda c: c.eval_every_epochs == 0, "the run is evaluated only at its end"),
     Inactive(("ema_decay",), lambda c: not c.with_ema, "with_ema is False"),
     Inactive(("average_epochs",), lambda c: c.model_average != "last_k", "model_average is {model_average}"),
     Inactive(("average_share",), lambda c: c.model_average != "swa", "model_average is {model_average}"),
@@ -182,13 +182,13 @@ INACTIVE = (
     Inactive(("mix_token",), lambda c: c.distill != "dense", "distill is {distill}"),
     Inactive(("distill_temperature",), lambda c: c.distill != "soft", "distill is {distill}"),
     Inactive(("exclude_epoch_state",), lambda c: c.pretrained == "", "pretrained is empty"),
-    Inactive(("cache",), lambda c: _total_epochs(c) == 1, "in a single epoch nothing is read twice"),
+    Inactive(("cache",), lambda c: _total_epochs(c) == 1, "a single epoch reads nothing twice"),
     Inactive(
         ("train_dir", "val_dir", "val_split", "bad_images", "max_pixels", "cache"), _in_memory, "dataset is {dataset}"
     ),
     Inactive(("split_seed",), lambda c: c.val_split == 0, "val_split is 0"),
     Inactive(
-        ("layer_decay", "drop_path"), lambda c: c.freeze == "backbone", "freeze is backbone: the head alone learns"
+        ("layer_decay", "drop_path"), lambda c: c.freeze == "backbone", "freeze is backbone: only the head is trained"
     ),
     Inactive(("drop_block", "performer_drop"), lambda c: c.freeze != "", "freeze is {freeze}"),
     Inactive(("performer_drop",), lambda c: find_variant(c.arch).tokens != "performer", "{arch} has no performer"),
@@ -203,11 +203,11 @@ INACTIVE = (
 REMARKS = (
     Contradiction(
         lambda c: c.layer_decay < 1 and not _starts_from_weights(c),
-        "layer_decay {layer_decay} is for trained weights: name them with pretrained, or leave layer_decay at 1",
+        "layer_decay {layer_decay} is for trained weights: give them with pretrained, or leave layer_decay at 1",
     ),
     Contradiction(
         lambda c: c.freeze != "" and not _starts_from_weights(c),
-        "freeze {freeze} without pretrained: what is frozen stays as it was initialised and knows nothing",
+        "freeze {freeze} without pretrained: the frozen part keeps its random initial weights and is never trained",
     ),
     Contradiction(
         lambda c: c.min_lr > c.base_lr,

@@ -21,7 +21,7 @@ BELOW_ONE = Range(0, 1, open_high=True)
 SHARE = Range(0, 1, open_low=True)
 POSITIVE = Range(0, open_low=True)
 COUNT = Range(1)
-AUTO_BATCH = 0  # what `auto` is in a configuration before it is resolved
+AUTO_BATCH = 0  # stands for `auto` in a configuration until it is resolved
 BATCH = Range(1, named=(("auto", AUTO_BATCH),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
@@ -61,7 +61,7 @@ def key(default: T, meaning: str, allowed: Allowed | None = None) -> T:
 class Dataset:
     dataset: str = key(
         "ImageNet",
-        "ImageNet: folders of images, a folder a class; FashionMNIST: the embedded subset, or the full set in "
+        "ImageNet: folders of images, one folder per class; FashionMNIST: the embedded subset, or the full set in "
         "data_url; CIFAR10, CIFAR100: the binary layout",
         OneOf(("ImageNet", "FashionMNIST", "CIFAR10", "CIFAR100")),
     )
@@ -80,11 +80,11 @@ class Dataset:
         OneOf(("skip", "error")),
     )
     max_pixels: int = key(
-        178_956_970, "largest image that is decoded, width times height; another is one that cannot be read", PIXELS
+        178_956_970, "largest image that is decoded, width times height; a larger image counts as unreadable", PIXELS
     )
     class_balance: str = key(
         "none",
-        "help for rare classes: weights raises their loss, sampling draws each class equally often, none does neither",
+        "help for rare classes: weights raises their loss, sampling draws each class equally often; none: no help",
         OneOf(("none", "weights", "sampling")),
     )
 
@@ -105,8 +105,12 @@ class Augmentations:
     cutmix: float = key(1.0, "alpha of CutMix; 0: off", OR_OFF)
     mix_token: float = key(0.0, "alpha of MixToken, which mixes tokens with distill dense; 0: off", OR_OFF)
     mixup: float = key(0.8, "alpha of Mixup; 0: off", OR_OFF)
-    mixup_prob: float = key(1.0, "probability that a batch is mixed at all", FRACTION)
-    mixup_mode: str = key("batch", "what shares one mixing ratio", OneOf(("batch", "pair", "elem")))
+    mixup_prob: float = key(1.0, "probability that a batch is mixed", FRACTION)
+    mixup_mode: str = key(
+        "batch",
+        "images that share one mixing ratio: a batch, a pair or a single image (elem)",
+        OneOf(("batch", "pair", "elem")),
+    )
     mixup_off_epoch: float = key(0.0, "epoch at which mixing ends; 0: never", OR_OFF)
     switch_prob: float = key(0.5, "probability of CutMix rather than Mixup when both are on", FRACTION)
     label_smoothing: float = key(0.1, "share of the target spread over all classes", BELOW_ONE)
@@ -169,7 +173,7 @@ class Training:
     is_dynamic_loss_scale: bool = key(True, "adapt the fp16 loss scale during training")
     loss_scale: float = key(1024.0, "fp16 loss scale: fixed, or the initial one if dynamic", LOSS_SCALE)
     num_parallel_workers: int = key(8, "worker processes that read images; 0: the main process reads them", OR_OFF)
-    cache: str = key("auto", "memory for decoded images; auto: a quarter of the free memory", CACHE)
+    cache: str = key("auto", "memory for keeping decoded images; auto: a quarter of the free memory", CACHE)
     start_epoch: int = key(0, "epoch of the schedule at which training starts", OR_OFF)
     warmup_length: float = key(2.0, "epochs of linear warm-up", OR_OFF)
     warmup_lr: float = key(7e-6, "learning rate at the beginning of warm-up", OR_OFF)
@@ -191,13 +195,15 @@ class Training:
     ema_decay: float = key(0.9999, "decay of the EMA per step", BELOW_ONE)
     model_average: str = key(
         "none",
-        "uniform average of the weights at the ends of epochs, kept and evaluated as the EMA is: last_k, of the last "
+        "uniform average of the weights at the ends of epochs, kept and evaluated like the EMA: last_k, of the last "
         "average_epochs; swa, of all in the last average_share of the run",
         OneOf(("none", "last_k", "swa")),
     )
-    average_epochs: int = key(5, "epochs that last_k averages; a checkpoint holds the weights of each", Range(2, 100))
+    average_epochs: int = key(
+        5, "number of epochs that last_k averages; a checkpoint contains the weights of each", Range(2, 100)
+    )
     average_share: float = key(0.25, "share of the run's epochs, at their end, that swa averages", SHARE)
-    pynative_mode: bool = key(False, "True: run eagerly; False: compile the network")
+    pynative_mode: bool = key(False, "True: run the network eagerly; False: compile it")
     dataset_sink_mode: bool = key(True, "copy batches to the device before they are needed")
     patience: int = key(0, "stop after this many evaluations in a row without improvement by best_by; 0: off", OR_OFF)
     max_hours: float = key(0.0, "stop after this many hours, counted over all continuations; 0: no limit", OR_OFF)
@@ -238,7 +244,9 @@ class Model:
     )
     file_format: str = key("MINDIR", "format to export to, or all", OneOf(FILE_FORMATS))
     pretrained: str = key("", "checkpoint to start from, evaluate, predict with or export", PATH)
-    image_size: int | tuple[int, int] = key(224, "side, or height and width, of the network's input", SIDE)
+    image_size: int | tuple[int, int] = key(
+        224, "input size of the network in pixels: one side, or height and width", SIDE
+    )
     num_classes: int = key(0, "classes; 0: as many as the data or the checkpoint has", OR_OFF)
     drop: float = key(0.0, "dropout after embeddings, attention and MLPs", BELOW_ONE)
     drop_block: float = key(0.0, "DropBlock on the two token grids between soft splits", BELOW_ONE)
@@ -248,7 +256,7 @@ class Model:
     performer_drop: float = key(0.1, "dropout within the performers of the tokens-to-token module", BELOW_ONE)
     freeze: str = key(
         "",
-        "part that is not trained: tokens (the T2T module), N (also the first N blocks), backbone (all but the head)",
+        "frozen part: tokens (the T2T module), N (also the first N blocks), backbone (all but the head)",
         Written(r"|tokens|backbone|[1-9]\d*", "tokens, backbone, a number of blocks, or nothing"),
     )
 
@@ -256,7 +264,9 @@ class Model:
 @dataclass(frozen=True)
 class Hardware:
     device_id: int = key(0, "index of the accelerator", OR_OFF)
-    device_num: int = key(1, "number of processes, one accelerator each; a launcher's number wins", COUNT)
+    device_num: int = key(
+        1, "number of processes, one accelerator each; a launcher such as torchrun overrides it", COUNT
+    )
     device_target: str = key(
         "auto",
         "auto: an accelerator where there is one, else the CPU; GPU: any accelerator (NVIDIA's, AMD's by ROCm); "
@@ -264,14 +274,14 @@ class Hardware:
         OneOf(("auto", "GPU", "CPU", "MPS", "XPU", "Ascend")),
     )
     runtime: str = key(
-        "auto", "what runs predictions on a CPU; auto: the fastest, by measurement", OneOf(("auto", "torch", *RUNTIMES))
+        "auto",
+        "runtime for predictions on a CPU; auto: the fastest, found by measuring",
+        OneOf(("auto", "torch", *RUNTIMES)),
     )
     exported_seconds: float = key(
-        300.0, "seconds that an exported file may take to load, and for a batch; 0: no limit", OR_UNLIMITED
+        300.0, "seconds that an exported file may take to load, or to answer a batch; 0: no limit", OR_UNLIMITED
     )
-    exported_memory: float = key(
-        8.0, "GB of memory that the process of an exported file may take; 0: no limit", OR_UNLIMITED
-    )
+    exported_memory: float = key(8.0, "GB of memory that running an exported file may take; 0: no limit", OR_UNLIMITED)
     kernels: str = key(
         "auto",
         "reference: the plain network; cpu: a packed copy for predictions, on torch's operations; native: the same on "

@@ -19,8 +19,8 @@ ImageSize = int | tuple[int, int]
 WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 WORDS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
-LARGEST = 2**63 - 1  # of a whole number: torch and numpy count in 64 bits
-LONGEST = 100  # characters of a refused value that are shown
+LARGEST = 2**63 - 1  # limit of a whole number: torch and numpy use 64 bits
+LONGEST = 100  # characters of a refused value to show
 KINDS: dict[object, str] = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
@@ -175,7 +175,7 @@ class Key:
 def _shown(value: object) -> str:
     try:
         return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
-    except ValueError:  # Python writes no whole number of more than 4300 digits
+    except ValueError:  # Python does not print whole numbers of more than 4300 digits
         return "a number of thousands of digits"
 
 

@@ -75,13 +75,13 @@ class Callbacks(Callback):
             self.on_stop(state, isinstance(error, UserError) or (isinstance(error, Stopped) and error.whole))
             raise
         except Exception as error:
-            if is_out_of_memory(error):  # amid an update, which is then lost
+            if is_out_of_memory(error):  # in the middle of an update, which is then lost
                 self.on_stop(state, False)
             raise
         finally:
             self.close()
 
     def close(self) -> None:
-        with ExitStack() as stack:  # each is closed, even where another fails to
+        with ExitStack() as stack:  # each is closed, even if closing another fails
             for callback in reversed(self._callbacks):
                 stack.callback(callback.close)

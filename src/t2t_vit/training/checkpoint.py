@@ -148,7 +148,7 @@ def write_checkpoint(paths: Sequence[Path], data: memoryview, config_text: str) 
             with atomic_write(path, size=data.nbytes) as file:
                 file.write(data)
     except BaseException:
-        for path in new:  # a disk that is full has no room for what no list names
+        for path in new:  # on a full disk, files that no list has must not take room
             with suppress(OSError):
                 path.unlink()
         raise
@@ -157,7 +157,7 @@ def write_checkpoint(paths: Sequence[Path], data: memoryview, config_text: str) 
 def remove_checkpoint(path: Path) -> None:
     """Delete a checkpoint and the configuration next to it; one that is gone already is no error."""
     for file in (path, path.with_suffix(".yaml")):
-        if not file.is_dir():  # which is nothing of a run's
+        if not file.is_dir():  # which is not an entry of a run
             file.unlink(missing_ok=True)
 
 
@@ -184,8 +184,8 @@ def _plain(value: Any) -> Any:
     return intern(value) if type(value) is str else value
 
 
-# Of a group's entries, these are the present configuration's and machine's; all others (counters, learnt scales, the
-# layer's share of the learning rate) are the run's.
+# These entries of a group come from the present configuration and machine; all others (counters, learnt scales, the
+# layer's share of the learning rate) come from the run.
 PRESENT = ("weight_decay", "betas", "eps", "momentum", "nesterov", "fused", "foreach", "capturable")
 
 
@@ -273,8 +273,8 @@ def _try(optimizer: Optimizer) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             copy.step()
-    except Exception as error:  # whatever code that is not ours trips over
-        raise ValueError(f"the optimizer cannot go on from its state: {type(error).__name__}, {error}") from error
+    except Exception as error:  # any error of other people's code
+        raise ValueError(f"the optimizer cannot continue from its state: {type(error).__name__}, {error}") from error
 
 
 def _check_kinds(
@@ -294,7 +294,7 @@ def _check_kinds(
         first = seen.setdefault(tuple(parameter.shape), own)
         if own.keys() != first.keys() or any(kinds.setdefault(name, kind) is not kind for name, kind in own.items()):
             raise ValueError(
-                f"the optimizer's state of a weight has {', '.join(map(str, own))[:80]}, not what others have"
+                f"the optimizer's state of a weight has {', '.join(map(str, own))[:80]}, unlike those of other weights"
             )
 
 
@@ -350,4 +350,4 @@ def _fitting(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: its run cannot be continued, it does not fit ({reason})") from error
+        raise UserError(f"{path}: its run cannot be continued: it does not match ({reason})") from error

@@ -27,11 +27,11 @@ def compile_for_training(
         return model
     if sizes > 1:
         note(
-            f"compiling the network for training, {sizes} times, once for each size of the images; the first step of "
-            "each size waits for it, up to a few minutes"
+            f"compiling the network for training, {sizes} times, once per image size; the first step with each size "
+            "may take a few minutes"
         )
         return torch.compile(model, dynamic=False)  # type: ignore[return-value]
-    note("compiling the network for training; the first step waits for it, up to a few minutes")
+    note("compiling the network for training; the first step may take a few minutes")
     return torch.compile(model)  # type: ignore[return-value]
 
 

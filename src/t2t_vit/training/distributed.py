@@ -104,7 +104,7 @@ class Meeting:
     def tell_mistake(self, error: UserError) -> None:
         """Let the others know why this process ends."""
         if self.store is not None:
-            with suppress(RuntimeError):  # the store has gone, and with it those who would hear
+            with suppress(RuntimeError):  # the store has ended, and with it the other processes
                 self.store.set("mistake", str(error))
 
     def mistake_of_another(self) -> str | None:
@@ -148,7 +148,7 @@ def connected(processes: Processes, device: torch.device, meeting: Meeting | Non
     )
     try:
         yield
-        dist.barrier()  # one that leaves while another still listens can bring that one down
+        dist.barrier()  # a process that leaves early can crash one that still waits
     except UserError as error:
         meeting.tell_mistake(error)
         raise
@@ -181,7 +181,7 @@ def share_gradients(model: nn.Module, processes: Processes, device: torch.device
         return model
     ids = None if device.type == "cpu" else [device.index]
     with warnings.catch_warnings():
-        # New versions of torch have another name for broadcast_buffers, which the older ones do not know.
+        # New versions of torch have another name for broadcast_buffers, unknown to older ones.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 
@@ -213,10 +213,10 @@ def of_this_attempt(store: Store, rank: int, count: int, patience: timedelta = P
         for other in sorted(missing):
             if store.check([f"heard/{own}/{other}"]):
                 missing.remove(other)
-            elif store.check([f"hello/{other}"]):  # perhaps a dead one's, which nobody will read the answer to
+            elif store.check([f"hello/{other}"]):  # perhaps from a dead process, which will not read the answer
                 store.set(f"answer/{store.get(f'hello/{other}').decode()}", own)
         if time.monotonic() > end:
-            raise TimeoutError(f"of {count} processes, {len(missing)} did not come: number {min(missing)} for one")
+            raise TimeoutError(f"of {count} processes, {len(missing)} did not join, for example number {min(missing)}")
         time.sleep(_PAUSE if missing else 0)
     return PrefixStore(own, store)
 
@@ -230,7 +230,7 @@ class StopAgreement:
 
     def __init__(self) -> None:
         group = dist.new_group(backend="gloo")
-        assert isinstance(group, dist.ProcessGroup)  # a number would mean that this process is not in it
+        assert isinstance(group, dist.ProcessGroup)  # a number would mean that this process is not a member
         self._group = group
         self._number = torch.zeros(1, dtype=torch.int32)
         self._round: dist.Work | None = None
@@ -278,7 +278,7 @@ def end_with_launcher() -> None:
     if not die_with_parent():
         return
     if os.getppid() != launcher or not _may_have_launched(launcher):  # it died a moment ago
-        sys.stderr.write("the launcher of this process is gone, so it ends\n")
+        sys.stderr.write("the launcher of this process has ended, so this process ends\n")
         kill_at_once(os.getpid())
 
 

@@ -52,7 +52,7 @@ class StopOnDivergence(Callback):
         self._advice = ", or ".join(["lower --base_lr", *advice])
         self._unread: list[tuple[int, torch.Tensor]] = []
         self._streak: list[int] = []
-        self._looked = 0  # the last step that was looked at
+        self._looked = 0  # the last step that was checked
 
     def on_step(self, state: State, metrics: StepMetrics, /) -> None:
         self._unread.append((state.step, metrics.skipped))
@@ -102,7 +102,7 @@ class StopOnDivergence(Callback):
             images += f" and {len(names) - SHOWN} more" + (f", all in {self._log}" if self._log else "")
         return (
             f"training diverged: {self.limit} updates in a row, steps {self._streak[0]} to {self._streak[-1]}, had a "
-            f"loss or gradient that is not finite and were skipped; {self._advice}{images}"
+            f"loss or gradient that was not finite and were skipped; {self._advice}{images}"
         )
 
     def _keep(self, steps: Sequence[int]) -> None:
@@ -120,7 +120,7 @@ class StopOnDivergence(Callback):
         if self._note is not None:
             self._note(
                 f"step {steps[0]}: the gradient was not finite and the update was skipped; the names of its images, "
-                f"and those of every other such step, are in {self._log}"
+                f"and of every later such step, are in {self._log}"
             )
             self._note = None
 

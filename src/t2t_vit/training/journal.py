@@ -90,7 +90,7 @@ class Console:
             self._log.write(f"{text}\n")
         except OSError as error:
             self.close()
-            self.screen(f"the log is no longer kept ({error.strerror}); training goes on")
+            self.screen(f"the log cannot be written any more ({error.strerror}); training continues")
 
 
 def _to_nobody(_: str) -> None:
@@ -109,7 +109,7 @@ def _open_log(path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return cast(TextIO, open_to_append(path, buffering=1))
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); name another logs_root_dir") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); set another logs_root_dir") from error
 
 
 Row = dict[str, int | float | str | None]
@@ -152,7 +152,7 @@ class History:
                 with open_to_append(path) as file:
                     file.write(text)
                     file.flush()
-                    os.fsync(file.fileno())  # a checkpoint that is on the disk must not know more rows than this
+                    os.fsync(file.fileno())  # a checkpoint on the disk must not know more rows than this file
             except OSError as error:
                 raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -180,19 +180,21 @@ def _rows_up_to(path: Path, step: int, closed: bool) -> Iterator[Row]:
             try:
                 row = parse_json(line)
                 is_past = row["step"] < step or (row["step"] == step and (closed or row["kind"] != "epoch"))
-            except (ValueError, KeyError, TypeError):  # the line that a crash cut short
+            except (ValueError, KeyError, TypeError):  # a line cut off by a crash
                 continue
             if is_past:
                 yield row
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({reason_of(error)}); remove it to go on without its rows") from error
+        raise UserError(
+            f"{path}: cannot be read ({reason_of(error)}); remove it to continue without its rows"
+        ) from error
 
 
 EVALUATED = ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")
 FURTHER = {
     "balanced_accuracy": "Balanced",
     "macro_f1": "MacroF1",
-}  # what a line shows where checkpoints are ranked by it
+}  # the extra score of a log line, if checkpoints are ranked by it
 PREFIX = {"raw": "val"}  # the columns of the history: val_* are the raw weights, ema_* the averaged ones
 
 
@@ -278,7 +280,7 @@ class Journal(Callback):
             self._history.add(row)
         except OutputError as error:
             self._history = None
-            self._console.line(f"{error}; training goes on, no more rows are kept")
+            self._console.line(f"{error}; training continues without writing more rows")
 
 
 class Opening:

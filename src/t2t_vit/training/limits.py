@@ -45,7 +45,9 @@ class EarlyStopping(Callback):
     def reason(self) -> str:
         """What a run that is over says."""
         evaluations = "the last evaluation was" if self._waited == 1 else f"the last {self._waited} evaluations were"
-        return f"{evaluations} no better by {self._best_by} than that of step {self._step} (patience {self._patience})"
+        return (
+            f"{evaluations} no better by {self._best_by} than the one at step {self._step} (patience {self._patience})"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "step": self._step, "waited": self._waited} if self._patience else {}
@@ -91,7 +93,7 @@ class TimeLimit(Callback):
     @property
     def reason(self) -> str:
         """What a run that is over says."""
-        return f"max_hours {self._hours:g} are over ({self.seconds / 3600:.3g} h)"
+        return f"the limit of max_hours {self._hours:g} is reached ({self.seconds / 3600:.3g} h)"
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds} if self._hours else {}

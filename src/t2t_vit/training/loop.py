@@ -45,8 +45,8 @@ class Validation:
     every_epochs: int = 1
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     reduce: Callable[[Tensor], Tensor] | None = None
-    form: Callable[[nn.Module], nn.Module] = _itself  # what is evaluated in place of each network
-    classes: int = 0  # how many logits there are, to count the classes one by one; 0 does not
+    form: Callable[[nn.Module], nn.Module] = _itself  # the module to evaluate instead of each network
+    classes: int = 0  # number of logits, to count per class; 0: do not count
     average: EpochAverage | None = None
 
     def __call__(self, stop: Stop, following: Callback) -> dict[str, Metrics]:
@@ -101,13 +101,13 @@ def train(
     with stop.during(state), following.attending(state):
         while not state.complete:
             epoch, done = divmod(state.step, state.updates_per_epoch)
-            due = state.epoch_end - state.step  # 0 where the run was stopped between an epoch's end and its evaluation
+            due = state.epoch_end - state.step  # 0 after a stop between the end of an epoch and its evaluation
             ahead = loader.epoch(epoch, start=done * step.accumulation) if due else ()
             with closing(state.clock.watch(ahead)) as batches:
                 for _ in range(due):
                     torch.manual_seed(step_seed(seed, state.step, rank))
                     state.lr = set_lr(step.optimizer, schedule(state.step))
-                    metrics = step(islice(batches, step.accumulation), state.step)  # on the device; nobody waits here
+                    metrics = step(islice(batches, step.accumulation), state.step)  # stays on the device; no wait here
                     state.step += 1
                     following.on_step(state, metrics)
                     stop.check()

@@ -20,8 +20,8 @@ from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
 
 # Peak rates of one device in TFLOP/s: matrix products in 16 bits with 32-bit sums, in TF32, and in float32. They are
-# those without sparsity, as the makers' data sheets give them; some sheets print only the rate with sparsity, of which
-# this is the half. A device that is not here has no MFU: a guess would be worse than none.
+# those without sparsity from the data sheets; some sheets give only the rate with sparsity, of which
+# this is half. A device that is not in the table has no MFU: a guess would be worse than none.
 PEAKS: tuple[tuple[str, float, float, float], ...] = (
     (r"NVIDIA B200", 2250, 1125, 75),  # HGX B200, data sheet 2024: 8 GPUs
     (r"NVIDIA H200", 989, 494, 67),  # H200 data sheet 2024, SXM
@@ -218,7 +218,7 @@ class StepWindow:
     def __init__(self, state: State, instruments: Instruments = ON_ONE_CPU) -> None:
         self._state, self._clock, self._instruments = state, state.clock, instruments
         self._steps: list[StepMetrics] = []
-        self._before = 0  # how many of them were made before the run was stopped, and took no time of this one
+        self._before = 0  # steps before the run was stopped, which took no time of this process
         self._training, self._waiting = self._clock.training, self._clock.waiting
 
     def __len__(self) -> int:
@@ -237,7 +237,7 @@ class StepWindow:
         """Go on from `state_dict()`. Images that were counted before are not part of the speed."""
         measured = [state[name].to(self._instruments.device) for name in MEASURED] if state else []
         if any(column.ndim != 1 or column.is_complex() for column in measured):
-            raise ValueError("what was measured of the last steps is no column of numbers")
+            raise ValueError("the measurements of the last steps are not a column of numbers")
         columns = [column.unbind() for column in measured]
         self._steps = [StepMetrics._make((*values, 0)) for values in zip(*columns, strict=True)]
         self._before = len(self._steps)
@@ -249,7 +249,7 @@ class StepWindow:
         seconds = max(self._clock.training - self._training, 1e-9)
         waited = self._clock.waiting - self._waiting
         finite = [loss for loss, norm in zip(losses, norms, strict=True) if math.isfinite(norm)]
-        images = sum(step.images for step in self._steps)  # of this process, so of one device
+        images = sum(step.images for step in self._steps)  # of this process, that is, of one device
         has = self._instruments
         param_norm, update_norm = has.norms.read(self._state.step) if has.norms else (math.nan, math.nan)
         reading = Reading(
@@ -320,7 +320,7 @@ class DataWait(Callback):
         if waiting > self._share * training:
             self._reported = True
             self._note(
-                f"reading images is the bottleneck: {waiting / training:.0%} of the last {training:.0f} s went by "
+                f"reading images is the bottleneck: {waiting / training:.0%} of the last {training:.0f} s were spent "
                 f"waiting for data ({self._images / training:,.0f} images/s); {self._advice}"
             )
         self._steps = WARM_UP_STEPS - 1  # the next window begins with the next step

@@ -115,7 +115,7 @@ def _from_timm(
     known = timm.list_optimizers()
     if plain not in known:
         near = get_close_matches(plain, [*known, *TORCH_OPTIMIZERS], n=1, cutoff=0.0)[0]
-        raise UserError(f"optimizer: {name!r} is known neither to torch nor to timm; did you mean {near}?")
+        raise UserError(f"optimizer: {name!r} is unknown to torch and timm; did you mean {near}?")
     info = timm.get_optimizer_info(plain)
     if info.second_order:
         raise UserError(f"optimizer: {name} needs second derivatives, which this training step does not compute")
@@ -182,7 +182,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.name not in DECAYS:
             near = get_close_matches(self.name, DECAYS, n=1, cutoff=0.0)[0]
-            raise UserError(f"lr_scheduler: {self.name!r} is none of {', '.join(DECAYS)}; did you mean {near}?")
+            raise UserError(f"lr_scheduler: {self.name!r} is not one of {', '.join(DECAYS)}; did you mean {near}?")
 
     def __call__(self, step: int) -> float:
         time = step / self.updates_per_epoch

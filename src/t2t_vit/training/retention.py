@@ -30,7 +30,7 @@ from t2t_vit.training.step import StepMetrics
 
 NUMBERED = re.compile(r".+-\d+_(\d+)\.ckpt")
 LIST = "checkpoints.json"
-LAST, BEST = "last.ckpt", "best.ckpt"  # lead to the newest and to the best checkpoint, and are none themselves
+LAST, BEST = "last.ckpt", "best.ckpt"  # links to the newest and the best checkpoint, not checkpoints themselves
 
 
 class CheckpointFolder:
@@ -72,7 +72,7 @@ class CheckpointFolder:
         """
         own = {path.name for path in self.files()}
         for name in names:
-            if name not in own:  # a file from past the step that the run went on from must not pass for the new one
+            if name not in own:  # left from a later step than the run continued from: not the new file
                 remove_checkpoint(self.folder / name)
         content = {"run": dict(self._run), "kind": self._kind, "files": list(names)}
         with atomic_write(self._list, "w") as file:
@@ -306,7 +306,7 @@ class Checkpoints(Callback):
             self._save(state)
             self.wait()
         if diverged is not None and whole:
-            self._disown(diverged - 1)  # the update before the first without a finite gradient broke the weights
+            self._disown(diverged - 1)  # the update before the first gradient that was not finite broke the weights
         self._note(self._farewell(state) if diverged is None else self._way_back(state.step, diverged - 1))
 
     def close(self) -> None:
@@ -337,12 +337,12 @@ class Checkpoints(Callback):
             self._note(told)
 
     def _farewell(self, state: State) -> str:
-        last = "no checkpoint was written yet"
+        last = "no checkpoint has been written yet"
         if self.kept:
             file = self.kept[-1]
             last = (
-                f"the last checkpoint is {file}; --resume {quote(str(file))} continues from it, and so does "
-                "--resume auto where no newer run was stopped"
+                f"the last checkpoint is {file}; --resume {quote(str(file))} continues from it; so does "
+                "--resume auto, unless a newer run was stopped"
             )
         best = best_of(self.best)
         ranked = f"; the best one is {best}" if best else ""
@@ -353,11 +353,11 @@ class Checkpoints(Callback):
         best = [ranked.folder / entry["file"] for ranked in self.best.values() for entry in ranked.entries]
         earlier = [file for file in [*self.kept, *best] if step_of(file) < since]
         if not earlier:
-            return f"stopped at step {step}; no checkpoint is from before that, so begin again with a lower --base_lr"
+            return f"stopped at step {step}; no earlier checkpoint exists, so begin again with a lower --base_lr"
         file = quote(str(max(earlier, key=step_of)))
         return (
             f"stopped at step {step}; the last checkpoint from before step {since} is {file}: --resume {file} with a "
-            "lower --base_lr goes on from there"
+            "lower --base_lr continues from there"
         )
 
     def _save(self, state: State) -> None:
@@ -399,7 +399,7 @@ class Checkpoints(Callback):
                 self.best[name].announce(out)
             write_checkpoint([self.best[name].folder / file for name in pushed_out], data, self._identity.config_text)
             failures = self._lead_to_best()
-            for out in pushed_out.values():  # only now: until the new one is on the disk, the old one is the best one
+            for out in pushed_out.values():  # only now: until the new one is on the disk, the old one is the best
                 for path in out:
                     remove_checkpoint(path)
             return failures
@@ -427,7 +427,7 @@ class Checkpoints(Callback):
         except OutputError as error:
             pending.failed()
             self._saved_at = perf_counter()
-            return f"checkpoint of step {pending.step} not written, training goes on: {error}"
+            return f"checkpoint of step {pending.step} not written; training continues: {error}"
         pending.written()
         return None
 

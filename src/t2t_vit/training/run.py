@@ -21,12 +21,12 @@ from typing import Any, Self
 
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import LONGEST_JSON, atomic_write, check_folder, parse_json, read_at_most, remove_leftovers
-from t2t_vit.platforms import BINARY, NOT_BLOCKING, NOT_FOLLOWING, NoLocksError, lock, relative_path
+from t2t_vit.platforms import BINARY, NOT_BLOCKING, NOT_FOLLOWING, NoLocksError, lock, place_of, relative_path
 from t2t_vit.report.run_files import RECORD, REPORT
 from t2t_vit.training.retention import LIST, CheckpointFolder
 
 LOCK = ".run.lock"
-SECONDS_TO_DIE = 3.0  # a process that was killed holds its lock until its memory is given back
+SECONDS_TO_DIE = 3.0  # a killed process holds its lock until its memory is freed
 ROOT_KEYS = ("ckpt_root_dir", "best_ckpt_root_dir", "summary_root_dir", "logs_root_dir")
 
 Note = Callable[[str], None]
@@ -77,7 +77,7 @@ class Folders:
         Roots may be one and the same; the best checkpoints then have a folder within the others'.
         """
         checkpoints, best, summary, logs = (Path(root) / name for root in roots)
-        shared = os.path.realpath(checkpoints) == os.path.realpath(best)
+        shared = place_of(checkpoints) == place_of(best)
         return cls(checkpoints, checkpoints / "best" if shared else best, summary, logs)
 
     @property
@@ -95,9 +95,9 @@ class Folders:
     @property
     def distinct(self) -> list[Path]:
         """The folders, each once."""
-        found: dict[str, Path] = {}
+        found: dict[tuple[int, int, str], Path] = {}
         for folder in (self.checkpoints, self.best, self.summary, self.logs):
-            found.setdefault(os.path.realpath(folder), folder)
+            found.setdefault(place_of(folder), folder)
         return list(found.values())
 
     def sweep(self) -> None:
@@ -118,7 +118,7 @@ def is_taken(folder: Path) -> bool:
     """Whether anything is there that a new run must not touch; an empty folder is free."""
     try:
         return any(folder.iterdir())
-    except OSError:  # nothing, a file, a folder that may not be read, or a root that is none
+    except OSError:  # missing, a file, an unreadable folder, or a root that is not a folder
         with suppress(OSError):
             return folder.exists()
         return False
@@ -143,7 +143,7 @@ class Lock:
         self._held: list[int] = []
         self._files: list[Path] = []
         self._made: list[Path] = []
-        if hasattr(os, "register_at_fork"):  # a child that outlives this process must not hold the lock for it
+        if hasattr(os, "register_at_fork"):  # a child that outlives this process must not keep the lock
             os.register_at_fork(after_in_child=self.release)
 
     def take(self, folder: Path, *, fresh: bool) -> None:
@@ -164,12 +164,14 @@ class Lock:
         except FileExistsError:
             raise
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror}); name a folder that can be") from error
+            raise OutputError(
+                f"{path}: cannot be written ({error.strerror}); choose a folder that can be written"
+            ) from error
         self._held.append(descriptor)
         if fresh:
             self._files.append(path)
         self._lock(descriptor, path)
-        if fresh and any(file.name != LOCK for file in folder.iterdir()):  # of a program that knows no locks
+        if fresh and any(file.name != LOCK for file in folder.iterdir()):  # files of a program without locks
             raise FileExistsError(path)
 
     def tell(self, content: Mapping[str, Any]) -> None:
@@ -223,9 +225,7 @@ class Lock:
 
     def _warn(self, path: Path, why: str) -> None:
         if not self._warned:
-            self._note(
-                f"{path.parent} cannot be locked, {why}: two processes that continue this run at once would not notice"
-            )
+            self._note(f"{path.parent} cannot be locked, {why}: two processes could continue this run at the same time")
         self._warned = True
 
 
@@ -236,8 +236,8 @@ class AliveError(UserError):
         held = _json(folder / LOCK)
         self.who = f"process {held['process']} on {held.get('host')}" if "process" in held else "another process"
         super().__init__(
-            f"the run in {folder} is alive: {self.who} works on it; wait for it or stop it, or leave --resume out to "
-            "begin a new run"
+            f"the run in {folder} is running: {self.who}; wait for it or stop it, or leave --resume out to begin a "
+            "new run"
         )
 
 
@@ -475,7 +475,7 @@ def roots_for(
             is_near = Path(os.path.realpath(Path(beside) / folder.name)).is_relative_to(surroundings)
             if mark is not None and _is_own(Path(recorded[number]) / folder.name, mark):
                 roots.append(recorded[number])
-            elif os.path.realpath(beside) == os.path.realpath(recorded[number]):
+            elif place_of(beside) == place_of(recorded[number]):
                 roots.append(recorded[number] if is_near else elsewhere[number])
             else:
                 roots.append(beside if is_near else elsewhere[number])

@@ -145,7 +145,7 @@ class Stop:
 
     def check(self) -> None:
         """Raise Stopped where a signal asked for it: several processes all at the same call, at most one later."""
-        # In one number that processes agree about: twice the signal, and one more where the time is up.
+        # One number for all processes: twice the signal, plus one if the time is up.
         own = 2 * self.requested + self._time_is_up()
         number, time_is_up = divmod(own if self._agreement is None else self._agreement.turn(own), 2)
         if number:
@@ -170,4 +170,4 @@ class Stop:
     def _part(self, stopped: Stopped) -> None:
         deafen()
         if self._agreement is not None and stopped.whole:
-            self._agreement.meet()  # one that leaves early would have the others killed in the middle of saving
+            self._agreement.meet()  # if one left early, the others would be killed while they save

@@ -105,7 +105,9 @@ class State:
                 "lower accumulation_step or batch_size"
             )
         if start_epoch >= epochs:
-            raise UserError(f"start_epoch: {start_epoch} leaves nothing to train of {epochs} epochs; it counts from 0")
+            raise UserError(
+                f"start_epoch: {start_epoch} leaves nothing to train of {epochs} epochs; epochs count from 0"
+            )
         first, end = start_epoch * updates, epochs * updates
         return cls(updates, epochs, min(end, first + max_steps) if max_steps else end, step=first, closed_at=first)
 

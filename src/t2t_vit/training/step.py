@@ -130,7 +130,7 @@ class TrainStep:
             # torch's fused kernels look at found_inf on the device: 1 leaves weights and moments untouched.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
-        elif finite:  # the host has to look
+        elif finite:  # the host has to read it
             self.optimizer.step()
 
     def _shares_gradient(self, *, last: bool) -> AbstractContextManager[object]:

@@ -34,7 +34,7 @@ class TensorBoard:
             self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else 0)
         except OSError as error:
             raise OutputError(
-                f"{folder}: cannot be written ({error.strerror}); name another summary_root_dir"
+                f"{folder}: cannot be written ({error.strerror}); set another summary_root_dir"
             ) from error
         self._others, threading.excepthook = threading.excepthook, self._thread_failed
 

@@ -61,7 +61,7 @@ class Guarded:
             action(self._tracker)
         except Exception as error:  # a tracker's server, disk or account may fail in any way
             self._tracker = None
-            self._note(f"{self._name}: {first_line(error)}; training goes on without it")
+            self._note(f"{self._name}: {first_line(error)}; training continues without it")
 
 
 def check_installed(tracker: str) -> None:
@@ -72,7 +72,7 @@ def check_installed(tracker: str) -> None:
     """
     try:
         found = tracker == "none" or find_spec(tracker) is not None
-    except ValueError:  # a module without a specification
+    except ValueError:  # a module without a spec
         found = False
     if not found:
         raise missing(tracker)
@@ -278,7 +278,7 @@ class MlflowTracker:
         except ImportError as error:  # the small MLflow alone has no database
             raise missing("mlflow") from error
         except Exception as error:  # no server, no right, a damaged database: MLflow's own message is the clearest
-            raise UserError(f"tracker: mlflow does not begin at {uri} ({first_line(error)})") from error
+            raise UserError(f"tracker: mlflow cannot start at {uri} ({first_line(error)})") from error
         run_id.keep(self._id)
         note(f"tracker: mlflow, run {self._id}, {uri} (mlflow ui --backend-store-uri {uri})")
 
@@ -347,7 +347,7 @@ class WandbTracker:
             )
             self._run.define_metric("*", step_metric="step")
         except Exception as error:  # no server, no right, a bad variable: W&B's own message is the clearest
-            raise UserError(f"tracker: wandb does not begin ({first_line(error)})") from error
+            raise UserError(f"tracker: wandb cannot start ({first_line(error)})") from error
         run_id.keep(self._run.id)
         where = f"files in {folder / 'wandb'} (wandb sync)" if self._run.offline else self._run.url
         note(f"tracker: wandb, run {self._run.id}, {where}")

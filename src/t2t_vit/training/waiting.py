@@ -34,10 +34,10 @@ def begin() -> None:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        # What is printed meanwhile stands above the line; results in a pipe are not its business.
+        # Other output appears above this line; results in a pipe are not affected.
         together = sys.stdout.isatty()
         _line = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=together)
-        _line.add_task("getting ready: program, data, network")
+        _line.add_task("starting: program, data, network")
         _line.start()
 
 

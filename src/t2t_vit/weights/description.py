@@ -205,7 +205,7 @@ def sizes_of(tensors: Mapping[str, Tensor], arch: str) -> str:
     """What to say where no square image has as many tokens as the weights of `arch` have positions."""
     table = tensors.get(POSITIONS)
     if table is None or table.ndim != 3 or table.shape[1] < 2:
-        return f"says nothing of the size of its images, since it has no {POSITIONS}; give image_size"
+        return f"does not give the size of its images, because it has no {POSITIONS}; give image_size"
     count, row = table.shape[1] - 1, VARIANTS[arch]
     stride = math.prod(split.stride for split in row.splits)
     sides = [side for side in range(1, math.isqrt(count) + 1) if count % side == 0]
@@ -213,8 +213,8 @@ def sizes_of(tensors: Mapping[str, Tensor], arch: str) -> str:
     fitting = [size for size in sizes if row.grids(size)[-1] == (size[0] // stride, size[1] // stride)]
     example = f", such as {fitting[-1][0]} {fitting[-1][1]} or {fitting[-1][1]} {fitting[-1][0]}" if fitting else ""
     return (
-        f"its {POSITIONS} has {count} positions and the class token's, which are no square; give image_size as the "
-        f"height and width of images with {count} tokens{example}"
+        f"its {POSITIONS} has {count} positions besides the class token, which do not form a square; give image_size "
+        f"as the height and width of images with {count} tokens{example}"
     )
 
 
@@ -223,4 +223,4 @@ def _why_none_fits(tensors: Mapping[str, Tensor]) -> str:
         some = ", ".join(list(tensors)[:3])
         return f"holds the weights of another network, not of a T2T-ViT (its tensors: {some}, ...)"
     shape = tuple(tensors["cls_token"].shape) if "cls_token" in tensors else "missing"
-    return f"fits none of {', '.join(VARIANTS)} (its cls_token is {shape}, its depth {len(_blocks(tensors))})"
+    return f"matches none of {', '.join(VARIANTS)} (its cls_token is {shape}, its depth {len(_blocks(tensors))})"

@@ -64,7 +64,7 @@ class FitReport:
             if names:
                 parts.append(f"{some(names)} {word}")
         if self.state:
-            parts.append(f"{len(self.state)} entries of the training's state left aside")
+            parts.append(f"{len(self.state)} entries of the training state left out")
         return "; ".join(parts)
 
 
@@ -103,20 +103,20 @@ def load_weights(
     position: PositionPolicy = "rebuild",
     partial: bool = False,
 ) -> FitReport:
-    """Load weights of any origin into `model`, whatever their class count, image size and input channels.
+    """Load weights of any origin into `model`, with any number of classes, image size and input channels.
 
     Args:
-        model: filled in place; nothing is changed when an error is raised.
-        path: a checkpoint of ours, of the authors', of mmpretrain's, any state dict of these names, safetensors, a
-            MindSpore `.ckpt`, a folder with `model.safetensors`, a variant's name, which stands for the authors'
-            released weights, or the bytes of such a file, or the file, open.
+        model: changed in place; unchanged if an error is raised.
+        path: a checkpoint of this package, the authors or mmpretrain, any state dict with these names, safetensors, a
+            MindSpore `.ckpt`, a folder with `model.safetensors`, the name of a variant for the authors'
+            released weights, the bytes of such a file, or an open file.
         which: "auto", "ema" or "raw", for files that hold both.
-        position: for another grid, "rebuild" the position table by its formula, as the authors do for training, or
-            "resize" the stored one (bicubic, class row kept), as they do for loading.
-        partial: let tensors be missing or of another shape; without it only the head may be.
+        position: for another grid, "rebuild" computes the position table again, as the authors do for training,
+            "resize" interpolates the stored one (bicubic, class row kept), as they do for loading.
+        partial: allow missing tensors and other shapes; without it, only for the head.
 
     Raises:
-        UserError: the file is no file of weights, or of another network.
+        UserError: the file holds no weights, or those of another network.
     """
     weights = read_weights(path, which)
     return fit(
@@ -189,7 +189,7 @@ def _fitted(job: _Fitting, name: str, changes: list[Change]) -> Tensor | None:
         return None  # the position table, which the model has by its formula
     tensor, target = job.tensors[name], job.state[name]
     if not _is_finite(tensor):
-        raise UserError(f"{job.path}: {name} is not finite: that training diverged; take an earlier checkpoint")
+        raise UserError(f"{job.path}: {name} is not finite: the training diverged; use an earlier checkpoint")
     if not job.differs(name):
         return tensor
     if name == POSITIONS and tensor.ndim == 3 and tensor.shape[2] == target.shape[2]:
@@ -205,7 +205,7 @@ def _fitted(job: _Fitting, name: str, changes: list[Change]) -> Tensor | None:
 def _positions(job: _Fitting, changes: list[Change]) -> Tensor:
     """The table for the model's grid. By the formula the model's own is right already."""
     if job.position == "rebuild":
-        changes.append(job.change(POSITIONS, "computed anew for this image size"))
+        changes.append(job.change(POSITIONS, "computed again for this image size"))
         return job.state[POSITIONS]
     resized = resize_positions(job.tensors[POSITIONS], job.model.grid)
     if resized is None:
@@ -229,7 +229,7 @@ def _check_missing(job: _Fitting, new: Iterable[str]) -> None:
     if missing:
         raise UserError(
             f"{job.path}: lacks {len(missing)} of the {len(job.state)} tensors of {job.model.name} ({some(missing)}); "
-            "it was cut or belongs to another network"
+            "it was truncated or belongs to another network"
         )
     if job.partial and not any(name in job.tensors for name in job.state):
         raise UserError(f"{job.path}: holds no tensor of {job.model.name}")

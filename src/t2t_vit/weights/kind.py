@@ -52,11 +52,11 @@ def file_kind(path: str | Path) -> Kind:
         with open_regular(path) as file:
             head, size = file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file") from error
+        raise UserError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error
     if not head:
-        raise UserError(f"{path}: is empty; it was probably not written to its end")
+        raise UserError(f"{path}: is empty; it was probably not written completely")
     if path.name.endswith(".safetensors.index.json") or (head.lstrip()[:1] == b"{" and b'"weight_map"' in head):
         return "torch index" if b'.bin"' in head and b'.safetensors"' not in head else "safetensors index"
     kind = _kind_of(head, size)

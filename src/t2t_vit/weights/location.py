@@ -54,7 +54,7 @@ def given_file(source: Source) -> Iterator[str | Path]:
                 shutil.copyfileobj(content, file)
         except (AttributeError, TypeError) as error:
             raise UserError(
-                f"weights are given as a path, as bytes or as a file open in mode 'rb', not as {type(source).__name__}"
+                f"give weights as a path, as bytes or as a file open in mode 'rb', not as {type(source).__name__}"
             ) from error
         try:
             yield path
@@ -93,7 +93,7 @@ def weights_file_in(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(
-        f"{folder}: is a folder without {WEIGHTS_FILES[0]} or {WEIGHTS_FILES[-1]}; name the weights file in it"
+        f"{folder}: is a folder without {WEIGHTS_FILES[0]} or {WEIGHTS_FILES[-1]}; give the weights file in it"
     )
 
 
@@ -126,7 +126,7 @@ def cache_folder() -> Path:
     """
     folder = chosen_cache()
     if folder is None:
-        raise UserError("there is no home folder to keep weights in; name a folder in T2T_VIT_CACHE")
+        raise UserError("no home folder to store weights in; set T2T_VIT_CACHE to a folder")
     return folder
 
 
@@ -141,7 +141,7 @@ def released_file(name: str) -> Path:
             cannot be written.
     """
     if name not in RELEASES:
-        raise UserError(f"no weights are released for {name}, only for {', '.join(RELEASES)}")
+        raise UserError(f"no weights are released for {name}; there are weights for {', '.join(RELEASES)}")
     release = RELEASES[name]
     path = cache_folder() / release.file
     if not path.exists():
@@ -158,7 +158,7 @@ def _fetch(address: str, path: Path, name: str, arch: str) -> None:
         folder = TemporaryDirectory(prefix=".fetched-", dir=path.parent)
     except OSError as error:
         raise UserError(
-            f"{path.parent}: cannot be written ({error.strerror}); name another folder in T2T_VIT_CACHE"
+            f"{path.parent}: cannot be written ({error.strerror}); set T2T_VIT_CACHE to another folder"
         ) from error
     with folder:
         fresh = Path(folder.name) / path.name
@@ -174,7 +174,8 @@ def _fetch(address: str, path: Path, name: str, arch: str) -> None:
                 reason = error  # whose reason lacks the number
                 error.close()
             raise UserError(
-                f"{name}: {address} could not be fetched ({reason}); fetch it by other means and put it at {path}"
+                f"{name}: {address} could not be downloaded ({reason}); download it in another way and save it as "
+                f"{path}"
             ) from error
 
 
@@ -198,9 +199,9 @@ def _check(path: Path) -> None:
             return
         size = path.stat().st_size
         if size != known.size:
-            raise ValueError(f"what came has {size:,} bytes, the file {known.size:,}")
+            raise ValueError(f"the download has {size:,} bytes, but the file has {known.size:,}")
         if not hashlib.file_digest(file, "sha384").hexdigest().startswith(known.sha384):
-            raise ValueError("what came has another digest than the file")
+            raise ValueError("the download has another digest than the file")
 
 
 def _check_content(path: Path, arch: str) -> None:
@@ -212,4 +213,4 @@ def _check_content(path: Path, arch: str) -> None:
         tensors, *_ = foreign_copies(path, read_torch_archive(path)).values()
         describe(authors_names(tensors), path, arch)
     except UserError as error:
-        raise ValueError(f"what came is not that file: {str(error).removeprefix(f'{path}: ')}") from error
+        raise ValueError(f"the download is not that file: {str(error).removeprefix(f'{path}: ')}") from error

@@ -23,19 +23,21 @@ Which = Literal["auto", "ema", "raw"]
 NEWEST_VERSION = 1  # of our own checkpoints
 _REFUSALS: dict[Kind, str] = {
     "encrypted mindspore": "is an encrypted MindSpore checkpoint; decrypt it with MindSpore (dec_key) first",
-    "mindir": "is a MINDIR model, a program without names to load; name the checkpoint it was made of",
-    "onnx": "is an ONNX model: infer and eval run it, but it holds no weights to load; name the checkpoint behind it",
-    "pt2": "is an exported program, which infer and eval run, but no checkpoint; name the one behind it",
-    "aoti": "is compiled code, which holds no weights to load; name the checkpoint behind it",
-    "openvino": "is an OpenVINO model, which holds no weights to load; name the checkpoint behind it",
-    "executorch": "is an ExecuTorch program, which holds no weights to load; name the checkpoint behind it",
-    "tensorrt": "is a TensorRT engine, which holds no weights to load; name the checkpoint behind it",
+    "mindir": "is a MINDIR model, which holds no weights to load; give the checkpoint that it was made from",
+    "onnx": "is an ONNX model: infer and eval run it, but it holds no weights to load; give the checkpoint that it was"
+    " made from",
+    "pt2": "is an exported program: infer and eval run it, but it is not a checkpoint; give the one that it was made"
+    " from",
+    "aoti": "is compiled code, which holds no weights to load; give the checkpoint that it was made from",
+    "openvino": "is an OpenVINO model, which holds no weights to load; give the checkpoint that it was made from",
+    "executorch": "is an ExecuTorch program, which holds no weights to load; give the checkpoint that it was made from",
+    "tensorrt": "is a TensorRT engine, which holds no weights to load; give the checkpoint that it was made from",
     "torch index": (
-        "is the index of several files of torch.save, which are not put together here; save it as safetensors, "
+        "is the index of several files of torch.save, which are not joined here; save it as safetensors, "
         "or in one file with torch.save(model.state_dict(), path)"
     ),
     "text": "is a text file, not a checkpoint",
-    "tar": "is a real tar archive; unpack it and name the checkpoint inside ('.pth.tar' files of torch are not tars)",
+    "tar": "is a real tar archive; unpack it and give the checkpoint inside ('.pth.tar' files of torch are not tars)",
     "gzip": "is compressed with gzip; unpack it first",
     "unknown": "is not a checkpoint: neither of torch.save nor safetensors nor MindSpore's",
 }
@@ -166,7 +168,7 @@ def _torch(path: Path) -> _Content:
 def _ours(path: Path, content: Mapping[str, Any]) -> _Content:
     version = content.get("version")
     if type(version) is not int or version > NEWEST_VERSION:
-        raise UserError(f"{path}: was written by a newer version of t2t_vit; update the checkout of t2t_vit")
+        raise UserError(f"{path}: was written by a newer version of t2t_vit; update t2t_vit")
     kinds: tuple[tuple[Copy, str], ...] = (("ema", "ema"), ("raw", "model"))
     found = {kind: stored for kind, key in kinds if (stored := state_dict_in(content.get(key)))}
     if _score(content, "raw") > _score(content, "ema"):
@@ -177,7 +179,7 @@ def _ours(path: Path, content: Mapping[str, Any]) -> _Content:
         {kind: partial(dict, stored) for kind, stored in found.items()},
         plain_config(content.get("config")),
         plain_classes(content.get("classes")),
-        lacking_ema="its run kept no average, or had not begun one",
+        lacking_ema="the run keeps no average, or had not begun one",
     )
 
 

@@ -68,18 +68,18 @@ def read_saved_run(path: str | Path) -> SavedRun:
 
 def _read(path: str | Path) -> SavedRun:
     if Path(path).is_dir():
-        raise UserError(f"{path}: is a folder; name a checkpoint in it, such as last.ckpt, or auto for the newest run")
+        raise UserError(f"{path}: is a folder; give a checkpoint in it, such as last.ckpt, or auto for the newest run")
     if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such file; name a checkpoint of the run, or auto for the newest run")
+        raise UserError(f"{path}: no such file; give a checkpoint of the run, or auto for the newest run")
     kind = file_kind(path)
-    instead = f"--pretrained {path} with exclude_epoch_state True starts from its weights"
+    instead = f"--pretrained {path} with exclude_epoch_state True starts a new run from its weights"
     if kind != "torch":
-        raise UserError(f"{path}: is no checkpoint of a run of t2t_vit, so there is nothing to continue; {instead}")
+        raise UserError(f"{path}: is not a checkpoint of a t2t_vit run, so there is nothing to continue; {instead}")
     content = read_torch_archive(path)
     if type(content) is not dict or content.get("format") != "t2t_vit":
-        raise UserError(f"{path}: holds weights but no run of t2t_vit to continue; {instead}")
+        raise UserError(f"{path}: holds weights but no t2t_vit run to continue; {instead}")
     if type(version := content.get("version")) is not int or version > NEWEST_VERSION:
-        raise UserError(f"{path}: was written by a newer version of t2t_vit; update the checkout of t2t_vit")
+        raise UserError(f"{path}: was written by a newer version of t2t_vit; update t2t_vit")
     lacking = [name for name, form in RUN_ENTRIES.items() if type(content.get(name)) is not form]
     if lacking:
         raise UserError(f"{path}: lacks {', '.join(lacking)}, so its run cannot be continued; {instead}")
@@ -98,11 +98,11 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[str]:
     progress = {"lr": _rate, "evaluated_at": _step_up_to(step, -1), "closed_at": _step_up_to(step), "ended": _flag}
     yield from _wrong_values("progress.", content["progress"], progress)
     if not all(type(name) is str for name in content["classes"]):
-        yield "a name of a class is no text"
+        yield "a name of a class is not text"
     yield from _wrong_values("", {"scaler": content.get("scaler")}, {"scaler": _state_or_none})
     for name in ("model", "ema"):
         if content.get(name) is not None and not _is_state_dict(content[name]):
-            yield f"{name} is no state dict of tensors"
+            yield f"{name} is not a state dict of tensors"
     yield from _wrong_average(content.get("average"))
     for name, scores in content["metrics"].items():
         if name == "step":
@@ -113,7 +113,7 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[str]:
                 yield f"metrics.{name} lacks a score"
     for name, entries in content["best"].items():
         if type(entries) not in (list, tuple):
-            yield f"best.{name} is no list"
+            yield f"best.{name} is not a list"
             continue
         for entry in entries:
             yield from _wrong_values(f"best.{name}.", entry, {"file": _file_name, "step": _count, **SCORES})
@@ -121,7 +121,7 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[str]:
                 yield f"best.{name} has an entry without file, step or loss"
     for name, state in content["followers"].items():
         if type(name) is not str or type(state) is not dict:
-            yield f"followers.{name} is no state"
+            yield f"followers.{name} is not a state"
 
 
 def _wrong_average(average: Any) -> Iterator[str]:
@@ -137,12 +137,12 @@ def _wrong_values(
 ) -> Iterator[str]:
     """What is wrong with the values of a dictionary; keys without a check are held to `otherwise`, or foreign."""
     if type(found) is not dict:
-        yield f"{where.rstrip('.')} is no dictionary"
+        yield f"{where.rstrip('.')} is not a dictionary"
         return
     for name, value in found.items():
         check = checks.get(name, otherwise) if type(name) is str else None
         if check is None:
-            yield f"{where}{name} is no entry of a run"
+            yield f"{where}{name} is not an entry of a run"
         elif not check(value):
             yield f"{where}{name} is {str(value)[:60]}"
 

@@ -55,7 +55,7 @@ def _network(weights: Weights) -> str:
         parts.append(f"{size[0]} x {size[1]} pixels")
     elif found.image_size:
         parts.append(
-            f"{found.image_size[0]} x {found.image_size[1]} pixels (from the number of positions; others fit, too)"
+            f"{found.image_size[0]} x {found.image_size[1]} pixels (from the number of positions; others also fit)"
         )
     return ", ".join(parts)
 

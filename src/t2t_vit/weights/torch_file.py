@@ -30,7 +30,7 @@ def own_content(path: Path, content: Any) -> Any:
     """The content of a run's checkpoint with its tensors in memory of their own, bit for bit as they were saved.
 
     Raises:
-        UserError: it is nested without end, or claims more elements than the file has.
+        UserError: it is nested too deeply, or claims more elements than the file has.
     """
     claimed = sum(_claimed(tensor) for tensor in _tensors(path, content))
     if claimed > path.stat().st_size:  # tensors may share a storage, and one element may stand for many
@@ -96,7 +96,7 @@ def _tensors(path: Path, content: Any) -> list[Tensor]:
         value, depth = pending.pop()
         count += 1
         if count > _MOST_VALUES or depth > _DEEPEST:
-            raise UserError(f"{path}: its values are nested without end")
+            raise UserError(f"{path}: its values are nested too deeply")
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, dict | list | tuple):

@@ -46,7 +46,7 @@ def convert_weights(
     """
     chosen = _format(target, format)
     if Path(target).is_dir():
-        raise UserError(f"{target}: is a folder; name the file to write")
+        raise UserError(f"{target}: is a folder; give the file to write")
     weights = read_weights(source, which)
     tensors = dict(weights.tensors)
     if chosen == "mindspore":
@@ -63,11 +63,12 @@ def _format(target: str | Path, asked: str | None) -> Format:
         for known in FORMATS:
             if asked == known:
                 return known
-        raise UserError(f"format '{asked}' is not known; there are {', '.join(FORMATS)}")
+        raise UserError(f"format '{asked}' is not known; choose one of {', '.join(FORMATS)}")
     ending = Path(target).suffix.lower()
     if ending not in _ENDINGS:
         raise UserError(
-            f"{target}: its ending says no format; name it {', '.join(_ENDINGS)}, or add --format {'|'.join(FORMATS)}"
+            f"{target}: its ending does not give a format; end it in {', '.join(_ENDINGS)}, or add --format "
+            f"{'|'.join(FORMATS)}"
         )
     return _ENDINGS[ending]
 

@@ -71,14 +71,14 @@ def test_the_switch_lowers_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_switch_does_not_raise_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "avx512")
     monkeypatch.setenv(SWITCH, "amx")
-    message = "T2T_VIT_CPU: this processor does not have amx; the highest level that it has is avx512"
+    message = "T2T_VIT_CPU: this processor does not have amx; its highest level is avx512"
     with pytest.raises(UserError, match=f"^{message}$"):
         library.unavailable()
 
 
 def test_a_level_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "sse")
-    with pytest.raises(UserError, match=r"^T2T_VIT_CPU: 'sse' is none of none, avx2, avx512, avx512_bf16, amx$"):
+    with pytest.raises(UserError, match=r"^T2T_VIT_CPU: 'sse' is not one of none, avx2, avx512, avx512_bf16, amx$"):
         library.unavailable()
 
 

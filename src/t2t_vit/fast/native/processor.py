@@ -34,9 +34,9 @@ def cpu_level() -> str:
     if not asked:
         return best
     if asked not in LEVELS:
-        raise UserError(f"{SWITCH}: {asked!r} is none of {', '.join(LEVELS)}")
+        raise UserError(f"{SWITCH}: {asked!r} is not one of {', '.join(LEVELS)}")
     if LEVELS.index(asked) > LEVELS.index(best):
-        raise UserError(f"{SWITCH}: this processor does not have {asked}; the highest level that it has is {best}")
+        raise UserError(f"{SWITCH}: this processor does not have {asked}; its highest level is {best}")
     return asked
 
 

@@ -303,7 +303,8 @@ def test_names_that_are_no_utf8_survive_everywhere(run: Run) -> None:
     code, _, err = run(*QUICK, "--data_url", str(root))
     assert code == 0, err
     for path in logs().iterdir():
-        path.read_text(encoding="utf-8")
+        if path.name != "answers.npy":  # numbers alone
+            path.read_text(encoding="utf-8")
     assert json.loads((logs() / "run.json").read_text())["classes"] == ["b b", "caf\\udce9", "new\\nline"]
     assert "caf\\udce9" in (logs() / "report.html").read_text(encoding="utf-8")
     (root / os.fsdecode(b"caf\xe9") / "0.png").unlink()

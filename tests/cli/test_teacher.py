@@ -209,6 +209,24 @@ def test_a_run_with_a_teacher_keeps_nothing_of_it_but_its_name_and_digest(
     assert distilled["config"]["teacher"] == teacher
 
 
+@pytest.mark.thorough
+def test_a_teacher_that_is_refused_teaches_once_it_was_trained_on_the_data(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, _ = saved(tmp_path, CLASSES, size=28, in_chans=1)
+    code, _, err = command("train", *LINE, "--distill=hard", f"--teacher={path}")
+    assert code == 2
+    assert "does not know 10 of the 10 classes (" in err
+    assert (
+        "and 5 more); a teacher has to know the classes of the data: train it on them first, with --pretrained" in err
+    )
+    assert command("train", *LINE, f"--pretrained={path}", "--model_postfix=_teacher")[0] == 0
+    teacher = f"runs/checkpoints/{NAME}_teacher/last.ckpt"
+    code, _, err = command("train", *LINE, "--distill=hard", f"--teacher={teacher}")
+    assert code == 0, err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

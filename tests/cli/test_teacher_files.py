@@ -1,22 +1,25 @@
 """Teachers that are not checkpoints of ours: timm's networks with local weights, and exported files."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from torch.nn.functional import cross_entropy
 
 from t2t_vit.assembly.teacher import open_teacher
 from t2t_vit.assembly.teacher_files import _maps_of_timm
 from t2t_vit.cli.main import main
+from t2t_vit.data.conversion import Conversion
 from t2t_vit.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.model import create_model
 from t2t_vit.precision import choose_precision
 from t2t_vit.settings.schema import Config
-from t2t_vit.training.teacher import Teacher
+from t2t_vit.training.teacher import Distillation, Teacher, soft_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -50,9 +53,36 @@ def test_a_network_of_timms_answers_as_by_itself(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())  # type: ignore[attr-defined]
 
 
-def test_without_a_side_it_sees_images_of_its_own_size(tmp_path: Path) -> None:
+def test_a_step_is_that_of_timms_own_task() -> None:
+    """The whole of soft distillation against timm's: loss and gradients, two networks of other means and deviations."""
+    task = pytest.importorskip("timm.task.distillation", reason="this timm has no distillation").LogitDistillationTask
+    teacher, student = network("test_vit", img_size=32), network("test_resnet")
+    teacher.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    student.pretrained_cfg |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    images, targets = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    theirs = task(student, teacher, torch.nn.CrossEntropyLoss(), task_loss_weight=0.3, temperature=2.0, verbose=False)
+    theirs(images, targets)["loss"].backward()
+    expected = [parameter.grad.clone() for parameter in student.parameters()]
+    loss = theirs(images, targets)["loss"].item()
+    student.zero_grad()
+
+    view = Conversion(
+        Preprocessing((32, 32), mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        Preprocessing((32, 32), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)),
+        CPU,
+    )
+    ours = Distillation(Teacher(teacher, view), partial(soft_loss, temperature=2.0), 0.7)
+    value = ours.about(images, cross_entropy)(student(images), targets)
+    value.backward()
+    assert value.item() == pytest.approx(loss, rel=1e-5)
+    for parameter, gradient in zip(student.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_without_a_side_it_sees_images_of_its_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"state_dict": {f"module.{k}": v for k, v in network(CNN).state_dict().items()}}, tmp_path / "w.pth")
-    teacher = opened(f"timm:{CNN}={tmp_path / 'w.pth'}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    teacher = opened(f"timm:{CNN}=~/w.pth")
     assert teacher.view(torch.randn(1, 3, 32, 32)).shape[-2:] == timm.get_pretrained_cfg(CNN).input_size[1:]
 
 

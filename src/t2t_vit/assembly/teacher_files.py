@@ -151,7 +151,7 @@ def _of_timm(path: str, precision: Precision, dense: bool) -> TeacherFile:
             f"teacher {path}: a network of timm's is written timm:NAME=FILE, such as timm:resnet18=resnet18.pth, or "
             "timm:NAME@SIDE=FILE for images of another size than its own"
         )
-    name, file = form["name"], form["file"]
+    name, file = form["name"], str(Path(form["file"]).expanduser())
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0)[0]
         raise UserError(f"teacher {path}: timm has no network '{name}'; did you mean '{near}'?")

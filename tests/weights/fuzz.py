@@ -132,6 +132,9 @@ def seeds(folder: Path) -> list[Seed]:
     save_pretrained(model, folder / "hub", classes=["a", "b", "c"])
     (folder / "hub" / "config.json").replace(path)
     add("folder", answered_by_folder, "hub/config.json", is_text=True)
+    held = json.loads(path.read_text(encoding="utf-8"))
+    held["pretrained_cfg"] |= {"mean": [0.5], "std": [0.5]}  # of one channel
+    path.write_text(json.dumps(held, indent=2), encoding="utf-8")
     add("eval, folder", lambda file: evaluated(file.parent, data), "hub/config.json", is_text=True)
     graph = GraphWriter()
     graph.output(graph.node("ReLU", [graph.input("images", (-1, 1, 28, 28), "float32")]), (-1, 3), "float32")

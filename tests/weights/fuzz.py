@@ -22,16 +22,26 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from t2t_vit.api import evaluate, options_of
+from t2t_vit.cli.eval import evaluate_job
 from t2t_vit.data import fashion_mnist
+from t2t_vit.data.readable import read_list
 from t2t_vit.errors import UserError, printable
+from t2t_vit.evaluation.findings import details
 from t2t_vit.formats.mindir import GraphWriter
 from t2t_vit.inference.exported import Metadata
 from t2t_vit.inference.load import load
 from t2t_vit.inference.mindir_predictor import mindir_metadata
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.model.pretrained import from_pretrained, preprocessing_of, save_pretrained
+from t2t_vit.report.page import write_report
 from t2t_vit.settings.file import read_config, to_yaml
 from t2t_vit.settings.schema import Config
+from t2t_vit.training.distributed import Processes
+from t2t_vit.training.journal import History
+from t2t_vit.training.retention import CheckpointFolder
+from t2t_vit.training.run import mark_in, runs_of
+from t2t_vit.training.trackers import RunId
 from t2t_vit.weights import load_weights, read_saved_run, read_weights
 from t2t_vit.weights.mindspore_file import write_mindspore_file
 from t2t_vit.weights.show import shown
@@ -111,12 +121,21 @@ def seeds(folder: Path) -> list[Seed]:
     torch.serialization.set_crc32_options(False)
     torch.save({"state_dict": state}, path)
     torch.serialization.set_crc32_options(True)
-    add("network", answered, head=path.read_bytes().find(b"PK\x03\x04", 100))
+    add("network", answered, head=seed_head(path))
+    data = image_tree(folder / "data")
+    add("eval", lambda file: evaluated(file, data), head=seed_head(path))
+    left = run_files(path, data)
     save_file(state, path)
-    add("network, safetensors", answered, head=8 + int.from_bytes(path.read_bytes()[:8], "little"))
+    head = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    add("network, safetensors", answered, head=head)
+    add("eval, safetensors", lambda file: evaluated(file, data), head=head)
     save_pretrained(model, folder / "hub", classes=["a", "b", "c"])
     (folder / "hub" / "config.json").replace(path)
     add("folder", answered_by_folder, "hub/config.json", is_text=True)
+    held = json.loads(path.read_text(encoding="utf-8"))
+    held["pretrained_cfg"] |= {"mean": [0.5], "std": [0.5]}  # of one channel
+    path.write_text(json.dumps(held, indent=2), encoding="utf-8")
+    add("eval, folder", lambda file: evaluated(file.parent, data), "hub/config.json", is_text=True)
     graph = GraphWriter()
     graph.output(graph.node("ReLU", [graph.input("images", (-1, 1, 28, 28), "float32")]), (-1, 3), "float32")
     metadata = Metadata("t2t_vit_quickstart", _preprocessing(model), ("a", "b", "c"), 3)
@@ -124,9 +143,109 @@ def seeds(folder: Path) -> list[Seed]:
     add("mindir", mindir_metadata, "mutated.mindir")
     path.write_text(to_yaml(Config()), encoding="utf-8")
     add("yaml", read_config, "mutated.yaml", is_text=True)
+    for name, content in left.items():
+        path.write_bytes(content)
+        add(f"run folder, {name}", run_folder(name), name, is_text=True)
     path.write_bytes(gzip.compress(bytes(16 + 784)))
     add("idx.gz", lambda file: fashion_mnist.fashion_mnist("val", "L", str(file.parent)), "t10k-images-idx3-ubyte.gz")
     return found
+
+
+def seed_head(path: Path) -> int:
+    """The bytes of a zip archive of torch before its first tensor."""
+    return path.read_bytes().find(b"PK\x03\x04", 100)
+
+
+def image_tree(folder: Path) -> Path:
+    """Validation images of the network's three classes."""
+    for grey, name in enumerate(("a", "b", "c")):
+        (folder / "val" / name).mkdir(parents=True)
+        Image.new("L", (28, 28), 80 * grey).save(folder / "val" / name / "0.png")
+    return folder
+
+
+def evaluated(path: Path, data: Path) -> None:
+    """`eval --pretrained`."""
+    evaluate(path, data_url=str(data), num_parallel_workers=0, arch="t2t_vit_quickstart", device="cpu")
+
+
+def run_files(checkpoint: Path, data: Path) -> dict[str, bytes]:
+    """What a run leaves beside its checkpoints, by the names of the files."""
+    asked = options_of(
+        "eval",
+        "",
+        {"pretrained": checkpoint, "data_url": str(data), "num_parallel_workers": 0, "arch": "t2t_vit_quickstart"},
+    )
+    found = evaluate_job(asked, Processes(), lambda _: None, wants_outcomes=True)
+    assert found.outcomes is not None
+    scores = {"raw": {"loss": 0.5, "top1": 0.5, "top5": 1.0, "count": 3}}
+    run = {"id": "1d", "name": "a"}
+    rows = [{"kind": kind, "epoch": 1, "step": 3, "train_loss": 0.5} for kind in ("step", "epoch")]
+    contents: dict[str, object] = {
+        "evaluation.json": {
+            "step": 3,
+            "epoch": 1,
+            "weights": "raw",
+            "scores": scores,
+            **details(found.outcomes, found.images),
+        },
+        "run.json": {
+            "run": run,
+            "name": "a",
+            "finished": None,
+            "started": "2026-01-02T03:04:05+00:00",
+            "arch": "t2t_vit_7",
+            "image_size": [28, 28],
+            "parameters": 4_210_000,
+            "trainable": 3_000_000,
+            "dataset": "ImageNet",
+            "training_images": 31,
+            "validation_images": 3,
+            "classes": ["a", "b", "c"],
+            "epochs": 3,
+            "last_step": 12,
+            "updates_per_epoch": 4,
+            "software": {"torch": "2"},
+            "hardware": {
+                "device": "x",
+                "device_type": "cpu",
+                "processes": 1,
+                "processor": "x",
+                "cores": 5,
+                "threads": 1,
+                "precision": "float32",
+            },
+            "configuration": [{"section": "s", "keys": [{"key": "mean", "value": [0.5], "default": [0.5]}]}],
+        },
+        "checkpoints.json": {"run": run, "kind": "checkpoints", "files": ["a-1_3.ckpt", "a-2_6.ckpt"]},
+        ".run.lock": {"run": run, "began": 1.5, "folders": ["c/a", "b/a", "s/a", "l/a"], "process": 1, "host": "h"},
+        "wandb.json": {"run_id": "x1", "run": "1d"},
+    }
+    texts = {name: json.dumps(content) for name, content in contents.items()}
+    texts["history.jsonl"] = "".join(f"{json.dumps(row)}\n" for row in rows)
+    texts["history.csv"] = "kind,epoch,step,train_loss,val_top1\nstep,0.5,3,1.25,\nepoch,1.0,6,0.75,0.5\n"
+    texts["images.txt"] = "a/0.png\nb/\\xff.png\n"
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def run_folder(name: str) -> Callable[[Path], object]:
+    """What reads that file of a run's folder."""
+
+    def report(path: Path) -> None:
+        write_report(path.parent, path.parent / "report.html")
+
+    def listed(path: Path) -> None:
+        mark_in(path.parent)
+        runs_of("a", "a", [path.parent.parent] * 4)
+        CheckpointFolder(path.parent).files()
+
+    return {
+        "history.jsonl": lambda path: History(path.parent, 5),
+        "wandb.json": lambda path: RunId(path.parent, "wandb", run="1d", goes_on=True),
+        "images.txt": read_list,
+        "checkpoints.json": listed,
+        ".run.lock": listed,
+    }.get(name, report)
 
 
 def _preprocessing(model: T2TViT) -> Any:
@@ -210,7 +329,8 @@ def outcome(number: int, whole: list[Seed], folder: Path) -> str:
     """What became of mutated file `number`; anything but a UserError escapes."""
     rng = random.Random(number)
     seed = _seed(number, whole)
-    path = folder / seed.name
+    path = folder / seed.kind.replace(",", "") / seed.name if seed.kind.startswith("run folder") else folder / seed.name
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(mutated(seed, whole, rng))
     try:
         seed.open(path)

@@ -8,8 +8,8 @@
 
 # %% [markdown]
 # # Embeddings and neighbours
-# What stands before the head is a vector for each image: similar images have similar vectors. A small network is
-# trained first, on images of the package; with a checkpoint of your own, load it instead.
+# The input of the head is a vector for each image: similar images have similar vectors. A small network is
+# trained first, on images of the package; if you have a checkpoint, load it instead.
 
 # %%
 from pathlib import Path

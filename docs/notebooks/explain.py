@@ -8,8 +8,8 @@
 
 # %% [markdown]
 # # Explain a prediction
-# Where an answer looks, what each stage makes of an image, and where a network is sure and wrong. A small network is
-# trained first, on images of the package; with a checkpoint of your own, set `checkpoint` to it.
+# Which parts of an image decide, what each stage computes, and the confident mistakes. A small network is
+# trained first, on images of the package; if you have a checkpoint, set `checkpoint` to it.
 
 # %%
 from pathlib import Path

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Export, and compare runtimes
 # One network in PyTorch, packed for the processor, in ONNX Runtime and in OpenVINO. Do they agree, and how many images
-# a second does each give on this machine? The weights are random, which changes neither question; take a checkpoint of
-# yours for a real network.
+# per second does each give on this machine? The weights are random, which changes neither answer; use your checkpoint
+# for a real network.
 
 # %%
 import time
@@ -65,7 +65,7 @@ for name, predictor in predictors.items():
 
 # %% [markdown]
 # ## How fast is each?
-# The median of seven turns. A machine that does other work gives other numbers; `t2t-vit bench` and
+# The median of seven rounds. A busy machine gives other numbers; `t2t-vit bench` and
 # `benchmarks/compare.py` measure with more care.
 
 

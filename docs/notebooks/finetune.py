@@ -27,7 +27,7 @@ WORK = Path("runs-of-the-notebook")
 
 # %% [markdown]
 # ## Two folders of images
-# The layout that every command takes: `FOLDER/CLASS/*.png`.
+# The layout that every command accepts: `FOLDER/CLASS/*.png`.
 
 
 # %%
@@ -58,7 +58,7 @@ print(f"{base.metrics.top1:.1%} of {base.metrics.count} validation images are ri
 
 # %% [markdown]
 # ## The new classes
-# The network is read off the weights; the head is new.
+# The network is inferred from the weights; the head is new.
 
 # %%
 run = t2t_vit.train(

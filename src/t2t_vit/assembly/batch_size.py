@@ -60,7 +60,7 @@ class Wanted:
 def wanted(options: Options) -> Wanted:
     """The recipe's batch size is the file's, or the default.
 
-    An accumulation_step that stands on the command line, or in a file that itself says auto, is meant as it is.
+    An accumulation_step that is on the command line, or in a file that itself says auto, is meant as it is.
     """
     in_file = int(options.file.get("batch_size", AUTO_BATCH))  # type: ignore[arg-type]
     is_files = "batch_size" in options.file and in_file == AUTO_BATCH

@@ -82,7 +82,7 @@ def training_images(
     """The training and the validation images, whose classes agree with each other and with `num_classes`.
 
     Args:
-        recorded: the images of a run that goes on.
+        recorded: the images of a continued run.
         classes: their order, where they are these; then `num_classes` is not looked at.
     """
     train, val = open_training_images(
@@ -248,7 +248,7 @@ def network(config: Config, num_classes: int) -> T2TViT:
 def start_from(model: T2TViT, weights: Weights, classes: Sequence[str]) -> list[str]:
     """Fill `model`, whose logits are `classes`, with `weights`; what was done, a sentence each.
 
-    A head that knows its classes by name keeps those that are there again, wherever they stand now, and begins anew
+    A head that knows its classes by name keeps those that exist again, in any order, and starts again
     for the others: equal counts say nothing. One without names is kept where the counts agree.
     """
     pool = (weights.config or {}).get("global_pool", model.global_pool)

@@ -34,7 +34,7 @@ def follow(
     """The batches and what follows the run: `guard` and `limits`, and log, bar, summary and checkpoints in the first
     process alone.
 
-    Where the run goes on, they know what they knew.
+    In a continued run they keep their state.
     """
     if not job.processes.is_first:
         _recall(start, [guard, *limits])

@@ -97,7 +97,7 @@ class Start:
     given     keys that somebody chose, and that the data must not overrule
     batch     how batch_size auto was asked for, in a new run
     weights   to start from, in a new run
-    run       the run that goes on, in its folders, which are locked; None: a new one, which claims its own
+    run       the run to continue, in its folders, which are locked; None: a new one, which claims its own
     name      what the run is called, apart from its number
     mark      which run it is, where it is one that was before
     saved     where it goes on; None: at its beginning

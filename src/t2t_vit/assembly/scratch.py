@@ -116,7 +116,7 @@ def prepared(options: Options) -> tuple[Options, list[str]]:
         )
     config = Config(**{**options.file, **options.line})  # type: ignore[arg-type]
     if config.dataset == "ImageNet" and not config.data_url:
-        if config.resume == "auto":  # the run that goes on knows its images
+        if config.resume == "auto":  # the run to continue knows its images
             return options, []
         raise UserError(
             f"{PRESET} looks at the images before it chooses the settings; give their folder with --data_url FOLDER"

@@ -114,7 +114,7 @@ def run(options: Options) -> int:
 
 
 def of_network(bench: Bench) -> Results:
-    """`bench model`: compiled, too, where `pynative_mode False` stands on the command line or in the file."""
+    """`bench model`: compiled, too, where `pynative_mode False` is on the command line or in the file."""
     config, precision = bench.config, bench.precision
     bench.begin()
     rates = bench.rates()

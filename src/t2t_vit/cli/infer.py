@@ -155,7 +155,7 @@ def _images(options: Options) -> Iterator[Item]:
 
 
 def _as_before(options: Options, job: InferenceJob) -> Options:
-    """A run that goes on does so in the runtime that it was begun in, and does not measure again."""
+    """A continued run keeps the runtime that it began with, without measuring again."""
     before = recorded_fingerprint(job.output) if job.resume else {}
     if not before or options.said("runtime", "auto") != "auto":
         return options

@@ -211,7 +211,7 @@ class Recorded:
 
 
 def _again(tree: Tree, opening: _Opening, recorded: Recorded, whole: bool) -> tuple[ImageSet, ImageSet]:
-    """The images of a run that goes on. What was removed since then stays in its place, as an image that is broken.
+    """The images of a continued run. Images removed since then keep their place and count as unreadable.
 
     Args:
         whole: whether the run took all the images of its folders.

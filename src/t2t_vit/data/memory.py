@@ -20,7 +20,7 @@ _SHOWN = ("TiB", "GiB", "MiB", "KiB")
 class MemoryFile:
     """A Linux memory file. It is gone with the last process that holds it, however that ends.
 
-    It does not count against /dev/shm, which containers keep small. Pickled, it is opened anew where it arrives.
+    It does not count against /dev/shm, which containers keep small. Pickled, it is opened again where it arrives.
 
     Args:
         place: (process, descriptor) of a file that is there already; None makes a new one.

@@ -73,7 +73,7 @@ def fused_or_plain(model: nn.Module, kernels: str, device: torch.device) -> str:
 
 
 def for_evaluation(model: nn.Module, kernels: str, precision: Precision) -> nn.Module:
-    """What evaluates a network in the middle of its training: on a CPU a packed copy made anew, else itself."""
+    """What evaluates a network in the middle of its training: on a CPU a new packed copy, else itself."""
     if not isinstance(model, T2TViT) or not packs(kernels, precision):
         return model
     was_training = model.training

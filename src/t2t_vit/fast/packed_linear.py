@@ -1,6 +1,6 @@
 """Linear layers for inference on a CPU: weights laid out once for oneDNN, what follows done in the same pass.
 
-torch lays a weight out anew at every call, which is a good part of a small batch's time.
+torch lays a weight out again at every call, which is a good part of a small batch's time.
 """
 
 from functools import cache

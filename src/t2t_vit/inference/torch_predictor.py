@@ -62,7 +62,7 @@ def plan_for(device: str, work: Workload, why_no_compiler: Callable[[], str] = s
     """The way for `work` on a device of the type `device`.
 
     CUDA replays graphs: a network of a hundred small kernels waits for the host otherwise, most of all with one image.
-    Compiling is for long jobs, and every shape would be compiled anew, so the last batch is filled up. On a CPU
+    Compiling is for long jobs, and every shape would be compiled again, so the last batch is filled up. On a CPU
     there is nothing to plan: `fast.packing` has laid the network out.
 
     Args:

@@ -72,7 +72,7 @@ def stretched_table(table: Tensor, grid: Grid, new_grid: Grid) -> Tensor:
 def table_for_grid(table: Tensor, grid: Grid, new_grid: Grid, policy: PositionPolicy) -> Tensor:
     """The position table of `new_grid` for a network that has `table` for `grid`.
 
-    "rebuild" computes the formula anew, as the authors do when they build a network for another size: right where
+    "rebuild" computes the formula again, as the authors do when they build a network for another size: right where
     training follows. "resize" stretches the table, as they do when they load weights: what a token learned to find
     beside itself stays there.
 

@@ -304,7 +304,7 @@ def _fill(model: T2TViT, tensors: Mapping[str, Tensor], source: str | Path) -> N
         raise UserError(
             f"{source}: its tensors are not those of {model.name} ({len(wrong)} differ, such as {wrong[0]})"
         )
-    # Not copied into the model's own, whose dtypes would win; clones, since the file may be written anew.
+    # Not copied into the model's own, whose dtypes would win; clones, since the file may be written again.
     model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
 
 

@@ -109,7 +109,7 @@ def parse(command: str, argv: Sequence[str]) -> Options:
 
 
 def read_words(command: Command, argv: Sequence[str]) -> tuple[dict[str, Value], tuple[str, ...]]:
-    """Values of the options that stand on the command line, and the words without an option.
+    """Values of the options that are on the command line, and the words without an option.
 
     Raises:
         UserError: an unknown option, a word too many, a missing value, or a value that the option does not take.

@@ -1,6 +1,6 @@
 """Who wins: the command line, then the checkpoint, then the configuration file, then the defaults.
 
-`resolve` is for a new run and for every command that is no training, `continued` for a run that goes on.
+`resolve` is for a new run and for every command that is no training, `continued` for a continued run.
 """
 
 from collections.abc import Iterable, Mapping
@@ -172,7 +172,7 @@ def _other_dataset(options: Options, checkpoint: Mapping[str, Any]) -> bool:
 def _scaled_to_epochs(options: Options) -> dict[str, Value]:
     """Warm-up and cooldown of a recipe whose number of epochs the command line changes; empty where nothing changes.
 
-    Each keeps its share of the epochs, unless it stands on the command line itself. A cooldown is whole epochs.
+    Each keeps its share of the epochs, unless it is on the command line itself. A cooldown is whole epochs.
     """
     if not (options.command.trains and options.path and "epochs" in options.line):
         return {}

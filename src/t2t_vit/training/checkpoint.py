@@ -170,7 +170,7 @@ def _metrics(state: State) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """`value` with its tensors on the CPU, each in a storage of its own size.
 
-    Containers are made anew and equal texts become one object: a pickle refers back to an object that it has seen, so
+    Containers are rebuilt and equal texts become one object: a pickle refers back to an object that it has seen, so
     a continued run, which has read its own from a file, would else write other bytes than one that never stopped.
     """
     if isinstance(value, torch.Tensor):

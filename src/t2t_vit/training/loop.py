@@ -89,7 +89,7 @@ def train(
     """Train from where `state` is to its last step; `state` is kept up to date and returned.
 
     What is dropped is a function of (seed, step, place in the global batch) where the step has its `numbers`, else of
-    (seed, step, rank), and batches of (epoch, batch), so a run that goes on from a checkpoint is the run that was
+    (seed, step, rank), and batches of (epoch, batch), so a run continued from a checkpoint is the run that was
     never interrupted.
 
     Raises:

@@ -209,7 +209,7 @@ class Reading:
 
 
 class StepWindow:
-    """Collects steps without touching the device; `read` waits for the last one and starts anew.
+    """Collects steps without touching the device; `read` waits for the last one and starts again.
 
     Args:
         state: whose clock is read.

@@ -38,7 +38,7 @@ class FitReport:
     Attributes:
         chosen: "ema" or "raw", the copy that was loaded.
         loaded: taken as they are.
-        resized: the position table, computed anew or resized for another grid.
+        resized: the position table, computed again or resized for another grid.
         adapted: folded or spread over another number of input channels.
         new: not in the file, or of another shape: left as they were initialised.
         unused: in the file, but not in the model.

@@ -316,12 +316,14 @@ def executable_of(process: int) -> str | None:
 
 def processor_seconds(process: int) -> float | None:
     """For how long the threads of a process have computed (Linux); None where nobody says."""
-    try:
-        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        user, system = text.rpartition(")")[2].split()[11:13]  # fields 14 and 15; the name in brackets may hold spaces
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError):
-        return None
+    if sys.platform != "win32":
+        try:
+            text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+            user, system = text.rpartition(")")[2].split()[11:13]  # fields 14 and 15; the name may hold spaces
+            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError):
+            return None
+    return None
 
 
 # ----- files ----- #

@@ -21,6 +21,9 @@ from t2t_vit.fast.fused_layers import FusedTokensToToken, RecomputingMlp
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model.backbone import Transition
 from t2t_vit.model.pretrained import class_names, preprocessing_of
+from t2t_vit.settings.rules import validate
+from t2t_vit.settings.schema import KEYS, Config
+from t2t_vit.weights import checkpoint_config, read_weights
 
 IMAGES = torch.randn(2, 1, 32, 64)
 
@@ -71,6 +74,18 @@ def test_default_preprocessing_is_the_authors(model: T2TViT, tmp_path: Path) -> 
     model.save_pretrained(tmp_path)
     expected = Preprocessing((32, 64), in_chans=1)
     assert Preprocessing.from_dict(preprocessing_of(from_pretrained(tmp_path))) == expected
+
+
+@pytest.mark.parametrize(("in_chans", "mean"), [(1, [0.449]), (4, [0.485, 0.456, 0.406, 0.5])])
+def test_default_preprocessing_fits_grey_and_alpha(in_chans: int, mean: list[float], tmp_path: Path) -> None:
+    """`eval` refuses a configuration with a mean that its images do not fit."""
+    t2t_vit.create_model("t2t_vit_quickstart", num_classes=3, image_size=28, in_chans=in_chans).save_pretrained(
+        tmp_path
+    )
+    config = checkpoint_config(read_weights(tmp_path))
+    assert list(config["mean"]) == pytest.approx(mean) and len(config["std"]) == in_chans
+    validate(Config.from_dict({name: value for name, value in config.items() if name in KEYS}))
+    assert list(t2t_vit.load(tmp_path).preprocessing.mean) == pytest.approx(mean)
 
 
 def test_what_cannot_be_saved(model: T2TViT, tmp_path: Path) -> None:
@@ -322,7 +337,7 @@ CHANGES: list[tuple[Callable[[T2TViT], Any], str]] = [
     (lambda model: model.blocks[1].register_forward_hook(lambda *_: None), r"blocks\.1 has a hook"),
     (lambda model: model.register_forward_pre_hook(lambda *_: None), "the network has a hook"),
     (patched, r"blocks\.2\.mlp has its own forward"),
-    (set_in("", "forward_head", lambda tokens: tokens), "the network has a forward_head of its own"),
+    (set_in("", "forward_head", lambda tokens: tokens), "the network has its own forward_head"),
     (set_in("", "global_pool", "max"), "its global_pool is 'max'"),
     (set_in("", "name", "mine"), "mine is not in the table"),
     (set_in("", "name", "t2t_vit_10"), "t2t_vit_10 is not in the table of networks, or differs from the one there"),

@@ -164,9 +164,16 @@ def default_cfg(variant: Variant, num_classes: int, in_chans: int, image_size: t
         "crop_pct": 0.9,
         "crop_mode": "center",
         "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
+        "mean": _for_channels((0.485, 0.456, 0.406), in_chans),
+        "std": _for_channels((0.229, 0.224, 0.225), in_chans),
         "num_classes": num_classes,
         "classifier": "head",
         "first_conv": _FIRST_LAYER[variant.tokens],
     }
+
+
+def _for_channels(rgb: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
+    """Statistics of RGB as a configuration takes them: their mean for grey, and 0.5 beside them for alpha."""
+    if in_chans == 1:
+        return (sum(rgb) / len(rgb),)
+    return (*rgb, 0.5) if in_chans == 4 else rgb

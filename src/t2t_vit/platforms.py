@@ -322,7 +322,7 @@ def processor_seconds(process: int) -> float | None:
             user, system = text.rpartition(")")[2].split()[11:13]  # fields 14 and 15; the name may hold spaces
             return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
         except (OSError, ValueError):
-            return None
+            pass
     return None
 
 

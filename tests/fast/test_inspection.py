@@ -125,9 +125,9 @@ CHANGES: dict[str, tuple[Callable[[T2TViT], object], str]] = {
         lambda m: setattr(m.head, "weight", nn.Parameter(m.head.weight.detach().to(torch.int8), requires_grad=False)),
         "head has a weight without numbers to multiply (torch.int8 on cpu)",
     ),
-    "wrong width": (put("blocks.0.mlp.fc2", nn.Linear(500, 256)), "do not fit each other"),
-    "wrong heads": (lambda m: setattr(m.blocks[0].attn, "heads", 7), "do not fit each other"),
-    "wrong norm": (put("blocks.1.norm2", nn.LayerNorm(128)), "do not fit each other"),
+    "wrong width": (put("blocks.0.mlp.fc2", nn.Linear(500, 256)), "do not match each other"),
+    "wrong heads": (lambda m: setattr(m.blocks[0].attn, "heads", 7), "do not match each other"),
+    "wrong norm": (put("blocks.1.norm2", nn.LayerNorm(128)), "do not match each other"),
 }
 
 

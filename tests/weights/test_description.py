@@ -79,7 +79,7 @@ def test_tensors_of_another_network() -> None:
     with pytest.raises(UserError, match=r"matches none of .*cls_token is \(1, 1, 256\), its depth 8"):
         describe(deeper, "w.pth")
     scalars = {name: torch.tensor(0.0) for name in state("t2t_vit_7")}
-    with pytest.raises(UserError, match="fits none"):
+    with pytest.raises(UserError, match="matches none"):
         describe(scalars, "w.pth")
 
 

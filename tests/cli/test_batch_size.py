@@ -171,7 +171,7 @@ def test_the_number_is_written_wherever_the_configuration_is(run: Run, monkeypat
     assert code == 0 and (yaml.safe_load(out)["batch_size"], yaml.safe_load(out)["accumulation_step"]) == (8, 2)
     code, _, err = run(batch_size="auto", max_steps=2)
     assert code == 0 and "batch_size auto: 8 (estimated, cpu), accumulation_step 2" in err
-    assert "2 steps of 16 images, 3 an epoch" in err
+    assert "2 steps of 16 images, 3 per epoch" in err
     keys = json.loads(Path(f"runs/logs/{NAME}/run.json").read_text(encoding="utf-8"))["configuration"]
     written = {each["key"]: each["value"] for section in keys for each in section["keys"]}
     held = torch.load(f"runs/checkpoints/{NAME}/{NAME}-1_2.ckpt", weights_only=True)["config"]

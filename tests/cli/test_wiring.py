@@ -422,6 +422,7 @@ def test_the_better_weights_are_reported(raw: Metrics, ema: Metrics | None, chos
 def test_the_report_is_of_the_weights_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     given = keep(monkeypatch, train, "collect", "outcomes")
     monkeypatch.setattr(train, "details", lambda outcomes, _: {"of": outcomes})
+    answers = keep(monkeypatch, train, "write_answers")
     written = keep(monkeypatch, train, "write_evaluation")
     monkeypatch.setattr(train, "write_report", lambda *_: None)
     state = State(4, 2, 8, step=8)
@@ -435,6 +436,10 @@ def test_the_report_is_of_the_weights_that_it_names(monkeypatch: pytest.MonkeyPa
     train.report_run(job, Ending(state, "ema"), validation, range(9))  # type: ignore[arg-type]
     assert (given["0"], given["1"], list(given["2"]), given["3"]) == ("averaged weights", loader, list(range(8)), 9)
     assert list(given["unreadable"]) == [8]
+    assert answers["0"] == run.folders.logs / "answers.npy" and (answers["1"], list(answers["2"])) == (
+        "outcomes",
+        list(range(9)),
+    )
     assert written["1"] == {
         "step": 8,
         "epoch": 2,

@@ -136,7 +136,7 @@ def test_a_file_that_is_damaged() -> None:
         (bytes_field(7, b"\x0a\0" * 200_001), "more than 200,000 fields"),
         (bytes_field(7, bytes_field(3, bytes_field(1, b"\1" * 17))), "more than 16 numbers"),
         (bytes_field(7, bytes_field(3, b"\x08\1" * 17)), "more than 16 dimensions"),
-        (b"".join(bytes_field(14, bytes_field(1, b"a" * 2**20)) for _ in range(17)) + bytes_field(7, b""), "no text"),
+        (b"".join(bytes_field(14, bytes_field(1, b"a" * 2**20)) for _ in range(17)) + bytes_field(7, b""), "not text"),
     ],
 )
 def test_what_takes_more_memory_than_its_bytes_has_a_limit(inner: bytes, told: str) -> None:

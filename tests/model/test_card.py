@@ -63,7 +63,7 @@ def test_a_card_of_somebody_elses_stays(model: T2TViT, tmp_path: Path) -> None:
 
 
 def test_a_wrong_name_writes_nothing(model: T2TViT, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'acc' is none of top1, top5"):
+    with pytest.raises(UserError, match=r"'acc' is not one of top1, top5"):
         model.save_pretrained(tmp_path / "new", metrics={"acc": 1.0})
     assert not (tmp_path / "new").exists()
 

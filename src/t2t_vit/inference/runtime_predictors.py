@@ -73,7 +73,7 @@ def _refuse_nested(path: str | Path, check: Callable[[str | Path], None]) -> Non
     except (ValueError, OSError) as error:
         reason = printable(reason_of(error))
         raise ProgramError(
-            f"{path}: is no graph that can be read ({reason}); it may be cut short, damaged, or of another version"
+            f"{path}: cannot be read as a graph ({reason}); it may be truncated, damaged, or of another version"
         ) from error
 
 

@@ -114,7 +114,7 @@ def test_different_images_are_not_paired(make_run: MakeRun, capsys: pytest.Captu
     assert sentence in err
     assert "Not decided between a and b: there is no test." in out
     assert "+20.00" in out  # a difference is shown, tested or not
-    page = words_of(Path("comparison.html").read_text())
+    page = words_of(Path("comparison.html").read_text(encoding="utf-8"))
     assert sentence in page
     assert "Top-1 accuracy by epoch" in page
     assert "Top-1 accuracy by seconds" in page

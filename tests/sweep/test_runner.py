@@ -28,7 +28,7 @@ def outcome(study: Study) -> list[tuple[str, dict[str, Any], Any]]:
 
 
 def started() -> list[str]:
-    return Path("started").read_text().splitlines()
+    return Path("started").read_text(encoding="utf-8").splitlines()
 
 
 def test_a_grid_is_gone_through_once(sweep: Sweep) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.task.distillation import LogitDistillationTask
 from torch.nn.functional import cross_entropy
 
 from t2t_vit.assembly.teacher import open_teacher
@@ -55,12 +56,13 @@ def test_a_network_of_timms_answers_as_by_itself(tmp_path: Path) -> None:
 
 def test_a_step_is_that_of_timms_own_task() -> None:
     """The whole of soft distillation against timm's: loss and gradients, two networks of other means and deviations."""
-    task = pytest.importorskip("timm.task.distillation", reason="this timm has no distillation").LogitDistillationTask
     teacher, student = network("test_vit", img_size=32), network("test_resnet")
     teacher.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
     student.pretrained_cfg |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     images, targets = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
-    theirs = task(student, teacher, torch.nn.CrossEntropyLoss(), task_loss_weight=0.3, temperature=2.0, verbose=False)
+    theirs = LogitDistillationTask(
+        student, teacher, torch.nn.CrossEntropyLoss(), task_loss_weight=0.3, temperature=2.0, verbose=False
+    )
     theirs(images, targets)["loss"].backward()
     expected = [parameter.grad.clone() for parameter in student.parameters()]
     loss = theirs(images, targets)["loss"].item()
@@ -159,7 +161,6 @@ def test_what_is_no_network_of_timms_is_one_sentence(
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """An ONNX file of a network that knows CLASSES, and the network."""
-    pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("exported")
     torch.manual_seed(0)
     model = create_model("t2t_vit_quickstart", num_classes=3, image_size=32).eval()

@@ -14,8 +14,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "export.md"
 
 @pytest.mark.thorough
 def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("openvino")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     torch.save(t2t_vit.create_model("t2t_vit_7", num_classes=5, image_size=32).state_dict(), "w.pth")

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
+import openvino
 import pytest
 
 from exported_graphs import mean_onnx, mean_openvino
@@ -13,7 +15,6 @@ IMAGES = np.arange(2 * 72, dtype=np.float32).reshape(2, 3, 4, 6)
 
 
 def test_onnx_runs_on_as_many_threads_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     sessions = []
 
     class Session(onnxruntime.InferenceSession):  # type: ignore[misc, name-defined]
@@ -30,7 +31,6 @@ def test_onnx_runs_on_as_many_threads_as_it_is_told(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_openvino_computes_in_the_precision_that_it_is_told(bf16: bool, tmp_path: Path) -> None:
-    openvino = pytest.importorskip("openvino")
     if bf16 and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("needs a processor with bfloat16 (AVX-512 bf16 or AMX)")
     asked = {}

@@ -75,7 +75,6 @@ Sweep = Callable[..., Study]
 @pytest.fixture
 def sweep(here: Path) -> Sweep:
     """`sweep("base_lr=0.1,0.9", trials=..., ...)`: run or continue the sweep in the folder `sweep`; its study."""
-    pytest.importorskip("optuna")
     folder = here / "sweep"
 
     def words(texts: Mapping[str, str], seed: int) -> list[str]:

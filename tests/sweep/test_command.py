@@ -36,7 +36,6 @@ def run(*words: str) -> int:
 
 
 def test_table_command_and_comparison(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("optuna")
     assert config.exists()
     assert run("--over", "base_lr=0.5,0.7", "--beta", "0.8", "0.9", "--seed", "3", "--seeds", "2") == 0
     out, err = capsys.readouterr()
@@ -61,7 +60,6 @@ def test_table_command_and_comparison(config: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_default_outside_of_the_space_is_said(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("optuna")
     assert config.exists()
     assert run("--over", "base_lr=0.6..0.9:log", "--trials", "2", "--json") == 0
     assert "comparison" not in json.loads(capsys.readouterr().out)
@@ -70,7 +68,6 @@ def test_a_default_outside_of_the_space_is_said(config: Path, capsys: pytest.Cap
 
 
 def test_another_sweep_is_not_mixed_in(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("optuna")
     assert run("--over", "base_lr=0.7", "--folder", "s") == 0
     assert run("--over", "base_lr=0.8", "--folder", "s") == 2
     assert "s: holds another sweep (another over)" in capsys.readouterr().err
@@ -84,7 +81,6 @@ def test_another_sweep_is_not_mixed_in(config: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_sweep_that_never_began_is_replaced(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("optuna")
     (config / "never-begins").touch()
     assert run("--over", "base_lr=0.7", "--folder", "s") == 2
     assert "the first run of the sweep cannot begin: data_url is wrong" in capsys.readouterr().err
@@ -147,7 +143,6 @@ def test_without_optuna(config: Path, capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_a_signal_says_how_to_go_on(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("optuna")
     (config / "wait-3").touch()
     threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     words = ("--over", "base_lr=0.5,0.7", "--beta", "0.8", "0.9", "--seeds", "2", "--json")
@@ -162,7 +157,6 @@ def test_a_signal_says_how_to_go_on(config: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.thorough
 def test_kill_9_of_a_sweep_of_real_trainings_is_exact(tmp_path: Path) -> None:
     """The sweep alone is killed, and then all that it started; what the third start ends with is as of one start."""
-    pytest.importorskip("optuna")
     (tmp_path / "small.yaml").write_text(KEYS)
     program = "import sys; from t2t_vit.cli.main import main; sys.exit(main())"
     words = ["sweep", "small.yaml", "--over", "base_lr=1e-4..1e-2:log", "--trials", "3", "--json", "--prune", "none",

@@ -19,6 +19,7 @@ from t2t_vit.settings.command_line import parse
 from t2t_vit.settings.resolution import resolve
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes
+from t2t_vit.training.teacher import Teacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = Precision("O0", torch.device("cpu"))
@@ -131,6 +132,20 @@ def test_the_estimate_counts_weights_and_activations() -> None:
     small, large = (training_bytes(Config(arch=NAME, image_size=size, num_classes=10)) for size in (28, 56))
     assert large[1] > 3 * small[1]  # four times as many tokens, and the same weights
     assert training_bytes(Config(arch=NAME, image_size=28, num_classes=10, with_ema=True))[0] == small[0] // 4 * 5
+
+
+def test_a_trial_makes_the_step_of_a_run_with_a_teacher() -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def answers(images: torch.Tensor) -> torch.Tensor:
+        asked.append(tuple(images.shape))
+        return torch.zeros(len(images), 3, 4, 4)
+
+    config = Config(
+        arch=NAME, image_size=28, num_classes=3, distill="dense", teacher="a file", mixup=0, cutmix=0, mix_token=1
+    )
+    assert Trial(config, CPU, Teacher(answers)).fits(2)
+    assert asked and set(asked) == {(2, 3, 28, 28)}
 
 
 def test_a_trial_makes_updates_and_knows_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

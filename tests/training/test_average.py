@@ -148,6 +148,18 @@ def test_a_run_that_is_made_longer_begins_its_running_mean_anew(make_model, make
     assert (longer.average.count, longer.averaged) == (0, None)
 
 
+def test_a_mean_that_began_before_the_window_of_a_longer_run_begins_anew(make_model, make_loader):
+    """Also where the checkpoint's epoch lies in the new window: the older epochs in the mean do not."""
+    trained = setting(make_model, first_epoch=1)
+    run(trained, make_loader(UPDATES), UPDATES * EPOCHS)
+    state, weights = trained.average.state_dict(), trained.average.module.state_dict()
+    assert state["count"] == EPOCHS > 1
+    for first, count in ((1, EPOCHS), (2, 0)):
+        longer = setting(make_model, first_epoch=first)
+        longer.average.load_state_dict(state, weights)
+        assert longer.average.count == count
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [

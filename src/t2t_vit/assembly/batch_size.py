@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from t2t_vit.assembly import build
+from t2t_vit.assembly.teacher import guidance_of
 from t2t_vit.data.decode import MODES
 from t2t_vit.data.images import ArrayImages
 from t2t_vit.data.memory import free_memory, shown_bytes
@@ -199,7 +200,7 @@ class Trial:
 
     def _updates(self, batch: int) -> None:
         config, precision = self._config, self._precision
-        classes = max(config.num_classes, _CLASSES)
+        classes = max(config.num_classes, _CLASSES) if self._teacher is None else config.num_classes  # which it answers
         model = build.network(config, classes)
         precision.prepare(model)
         trained = build.trained_of(config, model, precision)
@@ -207,12 +208,11 @@ class Trial:
         counted = ArrayImages(
             np.zeros((classes, 1, 1), np.uint8), np.arange(classes), names, MODES[config.in_chans], ""
         )
-        step = build.step_of(config, trained, counted, precision, Processes(), silent)
+        guidance = guidance_of(config, self._teacher, precision.device)
+        step = build.step_of(config, trained, counted, precision, Processes(), silent, guidance)
         for number in range(_STEPS):
             images = torch.randn(batch, config.in_chans, *largest_size_of(config), device=precision.device)
             targets = torch.full((batch, classes), 1 / classes, device=precision.device)
-            if self._teacher is not None:
-                self._teacher(images)
             step([(images, targets)], number).loss.item()
 
 

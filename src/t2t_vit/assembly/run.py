@@ -177,13 +177,10 @@ class Chooser:
         recorded, name = recorded_place(saved.content)
         own = {key: self._options.said(key, KEYS[key].default) for key in OWN_KEYS}
         lies_within = lies_in_run(path, mark, recorded)
-        roots = roots_for(path, mark, recorded, chosen, [str(own[key]) for key in ROOT_KEYS])
+        roots, refused = roots_for(path, mark, recorded, chosen, [str(own[key]) for key in ROOT_KEYS])
         place: dict[str, Value] = dict(zip(ROOT_KEYS, roots, strict=True))
         if lies_within:
-            keys, notes = (
-                place,
-                _not_followed(path, recorded, {key: place[key] for key in own if place.get(key) == own[key]}),
-            )
+            keys, notes = place, _not_followed(path, recorded, {key: place[key] for key in refused})
         else:
             keys, notes = own, [_elsewhere(path, saved.content, own)]
         if held.run_name != _base_of(saved.content):  # it was given another name, so it is another run from here on
@@ -367,10 +364,10 @@ def _elsewhere(path: Path, content: Mapping[str, Any], own: Mapping[str, Value])
     )
 
 
-def _not_followed(path: Path, recorded: Sequence[str], own: Mapping[str, Value]) -> list[str]:
-    """What to say where `own` roots take the place of recorded ones, which lead away from the run's folders."""
+def _not_followed(path: Path, recorded: Sequence[str], instead: Mapping[str, Value]) -> list[str]:
+    """What to say where other roots are used `instead` of recorded ones, which lead away from the run's folders."""
     held = dict(zip(ROOT_KEYS, recorded, strict=True))
-    differing = [f"{key} {own[key]} (not {held[key]})" for key in own if held[key] != own[key]]
+    differing = [f"{key} {root} (not {held[key]})" for key, root in instead.items() if held[key] != root]
     if not differing:
         return []
     return [

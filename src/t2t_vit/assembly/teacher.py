@@ -114,7 +114,8 @@ def _columns(
     known, classes = [class_name(name) for name in known], [class_name(name) for name in classes]
     if known == classes:
         return None
-    if missing := [name for name in classes if name not in known]:
+    columns = {name: column for column, name in reversed([*enumerate(known)])}  # of equal names the first
+    if missing := [name for name in classes if name not in columns]:
         more = f" and {len(missing) - SHOWN} more" if missing[SHOWN:] else ""
         raise UserError(
             f"teacher {path}: does not know {len(missing)} of the {len(classes)} classes ({', '.join(missing[:SHOWN])}"
@@ -122,4 +123,4 @@ def _columns(
         )
     subset = f"{len(classes)} of its {len(known)} classes" if len(classes) < len(known) else "its classes"
     note(f"teacher {path}: {subset} are matched by name")
-    return [known.index(name) for name in classes]
+    return [columns[name] for name in classes]

@@ -158,7 +158,7 @@ def _of_timm(path: str, precision: Precision, dense: bool) -> TeacherFile:
     tensors = read_tensors(file)
     said = folder_config(find_file(file).parent) if Path(file).is_dir() else FolderConfig()
     side = int(form["side"]) if form["side"] else None
-    model = _timm_network(name, tensors, file, side)
+    model = _timm_network(name, tensors, file, side or said.image_size)
     data: dict[str, Any] = data_config.resolve_model_data_config(model)
     size = (side, side) if side else said.image_size or data["input_size"][1:]
     try:
@@ -185,15 +185,15 @@ def _of_timm(path: str, precision: Precision, dense: bool) -> TeacherFile:
     )
 
 
-def _timm_network(name: str, tensors: Mapping[str, Tensor], file: str, side: int | None) -> nn.Module:
+def _timm_network(name: str, tensors: Mapping[str, Tensor], file: str, size: int | tuple[int, int] | None) -> nn.Module:
     """The network with these tensors, whose shapes tell its classes and channels; in eval mode, without gradients."""
     import timm
 
     create: Any = timm.create_model
     plain = create(name)
-    arguments = {"num_classes": _count(plain, tensors), "in_chans": _channels(plain, tensors)}
-    if side is not None and hasattr(plain, "patch_embed"):
-        arguments["img_size"] = side
+    arguments: dict[str, Any] = {"num_classes": _count(plain, tensors), "in_chans": _channels(plain, tensors)}
+    if size is not None and hasattr(plain, "patch_embed"):
+        arguments["img_size"] = size
     model: nn.Module = create(name, **arguments)
     wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}

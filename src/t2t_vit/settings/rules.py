@@ -41,6 +41,10 @@ def _mixes(config: Config) -> bool:
     return config.cutmix > 0 or config.mixup > 0
 
 
+def _mixes_targets(config: Config) -> bool:
+    return (_mixes(config) and config.mixup_prob > 0) or (config.distill == "dense" and config.mix_token > 0)
+
+
 def _loss_is_scaled(config: Config) -> bool:
     return config.amp_level in ("O1", "O2", "auto")
 
@@ -117,6 +121,10 @@ TRAINING_CONTRADICTIONS = (
         "resume and pretrained (with exclude_epoch_state False) both name a run to continue; leave one of them out",
     ),
     Contradiction(
+        lambda c: c.distill == "dense" and c.distill_weight == 1,
+        "distill dense with distill_weight 1 trains only the tokens, but the class token answers; choose less than 1",
+    ),
+    Contradiction(
         lambda c: c.distill == "dense" and c.mix_token > 0 and _mixes(c) and c.mixup_prob > 0,
         "mix_token {mix_token} takes the place of mixup and cutmix; set both to 0, or leave mix_token at 0",
     ),
@@ -172,7 +180,12 @@ INACTIVE = (
     Inactive(("warmup_lr",), lambda c: c.warmup_length == 0, "warmup_length is 0"),
     Inactive(("clip_grad_norm",), lambda c: not c.use_clip_grad_norm, "use_clip_grad_norm is False"),
     Inactive(("bce_target_thresh",), lambda c: c.loss != "bce", "loss is {loss}"),
-    Inactive(("bce_target_thresh",), lambda c: not _mixes(c) or c.mixup_prob == 0, "nothing is mixed"),
+    Inactive(("bce_target_thresh",), lambda c: not _mixes_targets(c), "nothing is mixed"),
+    Inactive(
+        ("loss", "label_smoothing"),
+        lambda c: c.distill != "none" and c.distill_weight == 1,
+        "distill_weight is 1",
+    ),
     Inactive(("patience",), lambda c: c.eval_every_epochs == 0, "the run is evaluated only at its end"),
     Inactive(("ema_decay",), lambda c: not c.with_ema, "with_ema is False"),
     Inactive(("average_epochs",), lambda c: c.model_average != "last_k", "model_average is {model_average}"),

@@ -74,7 +74,7 @@ class EpochAverage:
     def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> None:
         """Go on from `state_dict()`, and from the weights that `module` had; None where it had no epoch.
 
-        Where the run was made longer, so that the running mean begins later, it begins anew.
+        If the run was made longer, so that the running mean begins later than it did, it starts again.
 
         Raises:
             ValueError: the weights of an epoch are not those of this network.
@@ -86,6 +86,6 @@ class EpochAverage:
             self.module.load_state_dict(weights)
         device = self._means[0].device
         self._epoch, self.count = state["epoch"], state["count"]
-        if not self._last and self._epoch < self._first_epoch:
+        if not self._last and self._epoch - self.count + 1 < self._first_epoch:
             self.count = 0
         self._kept = [{name: one.to(device) for name, one in kept.items()} for kept in state["kept"]]

@@ -77,7 +77,8 @@ class Folders:
         Roots may be one and the same; the best checkpoints then have a folder within the others'.
         """
         checkpoints, best, summary, logs = (Path(root) / name for root in roots)
-        shared = place_of(checkpoints) == place_of(best)
+        # Equal paths first: what a place is depends on the folders that exist, and another process may make some now.
+        shared = checkpoints == best or place_of(checkpoints) == place_of(best)
         return cls(checkpoints, checkpoints / "best" if shared else best, summary, logs)
 
     @property
@@ -398,10 +399,7 @@ def _placed(name: str, mark: RunMark, roots: Sequence[str | Path]) -> Found:
 
 
 def _is_free_for(folder: Path, mark: RunMark) -> bool:
-    """Whether the run may use `folder`: it is its own already, or empty; a link within another of its folders is not
-    its own, whatever it leads to."""
-    if folder.name == "ema":
-        return not folder.is_symlink()
+    """Whether the run may use `folder`: it is its own already, or empty."""
     return mark_in(folder) == mark or not is_taken(folder)
 
 
@@ -435,14 +433,16 @@ def home_of(
         chosen: those of the command line, by their keys.
         elsewhere: the four roots for a file that lies outside of its run's folders.
     """
-    roots = roots_for(path, mark, recorded, chosen, elsewhere)
+    roots, _ = roots_for(path, mark, recorded, chosen, elsewhere)
     is_within = lies_in_run(path, mark, recorded)
     folders = Folders.of(roots, _folder_of_run(path, mark).name if is_within else name)
     if not is_within and (mark is None or mark_in(folders.checkpoints) != mark):
         return None
     if mark is None:
         return folders if is_within and not any(map(mark_in, folders.distinct)) else None
-    return folders if all(_is_free_for(each, mark) for each in (*folders.distinct, folders.best / "ema")) else None
+    if (folders.best / "ema").is_symlink():  # it would lead out of the run's folders
+        return None
+    return folders if all(_is_free_for(each, mark) for each in folders.distinct) else None
 
 
 def roots_for(
@@ -451,20 +451,20 @@ def roots_for(
     recorded: Sequence[str],
     chosen: Mapping[str, str],
     elsewhere: Sequence[str],
-) -> list[str]:
-    """The four roots that the run of the checkpoint `path` may write to; arguments as of `home_of`.
+) -> tuple[list[str], list[str]]:
+    """The four roots that the run of the checkpoint `path` may write to, and the keys of those that are refused.
 
     The whole folder may be a stranger's, so that what stands in its files leads nowhere else: a root is that of the
     command line, or one in which the run has a folder, or lies where the runs of this folder lie, beside its root;
-    any other is the one in `elsewhere`.
+    any other is refused for the one in `elsewhere`. Arguments are those of `home_of`.
     """
     kind = _kind_of(path, _folder_of(path), mark, recorded)
     if kind is None:
-        return [chosen.get(key, root) for key, root in zip(ROOT_KEYS, elsewhere, strict=True)]
+        return [chosen.get(key, root) for key, root in zip(ROOT_KEYS, elsewhere, strict=True)], []
     folder = _folder_of_run(path, mark)
     kind = 0 if folder != _folder_of(path) else kind
-    surroundings = os.path.realpath(folder.parent.parent)
-    roots = []
+    surroundings = os.path.realpath(folder.absolute().parent.parent)
+    roots, refused = [], []
     for number, key in enumerate(ROOT_KEYS):
         if key in chosen:
             roots.append(chosen[key])
@@ -473,13 +473,15 @@ def roots_for(
         else:
             beside = os.path.normpath(folder.parent / relative_path(recorded[number], recorded[kind]))
             is_near = Path(os.path.realpath(Path(beside) / folder.name)).is_relative_to(surroundings)
-            if mark is not None and _is_own(Path(recorded[number]) / folder.name, mark):
-                roots.append(recorded[number])
-            elif place_of(beside) == place_of(recorded[number]):
-                roots.append(recorded[number] if is_near else elsewhere[number])
+            own = [root for root in (recorded[number], beside) if mark and _is_own(Path(root) / folder.name, mark)]
+            if own or is_near:
+                # As the checkpoint spells it, where both are one place.
+                spelled = recorded[number] if place_of(beside) == place_of(recorded[number]) else beside
+                roots.append(own[0] if own else spelled)
             else:
-                roots.append(beside if is_near else elsewhere[number])
-    return roots
+                roots.append(elsewhere[number])
+                refused.append(key)
+    return roots, refused
 
 
 def _folder_of_run(path: Path, mark: RunMark | None) -> Path:

@@ -76,6 +76,8 @@ def test_eval_writes_a_report_of_its_classes_and_measures_the_same(run: Run, pla
     assert "Curves" not in text and "Speed and hardware" not in text
     code, out, err = run(*line, "--report", str(tmp_path))
     assert (code, out, err.count("\n")) == (2, "", 1) and str(tmp_path) in err
+    code, out, err = run(*line, "--report", str(page), "--answers", str(page))
+    assert (code, out) == (2, "") and err == f"t2t-vit: --answers {page}: is also the report; choose another file\n"
 
 
 def test_eval_says_that_the_run_measured_in_another_precision(

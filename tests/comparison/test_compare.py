@@ -260,3 +260,14 @@ def test_damaged_files_are_one_sentence(
     err = capsys.readouterr().err
     assert err.startswith("t2t-vit: runs/logs/b")
     assert err.count("\n") == 1
+
+
+def test_a_history_with_infinite_numbers_is_one_sentence(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = make_run("a"), make_run("b", base_lr=0.1)
+    history = b / "history.csv"
+    rows = history.read_text(encoding="utf-8").splitlines()
+    column = rows[0].split(",").index("train_loss")
+    rows[1:] = [",".join("inf" if n == column else cell for n, cell in enumerate(row.split(","))) for row in rows[1:]]
+    history.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert main(["compare", str(a), str(b)]) == 2
+    assert re.search(r"not in the form that a run writes \(OverflowError.*\)\n$", capsys.readouterr().err)

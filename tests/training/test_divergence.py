@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from t2t_vit.errors import UserError
+from t2t_vit.files import lines_of
 from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
@@ -40,6 +41,19 @@ def test_the_limit_counts_updates_in_a_row(tmp_path):
     message = str(error.value)
     assert "3 updates in a row, steps 12 to 14" in message
     assert f"14_0.jpg, 14_1.jpg, {', '.join(f'14_{i}.jpg' for i in range(2, 8))} and 4 more, all in {log}" in message
+
+
+def test_a_row_of_more_names_than_a_line_holds_is_read_again(tmp_path):
+    log, many = tmp_path / "skipped.jsonl", [f"n01440764/n01440764_{number:06}.JPEG" for number in range(40_000)]
+    first, second = (StopOnDivergence(2, names=lambda _: many, log=log) for _ in range(2))
+    state = State.begin(100, epochs=1)
+    feed(first, "x.", state)
+    (row,) = map(json.loads, lines_of(log))
+    assert (row["images"], row["more"]) == (many[:20_000], 20_000)
+    kept = first.state_dict()
+    feed(first, "x.", state)
+    second.load_state_dict(kept)
+    assert [json.loads(row)["step"] for row in lines_of(log)] == [1]
 
 
 def test_a_streak_goes_on_in_a_continued_run():

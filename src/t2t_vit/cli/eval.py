@@ -72,6 +72,8 @@ def run(options: Options) -> int:
     for option, file in written:
         if output is not None:
             check_apart(file, output, f"{option} {file}")
+    if report is not None and answers is not None:
+        check_apart(answers, report, f"--answers {answers}", "the report")
     found = evaluate_job(options, processes, note, wants_outcomes=report is not None or answers is not None)
     if processes.is_first:
         results = as_results(found.metrics)

@@ -60,7 +60,9 @@ def run(options: Options) -> int:
     study = Study(folder, plan, config.seed)
     seeds = f" of {counted(len(plan.seeds), 'run')} each" if len(plan.seeds) > 1 else ""
     tell(f"{folder}: {'the sweep goes on' if goes_on else 'a new sweep'}, {plan.shown_trials}{seeds}, {jobs} at a time")
-    devices = visible_devices() if jobs > 1 and config.device_target in ("auto", "GPU") else []
+    # A device that was chosen stays: a run that sees one device alone would not find it by its number.
+    spread = jobs > 1 and config.device_target in ("auto", "GPU") and config.device_id == 0
+    devices = visible_devices() if spread else []
     runner = Runner(
         folder,
         plan,
@@ -135,7 +137,7 @@ def describe(options: Options, plan: Plan, config: Config) -> dict[str, Any]:
     """What makes it this sweep and no other."""
     return {
         "configuration": config.to_dict(),
-        "command line": list(_said(options.line)),
+        "command line": sorted(_said(options.line)),
         "over": [each.spelt() for each in plan.dimensions],
         "seeds": list(plan.seeds),
         "prune": plan.prune,

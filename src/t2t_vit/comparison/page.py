@@ -13,10 +13,11 @@ from t2t_vit.comparison.findings import (
 )
 from t2t_vit.comparison.runs import ComparedRun, Group, differing_keys
 from t2t_vit.comparison.significance import Difference
+from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
 from t2t_vit.report.charts import Chart, Line, chart
 from t2t_vit.report.formatting import number, percent, setting
-from t2t_vit.report.page import environment
+from t2t_vit.report.page import DAMAGE, environment
 from t2t_vit.report.run_files import Points
 
 COLOURS = 8
@@ -27,10 +28,18 @@ def write_comparison(output: Path, groups: Sequence[Group], pairs: Sequence[Pair
     """Write the page; `advice` are lines on what is missing, and how it can be had.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the files of a run are damaged, or the page cannot be written.
     """
+    try:
+        page = comparison_page(groups, pairs, advice)
+    except DAMAGE as error:
+        folders = ", ".join(str(run.files.folder) for group in groups for run in group.runs)
+        raise UserError(
+            f"{folders}: the files of one of these runs are not in the form that a run writes "
+            f"({type(error).__name__}: {error})"
+        ) from error
     with atomic_write(output, "w") as file:
-        file.write(comparison_page(groups, pairs, advice))
+        file.write(page)
 
 
 def comparison_page(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequence[str] = ()) -> str:

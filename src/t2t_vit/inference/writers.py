@@ -231,14 +231,14 @@ def check_output(path: str | Path) -> None:
     check_folder(Path(path).parent, f"output '{path}':")
 
 
-def check_apart(path: str | Path, output: str | Path, what: str) -> None:
+def check_apart(path: str | Path, output: str | Path, what: str, of: str = "the output") -> None:
     """Refuse a second file to write that is the output, perhaps with its name in another case.
 
     Raises:
         UserError: `what` is that file.
     """
     if place_of(path) == place_of(output):
-        raise UserError(f"{what}: is also the output; choose another file")
+        raise UserError(f"{what}: is also {of}; choose another file")
 
 
 @contextmanager

@@ -11,6 +11,9 @@ from t2t_vit.files import atomic_write
 from t2t_vit.report import formatting, sections
 from t2t_vit.report.run_files import EVALUATION, RECORD, RunFiles, read_run
 
+# What the content of damaged files leads to.
+DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, jinja2.UndefinedError)
+
 
 def write_report(folder: Path, output: Path) -> None:
     """The report of the run whose logs are in `folder`, as far as the run came.
@@ -21,7 +24,7 @@ def write_report(folder: Path, output: Path) -> None:
     run = read_run(folder)
     try:
         page = report(run)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, jinja2.UndefinedError) as error:
+    except DAMAGE as error:
         names = " or ".join(name for name, held in ((RECORD, run.record), (EVALUATION, run.evaluation)) if held)
         raise UserError(
             f"{folder}: {names} is not in the form that a run writes ({type(error).__name__}: {error})"

@@ -82,15 +82,15 @@ class Runner:
             Stopped: a signal asked for it; the runs have stopped with checkpoints, and the sweep can go on.
             UserError: the first run could not begin: what is wrong is the same for all.
         """
-        try:
-            with heard(self._request):
+        with heard(self._request):  # also while the runs save and end, so that a second Ctrl-C is heard
+            try:
                 self._loop()
-        finally:
-            for work in self._works:
-                work.run.stop()
-            for work in self._works:
-                work.run.wait()
-                work.turn.close()
+            finally:
+                for work in self._works:
+                    work.run.stop()
+                for work in self._works:
+                    work.run.wait()
+                    work.turn.close()
         if self._requested:
             raise Stopped(self._requested)
 
@@ -162,7 +162,10 @@ class Runner:
         return self._fail(work, code, work.run.last_words())
 
     def _follow(self, work: _Work) -> None:
-        """Report what the run came to since the last look, epoch by epoch, until one says that it leads nowhere."""
+        """Report what the run came to since the last look, epoch by epoch, until one says that it leads nowhere.
+
+        That is decided by the epochs alone, also of a run that has ended meanwhile: not by how quickly we looked.
+        """
         for epoch, value in work.run.new_values(self._metric, loss=self._plan.loss):
             self._study.report(work.turn, epoch, value)
             if self._study.should_prune(work.turn):

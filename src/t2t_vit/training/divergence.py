@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, lines_of, open_to_append, parse_json
+from t2t_vit.files import LONGEST_LINE, atomic_write, lines_of, open_to_append, parse_json
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.state import State
 from t2t_vit.training.step import StepMetrics
@@ -30,7 +30,8 @@ class StopOnDivergence(Callback):
     Args:
         names: the images of the update that made this step, of all processes.
         advice: what may help, besides a lower learning rate.
-        log: a file that gets a row {"step", "images"} for each skipped update; None: none is kept.
+        log: a file that gets a row {"step", "images"} for each skipped update, and how many "more" images there are
+            if a line cannot hold all; None: none is kept.
         note: reports where the log is when the first update is skipped.
 
     Raises:
@@ -109,7 +110,7 @@ class StopOnDivergence(Callback):
         """Rows for the skipped updates; a disk that takes none is no reason to stop."""
         if not steps or self._log is None:
             return
-        rows = [json.dumps({"step": step, "images": list(self._names(step))}) for step in steps]
+        rows = [_row(step, self._names(step)) for step in steps]
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with open_to_append(self._log) as file:
@@ -123,6 +124,16 @@ class StopOnDivergence(Callback):
                 f"and of every later such step, are in {self._log}"
             )
             self._note = None
+
+
+def _row(step: int, names: Sequence[str]) -> str:
+    """A row of the log, of as many names as a line that is read again may hold."""
+    row = json.dumps({"step": step, "images": list(names)})
+    named = len(names)
+    while len(row) >= LONGEST_LINE:
+        named //= 2
+        row = json.dumps({"step": step, "images": list(names[:named]), "more": len(names) - named})
+    return row
 
 
 def _step(row: str) -> float:

@@ -288,6 +288,23 @@ def test_a_run_that_was_moved_goes_on_where_its_file_lies() -> None:
     assert home(Path("new/c/renamed/net-1_4.ckpt"), run) == Folders.of([f"new/{root}" for root in ROOTS], "renamed")
 
 
+@pytest.mark.parametrize("roots", [["r/c", "r/b", "r/s", "r/l"], ["r/c/exp", "r/b/exp", "r/s/exp", "r/l/exp"]])
+def test_a_run_keeps_its_folders_by_their_mark(roots: list[str], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they share no parent, where one is a link to another disk, and from within a root."""
+    run = left(roots=roots, files=("net-1_4.ckpt",))
+    Path("disk").mkdir()
+    logs = Path(shutil.move(roots[3], "disk/logs"))
+    Path(roots[3]).symlink_to(here / logs)
+    Path("r").rename("new")
+    now = [root.replace("r/", "new/", 1) for root in roots]
+    monkeypatch.chdir(now[0])
+    found = home_of(Path("net/net-1_4.ckpt"), run.mark, "net", roots, {}, ["c", "b", "s", "l"])
+    assert found is not None
+    assert [os.path.realpath(each) for each in (found.checkpoints, found.best, found.summary, found.logs)] == [
+        *(str(here / root / "net") for root in now[:3]), str(here / "disk/logs/net")
+    ]  # fmt: skip
+
+
 def test_a_root_of_the_command_line_wins() -> None:
     run = left(files=("net-1_4.ckpt",))
     file = run.folders.checkpoints / "net-1_4.ckpt"

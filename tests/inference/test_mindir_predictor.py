@@ -4,7 +4,9 @@
 """
 
 import sys
+import time
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import ProgramError, UserError
 from t2t_vit.formats.mindir import GraphWriter
+from t2t_vit.inference import foreign_process
 from t2t_vit.inference.exported import ExportedPredictor, Metadata
 from t2t_vit.inference.foreign_process import ForeignProcess, Limits
 from t2t_vit.inference.load import load
@@ -109,6 +112,22 @@ def test_what_goes_wrong_is_told(what: str, said: str, tmp_path: Path, monkeypat
     with pytest.raises(ProgramError, match=said):
         process.run(np.zeros((2, 1, 4, 6), np.float32), (2, 2))
     process.close()
+
+
+def test_the_last_words_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads them may come later than the end of the process."""
+
+    def late(pipe: IO[bytes], printed: list[bytes]) -> None:
+        with pipe:
+            while line := pipe.readline():
+                time.sleep(0.2)
+                printed.append(line)
+
+    monkeypatch.setattr(foreign_process, "_collect", late)
+    monkeypatch.setenv("STAND_IN", "leave")
+    process = ForeignProcess("mindir", "MindSpore", file(tmp_path / "x.mindir"), python=sys.executable)
+    with pytest.raises(ProgramError, match="ends with code 3 for 1 image: the reason"):
+        process.run(np.zeros((1, 1, 4, 6), np.float32), (1, 2))
 
 
 def test_a_file_that_mindspore_refuses(tmp_path: Path) -> None:

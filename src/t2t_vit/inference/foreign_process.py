@@ -120,9 +120,9 @@ class ForeignProcess:
             start_new_session=True,  # Ctrl-C must not reach it, and its children end with it
         )
         self._printed: list[bytes] = []
-        reader = threading.Thread(target=_collect, args=(self._process.stderr, self._printed), daemon=True)
-        reader.start()
-        self._end = weakref.finalize(self, _stop, self._process, reader)
+        self._reader = threading.Thread(target=_collect, args=(self._process.stderr, self._printed), daemon=True)
+        self._reader.start()
+        self._end = weakref.finalize(self, _stop, self._process, self._reader)
         with self._within(limits.seconds):  # it imports the runtime, which has nothing to do with the file
             self._answer(LOADING)
         with self._within(self._allowed(self._size / _LOADED_BYTES)):
@@ -231,6 +231,7 @@ class ForeignProcess:
             taken = f"{min(self._late, most):.3g} s {what}"
             share = "" if self._late >= most else f", its size's share of exported_seconds ({most:g})"
             return ProgramError(f"takes longer than {taken}{share}; if you trust the file, raise exported_seconds")
+        self._reader.join(timeout=_SECONDS_TO_END)  # last words may still be in the pipe, which a child may keep open
         last = b"".join(self._printed).decode(errors="replace").strip()
         if says_out_of_memory(last):
             return ProgramError(self._failure(what, last))

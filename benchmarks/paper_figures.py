@@ -1,7 +1,7 @@
 """The figures of docs/explained/paper.md, drawn from a trained quickstart network and its embedded images.
 
     t2t-vit quickstart
-    python benchmarks/paper_figures.py runs/quickstart/best_checkpoints/t2t_vit_quickstart/best.ckpt
+    python benchmarks/paper_figures.py runs/quickstart/best_checkpoints/t2t_vit_s_4/best.ckpt
 
 Prints the numbers that the page quotes. On a CPU, in float32.
 """

@@ -41,13 +41,15 @@ def test_configuration_and_tracing(name: str) -> None:
     torch.testing.assert_close(traced(images)["head"], model(images), atol=5e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["t2t_vit_7", "t2t_vit_dense", "t2t_vit_c_14"])
+@pytest.mark.parametrize("name", ["t2t_vit_7", "t2t_vit_dense", "t2t_vit_c_14", "t2t_vit_s_6"])
 def test_features_only(name: str) -> None:
     model = timm.create_model(name, features_only=True, img_size=64).eval()
-    width = t2t_vit.timm.VARIANTS[name].widths[-1]
-    assert (model.feature_info.reduction(), model.feature_info.channels()) == ([4, 8, 16], [64, 64, width])
+    strides = [2, 4, 8] if name == "t2t_vit_s_6" else [4, 8, 16]
+    widths = [64, 128, 128] if name == "t2t_vit_s_6" else [64, 64, t2t_vit.timm.VARIANTS[name].widths[-1]]
+    assert (model.feature_info.reduction(), model.feature_info.channels()) == (strides, widths)
     maps = model(torch.randn(1, 3, 64, 96))
-    assert [tuple(one.shape[1:]) for one in maps] == [(64, 16, 24), (64, 8, 12), (width, 4, 6)]
+    sizes = [(width, 64 // stride, 96 // stride) for width, stride in zip(widths, strides, strict=True)]
+    assert [tuple(one.shape[1:]) for one in maps] == sizes
 
 
 def test_weights_are_fitted(tmp_path: Path) -> None:

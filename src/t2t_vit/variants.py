@@ -28,6 +28,7 @@ class SoftSplit:
 
 
 AUTHORS_SPLITS = (SoftSplit(7, 4, 2), SoftSplit(3, 2, 1), SoftSplit(3, 2, 1))
+SMALL_SPLITS = (SoftSplit(7, 2, 3), SoftSplit(3, 2, 1), SoftSplit(3, 2, 1))  # 16 tokens of an image of 28 or 32 pixels
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Variant:
     between two stages a token is halved.
     """
 
-    tokens: Literal["performer", "transformer", "convolution"]
+    tokens: Literal["performer", "transformer", "convolution", "stem"]
     dim: int
     depth: int
     heads: int
@@ -53,6 +54,11 @@ class Variant:
     block: Literal["plain", "se", "ghost", "dense"] = "plain"
     stages: tuple[int, ...] = ()
     growth: int = 0
+
+    @property
+    def map_widths(self) -> tuple[int, int]:
+        """Channels of the two maps on the way to the tokens; a stem doubles them as it halves the grid."""
+        return self.token_dim, self.token_dim * (2 if self.tokens == "stem" else 1)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -115,9 +121,10 @@ VARIANTS: dict[str, Variant] = {
         "performer", 192, 4, 3, 2, splits=(SoftSplit(6, 4, 1), SoftSplit(3, 2, 1), SoftSplit(3, 2, 1)), token_dim=32
     ),
     # Ours, for pictures of 28 x 28 pixels: finer splits, for grids of 14, 7 and 4 tokens a side.
-    "t2t_vit_quickstart": Variant(
-        "performer", 192, 4, 3, 2, splits=(SoftSplit(7, 2, 3), SoftSplit(3, 2, 1), SoftSplit(3, 2, 1)), token_dim=32
-    ),
+    "t2t_vit_quickstart": Variant("performer", 192, 4, 3, 2, splits=SMALL_SPLITS, token_dim=32),
+    # Ours, for images of 28 to 64 pixels: a convolutional stem in place of the T2T module's attention.
+    "t2t_vit_s_4": Variant("stem", 128, 4, 2, 2, splits=SMALL_SPLITS, token_dim=64),
+    "t2t_vit_s_6": Variant("stem", 128, 6, 2, 2, splits=SMALL_SPLITS, token_dim=64),
 }
 
 

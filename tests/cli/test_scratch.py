@@ -13,8 +13,10 @@ from PIL import Image
 
 import t2t_vit
 from t2t_vit.assembly import scratch
-from t2t_vit.assembly.scratch import Choice, Facts, Machine, choose, chosen_keys, look
+from t2t_vit.assembly.scratch import Choice, Facts, Machine, choose, chosen_keys, look, prepared
+from t2t_vit.settings.command_line import parse
 from t2t_vit.settings.file import SHIPPED, find_config, read_config
+from t2t_vit.settings.resolution import resolve
 from t2t_vit.settings.schema import Config, checked
 
 Run = Callable[..., tuple[int, str, str]]
@@ -54,7 +56,7 @@ def test_a_machine_decides_network_and_workers() -> None:
     large = Facts(50_000, 10, 300, False)
     assert (values(large, GPU)["arch"], values(large, GPU)["image_size"]) == ("t2t_vit_14", 224)
     small = Facts(50_000, 10, 32, False)
-    assert [values(small, machine)["arch"] for machine in (CPU, GPU)] == ["t2t_vit_quickstart"] * 2
+    assert [values(small, machine)["arch"] for machine in (CPU, GPU)] == ["t2t_vit_s_4"] * 2
 
 
 def test_a_time_limit_decides_the_epochs() -> None:
@@ -119,6 +121,18 @@ def test_a_folder_is_enough(run: Run) -> None:
     for found in (kept, config):
         assert (found["arch"], found["image_size"], found["epochs"], found["batch_size"]) == ("t2t_vit_4", 64, 2, 16)
         assert found["warmup_length"] == 0.5
+
+
+def test_a_network_for_small_images_is_not_told_of_keys_of_another_one() -> None:
+    def resolved(*more: str) -> tuple[Config, list[str]]:
+        options, _ = prepared(parse("train", ["scratch", "--dataset", "FashionMNIST", *QUICK, *more]))
+        return resolve(options)
+
+    config, notes = resolved()
+    assert config.arch == "t2t_vit_s_4" and not any("performer_drop" in note for note in notes)
+    assert resolved("--arch", "t2t_vit_7")[0].performer_drop == 0.0  # as the file has it
+    _, notes = resolved("--performer_drop", "0.2")
+    assert any("performer_drop (t2t_vit_s_4 has no performer)" in note for note in notes)
 
 
 def test_a_continued_run_repeats_the_choices(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,7 +196,10 @@ def test_what_a_format_cannot_be(
     assert list(tmp_path.iterdir()) == []
 
 
-OTHERS = "t2t_vit_t_14 t2t_vit_14_resnext t2t_vit_14_wide t2t_vit_14_se t2t_vit_dense t2t_vit_16_ghost t2t_vit_c_14"
+OTHERS = (
+    "t2t_vit_t_14 t2t_vit_14_resnext t2t_vit_14_wide t2t_vit_14_se t2t_vit_dense t2t_vit_16_ghost t2t_vit_c_14 "
+    "t2t_vit_s_6"
+)
 
 
 @pytest.mark.parametrize(

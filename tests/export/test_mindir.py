@@ -67,6 +67,7 @@ SMALL = {
     "t2t_vit_14_se": {},
     "t2t_vit_16_ghost": {},
     "t2t_vit_c_14": {},
+    "t2t_vit_s_6": {},
     "t2t_vit_dense": {"stages": (1, 1)},
 }
 

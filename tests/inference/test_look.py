@@ -70,15 +70,17 @@ def test_rollout_is_the_product_of_the_blocks_means() -> None:
     torch.testing.assert_close(rollout(weights), flow[0, 1:] / flow[0, 1:].sum())
 
 
-@pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_dense", "t2t_vit_c_14"])
+@pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_dense", "t2t_vit_c_14", "t2t_vit_s_6"])
 def test_look_keeps_every_stage(arch: str) -> None:
     torch.manual_seed(0)
     model = create_model(arch, image_size=(64, 96), num_classes=3)
     predictor = TorchPredictor(model, Preprocessing((64, 96)), ("a", "b", "c"))
     picture = Image.effect_noise((200, 100), 90).convert("RGB")
     seen = look(predictor, picture)
-    assert [tuple(stage.shape[1:]) for stage in seen.stages] == [(16, 24), (8, 12), (4, 6)]
-    assert seen.rollout.shape == (4, 6)
+    rows, columns = 64 // model.variant.strides[-1], 96 // model.variant.strides[-1]
+    assert (rows, columns) == ((8, 12) if arch == "t2t_vit_s_6" else (4, 6)) == tuple(seen.rollout.shape)
+    sizes = [(4 * rows, 4 * columns), (2 * rows, 2 * columns), (rows, columns)]
+    assert [tuple(stage.shape[1:]) for stage in seen.stages] == sizes
     assert seen.rollout.sum().item() == pytest.approx(1)
     normalised = predictor.preprocessing.normalize(seen.image[None])
     with torch.no_grad(), attention_maps(model) as maps:
@@ -87,7 +89,9 @@ def test_look_keeps_every_stage(arch: str) -> None:
     for stage, expected in zip(seen.stages, (fine[0], coarse[0]), strict=False):
         torch.testing.assert_close(stage, expected, atol=1e-4, rtol=1e-4)
     for row, column in ((0, 0), (0, 5), (2, 1), (3, 5)):
-        torch.testing.assert_close(seen.stages[2][:, row, column], tokens[0, 6 * row + column], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            seen.stages[2][:, row, column], tokens[0, columns * row + column], atol=1e-4, rtol=1e-4
+        )
     torch.testing.assert_close(seen.rollout.flatten(), rollout(weights[0] for weights in maps.values()))
     assert seen.prediction == predictor.predict(picture)
 

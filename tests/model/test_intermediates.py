@@ -5,7 +5,7 @@ import torch
 
 from t2t_vit import FeaturesOnly, UserError, create_model
 
-ARCHS = ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_dense", "t2t_vit_c_14"]
+ARCHS = ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_dense", "t2t_vit_c_14", "t2t_vit_s_6"]
 
 
 def small(arch: str, **options: object) -> torch.nn.Module:
@@ -70,16 +70,19 @@ def test_wrong_choices_are_refused() -> None:
 def test_features_only(arch: str) -> None:
     model, images = small(arch), torch.randn(2, 3, 32, 64)
     backbone = FeaturesOnly(model)
-    assert backbone.strides == [4, 8, 16]
-    assert backbone.channels == [64, 64, model.num_features]
+    strides, coarse = ([2, 4, 8], 128) if arch == "t2t_vit_s_6" else ([4, 8, 16], 64)
+    assert backbone.strides == strides
+    assert backbone.channels == [64, coarse, model.num_features]
     maps, class_token = backbone(images)
-    assert [tuple(one.shape[1:]) for one in maps] == [(64, 8, 16), (64, 4, 8), (model.num_features, 2, 4)]
+    sizes = [(32 // stride, 64 // stride) for stride in strides]
+    assert [tuple(one.shape[2:]) for one in maps] == sizes
+    assert [one.shape[1] for one in maps] == backbone.channels
     tokens = model.forward_features(images)
     assert torch.equal(class_token, tokens[:, 0])
     assert torch.equal(maps[2].flatten(2).mT, tokens[:, 1:])
 
 
-@pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_c_14"])
+@pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_c_14", "t2t_vit_s_6"])
 def test_layouts_hold_the_same_numbers(arch: str) -> None:
     model, images = small(arch), torch.randn(2, 3, 32, 64)
     to_maps = {

@@ -21,6 +21,7 @@ from t2t_vit.model.drop import DropBlock, DropPath
 from t2t_vit.model.inputs import sinusoid_table
 from t2t_vit.model.tokens_to_token import (
     ConvolutionTokens,
+    StemTokens,
     TokenPerformer,
     TokensToToken,
     TokenTransformer,
@@ -28,7 +29,7 @@ from t2t_vit.model.tokens_to_token import (
 )
 from t2t_vit.variants import VARIANTS
 
-WITH_OTHER_BLOCKS = ["t2t_vit_14_se", "t2t_vit_dense", "t2t_vit_16_ghost", "t2t_vit_c_14"]
+WITH_OTHER_BLOCKS = ["t2t_vit_14_se", "t2t_vit_dense", "t2t_vit_16_ghost", "t2t_vit_c_14", "t2t_vit_s_6"]
 LAYERS = {
     "mlp": (lambda: Mlp(24, 48, 0.1, False), (2, 9, 24), (2, 9, 24)),
     "block": (lambda: Block(24, Attention(24, 3, 0.1), Mlp(24, 48, 0.1, False), 0.1), (2, 9, 24), (2, 9, 24)),
@@ -45,6 +46,11 @@ LAYERS = {
         lambda: ConvolutionTokens(VARIANTS["t2t_vit_c_14"], 3, drop_block=0.1),
         (2, 3, 32, 48),
         (2, 6, 384),
+    ),
+    "stem tokens": (
+        lambda: StemTokens(VARIANTS["t2t_vit_s_6"], 3, drop_block=0.1, approximate_gelu=False),
+        (2, 3, 32, 48),
+        (2, 24, 128),
     ),
     "performer": (lambda: TokenPerformer(27, 16, 0.1, False), (2, 9, 27), (2, 9, 16)),
     "transformer": (lambda: TokenTransformer(27, 16, False), (2, 9, 27), (2, 9, 16)),

@@ -112,7 +112,9 @@ def test_gradients_or_not(change: str) -> None:
     assert not torch.equal(before, without)
 
 
-@pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_14_se", "t2t_vit_16_ghost", "t2t_vit_c_14"])
+@pytest.mark.parametrize(
+    "arch", ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_14_se", "t2t_vit_16_ghost", "t2t_vit_c_14", "t2t_vit_s_6"]
+)
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16, None])
 def test_autocast_or_not(arch: str, low: torch.dtype | None) -> None:
     model = small(arch)

@@ -14,7 +14,7 @@ def network(name: str = "t2t_vit_quickstart", size: int = 28) -> T2TViT:
     return create_model(name, num_classes=5, image_size=size).eval()
 
 
-@pytest.mark.parametrize("name", ["t2t_vit_quickstart", "t2t_vit_7", "t2t_vit_dense", "t2t_vit_c_14"])
+@pytest.mark.parametrize("name", ["t2t_vit_quickstart", "t2t_vit_7", "t2t_vit_dense", "t2t_vit_c_14", "t2t_vit_s_6"])
 def test_the_first_is_the_networks_answer_and_the_others_are_its_head_on_each_token(name: str) -> None:
     model = network(name, 32)
     images = torch.randn(2, 3, 32, 32)

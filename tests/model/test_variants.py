@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from t2t_vit import UserError, create_model, list_models
 from t2t_vit.model.backbone import CheapOperation
@@ -35,7 +36,7 @@ def test_parameter_counts(name: str, count: int) -> None:
 
 
 def test_the_table_is_whole() -> None:
-    assert set(PARAMETERS) == set(list_models()) - {"t2t_vit_quickstart", "t2t_vit_4"}
+    assert set(PARAMETERS) == set(list_models()) - {"t2t_vit_quickstart", "t2t_vit_4", "t2t_vit_s_4", "t2t_vit_s_6"}
 
 
 def test_convolution_tokens_learn_21_35_million() -> None:
@@ -73,6 +74,23 @@ def test_convolution_tokens_are_linear_in_the_image() -> None:
     torch.testing.assert_close(
         tokens(first + second) + tokens(torch.zeros_like(first)), tokens(first) + tokens(second), atol=1e-4, rtol=1e-4
     )
+
+
+def test_stem_tokens_are_three_convolutions_with_layer_norm_and_gelu_between() -> None:
+    tokens = create_model("t2t_vit_s_6", image_size=32).tokens_to_token.eval()
+    images = torch.randn(2, 3, 32, 40)
+    features = images
+    for name, stride, padding in (("stage0", 2, 3), ("stage1", 2, 1)):
+        stage = tokens.get_submodule(name)
+        features = F.conv2d(features, stage.conv.weight, stage.conv.bias, stride, padding)
+        centred = features - features.mean(1, keepdim=True)
+        features = centred / (features.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+        features = features * stage.norm.weight.view(-1, 1, 1) + stage.norm.bias.view(-1, 1, 1)
+        features = features * (1 + torch.erf(features / 2**0.5)) / 2
+        torch.testing.assert_close(tokens.stages(images)[int(name[-1])], features, atol=1e-5, rtol=1e-4)
+    assert features.shape == (2, 128, 8, 10)
+    expected = F.conv2d(features, tokens.project.weight, tokens.project.bias, 2, 1).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(tokens(images), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -16,6 +16,7 @@ KINDS = (
     "t2t_vit_7",
     "t2t_vit_t_14",
     "t2t_vit_c_14",
+    "t2t_vit_s_6",
     "t2t_vit_14_se",
     "t2t_vit_dense",
     "t2t_vit_16_ghost",

@@ -16,7 +16,7 @@ def as_maps(tokens: Tensor) -> Tensor:
     return tokens[:, 1:].mT.unflatten(2, (2, 4))
 
 
-@pytest.fixture(params=["t2t_vit_quickstart", "t2t_vit_t_14", "t2t_vit_c_14", "t2t_vit_16_ghost"])
+@pytest.fixture(params=["t2t_vit_quickstart", "t2t_vit_t_14", "t2t_vit_c_14", "t2t_vit_s_6", "t2t_vit_16_ghost"])
 def network(request: pytest.FixtureRequest) -> T2TViT:
     """A network whose last grid has 2 x 4 tokens, in front of a head on their mean."""
     stride = VARIANTS[request.param].strides[-1]

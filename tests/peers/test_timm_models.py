@@ -22,7 +22,7 @@ TRANSFORMERS = "vit_*"
 
 
 # Each kind of tokens, and the two blocks that are built otherwise.
-FEW = ("t2t_vit_7", "t2t_vit_t_14", "t2t_vit_c_14", "t2t_vit_dense", "t2t_vit_16_ghost")
+FEW = ("t2t_vit_7", "t2t_vit_t_14", "t2t_vit_c_14", "t2t_vit_s_6", "t2t_vit_dense", "t2t_vit_16_ghost")
 
 
 def ours(filter: Any = "", pretrained: bool = False, exclude_filters: Any = "", **options: Any) -> list[str]:

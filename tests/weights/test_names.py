@@ -71,7 +71,9 @@ def test_the_names_of_timms_pull_request_behind_any_prefix(prefix: str) -> None:
     assert list(authors_names(foreign)) == list(expected)
 
 
-@pytest.mark.parametrize("arch", ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_16_ghost", "t2t_vit_dense", "t2t_vit_c_14"])
+@pytest.mark.parametrize(
+    "arch", ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_16_ghost", "t2t_vit_dense", "t2t_vit_c_14", "t2t_vit_s_6"]
+)
 def test_mindspore_and_back_bit_for_bit(tmp_path: Path, arch: str) -> None:
     expected = state(arch)
     write_mindspore_file(expected, tmp_path / "w.ckpt")

@@ -32,6 +32,7 @@ from t2t_vit.settings.file import SHIPPED
 from t2t_vit.settings.schema import Config
 from t2t_vit.settings.values import ImageSize, Value
 from t2t_vit.training.distributed import from_environment
+from t2t_vit.variants import find_variant
 
 PRESET = "scratch"
 # Recipes that need weights to start from, and those that are for neither ImageNet nor its size.
@@ -135,6 +136,8 @@ def prepared(options: Options) -> tuple[Options, list[str]]:
         lines.append("  as given on the command line: " + ", ".join(f"{n} {_shown(options.line[n])}" for n in kept))
     # `epochs` of the command line is the recipe's own here: its warm-up was chosen for it and is not scaled again.
     file = {**options.file, **chosen} | {name: options.line[name] for name in ("epochs",) if name in options.line}
+    if find_variant(str({**file, **options.line}["arch"])).tokens != "performer":
+        file.pop("performer_drop", None)  # it is the file's own network that has one
     return replace(options, file=file), lines
 
 
@@ -187,7 +190,7 @@ def _network(facts: Facts, machine: Machine) -> Choice:
     side = facts.side
     if 0 < side < SMALL:
         return Choice(
-            {"arch": "t2t_vit_quickstart", "image_size": 32}, f"its tokens are small enough for images of {side} pixels"
+            {"arch": "t2t_vit_s_4", "image_size": 32}, f"its tokens are small enough for images of {side} pixels"
         )
     if machine.kind == "cpu":
         return Choice(

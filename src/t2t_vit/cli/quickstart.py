@@ -31,7 +31,7 @@ LEFT = {
     "image files": "images",
     "predictions": "predictions.json",
     "pictures": "predictions.png",
-    "ONNX": "t2t_vit_quickstart.onnx",
+    "ONNX": "{arch}.onnx",
 }
 
 
@@ -81,7 +81,7 @@ def _run(start: Start) -> int:
 
     print(rounded(measured))
     print(f"eval results: {as_results(measured.metrics)}")
-    left = [f"{what:<18}{FOLDER / name}" for what, name in LEFT.items()]
+    left = [f"{what:<18}{FOLDER / name.format(arch=config.arch)}" for what, name in LEFT.items()]
     for line in [*where(replace(trained, images=str(FOLDER / "images"))), *left]:
         print_line(line)
     return code

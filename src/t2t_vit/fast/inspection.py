@@ -31,6 +31,8 @@ from t2t_vit.model.tokens_to_token import (
     ConvolutionTokens,
     NarrowingAttention,
     SoftSplitLayer,
+    StemStage,
+    StemTokens,
     TokenPerformer,
     TokensToToken,
     TokenTransformer,
@@ -61,7 +63,7 @@ CHEAP = (CheapOperation,)
 # Every class of ours with its children, which have to be there and of one of these classes; no others may be.
 CHILDREN: dict[type[nn.Module], dict[str, Kinds]] = {
     T2TViT: {
-        "tokens_to_token": (TokensToToken, FusedTokensToToken, ConvolutionTokens),
+        "tokens_to_token": (TokensToToken, FusedTokensToToken, ConvolutionTokens, StemTokens),
         "pos_drop": DROP,
         "blocks": (nn.ModuleList,),
         "norm": (nn.LayerNorm, nn.Identity),
@@ -72,6 +74,14 @@ CHILDREN: dict[type[nn.Module], dict[str, Kinds]] = {
     ConvolutionTokens: {
         "soft_split0": (nn.Conv2d,),
         "soft_split1": (nn.Conv2d,),
+        "project": (nn.Conv2d,),
+        "drop_block1": DROP_BLOCK,
+        "drop_block2": DROP_BLOCK,
+    },
+    StemStage: {"conv": (nn.Conv2d,), "norm": NORM, "act": GELU},
+    StemTokens: {
+        "stage0": (StemStage,),
+        "stage1": (StemStage,),
         "project": (nn.Conv2d,),
         "drop_block1": DROP_BLOCK,
         "drop_block2": DROP_BLOCK,

@@ -63,7 +63,7 @@ def fused_or_plain(model: nn.Module, kernels: str, device: torch.device) -> str:
         UserError: "triton" was asked for and cannot run.
     """
     check_kernels(kernels, device)
-    splits = isinstance(model, T2TViT) and model.variant.tokens != "convolution"
+    splits = isinstance(model, T2TViT) and model.variant.tokens in ("performer", "transformer")
     if isinstance(model, T2TViT) and (
         kernels == "triton" or (kernels == "auto" and splits and device.type == "cuda" and not why_not_fusible(device))
     ):

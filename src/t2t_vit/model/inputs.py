@@ -22,6 +22,7 @@ _FIRST_LAYER = {
     "performer": "tokens_to_token.attention1.kqv",
     "transformer": "tokens_to_token.attention1.attn.qkv",
     "convolution": "tokens_to_token.soft_split0",
+    "stem": "tokens_to_token.stage0.conv",
 }
 
 

@@ -19,16 +19,22 @@ Indices = int | Sequence[int] | None
 OutputFormat = Literal["NCHW", "NHWC", "NLC", "NCL"]
 # The maps after the two attentions of the tokens-to-token module come before those of the blocks.
 STAGES = 2
+# The modules of the tokens-to-token module that end those stages.
+MAPS = {
+    "performer": ("attention1", "attention2"),
+    "transformer": ("attention1", "attention2"),
+    "convolution": ("soft_split0", "soft_split1"),
+    "stem": ("stage0", "stage1"),
+}
 
 
 def feature_info(variant: Variant) -> list[dict[str, Any]]:
     """For each intermediate its channels, its stride and its module, as timm lists them."""
     fine, coarse, last = variant.strides
-    convolution = variant.tokens == "convolution"
-    names = ("soft_split0", "soft_split1") if convolution else ("attention1", "attention2")
+    names = MAPS[variant.tokens]
     info = [
-        {"num_chs": variant.token_dim, "reduction": stride, "module": f"tokens_to_token.{name}"}
-        for name, stride in zip(names, (fine, coarse), strict=True)
+        {"num_chs": width, "reduction": stride, "module": f"tokens_to_token.{name}"}
+        for name, width, stride in zip(names, variant.map_widths, (fine, coarse), strict=True)
     ]
     return info + [
         {"num_chs": width, "reduction": last, "module": f"blocks.{number}"}

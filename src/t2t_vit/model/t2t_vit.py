@@ -24,7 +24,7 @@ from t2t_vit.model.inputs import (
 )
 from t2t_vit.model.intermediates import feature_info, forward_intermediates, prune
 from t2t_vit.model.parameters import Freezable, group_matcher, layer_groups
-from t2t_vit.model.tokens_to_token import ConvolutionTokens, TokensToToken
+from t2t_vit.model.tokens_to_token import ConvolutionTokens, StemTokens, TokensToToken
 from t2t_vit.variants import VARIANTS, Variant, find_variant
 
 torch.fx.wrap("positions_for")  # it looks at sizes, so a tracer keeps it whole
@@ -84,9 +84,13 @@ class T2TViT(Freezable):
         self.head_hidden_size = self.num_features = variant.widths[-1]
         self.feature_info = feature_info(variant)
         self.pretrained_cfg: dict[str, Any] = default_cfg(variant, num_classes, in_chans, image_size)
-        self.tokens_to_token: TokensToToken | ConvolutionTokens
+        self.tokens_to_token: TokensToToken | ConvolutionTokens | StemTokens
         if variant.tokens == "convolution":
             self.tokens_to_token = ConvolutionTokens(variant, in_chans, drop_block=drop_block)
+        elif variant.tokens == "stem":
+            self.tokens_to_token = StemTokens(
+                variant, in_chans, drop_block=drop_block, approximate_gelu=approximate_gelu
+            )
         else:
             self.tokens_to_token = TokensToToken(
                 variant,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from t2t_vit.assembly.scratch import OF_ANY_SIZE
 from t2t_vit.settings.command_line import parse
 from t2t_vit.settings.file import SHIPPED, find_config, read_config, shipped_configs
 from t2t_vit.settings.resolution import resolve
@@ -9,6 +10,7 @@ from t2t_vit.settings.schema import KEYS, Config
 from t2t_vit.variants import VARIANTS
 
 OF_PAGE = ("t2t_vit_19", "t2t_vit_t_14")
+OURS = ("t2t_vit_s_6_cifar10", "t2t_vit_s_6_fashion_mnist")  # their headers have what we measured
 TRANSFERS = ("finetune", "finetune_384")  # they name no network: the weights do
 
 
@@ -20,6 +22,7 @@ def test_all_recipes_are_there() -> None:
         "t2t_vit_t_14_authors",
         "t2t_vit_19_cifar",
         *OF_PAGE,
+        *OURS,
         *TRANSFERS,
     }
     assert expected | {f"t2t_vit_{depth}" for depth in ("7", "10", "12", "14", "24", "t_19", "t_24")} <= set(
@@ -35,7 +38,8 @@ def test_a_recipe_is_whole(name: str) -> None:
     assert name.startswith((config.arch, "quickstart", "scratch", *TRANSFERS))
     header = [line for line in find_config(name).read_text().splitlines() if line.startswith("# ")]
     assert all(any(line.startswith(f"# {word}") for line in header) for word in ("Command:", "Hardware:", "Source:"))
-    assert name in ("quickstart", "scratch", "finetune") or any("Published, not ours:" in line for line in header)
+    claim = "Measured:" if name in OURS else "Published, not ours:"
+    assert name in ("quickstart", "scratch", "finetune") or any(claim in line for line in header)
 
 
 @pytest.mark.parametrize("name", OF_PAGE)
@@ -60,7 +64,7 @@ def test_the_pages_recipes_are_in_full_and_hold_its_values(name: str) -> None:
     [
         name
         for name in shipped_configs()
-        if name not in (*OF_PAGE, *TRANSFERS, "quickstart", "scratch", "t2t_vit_19_cifar")
+        if name not in (*OF_PAGE, *OURS, *TRANSFERS, "quickstart", "scratch", "t2t_vit_19_cifar")
     ],
 )
 def test_the_authors_recipes(name: str) -> None:
@@ -95,3 +99,10 @@ def test_the_checkouts_link_leads_to_the_shipped_ones() -> None:
     if not link.exists():
         pytest.skip("installed without a checkout")
     assert link.resolve() == SHIPPED.resolve()
+
+
+def test_only_recipes_of_hundreds_of_epochs_are_said_to_be_for_imagenet_on_gpus() -> None:
+    weights = {name: ["--pretrained", "w.ckpt"] for name in TRANSFERS}
+    epochs = {name: resolve(parse("train", [name, *weights.get(name, [])]))[0].epochs for name in shipped_configs()}
+    long = {name for name, count in epochs.items() if count >= 300}
+    assert long == set(shipped_configs()) - set(OF_ANY_SIZE)

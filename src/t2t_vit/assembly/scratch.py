@@ -37,7 +37,8 @@ from t2t_vit.variants import find_variant
 PRESET = "scratch"
 # Recipes that need weights to start from, and those that are for neither ImageNet nor its size.
 FROM_WEIGHTS = ("finetune", "finetune_384")
-OF_ANY_SIZE = (PRESET, "quickstart", "t2t_vit_19_cifar", *FROM_WEIGHTS)
+OF_SMALL_IMAGES = ("quickstart", "t2t_vit_s_6_cifar10", "t2t_vit_s_6_fashion_mnist")
+OF_ANY_SIZE = (PRESET, "t2t_vit_19_cifar", *OF_SMALL_IMAGES, *FROM_WEIGHTS)
 
 LOOKED_AT = 256  # images whose headers are read, evenly spread
 LOOKED_INTO = 32  # images whose colours are looked at

@@ -13,6 +13,7 @@ from t2t_vit.cli.main import main
 from t2t_vit.comparison.findings import headline, pairs_of
 from t2t_vit.comparison.page import comparison_page
 from t2t_vit.comparison.runs import differing_keys, grouped, read_runs
+from t2t_vit.report import run_files
 
 MakeRun = Callable[..., Path]
 HUNDRED = range(100)
@@ -132,6 +133,48 @@ def test_a_run_that_was_killed_is_shown_as_far_as_it_came(
     assert (pair.images, pair.seeds, pair.p) == (None, None, None)
     page = words_of(comparison_page(groups, [pair]))
     assert "with the figures of their last evaluation: b" in page
+
+
+def test_a_seed_that_is_half_trained_is_left_out_of_mean_and_test(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = [make_run(f"a{seed}", shares(70 + seed), seed=seed) for seed in range(2)]
+    half = make_run("a2", shares(10), seed=2, finished=False, epochs=1)
+    second = [make_run(f"b{seed}", shares(90 + seed), seed=seed, base_lr=0.1) for seed in range(2)]
+    groups, (pair,) = found(half, *first, *second)
+    assert [group.name for group in groups] == ["a0 (2 seeds)", "b0 (2 seeds)"]
+    assert groups[0].mean(lambda run: run.top1) == pytest.approx(0.705)
+    assert groups[0].mean(lambda run: run.steps) == 10
+    assert groups[0].course(lambda run: run.of_weights("top1")) == [
+        (1, pytest.approx(0.3525)),
+        (2, pytest.approx(0.705)),
+    ]
+    assert pair.value == pair.seeds.value == pytest.approx(0.2)
+    assert pair.images.value == pytest.approx(0.2)
+    assert main(["compare", *map(str, (half, *first, *second))]) == 0
+    out, err = capsys.readouterr()
+    assert "Left out of all numbers of a0 (2 seeds), since not at the end of training: a2." in err
+    assert "b0 (2 seeds) is better than a0 (2 seeds)" in out
+    page = words_of(Path("comparison.html").read_text(encoding="utf-8"))
+    assert re.search(r"a0 \(2 seeds\) a2 2 10\.00 % \S+ 10 left out: not at its end", page)
+    assert "seed 0 or 1 0 or 1" in page
+
+
+def test_a_history_is_parsed_once(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def counts(text: str | None) -> float | None:
+        seen.append(text)
+        return float(text) if text else None
+
+    monkeypatch.setattr(run_files, "_number", counts)
+    groups, pairs = found(make_run("a", shares(70)), make_run("b", shares(90), base_lr=0.1))
+    comparison_page(groups, pairs)
+    columns = ("val_top1", "val_loss", "train_loss", "images_per_second", "seconds", "step", "epoch of each of these")
+    assert len(seen) <= 2 * 2 * 2 * len(columns)  # of 2 runs, 2 epochs, with the epoch beside each value
+    before = len(seen)
+    comparison_page(groups, pairs)
+    assert len(seen) == before
 
 
 def test_a_run_of_an_older_version_and_the_advice_for_it(

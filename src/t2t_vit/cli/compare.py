@@ -55,7 +55,7 @@ def compare(folders: Sequence[Path], output: Path) -> tuple[list[Group], list[Pa
 
 
 def _advice(groups: Sequence[Group]) -> list[str]:
-    lacking = [run for group in groups for run in group.runs if run.files.evaluation and run.answers is None]
+    lacking = [run for group in groups for run in group.runs if run.is_finished and run.answers is None]
     if not lacking:
         return []
     from t2t_vit.comparison.stored_answers import how_to_store_answers  # it looks for checkpoints, with torch

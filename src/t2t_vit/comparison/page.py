@@ -78,7 +78,11 @@ def remarks(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequence[str
     runs = [run for group in groups for run in group.runs]
     found = [*dict.fromkeys(pair.why_not for pair in pairs if pair.why_not), *advice]
     found += [text for run in runs if (text := unlike_evaluation(run))]
-    unfinished = [run.name for run in runs if not run.files.evaluation]
+    for group in groups:
+        if group.left_out:
+            names = ", ".join(run.name for run in group.left_out)
+            found.append(f"Left out of all numbers of {group.name}, since not at the end of training: {names}.")
+    unfinished = [run.name for group in groups for run in group.measured if not run.is_finished]
     if unfinished:
         found.append(f"Not at their end, so with the figures of their last evaluation: {', '.join(unfinished)}.")
     if any(pair.images is not None and pair.seeds is None for pair in pairs):

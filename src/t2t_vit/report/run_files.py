@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,19 @@ class RunFiles:
     evaluation: dict[str, Any]
 
     def points(self, column: str, kind: str) -> Points:
-        """Epochs and values of the rows of one kind, where both are numbers."""
-        pairs = [(_number(row.get("epoch")), _number(row.get(column))) for row in self.rows if row.get("kind") == kind]
-        return [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None]
+        """Epochs and values of the rows of one kind, where both are numbers; the same list each time."""
+        found = self._points.get((column, kind))
+        if found is None:
+            rows = [row for row in self.rows if row.get("kind") == kind]
+            pairs = [(_number(row.get("epoch")), _number(row.get(column))) for row in rows]
+            found = [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None]
+            self._points[column, kind] = found
+        return found
+
+    @cached_property
+    def _points(self) -> dict[tuple[str, str], Points]:
+        """What `points` found so far: a history may have 200,000 rows, and a page asks for a column several times."""
+        return {}
 
     def steps(self, column: str) -> Points:
         """The course of `column` by the rows of the log lines, or by those of the epochs where these are more."""

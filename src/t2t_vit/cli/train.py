@@ -41,7 +41,7 @@ from t2t_vit.model import T2TViT
 from t2t_vit.notes import counted, print_line, silent, tell
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_report
-from t2t_vit.report.run_files import ANSWERS, EVALUATION, REPORT
+from t2t_vit.report.run_files import ANSWERS, EVALUATION, REPORT, ROOT_KEYS
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.schema import Config
@@ -61,7 +61,7 @@ from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.loop import Validation, train
 from t2t_vit.training.optimizer import Schedule, trainable
 from t2t_vit.training.retention import BEST, LAST, BestList, Checkpoints, best_lists, best_of
-from t2t_vit.training.run import ROOT_KEYS, Folders, Run, RunMark, claim, finish, is_finished, remove
+from t2t_vit.training.run import Folders, Run, RunMark, claim, finish, is_finished, remove
 from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
 from t2t_vit.training.teacher import Teacher

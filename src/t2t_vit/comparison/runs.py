@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.answers import read_answers
 from t2t_vit.notes import counted
-from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, Points, RunFiles, read_run
+from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, ROOT_KEYS, Points, RunFiles, read_run
 from t2t_vit.settings.schema import KEYS, SECTIONS
 
 # What a run is called, where it writes and what it reports there: nothing that it could be better by.
-NAMING = frozenset(
-    "model_postfix ckpt_root_dir best_ckpt_root_dir summary_root_dir logs_root_dir resume tracker".split()  # noqa: SIM905
-)
+NAMING = frozenset({"model_postfix", "resume", "tracker", *ROOT_KEYS})
 # What the numbers of a run do not depend on, besides: runs that differ in these and the seed alone are one group.
 _NO_MATTER = (
     NAMING

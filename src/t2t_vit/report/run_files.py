@@ -12,7 +12,10 @@ from t2t_vit.errors import UserError
 from t2t_vit.files import LONGEST_JSON, parse_json, read_at_most, reason_of
 
 HISTORY, RECORD, EVALUATION, REPORT = "history.csv", "run.json", "evaluation.json", "report.html"
+HISTORY_LINES = "history.jsonl"  # the rows of HISTORY, an object each
 ANSWERS = "answers.npy"
+# The configuration keys that say where a run's four folders are: its checkpoints, the best ones, summary and logs.
+ROOT_KEYS = ("ckpt_root_dir", "best_ckpt_root_dir", "summary_root_dir", "logs_root_dir")
 _LONGEST_HISTORY = 64 * 2**20  # bytes; 200,000 rows, each of which takes several times that in memory
 
 Row = dict[str, str]

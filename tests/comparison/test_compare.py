@@ -202,6 +202,28 @@ def test_a_run_of_an_older_version_and_the_advice_for_it(
     assert f"--pretrained {checkpoint.relative_to('runs')} " in capsys.readouterr().err
 
 
+def test_parts_that_seeds_drew_are_explained_and_how_to_answer_all(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = {"val_num_samples": 100, "split_seed": 0}
+    a = make_run("a", shares(70), seed=0, **part)
+    b = make_run("b", shares(90), seed=1, images=range(50, 150), base_lr=0.1, **part)
+    for name in "ab":
+        checkpoint = Path(f"runs/checkpoints/{name}/t2t_vit_quickstart-2_10.ckpt")
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+    assert main(["compare", str(a), str(b)]) == 0
+    err = capsys.readouterr().err
+    assert "not paired: val_num_samples takes a part of them, and each seed draws another part." in err
+    lines = [line for line in err.splitlines() if "replaces the answers by those to all validation images" in line]
+    assert [shlex.split(line.partition("started in: ")[2])[-4:] for line in lines] == [
+        ["--val_num_samples", "-1", "--answers", f"runs/logs/{name}/answers.npy"] for name in "ab"
+    ]
+    c = make_run("c", shares(90), seed=0, images=range(50, 150), base_lr=0.1, **part)
+    assert main(["compare", str(a), str(c)]) == 0  # one seed: the data are others
+    assert "each seed draws" not in capsys.readouterr().err
+
+
 def test_answers_of_another_evaluation_are_named(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     a, b, c = make_run("a", shares(70)), make_run("b", shares(90), base_lr=0.1), make_run("c", shares(50), base_lr=0.2)
     (b / "answers.npy").write_bytes((c / "answers.npy").read_bytes())

@@ -112,11 +112,22 @@ def why_unpaired(runs: Sequence[ComparedRun]) -> str:
         assert run.answers is not None
         if not np.array_equal(first.answers["image"], run.answers["image"]):
             common = len(np.intersect1d(first.answers["image"], run.answers["image"], assume_unique=True))
+            drawn = (
+                ": val_num_samples takes a part of them, and each seed draws another part"
+                if are_drawn_apart([first, run])
+                else ""
+            )
             return (
                 f"{first.name} and {run.name} were measured on different validation images ({len(first.answers):,} and "
-                f"{len(run.answers):,}, {common:,} in common), so their answers are not paired."
+                f"{len(run.answers):,}, {common:,} in common), so their answers are not paired{drawn}."
             )
     return ""
+
+
+def are_drawn_apart(runs: Sequence[ComparedRun]) -> bool:
+    """Whether these runs chose their validation images by `val_num_samples` and by different seeds."""
+    counts = {run.settings["val_num_samples"] for run in runs}
+    return len(counts) == 1 and counts != {-1} and len({run.seed for run in runs}) > 1
 
 
 def _right(group: Group) -> NDArray[np.float64]:

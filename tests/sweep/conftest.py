@@ -11,9 +11,9 @@ from t2t_vit.sweep.study import Plan, Study
 
 # Stands for `t2t-vit train`: four epochs whose accuracy is a function of base_lr and seed. It goes on from its last
 # epoch, and does what a file of the current folder asks for at an epoch: kill-EPOCH-LR, once; fail-LR; ends-early-LR,
-# without a word; never-begins; falls-LR, to 0 in its last epoch.
+# without a word; never-begins; falls-LR, to 0 in its last epoch; wait-EPOCH; until-it-goes-EPOCH.
 TRAINER = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 words = dict(word[2:].split("=", 1) for word in sys.argv[1:] if word.startswith("--") and "=" in word)
 if pathlib.Path("never-begins").exists():
     print("t2t-vit: data_url is wrong", file=sys.stderr)
@@ -53,6 +53,8 @@ for epoch in range(len(rows) + 1, 5):
         sys.exit(0)
     if pathlib.Path(f"wait-{epoch}").exists():
         signal.pause()
+    while pathlib.Path(f"until-it-goes-{epoch}").exists():
+        time.sleep(0.01)
     last.write_text(json.dumps(rows))
 header = ["kind", "epoch", "step", "seconds", "val_top1", "val_loss"]
 lines = [header, *([str(row[name]) for name in header] for row in rows)]

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -177,6 +178,40 @@ def test_kill_9_at_any_moment_leaves_the_table_as_it_is(
     assert rows_of(sweep(over, **settings), over, default) == whole
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the sweep that is killed is a fork of this process")
+def test_a_training_that_outlived_its_sweep_is_waited_for(sweep: Sweep) -> None:
+    """The next trial is drawn when its result is there, and does not train beside it."""
+    Path("until-it-goes-2").touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # this process may have threads, which the child does not use
+        child = os.fork()
+    if not child:
+        try:
+            sweep("base_lr=0.7,0.1")
+        finally:
+            os._exit(1)
+    while not [*Path("sweep").glob("trial-0000/seed-0/logs/net/history.jsonl")]:
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    told: list[str] = []
+
+    def ends(text: str) -> None:
+        told.append(text)
+        if text.startswith("waiting"):
+            Path("until-it-goes-2").unlink()
+
+    assert [state for state, _, _ in outcome(sweep("base_lr=0.7,0.1", note=ends))] == ["COMPLETE", "COMPLETE"]
+    assert told == [
+        "waiting for trials that another process works on",
+        "trial 0 (base_lr 0.7): goes on", "trial 0 (base_lr 0.7): top1 0.8000",
+        "trial 1 (base_lr 0.1): begins", "trial 1 (base_lr 0.1): top1 0.3200",
+    ]  # fmt: skip
+    assert len(started()) == 2
+
+
 @pytest.mark.thorough
 def test_more_trials_continue_a_sweep(sweep: Sweep, here: Path) -> None:
     whole = sweep("base_lr=0.1..0.9", trials=4, place=here / "whole")
@@ -345,6 +380,8 @@ def test_a_trial_that_another_process_works_on_is_left_to_it(sweep: Sweep, here:
     turn = other.next_turn([])
     assert turn is not None
     assert turn.texts == {"base_lr": "0.1"}
+    path = here / "sweep/trial-0000" / run.LOCK
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"process": os.getppid()}))
     told: list[str] = []
 
     def lets_go(text: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from t2t_vit.errors import OutputError
 from t2t_vit.notes import silent
 from t2t_vit.platforms import NoLocksError
-from t2t_vit.training.run import is_held, open_lock, wait_for_lock, write_holder
+from t2t_vit.training.run import has_lost_holder, is_held, open_lock, wait_for_lock, write_holder
 
 _SECONDS = 60.0  # how long one look at a lock waits, which is repeated: a grid of thousands takes minutes to enter
 
@@ -71,6 +71,11 @@ def take_trial(folder: Path, number: int) -> int | None:
         return None
     write_holder(descriptor, {"trial": number})
     return descriptor
+
+
+def is_orphan(folder: Path, number: int) -> bool:
+    """Whether the sweep has gone that took the trial, of which a training still holds the lock."""
+    return has_lost_holder(trial_folder(folder, number))
 
 
 def held_trials(folder: Path) -> list[str]:

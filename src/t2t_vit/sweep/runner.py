@@ -110,7 +110,7 @@ class Runner:
                     self._works.remove(work)
                     work.turn.close()
             while len(self._works) < self._jobs and not self._requested:
-                turn = self._study.next_turn([work.turn.number for work in self._works])
+                turn = self._study.next_turn([work.turn.number for work in self._works], self._jobs)
                 if turn is None:
                     break
                 self._begin(turn)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from t2t_vit.errors import UserError
 from t2t_vit.installing import not_installed
 from t2t_vit.notes import counted
-from t2t_vit.sweep.locks import alone, take_trial
+from t2t_vit.sweep.locks import alone, is_orphan, take_trial
 from t2t_vit.sweep.space import Dimension, combination, grid_size
 
 if TYPE_CHECKING:
@@ -177,20 +177,26 @@ class Study:
         """All of them, by their numbers."""
         return self._study.get_trials(deepcopy=False)
 
-    def next_turn(self, own: Sequence[int]) -> Turn | None:
+    def next_turn(self, own: Sequence[int], jobs: int = 1) -> Turn | None:
         """A trial to work on: one that its process left, one that waits, or a new one; None where there is none now.
 
         Args:
             own: numbers of the trials that this process works on.
+            jobs: trainings at a time. One that outlived its sweep is one of them: a new trial waits for it, since what
+                comes next depends on it, and since it has the cores.
         """
         states = self._optuna.trial.TrialState
         with self._locked():
             trials = self.trials()
+            busy = len(own)
             for held in trials:
                 if held.state == states.RUNNING and held.number not in own:
                     descriptor = take_trial(self._folder, held.number)
                     if descriptor is not None:
                         return self._turn(self._optuna.trial.Trial(self._study, held._trial_id), descriptor)
+                    busy += is_orphan(self._folder, held.number)
+            if busy >= jobs:
+                return None
             if not any(each.state == states.WAITING for each in trials):
                 drawn = self._next(trials)
                 if drawn is None:

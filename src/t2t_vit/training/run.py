@@ -192,7 +192,7 @@ def write_holder(descriptor: int, content: Mapping[str, Any]) -> None:
 def is_held(folder: Path) -> bool:
     """Whether a living process holds the lock in `folder`; where there are no locks, whether one is said to.
 
-    A process on another machine cannot be looked at, and counts as gone.
+    Without locks, a process on another machine cannot be looked at, and counts as gone.
     """
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR | BINARY | NOT_FOLLOWING | NOT_BLOCKING)
@@ -201,14 +201,29 @@ def is_held(folder: Path) -> bool:
     try:
         lock(descriptor)
     except NoLocksError:
-        held = _json(folder / LOCK)
-        process, is_here = held.get("process"), held.get("host") == socket.gethostname()
-        return isinstance(process, int) and is_here and process != os.getpid() and is_alive(process)
+        return _holder_is_alive(folder) is True
     except OSError:
         return True
     finally:
         os.close(descriptor)
     return False
+
+
+def has_lost_holder(folder: Path) -> bool:
+    """Whether the process that wrote itself into the lock file has gone; another may have inherited the lock.
+
+    False where that cannot be known: of another machine, and on Windows.
+    """
+    return _holder_is_alive(folder) is False
+
+
+def _holder_is_alive(folder: Path) -> bool | None:
+    """Whether the process in the lock file, other than this one, lives; None where nobody knows."""
+    held = _json(folder / LOCK)
+    process = held.get("process")
+    if not isinstance(process, int) or held.get("host") != socket.gethostname():
+        return None
+    return process != os.getpid() and is_alive(process)
 
 
 class Lock:

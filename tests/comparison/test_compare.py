@@ -83,7 +83,14 @@ def test_a_spread_larger_than_the_difference_decides_nothing(make_run: MakeRun) 
 def test_seeds_of_one_configuration_are_compared_as_runs(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(make_run(f"a{seed}", shares(70 + seed), seed=seed)) for seed in range(2)]
     assert main(["compare", *folders]) == 0
-    assert "Not decided between a0 and a1" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "Not decided between a0 and a1" in out
+    assert [line.split() for line in out.splitlines()[4:6]] == [
+        ["key", "that", "differs", "a0", "a1"],
+        ["seed", "0", "1"],
+    ]
+    assert "These runs are of one configuration: what they differ by is what another seed changes" in err
+    assert "train each configuration with several seeds" not in err
 
 
 def test_a_seed_that_was_trained_twice_counts_once(make_run: MakeRun) -> None:
@@ -157,7 +164,7 @@ def test_a_seed_that_is_half_trained_is_left_out_of_mean_and_test(
     assert "b0 (2 seeds) is better than a0 (2 seeds)" in out
     page = words_of(Path("comparison.html").read_text(encoding="utf-8"))
     assert re.search(r"a0 \(2 seeds\) a2 2 10\.00 % \S+ 10 left out: not at its end", page)
-    assert "seed 0 or 1 0 or 1" in page
+    assert "seed 0, 1 0, 1" in page
 
 
 def test_a_history_is_parsed_once(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

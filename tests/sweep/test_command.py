@@ -54,7 +54,8 @@ def test_table_command_and_comparison(config: Path, capsys: pytest.CaptureFixtur
     assert (program, train) == ("t2t-vit", "train")
     assert parse("train", words).line == {"beta": (0.8, 0.9), "base_lr": 0.7, "seed": 3}
     assert lines[5].startswith(
-        "trial-0001/seed-3 (2 seeds) is better than trial-0000/seed-3 (2 seeds): its top-1 is 16.00"
+        "compared with the configuration as it is, trial 0: trial-0001/seed-3 (2 seeds) is better than "
+        "trial-0000/seed-3 (2 seeds): its top-1 is 16.00"
     )
     assert Path("runs/sweeps/t2t_vit_quickstart/comparison.html").is_file()
     assert run("--over", "base_lr=0.5,0.7", "--beta", "0.8", "0.9", "--seed", "3", "--seeds", "2", "--json") == 0

@@ -62,7 +62,7 @@ def test_seeds_are_averaged(sweep: Sweep, here: Path) -> None:
     assert (other.is_default, best.is_default) == (True, False)
     assert [logs.parent.parent.name for logs in logs_of_trial(here / "sweep", best)] == ["seed-0", "seed-2", "seed-4"]
     heads, rows = table([best, other], dimensions, "top1")
-    assert heads == ["trial", "base_lr", "top1", "spread", "time", ""]
+    assert heads == ["trial", "base_lr", "top1", "spread", "time", "state"]
     assert rows[0] == ["1", "0.7", "80.20 %", "0.20 %", "12 s", "complete"]
     assert rows[1][-1] == "complete, the configuration as it is"
 
@@ -206,8 +206,8 @@ def test_a_training_that_outlived_its_sweep_is_waited_for(sweep: Sweep) -> None:
     assert [state for state, _, _ in outcome(sweep("base_lr=0.7,0.1", note=ends))] == ["COMPLETE", "COMPLETE"]
     assert told == [
         "waiting for trials that another process works on",
-        "trial 0 (base_lr 0.7): goes on", "trial 0 (base_lr 0.7): top1 0.8000",
-        "trial 1 (base_lr 0.1): begins", "trial 1 (base_lr 0.1): top1 0.3200",
+        "trial 0 (base_lr 0.7): goes on", "trial 0 (base_lr 0.7): top1 80.00 %",
+        "trial 1 (base_lr 0.1): begins", "trial 1 (base_lr 0.1): top1 32.00 %",
     ]  # fmt: skip
     assert len(started()) == 2
 
@@ -282,7 +282,7 @@ def test_a_run_that_wrote_its_end_is_complete_however_its_process_ended(sweep: S
     told: list[str] = []
     study = sweep("base_lr=0.7", note=told.append)
     assert outcome(study) == [("COMPLETE", {"base_lr": "0.7"}, pytest.approx(0.8))]
-    assert told == ["trial 0 (base_lr 0.7): begins", "trial 0 (base_lr 0.7): top1 0.8000"]
+    assert told == ["trial 0 (base_lr 0.7): begins", "trial 0 (base_lr 0.7): top1 80.00 %"]
 
 
 def test_a_run_that_did_not_write_its_end_is_continued_and_is_not_complete(sweep: Sweep) -> None:
@@ -391,9 +391,9 @@ def test_a_trial_that_another_process_works_on_is_left_to_it(sweep: Sweep, here:
 
     study = sweep(over, note=lets_go)
     assert told == [
-        "trial 1 (base_lr 0.7): begins", "trial 1 (base_lr 0.7): top1 0.8000",
+        "trial 1 (base_lr 0.7): begins", "trial 1 (base_lr 0.7): top1 80.00 %",
         "waiting for trials that another process works on",
-        "trial 0 (base_lr 0.1): begins", "trial 0 (base_lr 0.1): top1 0.3200",
+        "trial 0 (base_lr 0.1): begins", "trial 0 (base_lr 0.1): top1 32.00 %",
     ]  # fmt: skip
     assert [state for state, _, _ in outcome(study)] == ["COMPLETE", "COMPLETE"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from t2t_vit.cli.report import logs_folder
 from t2t_vit.comparison.findings import Pair, are_drawn_apart, as_json, headline, pairs_of, why_unpaired
-from t2t_vit.comparison.page import group_row, remarks, write_comparison
-from t2t_vit.comparison.runs import Group, differing_keys, grouped, read_runs
+from t2t_vit.comparison.page import differences, group_row, remarks, write_comparison
+from t2t_vit.comparison.runs import Group, grouped, read_runs
 from t2t_vit.errors import UserError
 from t2t_vit.inference.writers import check_output
 from t2t_vit.notes import print_line, tell
@@ -73,15 +73,18 @@ def show(groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
         "run",
         "top-1",
         "loss",
-        "difference",
-        "interval, images",
-        "interval, seeds",
+        "difference, points",
+        "95 % interval, images",
+        "95 % interval, seeds",
         "p",
-        "",
+        "verdict",
         "seconds",
         "images/s",
     )
     print_table(heads, [[row[name] for name in COLUMNS] for row in rows])
-    for key, values in differing_keys(groups).items():
-        print_line(f"{key}: " + "; ".join(" or ".join(map(str, each)) for each in values))
+    if differing := differences(groups):
+        print_line("")
+        names = [group.name for group in groups]
+        print_table(("key that differs", *names), [[key, *values] for key, values in differing.items()])
+    print_line("")
     print_line(headline(pairs))

@@ -225,7 +225,7 @@ def _nothing_more(plan: Plan, tried: int) -> Iterator[str]:
 def _compared(
     folder: Path, plan: Plan, config: Config, best: Trial, default: Trial | None, found: dict[str, Any]
 ) -> list[str]:
-    """Lines on the best trial beside the configuration as it is."""
+    """Lines on the best trial, compared with the configuration as it is."""
     if default is best:
         return ["the configuration as it is was the best of them"]
     if default is None:
@@ -237,7 +237,7 @@ def _compared(
     groups, pairs = compare([*logs_of_trial(folder, default), *logs_of_trial(folder, best)], page)
     found["comparison"] = {**as_json(groups, pairs), "page": str(page)}
     return [
-        headline(pairs),
-        "The best of several was chosen by these very images, which flatters it: other images or seeds tell.",
+        f"compared with the configuration as it is, trial {default.number}: {headline(pairs)}",
+        "The best of several was chosen by these very images, which flatters it: train both with other seeds to know.",
         str(page),
     ]

@@ -83,7 +83,7 @@ def table(trials: Sequence[Trial], dimensions: Sequence[Dimension], metric: str)
     """Titles and rows for people."""
     keys = [each.key for each in dimensions]
     several = any(len(each.values) > 1 for each in trials)
-    heads = ["trial", *keys, metric, *(["spread"] if several else []), "time", ""]
+    heads = ["trial", *keys, metric, *(["spread"] if several else []), "time", "state"]
     rows = []
     for each in trials:
         state = each.state

@@ -12,6 +12,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.report.run_files import RECORD
 from t2t_vit.sweep.locks import trial_folder
 from t2t_vit.sweep.process import SeedRun
+from t2t_vit.sweep.results import shown
 from t2t_vit.sweep.study import Plan, Study, Turn
 from t2t_vit.training.signals import Stopped, heard
 
@@ -187,7 +188,7 @@ class Runner:
             return False
         self._study.complete(work.turn, work.values, work.seconds)
         mean = sum(work.values) / len(work.values)
-        self._note(f"{work.named}: {self._metric} {mean:.4f}")
+        self._note(f"{work.named}: {self._metric} {shown(mean, self._metric)}")
         return True
 
     def _fail(self, work: _Work, code: int, reason: str) -> bool:

@@ -19,7 +19,7 @@ from t2t_vit.sweep import process
 from t2t_vit.sweep.record import enter
 from t2t_vit.sweep.results import logs_of_trial, table, trials_of
 from t2t_vit.sweep.runner import environments
-from t2t_vit.sweep.space import read_over
+from t2t_vit.sweep.space import grid_size, read_over
 from t2t_vit.sweep.study import Plan, Study
 from t2t_vit.training import run
 from t2t_vit.training.run import Lock
@@ -275,6 +275,35 @@ def test_a_copy_of_the_trials_that_a_kill_left_unfinished_is_made_again(
     grown = outcome(sweep("base_lr=0.1,0.7,0.9"))
     assert grown == [*first, ("COMPLETE", {"base_lr": "0.9"}, pytest.approx(0.64))]
     assert len(started()) == 3
+
+
+def test_trials_keep_what_came_of_them_when_values_are_added(here: Path) -> None:
+    """Complete, broken off, failed, and one that a kill left in its midst, which is taken up."""
+
+    def opened(over: str) -> Study:
+        dimensions = read_over([over])
+        return Study(here, Plan(dimensions, grid_size(dimensions) or 0, (0,), None, True, False, "none", 4), 0)
+
+    before = opened("base_lr=0.1,0.2,0.3,0.4")
+    turns = [before.next_turn([*range(number)], 9) for number in range(4)]
+    done, pruned, failed, left = [turn for turn in turns if turn is not None]
+    for turn in (done, pruned, left):
+        before.report(turn, 1, 0.5)
+    before.complete(done, [0.75], 3.0)
+    before.pruned(pruned, 1.0)
+    before.failed(failed, "the loss is not finite")
+    for turn in (done, pruned, failed, left):
+        turn.close()
+    after = opened("base_lr=0.4,0.3,0.2,0.1,0.5")
+
+    def known(study: Study) -> list[Any]:
+        return [(t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in study.trials()]
+
+    assert known(after)[:4] == known(before)
+    taken, new = after.next_turn([]), after.next_turn([3], 2)
+    assert taken is not None and new is not None
+    assert (taken.number, taken.texts, taken.reported) == (3, {"base_lr": "0.4"}, {1})
+    assert (new.number, new.texts) == (4, {"base_lr": "0.5"})
 
 
 def test_a_run_that_wrote_its_end_is_complete_however_its_process_ended(sweep: Sweep) -> None:

@@ -34,7 +34,7 @@ from t2t_vit.inference.load import load
 from t2t_vit.inference.predictor import Predicted, Predictor
 from t2t_vit.notes import silent, tell
 from t2t_vit.out_of_memory import is_out_of_memory, out_of_memory_sentence
-from t2t_vit.report.run_files import REPORT
+from t2t_vit.report.run_files import HISTORY_LINES, REPORT
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.commands import COMMANDS, DEVICE
 from t2t_vit.settings.devices import device_keys
@@ -123,7 +123,7 @@ def train(recipe: PathLike = "", *, verbose: bool = False, **keys: Any) -> Train
         result.best,
         logs,
         logs / REPORT,
-        _history(logs / "history.jsonl"),
+        _history(logs / HISTORY_LINES),
     )
 
 

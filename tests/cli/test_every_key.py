@@ -254,6 +254,15 @@ ROWS = [
     ),
     Row("average_epochs", 2, other("ema_loss", "epoch"), {"model_average": "last_k", "epochs": 3}),
     Row("average_share", 1, other("ema_loss", "epoch"), {"model_average": "swa"}),
+    Row(
+        "model_average",
+        "swa",
+        says(
+            "model_average swa: the first epoch that is averaged is 2 of 2, and the run ends before its end, at step "
+            "1; there will be no averaged weights"
+        ),
+        {"max_steps": 1},
+    ),
     Row("pynative_mode", False, says("asks for a compiled graph, but there is no C compiler")),
     Row("dataset_sink_mode", False, says(r"without effect: dataset_sink_mode \(the device is the CPU\)")),
     Row("teacher", "CKPT", loss, {"teacher": "OTHER", "distill": "soft"}),

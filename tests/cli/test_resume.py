@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from t2t_vit.cli.main import main
+from t2t_vit.report.run_files import ROOT_KEYS
 from t2t_vit.settings.resolution import CHOICE, FREE, REFUSED
 from t2t_vit.settings.schema import KEYS
-from t2t_vit.training.run import ROOT_KEYS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from kill import differences_of_runs, history, trial

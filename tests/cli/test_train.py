@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
-from t2t_vit.cli.train import fit_to_data
+from t2t_vit.cli.train import average_note, fit_to_data
 from t2t_vit.data.images import ArrayImages
 from t2t_vit.settings.schema import Config
+from t2t_vit.training.average import EpochAverage
+from t2t_vit.training.state import State
 
 
 def images(*counts: int) -> ArrayImages:
@@ -49,3 +52,27 @@ def test_class_counts_are_said(counts: tuple[int, ...], balance: str, expected: 
 
 def test_few_images_are_remarked_upon() -> None:
     assert "classes with fewer than 10 training images: 2 of 3" in fitted((9, 3, 12))[1][-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "end", "is_said"),
+    [
+        ("swa", 4, 39, True),
+        ("swa", 4, 40, False),
+        ("swa", 4, 60, False),
+        ("last_k", 1, 9, True),
+        ("last_k", 1, 10, False),
+    ],
+)
+def test_an_average_that_begins_after_the_run_ends_is_said(kind: str, first: int, end: int, is_said: bool) -> None:
+    average = EpochAverage(nn.Linear(2, 2), last=2 if kind == "last_k" else 0, first_epoch=first)
+    state, config = State(10, 6, end), Config(model_average=kind)
+    text = average_note(config, average, state, end)
+    assert bool(text) is is_said
+    sentence = (
+        f"model_average {kind}: the first epoch that is averaged is {first} of 6, and the run ends before its end, at "
+        f"step {end}"
+    )
+    assert text in ("", sentence)
+    average.count = 1  # of a run that was longer once
+    assert average_note(config, average, state, end) == average_note(config, None, state, end) == ""

@@ -26,12 +26,13 @@ from t2t_vit.export.job import Kind
 from t2t_vit.export.write import Exported
 from t2t_vit.inference.item import Item
 from t2t_vit.inference.torch_predictor import TorchPredictor
+from t2t_vit.report.run_files import ROOT_KEYS
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.divergence import StopOnDivergence
 from t2t_vit.training.journal import Journal
 from t2t_vit.training.measurements import Utilisation
 from t2t_vit.training.retention import Checkpoints
-from t2t_vit.training.run import ROOT_KEYS, Folders, Run, RunMark
+from t2t_vit.training.run import Folders, Run, RunMark
 from t2t_vit.training.state import State
 from t2t_vit.training.trackers import Summary
 from t2t_vit.weights import read_weights

@@ -13,6 +13,7 @@ from t2t_vit.cli.main import main
 from t2t_vit.comparison.findings import headline, pairs_of
 from t2t_vit.comparison.page import comparison_page
 from t2t_vit.comparison.runs import differing_keys, grouped, read_runs
+from t2t_vit.report import run_files
 
 MakeRun = Callable[..., Path]
 HUNDRED = range(100)
@@ -82,7 +83,14 @@ def test_a_spread_larger_than_the_difference_decides_nothing(make_run: MakeRun) 
 def test_seeds_of_one_configuration_are_compared_as_runs(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(make_run(f"a{seed}", shares(70 + seed), seed=seed)) for seed in range(2)]
     assert main(["compare", *folders]) == 0
-    assert "Not decided between a0 and a1" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "Not decided between a0 and a1" in out
+    assert [line.split() for line in out.splitlines()[4:6]] == [
+        ["key", "that", "differs", "a0", "a1"],
+        ["seed", "0", "1"],
+    ]
+    assert "These runs are of one configuration: what they differ by is what another seed changes" in err
+    assert "train each configuration with several seeds" not in err
 
 
 def test_a_seed_that_was_trained_twice_counts_once(make_run: MakeRun) -> None:
@@ -134,6 +142,48 @@ def test_a_run_that_was_killed_is_shown_as_far_as_it_came(
     assert "with the figures of their last evaluation: b" in page
 
 
+def test_a_seed_that_is_half_trained_is_left_out_of_mean_and_test(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = [make_run(f"a{seed}", shares(70 + seed), seed=seed) for seed in range(2)]
+    half = make_run("a2", shares(10), seed=2, finished=False, epochs=1)
+    second = [make_run(f"b{seed}", shares(90 + seed), seed=seed, base_lr=0.1) for seed in range(2)]
+    groups, (pair,) = found(half, *first, *second)
+    assert [group.name for group in groups] == ["a0 (2 seeds)", "b0 (2 seeds)"]
+    assert groups[0].mean(lambda run: run.top1) == pytest.approx(0.705)
+    assert groups[0].mean(lambda run: run.steps) == 10
+    assert groups[0].course(lambda run: run.of_weights("top1")) == [
+        (1, pytest.approx(0.3525)),
+        (2, pytest.approx(0.705)),
+    ]
+    assert pair.value == pair.seeds.value == pytest.approx(0.2)
+    assert pair.images.value == pytest.approx(0.2)
+    assert main(["compare", *map(str, (half, *first, *second))]) == 0
+    out, err = capsys.readouterr()
+    assert "Left out of all numbers of a0 (2 seeds), since not at the end of training: a2." in err
+    assert "b0 (2 seeds) is better than a0 (2 seeds)" in out
+    page = words_of(Path("comparison.html").read_text(encoding="utf-8"))
+    assert re.search(r"a0 \(2 seeds\) a2 2 10\.00 % \S+ 10 left out: not at its end", page)
+    assert "seed 0, 1 0, 1" in page
+
+
+def test_a_history_is_parsed_once(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def counts(text: str | None) -> float | None:
+        seen.append(text)
+        return float(text) if text else None
+
+    monkeypatch.setattr(run_files, "_number", counts)
+    groups, pairs = found(make_run("a", shares(70)), make_run("b", shares(90), base_lr=0.1))
+    comparison_page(groups, pairs)
+    columns = ("val_top1", "val_loss", "train_loss", "images_per_second", "seconds", "step", "epoch of each of these")
+    assert len(seen) <= 2 * 2 * 2 * len(columns)  # of 2 runs, 2 epochs, with the epoch beside each value
+    before = len(seen)
+    comparison_page(groups, pairs)
+    assert len(seen) == before
+
+
 def test_a_run_of_an_older_version_and_the_advice_for_it(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +207,28 @@ def test_a_run_of_an_older_version_and_the_advice_for_it(
     monkeypatch.chdir("runs")  # the run is found from elsewhere, too
     assert main(["compare", "logs/a", "logs/b"]) == 0
     assert f"--pretrained {checkpoint.relative_to('runs')} " in capsys.readouterr().err
+
+
+def test_parts_that_seeds_drew_are_explained_and_how_to_answer_all(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = {"val_num_samples": 100, "split_seed": 0}
+    a = make_run("a", shares(70), seed=0, **part)
+    b = make_run("b", shares(90), seed=1, images=range(50, 150), base_lr=0.1, **part)
+    for name in "ab":
+        checkpoint = Path(f"runs/checkpoints/{name}/t2t_vit_quickstart-2_10.ckpt")
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+    assert main(["compare", str(a), str(b)]) == 0
+    err = capsys.readouterr().err
+    assert "not paired: val_num_samples takes a part of them, and each seed draws another part." in err
+    lines = [line for line in err.splitlines() if "replaces the answers by those to all validation images" in line]
+    assert [shlex.split(line.partition("started in: ")[2])[-4:] for line in lines] == [
+        ["--val_num_samples", "-1", "--answers", f"runs/logs/{name}/answers.npy"] for name in "ab"
+    ]
+    c = make_run("c", shares(90), seed=0, images=range(50, 150), base_lr=0.1, **part)
+    assert main(["compare", str(a), str(c)]) == 0  # one seed: the data are others
+    assert "each seed draws" not in capsys.readouterr().err
 
 
 def test_answers_of_another_evaluation_are_named(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,13 +6,14 @@ import pytest
 
 from t2t_vit.sweep import process, runner
 from t2t_vit.sweep.runner import Runner
-from t2t_vit.sweep.space import read_over
+from t2t_vit.sweep.space import grid_size, read_over
 from t2t_vit.sweep.study import Plan, Study
 
 # Stands for `t2t-vit train`: four epochs whose accuracy is a function of base_lr and seed. It goes on from its last
-# epoch, and does what a file of the current folder asks for at an epoch: kill-EPOCH-LR, once; fail-LR; never-begins.
+# epoch, and does what a file of the current folder asks for at an epoch: kill-EPOCH-LR, once; fail-LR; ends-early-LR,
+# without a word; never-begins; falls-LR, to 0 in its last epoch; wait-EPOCH; until-it-goes-EPOCH.
 TRAINER = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 words = dict(word[2:].split("=", 1) for word in sys.argv[1:] if word.startswith("--") and "=" in word)
 if pathlib.Path("never-begins").exists():
     print("t2t-vit: data_url is wrong", file=sys.stderr)
@@ -25,7 +26,7 @@ held.mkdir(parents=True, exist_ok=True)
 last = held / "last"
 rows = json.loads(last.read_text()) if last.exists() else []
 keys = [{"key": "base_lr", "value": lr}, {"key": "seed", "value": seed}]
-run = {"run": {"id": str(logs), "name": "net"}, "finished": None, "configuration": [{"keys": keys}]}
+run = {"run": {"id": str(logs), "name": "net"}, "finished": None, "last_step": 4, "configuration": [{"keys": keys}]}
 (logs / "run.json").write_text(json.dumps(run))
 with pathlib.Path("started").open("a") as file:
     file.write(f"{lr} {seed} from {len(rows)} with {os.environ.get('OMP_NUM_THREADS')}\\n")
@@ -34,6 +35,8 @@ beside.write_text("".join(json.dumps(row) + "\\n" for row in rows))
 beside.replace(logs / "history.jsonl")
 for epoch in range(len(rows) + 1, 5):
     top1 = (1 - abs(lr - 0.7)) * epoch / 5 + seed / 1000
+    if epoch == 4 and pathlib.Path(f"falls-{lr}").exists():
+        top1 = 0.0
     row = {"kind": "epoch", "epoch": float(epoch), "step": epoch, "seconds": 1.0}
     row |= {"val_top1": top1, "val_loss": 1 - top1}
     rows.append(row)
@@ -46,8 +49,12 @@ for epoch in range(len(rows) + 1, 5):
     if kill.exists():
         kill.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
+    if pathlib.Path(f"ends-early-{lr}").exists():
+        sys.exit(0)
     if pathlib.Path(f"wait-{epoch}").exists():
         signal.pause()
+    while pathlib.Path(f"until-it-goes-{epoch}").exists():
+        time.sleep(0.01)
     last.write_text(json.dumps(rows))
 header = ["kind", "epoch", "step", "seconds", "val_top1", "val_loss"]
 lines = [header, *([str(row[name]) for name in header] for row in rows)]
@@ -57,6 +64,8 @@ found = {"weights": "raw", "scores": scores, "top1": rows[-1]["val_top1"], "loss
 found |= {"classes": [], "class_scores": []}
 (logs / "evaluation.json").write_text(json.dumps(found))
 (logs / "run.json").write_text(json.dumps(run | {"finished": "now"}))
+if pathlib.Path("dies-after-its-end").exists():
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -93,10 +102,7 @@ def sweep(here: Path) -> Sweep:
     ) -> Study:
         place.mkdir(exist_ok=True)
         dimensions = read_over(over)
-        count = 1
-        for each in dimensions:
-            count *= len(each.values)
-        plan = Plan(dimensions, trials or count, seeds, default, not trials, loss, prune, 4)
+        plan = Plan(dimensions, trials or grid_size(dimensions) or 0, seeds, default, not trials, loss, prune, 4)
         study = Study(place, plan, 0)
         metric = "loss" if loss else "top1"
         Runner(place, plan, study, words, metric, jobs=jobs, environments=[{}] * jobs, note=note).run()

@@ -9,14 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from t2t_vit.cli.main import main
+from t2t_vit.errors import UserError
 from t2t_vit.settings.command_line import parse
 from t2t_vit.sweep import process, study
+from t2t_vit.sweep.record import check, enter
+from t2t_vit.sweep.space import read_over
+from t2t_vit.sweep.study import Plan
+from t2t_vit.training.run import Lock
 
 KEYS = (
     "dataset: FashionMNIST\ntrain_num_samples: 64\nval_num_samples: 100\nbase_lr: 0.5\nepochs: 2\nwarmup_length: 1\n"
@@ -48,7 +54,8 @@ def test_table_command_and_comparison(config: Path, capsys: pytest.CaptureFixtur
     assert (program, train) == ("t2t-vit", "train")
     assert parse("train", words).line == {"beta": (0.8, 0.9), "base_lr": 0.7, "seed": 3}
     assert lines[5].startswith(
-        "trial-0001/seed-3 (2 seeds) is better than trial-0000/seed-3 (2 seeds): its top-1 is 16.00"
+        "compared with the configuration as it is, trial 0: trial-0001/seed-3 (2 seeds) is better than "
+        "trial-0000/seed-3 (2 seeds): its top-1 is 16.00"
     )
     assert Path("runs/sweeps/t2t_vit_quickstart/comparison.html").is_file()
     assert run("--over", "base_lr=0.5,0.7", "--beta", "0.8", "0.9", "--seed", "3", "--seeds", "2", "--json") == 0
@@ -78,6 +85,77 @@ def test_another_sweep_is_not_mixed_in(config: Path, capsys: pytest.CaptureFixtu
     (config / "full/file").touch()
     assert run("--over", "base_lr=0.7", "--folder", "full") == 2
     assert "full: holds files of something else than a sweep" in capsys.readouterr().err
+
+
+def test_a_sweep_goes_on_with_more_trials_and_more_values(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a part of the combinations to all of them, and on to those of a third value; nothing is trained twice."""
+    assert run("--over", "base_lr=0.5,0.7", "--trials", "1") == 0
+    assert "tried" not in capsys.readouterr().out
+    assert run("--over", "base_lr=0.5,0.7", "--trials", "20") == 0
+    out, err = capsys.readouterr()
+    assert "--trials 20: there are 2 combinations, and each is tried once" in err
+    assert "the sweep goes on, 2 combinations, 1 at a time" in err
+    assert "all combinations were tried (2); more values in --over continue the sweep" in out
+    assert run("--over", "base_lr=0.9,0.5,0.7") == 0
+    out, err = capsys.readouterr()
+    assert "the sweep goes on, 3 combinations" in err
+    assert "all combinations were tried (3)" in out
+    assert len((config / "started").read_text().splitlines()) == 3
+    held = json.loads((config / "runs/sweeps/t2t_vit_quickstart/sweep.json").read_text())
+    assert held["over"] == ["base_lr=0.9,0.5,0.7"]
+    assert run("--over", "base_lr=0.5,0.7") == 2
+    assert "holds another sweep (another over)" in capsys.readouterr().err
+
+
+def test_what_an_older_version_wrote_goes_on(config: Path) -> None:
+    assert run("--over", "base_lr=0.5,0.7", "--folder", "s") == 0
+    path = config / "s/sweep.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"grid": True}))
+    assert run("--over", "base_lr=0.5,0.7", "--folder", "s") == 0
+
+
+def test_values_are_not_added_while_a_trial_is_trained(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--over", "base_lr=0.7", "--folder", "s") == 0
+    works = Lock(print)
+    works.take(config / "s/trial-0000", fresh=False)
+    assert run("--over", "base_lr=0.7,0.5", "--folder", "s") == 2
+    assert (
+        "s: trial-0000 is being trained; stop its sweep, or wait for it, and add values then" in capsys.readouterr().err
+    )
+    works.release()
+    assert run("--over", "base_lr=0.7,0.5", "--folder", "s") == 0
+
+
+def test_a_sweep_notices_that_its_folder_has_another_one_now(config: Path) -> None:
+    """Two commands begin at one moment in one folder, or one adds values while the other waits for its turn."""
+    folder, first = config / "s", {"over": ["base_lr=0.5,0.7"], "trials": 2}
+    enter(folder, first, print)
+    check(folder, first | {"trials": 9})
+    enter(folder, {"over": ["base_lr=0.5,0.7,0.9"], "trials": 3}, print)
+    with pytest.raises(UserError, match="s: another command has begun another sweep in it, or continued this one with"):
+        check(folder, first)
+    plan = Plan(read_over(first["over"]), 2, (0,), None, True, False, "none", 2)
+    with pytest.raises(UserError, match="another command"):
+        study.Study(folder, plan, 0, partial(check, folder, first))
+
+
+def test_only_one_command_at_a_time_decides_what_a_folder_holds(config: Path) -> None:
+    folder, ended = config / "s", threading.Event()
+    folder.mkdir()
+    decides = Lock(print)
+    decides.take(folder, fresh=False)
+
+    def other() -> None:
+        enter(folder, {"over": []}, print)
+        ended.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert not ended.wait(0.5)
+    assert not (folder / "sweep.json").exists()
+    decides.release()
+    thread.join()
+    assert ended.is_set()
 
 
 def test_a_sweep_that_never_began_is_replaced(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

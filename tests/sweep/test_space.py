@@ -6,7 +6,7 @@ import pytest
 
 from t2t_vit.errors import UserError
 from t2t_vit.settings.values import Value
-from t2t_vit.sweep.space import Dimension, check_combinations, grid, grid_size, read_over
+from t2t_vit.sweep.space import Dimension, check_combinations, combination, grid_size, read_over
 
 
 def test_lists_and_ranges() -> None:
@@ -78,11 +78,30 @@ def test_whether_the_configuration_itself_lies_in_the_space() -> None:
 def test_a_grid() -> None:
     both = read_over(["base_lr=0.1,0.2", "epochs=1,2,3"])
     assert grid_size(both) == 6
-    assert [*grid(both)][:4] == [
+    assert [combination(both, number) for number in range(4)] == [
         {"base_lr": "0.1", "epochs": "1"}, {"base_lr": "0.1", "epochs": "2"}, {"base_lr": "0.1", "epochs": "3"},
         {"base_lr": "0.2", "epochs": "1"},
     ]  # fmt: skip
-    assert grid_size(read_over(["base_lr=0.1,0.2", "epochs=1..3"])) is None
+    whole = read_over(["base_lr=0.1,0.2", "epochs=5..7"])
+    assert grid_size(whole) == 6
+    assert combination(whole, 4) == {"base_lr": "0.2", "epochs": 6}
+    assert grid_size(read_over(["epochs=1..3", "base_lr=0.1..0.2"])) is None
+
+
+@pytest.mark.parametrize(
+    ("larger", "smaller", "contained"),
+    [
+        ("base_lr=0.1,0.2,0.3", "base_lr=0.3,0.1", True),
+        ("base_lr=0.1,0.2", "base_lr=0.1,0.4", False),
+        ("base_lr=0.1..0.9", "base_lr=0.2..0.9", True),
+        ("base_lr=0.3..0.9", "base_lr=0.2..0.9", False),
+        ("base_lr=0.1..0.9", "base_lr=0.2..0.9:log", False),
+        ("base_lr=0.1..0.9", "base_lr=0.2,0.3", False),
+        ("epochs=1,2", "base_lr=1,2", False),
+    ],
+)
+def test_whether_a_space_lies_in_another(larger: str, smaller: str, contained: bool) -> None:
+    assert read_over([larger])[0].contains(read_over([smaller])[0]) is contained
 
 
 def test_combinations_are_checked_before_anything_starts() -> None:

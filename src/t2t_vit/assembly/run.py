@@ -20,7 +20,7 @@ from t2t_vit.data.scan import class_name
 from t2t_vit.errors import CheckpointError, UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.precision import Precision
-from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, REPORT
+from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, REPORT, ROOT_KEYS
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.resolution import continued, resolve
@@ -33,7 +33,6 @@ from t2t_vit.training.journal import Console
 from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.retention import CheckpointFolder, step_of
 from t2t_vit.training.run import (
-    ROOT_KEYS,
     Folders,
     Found,
     Run,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2t_vit.cli.report import logs_folder
-from t2t_vit.comparison.findings import Pair, as_json, headline, pairs_of
-from t2t_vit.comparison.page import group_row, remarks, write_comparison
-from t2t_vit.comparison.runs import Group, differing_keys, grouped, read_runs
+from t2t_vit.comparison.findings import Pair, are_drawn_apart, as_json, headline, pairs_of, why_unpaired
+from t2t_vit.comparison.page import differences, group_row, remarks, write_comparison
+from t2t_vit.comparison.runs import Group, grouped, read_runs
 from t2t_vit.errors import UserError
 from t2t_vit.inference.writers import check_output
 from t2t_vit.notes import print_line, tell
@@ -55,12 +55,15 @@ def compare(folders: Sequence[Path], output: Path) -> tuple[list[Group], list[Pa
 
 
 def _advice(groups: Sequence[Group]) -> list[str]:
-    lacking = [run for group in groups for run in group.runs if run.files.evaluation and run.answers is None]
-    if not lacking:
+    """The commands after which images can be paired: for runs without answers, or with answers to other images."""
+    finished = [run for group in groups for run in group.runs if run.is_finished]
+    lacking = [run for run in finished if run.answers is None]
+    apart = finished if not lacking and why_unpaired(finished) and are_drawn_apart(finished) else []
+    if not lacking and not apart:
         return []
     from t2t_vit.comparison.stored_answers import how_to_store_answers  # it looks for checkpoints, with torch
 
-    return [how_to_store_answers(run) for run in lacking]
+    return [how_to_store_answers(run, to_all=bool(apart)) for run in lacking or apart]
 
 
 def show(groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
@@ -70,15 +73,18 @@ def show(groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
         "run",
         "top-1",
         "loss",
-        "difference",
-        "interval, images",
-        "interval, seeds",
+        "difference, points",
+        "95 % interval, images",
+        "95 % interval, seeds",
         "p",
-        "",
+        "verdict",
         "seconds",
         "images/s",
     )
     print_table(heads, [[row[name] for name in COLUMNS] for row in rows])
-    for key, values in differing_keys(groups).items():
-        print_line(f"{key}: " + "; ".join(" or ".join(map(str, each)) for each in values))
+    if differing := differences(groups):
+        print_line("")
+        names = [group.name for group in groups]
+        print_table(("key that differs", *names), [[key, *values] for key, values in differing.items()])
+    print_line("")
     print_line(headline(pairs))

@@ -18,11 +18,12 @@ from t2t_vit.inference.item import ImageResult, Item, Prediction
 from t2t_vit.inference.load import load
 from t2t_vit.notes import print_line, tell
 from t2t_vit.report.pictures import Answer, draw_pictures, new_figure
+from t2t_vit.report.run_files import ROOT_KEYS
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import find_config, read_config, to_yaml
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes
-from t2t_vit.training.run import ROOT_KEYS, AliveError, Folders, Lock, runs_of
+from t2t_vit.training.run import AliveError, Folders, Lock, runs_of
 from t2t_vit.weights import read_weights
 
 FOLDER, NAME = Path("runs/quickstart"), "quickstart"

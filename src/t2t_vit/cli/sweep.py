@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from t2t_vit.settings.file import SHIPPED, to_yaml
 from t2t_vit.settings.resolution import resolve
 from t2t_vit.settings.schema import KEYS, Config
 from t2t_vit.settings.values import Value
-from t2t_vit.sweep.record import enter
+from t2t_vit.sweep.record import check, enter
 from t2t_vit.sweep.results import Trial, logs_of_trial, shown, table, trials_of
 from t2t_vit.sweep.runner import Runner, environments, visible_devices
 from t2t_vit.sweep.space import (
@@ -56,8 +56,9 @@ def run(options: Options) -> int:
     check_installed()
     folder = Path(options.extra("folder") or Path("runs/sweeps") / config.run_name)
     jobs = options.extra("jobs")
-    goes_on = enter(folder, describe(options, plan, config))
-    study = Study(folder, plan, config.seed)
+    content = describe(options, plan, config)
+    goes_on = enter(folder, content, tell)
+    study = Study(folder, plan, config.seed, partial(check, folder, content))
     seeds = f" of {counted(len(plan.seeds), 'run')} each" if len(plan.seeds) > 1 else ""
     tell(f"{folder}: {'the sweep goes on' if goes_on else 'a new sweep'}, {plan.shown_trials}{seeds}, {jobs} at a time")
     # A device that was chosen stays: a run that sees one device alone would not find it by its number.
@@ -113,6 +114,8 @@ def plan_of(options: Options) -> tuple[Plan, Config]:
     is_grid = size is not None and (not trials or trials >= size)
     if is_grid and size is not None and size > MOST_TRIALS:
         raise UserError(f"there are {size:,} combinations; say how many of them to try with --trials N")
+    if size is not None and trials > size:
+        tell(f"--trials {trials}: there are {counted(size, 'combination')}, and each is tried once")
     drawn = {each.key: each.drawn(getattr(config, each.key)) for each in dimensions}
     default = None if any(value is None for value in drawn.values()) else drawn
     count = size if is_grid and size is not None else trials
@@ -141,7 +144,6 @@ def describe(options: Options, plan: Plan, config: Config) -> dict[str, Any]:
         "over": [each.spelt() for each in plan.dimensions],
         "seeds": list(plan.seeds),
         "prune": plan.prune,
-        "grid": plan.is_grid,
         "trials": plan.trials,
     }
 
@@ -198,6 +200,7 @@ def conclude(options: Options, folder: Path, plan: Plan, config: Config, trials:
         found |= {"best": best.number, "command": command}
         lines += [f"best: trial {best.number}, {metric} {shown(best.mean, metric)}", f"train it: {command}"]
         lines += _compared(folder, plan, config, best, default, found)
+    lines += _nothing_more(plan, len(trials))
     if "json" in options.extras:
         json.dump(found, sys.stdout, indent=1)
         print()
@@ -208,10 +211,21 @@ def conclude(options: Options, folder: Path, plan: Plan, config: Config, trials:
     return 0 if best else 1
 
 
+def _nothing_more(plan: Plan, tried: int) -> Iterator[str]:
+    """Whether all is tried that there is, so that more trials would add nothing."""
+    if plan.is_grid:
+        yield f"all combinations were tried ({tried}); more values in --over continue the sweep"
+    elif tried < plan.trials:
+        yield (
+            f"{counted(tried, 'combination')} of {plan.trials} were tried: all further ones that were drawn had been "
+            "tried before; wider ranges or more values in --over continue the sweep"
+        )
+
+
 def _compared(
     folder: Path, plan: Plan, config: Config, best: Trial, default: Trial | None, found: dict[str, Any]
 ) -> list[str]:
-    """Lines on the best trial beside the configuration as it is."""
+    """Lines on the best trial, compared with the configuration as it is."""
     if default is best:
         return ["the configuration as it is was the best of them"]
     if default is None:
@@ -223,7 +237,7 @@ def _compared(
     groups, pairs = compare([*logs_of_trial(folder, default), *logs_of_trial(folder, best)], page)
     found["comparison"] = {**as_json(groups, pairs), "page": str(page)}
     return [
-        headline(pairs),
-        "The best of several was chosen by these very images, which flatters it: other images or seeds tell.",
+        f"compared with the configuration as it is, trial {default.number}: {headline(pairs)}",
+        "The best of several was chosen by these very images, which flatters it: train both with other seeds to know.",
         str(page),
     ]

@@ -41,10 +41,11 @@ from t2t_vit.model import T2TViT
 from t2t_vit.notes import counted, print_line, silent, tell
 from t2t_vit.precision import choose_device, choose_precision, choose_products
 from t2t_vit.report.page import write_report
-from t2t_vit.report.run_files import ANSWERS, EVALUATION, REPORT
+from t2t_vit.report.run_files import ANSWERS, EVALUATION, REPORT, ROOT_KEYS
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import to_yaml
 from t2t_vit.settings.schema import Config
+from t2t_vit.training.average import EpochAverage
 from t2t_vit.training.checkpoint import Trained, checkpoint_name, metrics_in, recall, restore
 from t2t_vit.training.distributed import (
     Meeting,
@@ -61,7 +62,7 @@ from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.loop import Validation, train
 from t2t_vit.training.optimizer import Schedule, trainable
 from t2t_vit.training.retention import BEST, LAST, BestList, Checkpoints, best_lists, best_of
-from t2t_vit.training.run import ROOT_KEYS, Folders, Run, RunMark, claim, finish, is_finished, remove
+from t2t_vit.training.run import Folders, Run, RunMark, claim, finish, is_finished, remove
 from t2t_vit.training.signals import Stop
 from t2t_vit.training.state import State
 from t2t_vit.training.teacher import Teacher
@@ -246,6 +247,8 @@ def _train(
     job.note(recipe_line(config, model, trained.optimizer, state, identity.data["images_per_update"]))
     if teacher is not None:
         job.note(loss_note(config))
+    if text := average_note(config, trained.average, state, state.last_step):
+        job.note(f"{text}; there will be no averaged weights")
     if processes.is_first:
         record_run(job, model, state, train_images, val_images)
         write_lists(job.folders.logs, train_images, val_images)
@@ -293,6 +296,8 @@ def _ended(
     if config.patience:
         ending = best_weights(trained, state, config.best_by, ranked, job.processes, job.note)
     job.note(_result_line(job, ending))
+    if text := average_note(config, trained.average, state, state.step):
+        job.note(f"{text}; there are no averaged weights")
     report_run(job, ending, validation, images)
     return replace(result, metrics=ending.state.results, best=ending.best)
 
@@ -455,6 +460,19 @@ def recipe_line(config: Config, model: nn.Module, optimizer: Optimizer, state: S
         parts.append(f"frozen: {FROZEN.get(config.freeze, f'the T2T module and blocks 1 to {config.freeze}')}")
         parts.append(f"{learning:,} of {total:,} parameters are trained")
     return ", ".join(parts)
+
+
+def average_note(config: Config, average: EpochAverage | None, state: State, end: int) -> str:
+    """What to say of an average that begins after the run ends, at step `end`; empty where there is one, or none asked.
+
+    `max_steps`, `patience` and `max_hours` end a run before its epochs are over.
+    """
+    if average is None or average.count or end >= average.first_epoch * state.updates_per_epoch:
+        return ""
+    return (
+        f"model_average {config.model_average}: the first epoch that is averaged is {average.first_epoch} of "
+        f"{state.epochs}, and the run ends before its end, at step {end}"
+    )
 
 
 def fit_to_data(config: Config, images: ImageSet, given: Collection[str], note: Callable[[str], None]) -> Config:

@@ -88,7 +88,7 @@ def _with(pair: Pair, p: float) -> Pair:
 
 def _pair(first: Group, second: Group) -> Pair:
     seeds = by_seeds(first.values(_reported), second.values(_reported))
-    why_not = why_unpaired([*first.runs, *second.runs])
+    why_not = why_unpaired([*first.measured, *second.measured])
     if why_not:
         return Pair(first, second, None, seeds, why_not)
     return Pair(first, second, by_images(_right(first), _right(second)), seeds)
@@ -96,13 +96,13 @@ def _pair(first: Group, second: Group) -> Pair:
 
 def _reported(run: ComparedRun) -> float | None:
     """Top-1 of runs that came to their end: one that is half trained is no sample of its configuration."""
-    return run.top1 if run.files.evaluation else None
+    return run.top1 if run.is_finished else None
 
 
 def why_unpaired(runs: Sequence[ComparedRun]) -> str:
     """Why the answers of these runs cannot be paired image by image, in a sentence; empty where they can."""
     for run in runs:
-        if not run.files.evaluation:
+        if not run.is_finished:
             return f"{run.name} did not come to its end, so its images were not answered a last time."
         if run.answers is None:
             return f"{run.name} has no {ANSWERS}, in which a run of this version keeps the answer to each image."
@@ -112,16 +112,27 @@ def why_unpaired(runs: Sequence[ComparedRun]) -> str:
         assert run.answers is not None
         if not np.array_equal(first.answers["image"], run.answers["image"]):
             common = len(np.intersect1d(first.answers["image"], run.answers["image"], assume_unique=True))
+            drawn = (
+                ": val_num_samples takes a part of them, and each seed draws another part"
+                if are_drawn_apart([first, run])
+                else ""
+            )
             return (
                 f"{first.name} and {run.name} were measured on different validation images ({len(first.answers):,} and "
-                f"{len(run.answers):,}, {common:,} in common), so their answers are not paired."
+                f"{len(run.answers):,}, {common:,} in common), so their answers are not paired{drawn}."
             )
     return ""
 
 
+def are_drawn_apart(runs: Sequence[ComparedRun]) -> bool:
+    """Whether these runs chose their validation images by `val_num_samples` and by different seeds."""
+    counts = {run.settings["val_num_samples"] for run in runs}
+    return len(counts) == 1 and counts != {-1} and len({run.seed for run in runs}) > 1
+
+
 def _right(group: Group) -> NDArray[np.float64]:
     """The share of the group's runs that answer each image rightly, images in the order of their fingerprints: (N,)."""
-    rows = [np.empty(0, ANSWER) if run.answers is None else run.answers for run in group.runs]
+    rows = [np.empty(0, ANSWER) if run.answers is None else run.answers for run in group.measured]
     return np.mean([each["target"] == each["predicted"] for each in rows], axis=0, dtype=np.float64)
 
 
@@ -211,7 +222,7 @@ def _group_json(group: Group) -> dict[str, Any]:
             "name": run.name,
             "folder": str(run.files.folder),
             "seed": run.seed,
-            "finished": bool(run.files.evaluation),
+            "finished": run.is_finished,
             "weights": run.weights,
             "top1": run.top1,
             "loss": run.loss,
@@ -222,7 +233,14 @@ def _group_json(group: Group) -> dict[str, Any]:
         }
         for run in group.runs
     ]
-    return {"name": group.name, "top1": group.mean(_top1), "spread": group.spread(_top1), "runs": runs}
+    left_out = [run.name for run in group.left_out]
+    return {
+        "name": group.name,
+        "top1": group.mean(_top1),
+        "spread": group.spread(_top1),
+        "left_out": left_out,
+        "runs": runs,
+    }
 
 
 def _top1(run: ComparedRun) -> float | None:

@@ -59,13 +59,18 @@ def comparison_page(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequ
             curves=curves(groups),
             classes=class_rows(groups),
             shown=_SHOWN,
-            differences={
-                key: [" or ".join(setting(value) for value in values) for values in row]
-                for key, row in differing_keys(groups).items()
-            },
+            differences=differences(groups),
             top1=top1,
         )
     )
+
+
+def differences(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """The keys that differ, and what each group has, as people read it: `0, 1, 2` of three seeds."""
+    return {
+        key: [", ".join(setting(value) for value in values) for values in row]
+        for key, row in differing_keys(groups).items()
+    }
 
 
 def top1(run: ComparedRun) -> float | None:
@@ -78,10 +83,18 @@ def remarks(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequence[str
     runs = [run for group in groups for run in group.runs]
     found = [*dict.fromkeys(pair.why_not for pair in pairs if pair.why_not), *advice]
     found += [text for run in runs if (text := unlike_evaluation(run))]
-    unfinished = [run.name for run in runs if not run.files.evaluation]
+    for group in groups:
+        if group.left_out:
+            names = ", ".join(run.name for run in group.left_out)
+            found.append(f"Left out of all numbers of {group.name}, since not at the end of training: {names}.")
+    unfinished = [run.name for group in groups for run in group.measured if not run.is_finished]
     if unfinished:
         found.append(f"Not at their end, so with the figures of their last evaluation: {', '.join(unfinished)}.")
-    if any(pair.images is not None and pair.seeds is None for pair in pairs):
+    if differing_keys(groups).keys() == {"seed"}:
+        found.append(
+            "These runs are of one configuration: what they differ by is what another seed changes, and no more."
+        )
+    elif any(pair.images is not None and pair.seeds is None for pair in pairs):
         found.append(
             "An interval over images says how sure the difference of these very networks is. What another seed would "
             "change is not in it: train each configuration with several seeds to know."

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from t2t_vit.errors import UserError
 from t2t_vit.evaluation.answers import read_answers
 from t2t_vit.notes import counted
-from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, Points, RunFiles, read_run
+from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, ROOT_KEYS, Points, RunFiles, read_run
 from t2t_vit.settings.schema import KEYS, SECTIONS
 
 # What a run is called, where it writes and what it reports there: nothing that it could be better by.
-NAMING = frozenset(
-    "model_postfix ckpt_root_dir best_ckpt_root_dir summary_root_dir logs_root_dir resume tracker".split()  # noqa: SIM905
-)
+NAMING = frozenset({"model_postfix", "resume", "tracker", *ROOT_KEYS})
 # What the numbers of a run do not depend on, besides: runs that differ in these and the seed alone are one group.
 _NO_MATTER = (
     NAMING
@@ -48,10 +46,15 @@ class ComparedRun:
         return {name: list(d) if isinstance(d := key.default, tuple) else d for name, key in KEYS.items()} | held
 
     @property
+    def is_finished(self) -> bool:
+        """Whether it came to its end, where it looks at its images a last time."""
+        return bool(self.files.evaluation)
+
+    @property
     def seed(self) -> int | None:
         return self.settings["seed"] if self.files.record.get("configuration") else None
 
-    @property
+    @cached_property
     def weights(self) -> str:
         """raw or ema: what the run reports; of one that did not come to its end, what scored higher."""
         if self.files.evaluation:
@@ -88,7 +91,7 @@ class ComparedRun:
         rows = zip(found["classes"], found["class_scores"], strict=True) if found else ()
         return {str(name): (float(row["recall"]), int(row["count"])) for name, row in rows if row["count"]}
 
-    @property
+    @cached_property
     def clock(self) -> dict[float, float]:
         """Epoch -> seconds since the run began, evaluations included."""
         elapsed, seconds = {}, 0.0
@@ -117,25 +120,38 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one configuration, which differ in the seed at most."""
+    """Runs of one configuration, which differ in the seed at most.
+
+    A run that did not come to its end is no sample of its configuration, so means, spreads, curves and tests are of
+    the others. Where none came to its end, all are shown as far as they came, and nothing is tested.
+    """
 
     runs: list[ComparedRun] = field(default_factory=list)
 
     @property
+    def measured(self) -> list[ComparedRun]:
+        """The runs that its numbers are of."""
+        return [run for run in self.runs if run.is_finished] or self.runs
+
+    @property
+    def left_out(self) -> list[ComparedRun]:
+        """The others: runs that did not come to their end, in a group in which some did."""
+        return [run for run in self.runs if not run.is_finished] if any(run.is_finished for run in self.runs) else []
+
+    @property
     def name(self) -> str:
-        """That of its first run, and how many seeds there are."""
-        first, seeds = self.runs[0].name, len({run.seed for run in self.runs})
-        if len(self.runs) == 1:
+        """That of the first run that is measured, and how many seeds there are."""
+        runs = self.measured
+        first, seeds = runs[0].name, len({run.seed for run in runs})
+        if len(runs) == 1:
             return first
-        counts = (
-            counted(seeds, "seed") if seeds == len(self.runs) else f"{len(self.runs)} runs of {counted(seeds, 'seed')}"
-        )
+        counts = counted(seeds, "seed") if seeds == len(runs) else f"{len(runs)} runs of {counted(seeds, 'seed')}"
         return f"{first} ({counts})"
 
     def values(self, of: Callable[[ComparedRun], float | None]) -> list[float]:
         """The number of each seed, where it is known; of several runs of one seed, which may be copies, their mean."""
         found: dict[int | None, list[float]] = {}
-        for run in self.runs:
+        for run in self.measured:
             if (value := of(run)) is not None:
                 found.setdefault(run.seed, []).append(value)
         return [fmean(values) for values in found.values()]
@@ -152,15 +168,15 @@ class Group:
     @property
     def class_accuracy(self) -> dict[str, float]:
         """The mean over the runs, by class."""
-        each = [run.class_accuracy for run in self.runs if run.files.evaluation]
+        each = [run.class_accuracy for run in self.measured if run.is_finished]
         names = [name for name in each[0] if all(name in found for found in each)] if each else []
         return {name: fmean(found[name][0] for found in each) for name in names}
 
     def course(self, of: Callable[[ComparedRun], Points], *, by_seconds: bool = False) -> Points:
         """The mean over the runs of values over the epochs, where all of them have one; over seconds where asked."""
-        courses = [dict(of(run)) for run in self.runs]
+        courses = [dict(of(run)) for run in self.measured]
         epochs = sorted(set.intersection(*map(set, courses)))
-        clocks = [run.clock for run in self.runs]
+        clocks = [run.clock for run in self.measured]
         if by_seconds:
             epochs = [epoch for epoch in epochs if all(epoch in clock for clock in clocks)]
         places = [fmean(clock[epoch] for clock in clocks) for epoch in epochs] if by_seconds else epochs
@@ -244,7 +260,7 @@ def differing_keys(groups: Sequence[Group]) -> dict[str, list[list[Any]]]:
     for key in KEYS:
         if key in NAMING:
             continue
-        rows = [[run.settings.get(key) for run in group.runs] for group in groups]
+        rows = [[run.settings.get(key) for run in group.measured] for group in groups]
         flat = [value for row in rows for value in row]
         if any(value != flat[0] for value in flat):
             found[key] = [_each_once(row) for row in rows]

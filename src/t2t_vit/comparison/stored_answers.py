@@ -9,8 +9,11 @@ from t2t_vit.report.run_files import ANSWERS
 from t2t_vit.training.retention import CheckpointFolder, step_of
 
 
-def how_to_store_answers(run: ComparedRun) -> str:
-    """A sentence with the command, or what to do where the checkpoint is gone that the run was measured by."""
+def how_to_store_answers(run: ComparedRun, *, to_all: bool = False) -> str:
+    """A sentence with the command, or what to do where the checkpoint is gone that the run was measured by.
+
+    to_all: to all validation images, also where the run was measured on a part of them.
+    """
     checkpoint = _checkpoint_of(run)
     if checkpoint is None:
         return (
@@ -19,10 +22,10 @@ def how_to_store_answers(run: ComparedRun) -> str:
         )
     level = run.settings["amp_level"]
     words = ["t2t-vit", "eval", "--pretrained", str(checkpoint), "--amp_level", str(level)]
-    words += ["--answers", str(run.files.folder / ANSWERS)]
-    return f"{run.name}: this command adds the answers, from the folder that the run was started in: " + " ".join(
-        map(quote, words)
-    )
+    words += [*(["--val_num_samples", "-1"] if to_all else []), "--answers", str(run.files.folder / ANSWERS)]
+    what = "replaces the answers by those to all validation images" if to_all else "adds the answers"
+    command = " ".join(map(quote, words))
+    return f"{run.name}: this command {what}, from the folder that the run was started in: {command}"
 
 
 def _checkpoint_of(run: ComparedRun) -> Path | None:

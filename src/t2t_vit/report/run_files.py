@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from t2t_vit.errors import UserError
 from t2t_vit.files import LONGEST_JSON, parse_json, read_at_most, reason_of
 
 HISTORY, RECORD, EVALUATION, REPORT = "history.csv", "run.json", "evaluation.json", "report.html"
+HISTORY_LINES = "history.jsonl"  # the rows of HISTORY, an object each
 ANSWERS = "answers.npy"
+# The configuration keys that say where a run's four folders are: its checkpoints, the best ones, summary and logs.
+ROOT_KEYS = ("ckpt_root_dir", "best_ckpt_root_dir", "summary_root_dir", "logs_root_dir")
 _LONGEST_HISTORY = 64 * 2**20  # bytes; 200,000 rows, each of which takes several times that in memory
 
 Row = dict[str, str]
@@ -33,9 +37,19 @@ class RunFiles:
     evaluation: dict[str, Any]
 
     def points(self, column: str, kind: str) -> Points:
-        """Epochs and values of the rows of one kind, where both are numbers."""
-        pairs = [(_number(row.get("epoch")), _number(row.get(column))) for row in self.rows if row.get("kind") == kind]
-        return [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None]
+        """Epochs and values of the rows of one kind, where both are numbers; the same list each time."""
+        found = self._points.get((column, kind))
+        if found is None:
+            rows = [row for row in self.rows if row.get("kind") == kind]
+            pairs = [(_number(row.get("epoch")), _number(row.get(column))) for row in rows]
+            found = [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None]
+            self._points[column, kind] = found
+        return found
+
+    @cached_property
+    def _points(self) -> dict[tuple[str, str], Points]:
+        """What `points` found so far: a history may have 200,000 rows, and a page asks for a column several times."""
+        return {}
 
     def steps(self, column: str) -> Points:
         """The course of `column` by the rows of the log lines, or by those of the epochs where these are more."""

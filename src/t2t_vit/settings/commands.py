@@ -168,7 +168,8 @@ SWEEP = (
     option(
         "trials",
         "INT",
-        "number of combinations to try, drawn by TPE (default: all of them, where every --over is a list)",
+        "number of combinations to try, drawn by TPE, none twice (default: all of them, where every --over is a list "
+        "or a range of whole numbers)",
         0,
         UP_TO_100_000,
     ),

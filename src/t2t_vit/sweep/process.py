@@ -1,19 +1,20 @@
 """One run of a trial: a `t2t-vit train` process in folders of its own, followed by the history that it writes."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import parse_json
 from t2t_vit.platforms import AS_A_GROUP_OF_ITS_OWN, kill_at_once, signal_name
-from t2t_vit.report.run_files import EVALUATION, RECORD, RunFiles, read_run
+from t2t_vit.report.run_files import HISTORY_LINES, RECORD, ROOT_KEYS, RunFiles, read_run
 
-HISTORY = "history.jsonl"
+FOLDERS = ("checkpoints", "best_checkpoints", "summary", "logs")  # of a run, by `ROOT_KEYS`
 
 
 def training_program() -> str:
@@ -40,14 +41,20 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None
 
 
+class Evaluated(NamedTuple):
+    """What an evaluation after an epoch, from 1, came to, and the updates that were made until then."""
+
+    epoch: int
+    value: float
+    step: float
+
+
 class SeedRun:
     """The run of one trial with one seed, in `folder`; it continues what it finds there."""
 
     def __init__(self, folder: Path, words: Sequence[str]) -> None:
         self.folder = folder
-        roots = ("ckpt_root_dir", "best_ckpt_root_dir", "summary_root_dir", "logs_root_dir")
-        names = ("checkpoints", "best_checkpoints", "summary", "logs")
-        places = [f"--{key}={folder / name}" for key, name in zip(roots, names, strict=True)]
+        places = [f"--{key}={folder / name}" for key, name in zip(ROOT_KEYS, FOLDERS, strict=True)]
         self.words = ["train", *words, *places, "--resume=auto"]
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "output.log"
@@ -78,12 +85,12 @@ class SeedRun:
             self._process = _started(self.words, log, held, {**os.environ, **environment})
 
     @property
-    def is_started(self) -> bool:
-        """Whether a process of ours has worked on it."""
-        return self._process is not None
+    def is_alive(self) -> bool:
+        """Whether a process of ours works on it."""
+        return self._process is not None and self._process.poll() is None
 
     def code(self) -> int | None:
-        """The exit code, negative after a signal; None while the process lives."""
+        """The exit code, negative after a signal; None where no process of ours has come to its end."""
         return None if self._process is None else self._process.poll()
 
     def stop(self) -> None:
@@ -102,21 +109,21 @@ class SeedRun:
             kill_at_once(self._process.pid)
             self._process.wait()
 
-    def new_values(self, metric: str, *, loss: bool) -> Iterator[tuple[int, float]]:
-        """(epoch, value) of each evaluation that was not given before, the better of raw and averaged weights."""
+    def new_values(self, metric: str, *, loss: bool) -> Iterator[Evaluated]:
+        """Each evaluation that was not given before, with the better of raw and averaged weights."""
         for row in self._new_rows():
-            epoch = _number(row.get("epoch"))
+            epoch, step = _number(row.get("epoch")), _number(row.get("step"))
             values = [_number(row.get(f"{weights}_{metric}")) for weights in ("val", "ema")]
             known = [value for value in values if value is not None]
-            if row.get("kind") == "epoch" and epoch is not None and known:
-                yield round(epoch), min(known) if loss else max(known)
+            if row.get("kind") == "epoch" and epoch is not None and step is not None and known:
+                yield Evaluated(round(epoch), min(known) if loss else max(known), step)
 
     def _new_rows(self) -> Iterator[dict[str, object]]:
         logs = self.logs
         if logs is None:
             return
         try:
-            with (logs / HISTORY).open("rb") as file:
+            with (logs / HISTORY_LINES).open("rb") as file:
                 node = os.fstat(file.fileno()).st_ino
                 if node != self._node:  # a run that is continued writes its history anew
                     self._node, self._read = node, 0
@@ -154,20 +161,29 @@ class SeedRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it came to its end, report and all."""
-        logs = self.logs
-        if logs is None or not (logs / EVALUATION).is_file():
-            return False
+        """Whether it wrote that it came to its end, report and all; how its process ended does not matter."""
+        return bool(self._record.get("finished"))
+
+    @property
+    def last_step(self) -> float:
+        """The step that it ends with, if nothing ends it before; infinite where it did not say."""
+        found = _number(self._record.get("last_step"))
+        return math.inf if found is None else found
+
+    @property
+    def _record(self) -> dict[str, Any]:
         try:
-            return bool(read_run(logs).record.get("finished"))
+            return self._files().record
         except UserError:
-            return False
+            return {}
 
     def last_words(self) -> str:
         """The last line that it printed, without the program's name."""
         code = self.code()
         if code is not None and code < 0:
             return f"was killed by {signal_name(-code)}"
+        if code == 0:  # then what it printed last is how to use what it left
+            return "ended without a word of its end in its logs folder"
         try:
             lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:

@@ -2,53 +2,108 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import LONGEST_JSON, atomic_write, parse_json, read_at_most, reason_of
 from t2t_vit.report.run_files import RECORD
+from t2t_vit.sweep.locks import alone, held_trials
+from t2t_vit.sweep.space import read_over
 from t2t_vit.sweep.study import DATABASE
+from t2t_vit.training.run import LOCK
 
 SWEEP = "sweep.json"
-MAY_CHANGE = ("trials",)  # more of them continue a sweep
+# More trials continue a sweep. Whether these are all combinations follows from the rest; older versions wrote it.
+MAY_CHANGE = ("trials", "grid")
 
 
-def enter(folder: Path, content: Mapping[str, Any]) -> bool:
+def enter(folder: Path, content: Mapping[str, Any], note: Callable[[str], None]) -> bool:
     """Make `folder` the sweep's that `content` describes; whether it was that before.
 
-    What a sweep left that never began to train is replaced.
+    A sweep goes on with more values of its keys. What a sweep left that never began to train is replaced.
 
     Raises:
         UserError: it holds another sweep, or something else, or cannot be written.
     """
     content = json.loads(json.dumps(content))
-    path = folder / SWEEP
+    if _is_anothers(folder):
+        raise UserError(f"{folder}: holds files of something else than a sweep; name another --folder")
+    with alone(folder, note):
+        held = _read(folder / SWEEP) if (folder / SWEEP).exists() else None
+        goes_on = held is not None and _goes_on(folder, held, content)
+        if content != held:
+            with atomic_write(folder / SWEEP, "w") as file:
+                json.dump(content, file, indent=1)
+                file.write("\n")
+    return goes_on
+
+
+def check(folder: Path, content: Mapping[str, Any]) -> None:
+    """Refuse to go on where another command has changed meanwhile what `folder` holds.
+
+    Raises:
+        UserError: it holds another sweep now, or this one with more values.
+    """
+    held = _read(folder / SWEEP)
+    if _differing(held, json.loads(json.dumps(content))):
+        raise UserError(
+            f"{folder}: another command has begun another sweep in it, or continued this one with more values; repeat "
+            "that command to share its work"
+        )
+
+
+def _is_anothers(folder: Path) -> bool:
+    """Whether there are files, and none says that they are a sweep's."""
     try:
-        taken = any(folder.iterdir()) if folder.exists() else False
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used ({error.strerror}); name another --folder") from error
-    if taken and not path.exists():
-        raise UserError(f"{folder}: holds files of something else than a sweep; name another --folder")
-    if taken:
-        held = _read(path)
-        differing = [name for name in dict.fromkeys([*held, *content]) if held.get(name) != content.get(name)]
-        differing = [name for name in differing if name not in MAY_CHANGE]
-        if not differing:
-            return True
-        if any(folder.glob(f"trial-*/seed-*/logs/*/{RECORD}")):
+    return bool(names - {LOCK}) and SWEEP not in names
+
+
+def _goes_on(folder: Path, held: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Whether the sweep `held` goes on as `content`; if not, nothing is left of it.
+
+    Raises:
+        UserError: it began to train, and is another one, or is being trained and has fewer values.
+    """
+    differing = _differing(held, content)
+    if not differing:
+        return True
+    busy = held_trials(folder)
+    if differing == ["over"] and _is_larger(held["over"], content["over"]):
+        if busy:
             raise UserError(
-                f"{folder}: holds another sweep (another {_named(differing, held, content)}); repeat the command that "
-                "began it, name another --folder, or delete that one"
+                f"{folder}: {busy[0]} is being trained; stop its sweep, or wait for it, and add values then"
             )
-        (folder / DATABASE).unlink(missing_ok=True)
-        for trial in folder.glob("trial-*"):
-            shutil.rmtree(trial, ignore_errors=True)
-    with atomic_write(path, "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+        return True
+    if busy or any(folder.glob(f"trial-*/seed-*/logs/*/{RECORD}")):
+        raise UserError(
+            f"{folder}: holds another sweep (another {_named(differing, held, content)}); repeat the command that "
+            "began it, name another --folder, or delete that one"
+        )
+    (folder / DATABASE).unlink(missing_ok=True)
+    for trial in folder.glob("trial-*"):
+        shutil.rmtree(trial, ignore_errors=True)
     return False
+
+
+def _differing(held: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
+    """The parts that make them two sweeps."""
+    names = dict.fromkeys([*held, *content])
+    return [name for name in names if held.get(name) != content.get(name) and name not in MAY_CHANGE]
+
+
+def _is_larger(before: object, now: list[str]) -> bool:
+    """Whether the same keys are varied, and each has all the values that it had before."""
+    try:
+        old = {each.key: each for each in read_over(before if isinstance(before, list) else [])}
+    except (UserError, AttributeError):  # no list of texts, or not of this version
+        return False
+    new = read_over(now)
+    return [*sorted(old)] == sorted(each.key for each in new) and all(each.contains(old[each.key]) for each in new)
 
 
 def _read(path: Path) -> dict[str, Any]:

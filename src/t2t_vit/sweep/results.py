@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from t2t_vit.report.formatting import duration, number, percent
 from t2t_vit.report.run_files import RECORD
+from t2t_vit.sweep.locks import trial_folder
 from t2t_vit.sweep.space import Dimension
-from t2t_vit.sweep.study import trial_folder
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -83,7 +83,7 @@ def table(trials: Sequence[Trial], dimensions: Sequence[Dimension], metric: str)
     """Titles and rows for people."""
     keys = [each.key for each in dimensions]
     several = any(len(each.values) > 1 for each in trials)
-    heads = ["trial", *keys, metric, *(["spread"] if several else []), "time", ""]
+    heads = ["trial", *keys, metric, *(["spread"] if several else []), "time", "state"]
     rows = []
     for each in trials:
         state = each.state

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from t2t_vit.errors import UserError
 from t2t_vit.report.run_files import RECORD
+from t2t_vit.sweep.locks import trial_folder
 from t2t_vit.sweep.process import SeedRun
-from t2t_vit.sweep.study import Plan, Study, Turn, trial_folder
+from t2t_vit.sweep.results import shown
+from t2t_vit.sweep.study import Plan, Study, Turn
 from t2t_vit.training.signals import Stopped, heard
 
 POLL = 0.5  # seconds between two looks at the runs
@@ -109,7 +111,7 @@ class Runner:
                     self._works.remove(work)
                     work.turn.close()
             while len(self._works) < self._jobs and not self._requested:
-                turn = self._study.next_turn([work.turn.number for work in self._works])
+                turn = self._study.next_turn([work.turn.number for work in self._works], self._jobs)
                 if turn is None:
                     break
                 self._begin(turn)
@@ -139,22 +141,22 @@ class Runner:
 
     def _step(self, work: _Work) -> bool:
         """Look at the trial's run; whether the trial is at its end."""
-        code = work.run.code()  # before the rows: those of a run that has ended are all there
-        if code is None and work.run.is_finished and not work.run.is_started:
-            code = 0
+        is_alive = work.run.is_alive  # before the rows: those of a run that has ended are all there
         if work.at == 0 and not work.is_pruned:
             self._follow(work)
-        if code is None:
+        if is_alive:
             return False
         if work.is_pruned:
             self._study.pruned(work.turn, work.seconds)
-            self._note(f"{work.named}: broken off, it was worse than the others at this epoch")
+            late = "; it had come to its end before it could be stopped" if work.run.is_finished else ""
+            self._note(f"{work.named}: broken off, it was worse than the others at this epoch{late}")
             return True
-        if code == 0:
+        if work.run.is_finished:
             return self._next_seed(work)
-        if self._requested:
+        code = work.run.code()
+        if self._requested or code is None:
             return False
-        if (code < 0 or code > 128) and work.restarts < RESTARTS:
+        if (code <= 0 or code > 128) and work.restarts < RESTARTS:
             work.restarts += 1
             self._note(f"{work.named}: {work.run.last_words()}; it is continued")
             self._start(work)
@@ -164,11 +166,13 @@ class Runner:
     def _follow(self, work: _Work) -> None:
         """Report what the run came to since the last look, epoch by epoch, until one says that it leads nowhere.
 
-        That is decided by the epochs alone, also of a run that has ended meanwhile: not by how quickly we looked.
+        That is decided by the epochs alone, also of a run that has ended meanwhile: not by how quickly we looked, or
+        what is drawn and broken off after it would depend on that, too. After its last epoch there is nothing left to
+        break off.
         """
-        for epoch, value in work.run.new_values(self._metric, loss=self._plan.loss):
-            self._study.report(work.turn, epoch, value)
-            if self._study.should_prune(work.turn):
+        for found in work.run.new_values(self._metric, loss=self._plan.loss):
+            self._study.report(work.turn, found.epoch, found.value)
+            if found.step < work.run.last_step and self._study.should_prune(work.turn):
                 work.is_pruned = True
                 work.run.stop()
                 return
@@ -184,7 +188,7 @@ class Runner:
             return False
         self._study.complete(work.turn, work.values, work.seconds)
         mean = sum(work.values) / len(work.values)
-        self._note(f"{work.named}: {self._metric} {mean:.4f}")
+        self._note(f"{work.named}: {self._metric} {shown(mean, self._metric)}")
         return True
 
     def _fail(self, work: _Work, code: int, reason: str) -> bool:

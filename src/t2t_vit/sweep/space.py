@@ -2,23 +2,23 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from t2t_vit.errors import UserError
+from t2t_vit.report.run_files import ROOT_KEYS
 from t2t_vit.settings.names import nearest_key
 from t2t_vit.settings.schema import KEYS, SECTIONS
 from t2t_vit.settings.values import NUMBER, Value
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
 
 # Keys that say where a run writes and which run it is: the sweep decides them.
-OWN_KEYS = frozenset(
-    "resume model_postfix ckpt_root_dir best_ckpt_root_dir summary_root_dir logs_root_dir exclude_epoch_state".split()  # noqa: SIM905
-)
+OWN_KEYS = frozenset({"resume", "model_postfix", "exclude_epoch_state", *ROOT_KEYS})
 # Keys that say what is measured, and by what trials are ranked: it has to be the same in all.
 MEASURED_KEYS = frozenset({"best_by", *SECTIONS["Dataset"]} - {"train_num_samples", "class_balance"})
 MOST_TRIALS = 10_000
@@ -44,16 +44,46 @@ class Dimension:
         """What optuna chooses for the trial; the same again where it has chosen."""
         if not self.is_range:
             return trial.suggest_categorical(self.key, self.values)
-        if KEYS[self.key].kind is int:
+        if self.is_whole:
             return trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(self.key, self.low, self.high, log=self.log)
+
+    def distribution(self) -> "BaseDistribution":
+        """What `draw` draws from."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if not self.is_range:
+            return CategoricalDistribution(self.values)
+        if self.is_whole:
+            return IntDistribution(int(self.low), int(self.high), log=self.log)
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a range of whole numbers."""
+        return self.is_range and KEYS[self.key].kind is int
+
+    @property
+    def counted(self) -> Sequence[str] | Sequence[int] | None:
+        """All that can be drawn, in order; None of a range of numbers that are not whole."""
+        if not self.is_range:
+            return self.values
+        return range(int(self.low), int(self.high) + 1) if self.is_whole else None
+
+    def contains(self, other: "Dimension") -> bool:
+        """Whether all that `other` holds is here, too: a sweep over it can go on with this one."""
+        if self.key != other.key or self.is_range != other.is_range or self.log != other.log:
+            return False
+        if not self.is_range:
+            return set(other.values) <= set(self.values)
+        return self.low <= other.low and other.high <= self.high
 
     @property
     def ends(self) -> tuple[str, ...]:
         """The values, of a range both ends."""
         if not self.is_range:
             return self.values
-        return tuple(self.text(int(end) if KEYS[self.key].kind is int else end) for end in (self.low, self.high))
+        return tuple(self.text(int(end) if self.is_whole else end) for end in (self.low, self.high))
 
     def text(self, drawn: object) -> str:
         """What was drawn as a command line has it; numbers of a range with few digits, as long as they lie in it."""
@@ -138,15 +168,21 @@ def _read(key: str, text: str) -> Value:
         raise UserError(f"--over {key} {error}") from None
 
 
-def grid(dimensions: Sequence[Dimension]) -> Iterator[dict[str, str]]:
-    """Each combination of the values of lists, the last key changing fastest."""
-    for values in product(*(each.values for each in dimensions)):
-        yield dict(zip((each.key for each in dimensions), values, strict=True))
+def combination(dimensions: Sequence[Dimension], number: int) -> dict[str, str | int]:
+    """Combination `number` of what can be counted, from 0; the last key changes fastest."""
+    found: dict[str, str | int] = {}
+    for each in reversed(dimensions):
+        values = each.counted
+        assert values is not None
+        number, place = divmod(number, len(values))
+        found[each.key] = values[place]
+    return dict(reversed(found.items()))
 
 
 def grid_size(dimensions: Sequence[Dimension]) -> int | None:
-    """How many combinations there are; None where one is a range."""
-    return None if any(each.is_range for each in dimensions) else math.prod(len(each.values) for each in dimensions)
+    """How many combinations there are; None where one is a range of numbers that are not whole."""
+    counts = [None if (values := each.counted) is None else len(values) for each in dimensions]
+    return None if None in counts else math.prod(count for count in counts if count is not None)
 
 
 def check_combinations(dimensions: Sequence[Dimension], check: Callable[[Mapping[str, Value]], object]) -> None:

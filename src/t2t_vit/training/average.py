@@ -29,12 +29,14 @@ class EpochAverage:
 
     Attributes:
         count: epochs in the mean; `module` has no meaning while it is 0.
+        first_epoch: the first epoch, from 1, that is averaged.
     """
 
     def __init__(self, model: nn.Module, *, last: int = 0, first_epoch: int = 1) -> None:
         self.module = deepcopy(model).eval().requires_grad_(False)
         self.count = 0
-        self._last, self._first_epoch, self._epoch = last, first_epoch, 0
+        self.first_epoch = first_epoch
+        self._last, self._epoch = last, 0
         self._kept: list[dict[str, Tensor]] = []  # from the oldest epoch to the newest
         self._weights: dict[str, Tensor] = {name: one for name, one in model.named_parameters() if one.requires_grad}
         self._means: list[Tensor] = [self.module.get_parameter(name) for name in self._weights]
@@ -44,7 +46,7 @@ class EpochAverage:
     def follow(self, state: State) -> None:
         """Take in the present weights if `state` is at the end of an epoch; those of an epoch are taken in once."""
         epoch, rest = divmod(state.step, state.updates_per_epoch)
-        if rest or epoch <= self._epoch or (not self._last and epoch < self._first_epoch):
+        if rest or epoch <= self._epoch or (not self._last and epoch < self.first_epoch):
             return
         self._epoch = epoch
         if self._last:
@@ -86,6 +88,6 @@ class EpochAverage:
             self.module.load_state_dict(weights)
         device = self._means[0].device
         self._epoch, self.count = state["epoch"], state["count"]
-        if not self._last and self._epoch - self.count + 1 < self._first_epoch:
+        if not self._last and self._epoch - self.count + 1 < self.first_epoch:
             self.count = 0
         self._kept = [{name: one.to(device) for name, one in kept.items()} for kept in state["kept"]]

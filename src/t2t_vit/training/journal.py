@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from t2t_vit.errors import OutputError, UserError, printable
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.files import atomic_write, lines_of, open_to_append, parse_json, reason_of
+from t2t_vit.report.run_files import HISTORY, HISTORY_LINES
 from t2t_vit.training import waiting
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.measurements import ON_ONE_CPU, Instruments, Reading, StepWindow
@@ -137,7 +138,7 @@ class History:
     """
 
     def __init__(self, folder: Path, resumed_at: int = 0, *, closed: bool = True) -> None:
-        self._csv, self._jsonl = folder / "history.csv", folder / "history.jsonl"
+        self._csv, self._jsonl = folder / HISTORY, folder / HISTORY_LINES
         with atomic_write(self._csv, "w") as table, atomic_write(self._jsonl, "w") as lines:
             table.write(_csv_text([], header=True))
             for row in _rows_up_to(self._jsonl, resumed_at, closed) if resumed_at else ():

@@ -21,13 +21,21 @@ from typing import Any, Self
 
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import LONGEST_JSON, atomic_write, check_folder, parse_json, read_at_most, remove_leftovers
-from t2t_vit.platforms import BINARY, NOT_BLOCKING, NOT_FOLLOWING, NoLocksError, lock, place_of, relative_path
-from t2t_vit.report.run_files import RECORD, REPORT
+from t2t_vit.platforms import (
+    BINARY,
+    NOT_BLOCKING,
+    NOT_FOLLOWING,
+    NoLocksError,
+    is_alive,
+    lock,
+    place_of,
+    relative_path,
+)
+from t2t_vit.report.run_files import RECORD, REPORT, ROOT_KEYS
 from t2t_vit.training.retention import LIST, CheckpointFolder
 
 LOCK = ".run.lock"
 SECONDS_TO_DIE = 3.0  # a killed process holds its lock until its memory is freed
-ROOT_KEYS = ("ckpt_root_dir", "best_ckpt_root_dir", "summary_root_dir", "logs_root_dir")
 
 Note = Callable[[str], None]
 
@@ -133,6 +141,91 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def open_lock(folder: Path, *, fresh: bool = False) -> int:
+    """The descriptor of the lock file in `folder`, which is there and not locked yet.
+
+    Raises:
+        FileExistsError: `fresh`, and there is one already.
+        OutputError: it cannot be written.
+    """
+    path = folder / LOCK
+    flags = os.O_RDWR | os.O_CREAT | BINARY | NOT_FOLLOWING | NOT_BLOCKING | (os.O_EXCL if fresh else 0)
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _not_writable(path, error) from error
+
+
+def _not_writable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written ({error.strerror}); choose a folder that can be written")
+
+
+def wait_for_lock(descriptor: int, seconds: float) -> None:
+    """Lock what `open_lock` opened, as soon as nobody else has it.
+
+    Raises:
+        BlockingIOError: another process still has it after `seconds`.
+        NoLocksError: there are no locks here.
+        OSError: anything else, after `seconds`.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return lock(descriptor)
+        except OSError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(0.05)
+
+
+def write_holder(descriptor: int, content: Mapping[str, Any]) -> None:
+    """Write `content` into a lock file, and that this process is the one that works there."""
+    text = json.dumps({**content, "process": os.getpid(), "host": socket.gethostname()}).encode()
+    with suppress(OSError):  # a disk that is full; the lock itself holds
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, text)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process holds the lock in `folder`; where there are no locks, whether one is said to.
+
+    Without locks, a process on another machine cannot be looked at, and counts as gone.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | BINARY | NOT_FOLLOWING | NOT_BLOCKING)
+    except OSError:
+        return False
+    try:
+        lock(descriptor)
+    except NoLocksError:
+        return _holder_is_alive(folder) is True
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def has_lost_holder(folder: Path) -> bool:
+    """Whether the process that wrote itself into the lock file has gone; another may have inherited the lock.
+
+    False where that cannot be known: of another machine, and on Windows.
+    """
+    return _holder_is_alive(folder) is False
+
+
+def _holder_is_alive(folder: Path) -> bool | None:
+    """Whether the process in the lock file, other than this one, lives; None where nobody knows."""
+    held = _json(folder / LOCK)
+    process = held.get("process")
+    if not isinstance(process, int) or held.get("host") != socket.gethostname():
+        return None
+    return process != os.getpid() and is_alive(process)
+
+
 class Lock:
     """`.run.lock` in each folder of a run, held until `release`, or until this process ends in whatever way.
 
@@ -158,16 +251,11 @@ class Lock:
         path = folder / LOCK
         try:
             self._make(folder)
-            if fresh and is_taken(folder):
-                raise FileExistsError(path)
-            flags = os.O_RDWR | os.O_CREAT | BINARY | NOT_FOLLOWING | NOT_BLOCKING | (os.O_EXCL if fresh else 0)
-            descriptor = os.open(path, flags, 0o666)
-        except FileExistsError:
-            raise
         except OSError as error:
-            raise OutputError(
-                f"{path}: cannot be written ({error.strerror}); choose a folder that can be written"
-            ) from error
+            raise _not_writable(path, error) from error
+        if fresh and is_taken(folder):
+            raise FileExistsError(path)
+        descriptor = open_lock(folder, fresh=fresh)
         self._held.append(descriptor)
         if fresh:
             self._files.append(path)
@@ -177,13 +265,8 @@ class Lock:
 
     def tell(self, content: Mapping[str, Any]) -> None:
         """Write into the files that are held whose they are and who holds them."""
-        who = {"process": os.getpid(), "host": socket.gethostname()}
-        text = json.dumps({**content, **who}).encode()
         for descriptor in self._held:
-            with suppress(OSError):  # a disk that is full; the lock itself holds
-                os.ftruncate(descriptor, 0)
-                os.lseek(descriptor, 0, os.SEEK_SET)
-                os.write(descriptor, text)
+            write_holder(descriptor, content)
 
     def release(self) -> None:
         """Let go; the files stay, since they say whose the folders are."""
@@ -213,16 +296,12 @@ class Lock:
                 self._made.append(place)
 
     def _lock(self, descriptor: int, path: Path) -> None:
-        end = time.monotonic() + SECONDS_TO_DIE
-        while True:
-            try:
-                return lock(descriptor)
-            except NoLocksError as error:
-                return self._warn(path, str(error))
-            except OSError:
-                if time.monotonic() > end:
-                    raise AliveError(path.parent) from None
-            time.sleep(0.05)
+        try:
+            wait_for_lock(descriptor, SECONDS_TO_DIE)
+        except NoLocksError as error:
+            self._warn(path, str(error))
+        except OSError:
+            raise AliveError(path.parent) from None
 
     def _warn(self, path: Path, why: str) -> None:
         if not self._warned:

@@ -148,9 +148,9 @@ def test_what_is_asked_for_now_or_was_asked_for_then_alone_is_another_question(t
 
 def test_beginning_anew_says_so_and_clears_up(tmp_path: Path) -> None:
     path = interrupted(tmp_path / "p.json", batches(0, 8))
-    for name in (".p.json.abcd_123.part", ".p.json.errors.jsonl.abcdefgh.part"):
+    for name in (".p.json.abcd0123.part", ".p.json.errors.jsonl.abcdef01.part"):
         (tmp_path / name).touch()
-    others = [tmp_path / name for name in (".p.json.x.abcd_123.part", ".q.json.abcd_123.part")]
+    others = [tmp_path / name for name in (".p.json.x.abcd0123.part", ".q.json.abcd0123.part")]
     for other in others:
         other.touch()
     notes: list[str] = []

@@ -275,6 +275,28 @@ def test_what_is_being_written_is_no_leftover(tmp_path: Path) -> None:
     assert hidden(tmp_path) == []
 
 
+def test_a_folder_that_is_removed_keeps_its_lock_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill in between leaves what the next start knows for a leftover."""
+    original, kept = shutil.rmtree, list[list[str]]()
+
+    def seen(path: Path, **named: Any) -> None:
+        kept.append([each.name for each in Path(path).iterdir()])
+        original(path, **named)
+
+    monkeypatch.setattr(shutil, "rmtree", seen)
+    with working_folder(tmp_path, "export") as folder:
+        (folder / "file").touch()
+        (folder / "within").mkdir()
+    assert kept == [[], [".lock"]] and hidden(tmp_path) == []
+
+
+def test_a_folder_that_has_gone_is_one_sentence(tmp_path: Path) -> None:
+    said = r"file: could not be written \(No such file or directory\); nothing was written"
+    with pytest.raises(OutputError, match=said), atomic_write(tmp_path / "gone" / "file") as file:
+        file.write(b"content")
+        shutil.rmtree(tmp_path / "gone")
+
+
 def test_only_halves_of_the_same_file_go(tmp_path: Path) -> None:
     others = (".file.txt.01234567.part", ".file.0123456.part", ".file.0123456g.part", "file.01234567.part")
     for name in (*others, ".file.01234567.part"):

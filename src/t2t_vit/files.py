@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -101,7 +102,7 @@ def working_folder(
     finally:
         if not RENAMES_OPEN_FILES:
             os.close(held)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_folder(folder)
         if RENAMES_OPEN_FILES:  # until here no other process takes it for a leftover
             os.close(held)
 
@@ -402,10 +403,21 @@ def _remove_left_folders(parent: Path, purpose: str) -> None:
                 continue
             try:
                 lock(descriptor)
-                shutil.rmtree(left, ignore_errors=True)
+                _remove_folder(left)
             finally:
                 os.close(descriptor)
-            shutil.rmtree(left, ignore_errors=True)  # Windows keeps a file that is open
+            _remove_folder(left)  # Windows keeps a file that is open
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a working folder, its lock at the end: without it nobody would know it for a leftover."""
+    with suppress(OSError):
+        for path in files_made_in(folder):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -474,18 +486,24 @@ def _written(made: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+def _free(made: Path) -> int:
+    """Bytes of the disk's that are free; without end where the folder has gone."""
+    try:
+        return shutil.disk_usage(made.parent).free
+    except OSError:
+        return sys.maxsize
+
+
 def _lacks_room(made: Path, size: int) -> bool:
     """Whether the disk is full, or has no room for `size` bytes in all."""
-    free = shutil.disk_usage(made.parent).free
-    return free < _LEAST_ROOM or free + _written(made) < size
+    return _free(made) < _LEAST_ROOM or _free(made) + _written(made) < size
 
 
 def _room(made: Path, size: int) -> str:
     """What a file takes, or more than what was written of it; and what the disk has, if that is the reason."""
     written = _written(made)
     takes = f"it takes {_megabytes(size)}" if size > written else f"it takes more than {_megabytes(written)}"
-    free = shutil.disk_usage(made.parent).free + written
-    return f"{takes}, {_megabytes(free)} are free" if _lacks_room(made, size) else takes
+    return f"{takes}, {_megabytes(_free(made) + written)} are free" if _lacks_room(made, size) else takes
 
 
 def _megabytes(size: int) -> str:

@@ -91,7 +91,7 @@ def _check_pair(path: Path) -> None:
         found = _PAIRED.search(file.read())
     if found is None or openvino_mark(found[1].decode()) != mark:
         raise UserError(
-            f"{path}: was not exported together with {weights.name}: an export was interrupted or is going on, or one "
+            f"{path}: was not exported together with {weights.name}: an export was interrupted or is under way, or one "
             "of them was copied; export it again"
         )
 

@@ -126,9 +126,9 @@ def check_saved_together(folder: str | Path, config: FolderConfig, weights: Path
     mark = None if config.saved is None else read_safetensors_metadata(weights, SAVED)
     if mark is not None and mark != config.saved:
         raise UserError(
-            f"{folder}: its {CONFIG} and {weights.name} were not saved together: a save was interrupted or is going "
-            f"on, or one of them was copied; save the network again, or, where they do belong together, remove {SAVED} "
-            f"from {CONFIG}"
+            f"{folder}: its {CONFIG} and {weights.name} were not saved together: a save was interrupted or is under "
+            "way, or one of them was copied; save the network again, or, where they do belong together, remove "
+            f"{SAVED} from {CONFIG}"
         )
 
 

@@ -13,7 +13,7 @@ from t2t_vit.data import readable
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.files import parse_json
-from t2t_vit.formats.safetensors_file import read_safetensors_metadata, read_sharded_safetensors
+from t2t_vit.formats.safetensors_file import read_own_metadata, read_sharded_safetensors
 from t2t_vit.inference.exported import Metadata
 from t2t_vit.inference.journal import _parsed
 from t2t_vit.model.folder_config import read_folder_config
@@ -49,7 +49,7 @@ TEXTS = {
 def safetensors(path: Path) -> object:
     content = path.read_bytes()
     path.write_bytes(len(content).to_bytes(8, "little") + content)
-    return read_safetensors_metadata(path)
+    return read_own_metadata(path)
 
 
 def remembered(path: Path) -> object:

@@ -3,20 +3,41 @@
 import errno
 import json
 import os
+import re
 import shutil
 import stat
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any, BinaryIO
 
-from t2t_vit.errors import OutputError
-from t2t_vit.platforms import BINARY, NOT_BLOCKING, NOT_FOLLOWING, relative_path, replace, sync_folder
+from t2t_vit.errors import OutputError, UserError
+from t2t_vit.platforms import (
+    BINARY,
+    NOT_BLOCKING,
+    NOT_FOLLOWING,
+    RENAMES_OPEN_FILES,
+    NoLocksError,
+    is_anothers,
+    lock,
+    relative_path,
+    replace,
+    sync_folder,
+)
 
 LONGEST_LINE = 2**20  # bytes; of a log that names the images of a batch
 LONGEST_JSON = 8 * 2**20  # bytes of a file that a run writes; it holds the names of its classes
+_LONGEST_LABEL = 200  # bytes
+_LOCK = ".lock"
+_SECONDS_TO_RENAME = 60.0  # where an open file cannot be renamed: from its last byte to its name
+_SECONDS_FOR_OTHERS = 10.0  # others' renames take milliseconds
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_STREAM_FAILED = "iostream error"  # what C++ says of a write that failed, whatever the reason
+_LEAST_ROOM = 2**16  # bytes; a disk with less is full
 
 
 @contextmanager
@@ -24,19 +45,18 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
     """Open a file beside `path` for writing; it takes the place of `path` only when the block ends well.
 
     The new content is flushed to the disk before the rename, so a crash or a full disk leaves the old file, whose
-    permissions the new one gets. `size`, in bytes, where it is known, is reported with what is free when the disk is
-    full.
+    permissions the new one gets. What killed processes left of this file is removed first. `size`, in bytes, where it
+    is known, is reported with what is free when the disk is full.
 
     Raises:
         OutputError: the folder cannot be written, the disk is full, or `path` is a link, which would be replaced.
     """
     path = Path(path)
-    if path.is_symlink():
-        raise OutputError(f"{path}: is a link to {path.readlink()}; give that file itself, or remove the link")
+    _refuse_link(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name[:80]}.{token_hex(4)}.part")
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
+        remove_leftovers(path.parent, path.name)
+        beside, descriptor = _new_part(path)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); choose a folder that can be written"
@@ -44,22 +64,111 @@ def atomic_write(path: Path, mode: str = "wb", *, size: int = 0) -> Iterator[IO[
     # A name that is no UTF-8 is written with an escape for each byte, as \\udce9. Lines end with \n everywhere.
     encoding, errors, newline = (None, None, None) if "b" in mode else ("utf-8", "backslashreplace", "")
     try:
-        with os.fdopen(descriptor, mode, encoding=encoding, errors=errors, newline=newline) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            beside.chmod(path.stat().st_mode & 0o777)
-        replace(beside, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            room = _room(path.parent, size) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            raise OutputError(
-                f"{path}: could not be written ({error.strerror}{room}); the previous file is kept"
-            ) from error
+        with failing_on_a_full_disk(path, beside, size):
+            with os.fdopen(descriptor, mode, encoding=encoding, errors=errors, newline=newline) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if RENAMES_OPEN_FILES:  # the lock holds until the file has its name
+                    _take_place(beside, path)
+            if not RENAMES_OPEN_FILES:
+                _take_place(beside, path)
+            sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def working_folder(
+    parent: Path, purpose: str, *, instead: str = "choose a folder that can be written"
+) -> Iterator[Path]:
+    """A hidden folder in `parent` to make files in, which goes with all that is left in it.
+
+    This process holds a lock on it, so the next call with this `purpose` knows, and removes, what killed ones left.
+    `place_together` gives the files their names.
+
+    Raises:
+        OutputError: it cannot be made; the sentence ends with what to do `instead`.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_folders(parent, purpose)
+        folder, held = _new_folder(parent, purpose)
+    except OSError as error:
+        raise OutputError(f"{parent}: cannot be written ({error.strerror}); {instead}") from error
+    try:
+        yield folder
+    finally:
+        if not RENAMES_OPEN_FILES:
+            os.close(held)
+        _remove_folder(folder)
+        if RENAMES_OPEN_FILES:  # until here no other process takes it for a leftover
+            os.close(held)
+
+
+def files_made_in(folder: Path) -> list[Path]:
+    """What lies in a `working_folder`, sorted."""
+    return sorted(path for path in folder.iterdir() if path.name != _LOCK)
+
+
+def place_together(folder: Path, paths: Sequence[Path]) -> None:
+    """Move the files of a `working_folder` to `paths`, which are called the same: all, or none where an error comes.
+
+    They lie in one folder. They are flushed first, and take their places in this order, which lasts no longer than
+    some renames. A process that is killed in between leaves new files and old ones, so files that belong together
+    have to say so of each other. Of several processes one at a time does this in a folder.
+
+    Raises:
+        OutputError: a path is a link or a folder, or cannot be written.
+    """
+    for path in paths:
+        _refuse_link(path)
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder, but a file must be written there")
+    done: list[tuple[Path, Path | None]] = []
+    with failing_on_a_full_disk(paths[-1], folder):
+        for path in paths:
+            with (folder / path.name).open("r+b") as file:  # Windows flushes only what may be written
+                os.fsync(file.fileno())
+        with _alone_in(paths[-1].parent, len(paths) > 1):
+            try:
+                for path in paths:
+                    before = _second_name(path, folder / f"{path.name}.before") if len(paths) > 1 else None
+                    done.append((path, before))
+                    _take_place(folder / path.name, path)
+            except BaseException:
+                for path, before in reversed(done) if len(paths) > 1 else ():
+                    _restore(path, before, (folder / path.name).exists())
+                raise
+        sync_folder(paths[-1].parent)
+
+
+@contextmanager
+def failing_on_a_full_disk(path: Path, made: Path, size: int = 0) -> Iterator[None]:
+    """What cannot be written in the block is an OutputError, in one sentence about `path`; other errors stay.
+
+    Libraries write, too, and each has its own error for a full disk. So what is no OSError counts where one that says
+    so caused it, a RuntimeError also where the disk has no room left.
+
+    Args:
+        made: the file or the folder that is written meanwhile, on the same disk.
+        size: bytes that are needed, where that is known.
+    """
+    try:
+        yield
+    except UserError:
         raise
+    except Exception as error:
+        failed = _failed_write(error) if isinstance(error, OSError | RuntimeError) else None
+        lacks_room = _lacks_room(made, size)
+        if failed is None and not (isinstance(error, RuntimeError) and (lacks_room or _STREAM_FAILED in str(error))):
+            raise
+        reason = (failed and failed.strerror) or (os.strerror(errno.ENOSPC) if lacks_room else reason_of(error))
+        if lacks_room or (failed and failed.errno in _NO_ROOM):
+            reason += f": {_room(made, size)}"
+        kept = "the previous file is kept" if path.exists() else "nothing was written"
+        raise OutputError(f"{path}: could not be written ({reason}); {kept}") from error
 
 
 def lead_to(link: Path, target: Path) -> None:
@@ -175,11 +284,16 @@ def chosen_cache() -> Path | None:
     return Path(own) if own else user_cache()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the halves of files that `atomic_write` left in `folder` when its process was killed."""
-    for beside in folder.glob(".*.part"):
-        with suppress(OSError):
-            beside.unlink()
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Delete the halves of files that killed processes left in `folder`; those that are being written stay.
+
+    name: of the file whose halves they are; empty: of any file.
+    """
+    part = re.compile(rf"\.{re.escape(_label(name)) if name else '.+'}\.[0-9a-f]{{8}}\.part")
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if part.fullmatch(entry.name):
+                _remove_left_part(Path(entry.path))
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -198,7 +312,199 @@ def check_folder(folder: Path, key: str) -> None:
         ) from error
 
 
-def _room(folder: Path, size: int) -> str:
-    """What a file takes, and what its disk has."""
-    free = shutil.disk_usage(folder).free
-    return f": it takes {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free" if size > free else ""
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise OutputError(f"{path}: is a link to {path.readlink()}; give that file itself, or remove the link")
+
+
+def _take_place(beside: Path, path: Path) -> None:
+    if path.exists():
+        beside.chmod(path.stat().st_mode & 0o777)
+    replace(beside, path)
+
+
+# ----- what a process that is killed leaves ----- #
+
+
+def _label(name: str) -> str:
+    """What the hidden file beside `name` begins with; a name may have 255 bytes."""
+    return name.encode("utf-8", "surrogateescape")[:_LONGEST_LABEL].decode("utf-8", "ignore")
+
+
+def _new_part(path: Path) -> tuple[Path, int]:
+    """A file beside `path` and its descriptor, locked, so that nobody takes it for what a killed process left."""
+    while True:
+        beside = path.with_name(f".{_label(path.name)}.{token_hex(4)}.part")
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
+        if _is_kept_from_others(descriptor, beside):
+            return beside, descriptor
+        os.close(descriptor)
+
+
+def _is_kept_from_others(descriptor: int, path: Path) -> bool:
+    """Lock a file that was made a moment ago; False where another process was faster and removes, or removed, it."""
+    try:
+        lock(descriptor)
+    except BlockingIOError:
+        return False
+    except (NoLocksError, OSError):  # then nobody can lock it, and nobody removes it
+        return True
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_left_part(path: Path) -> None:
+    with suppress(OSError, NoLocksError):
+        if path.is_symlink():  # one that `lead_to` makes
+            path.unlink()
+            return
+        descriptor = os.open(path, os.O_RDWR | NOT_FOLLOWING | NOT_BLOCKING | BINARY)
+        try:
+            lock(descriptor)
+            if RENAMES_OPEN_FILES:
+                path.unlink()
+        finally:
+            os.close(descriptor)
+        # It may have been closed a moment ago, to be renamed.
+        if not RENAMES_OPEN_FILES and time.time() - path.stat().st_mtime > _SECONDS_TO_RENAME:
+            path.unlink()
+
+
+def _new_folder(parent: Path, purpose: str) -> tuple[Path, int]:
+    """A new folder, and the descriptor of the file in it that is locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_working_name(purpose), dir=parent))
+        try:
+            held = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o600)
+        except FileNotFoundError:  # another process took the empty folder for a leftover
+            continue
+        if _is_kept_from_others(held, folder / _LOCK):
+            return folder, held
+        os.close(held)
+
+
+def _working_name(purpose: str) -> str:
+    return f".t2t_vit-{purpose}-"
+
+
+def _remove_left_folders(parent: Path, purpose: str) -> None:
+    """The working folders of this purpose whose processes have ended."""
+    for left in parent.glob(f"{_working_name(purpose)}*"):
+        with suppress(OSError, NoLocksError):
+            state = left.lstat()
+            if not stat.S_ISDIR(state.st_mode) or is_anothers(state):
+                continue
+            try:
+                descriptor = os.open(left / _LOCK, os.O_RDWR | NOT_FOLLOWING | BINARY)
+            except FileNotFoundError:
+                left.rmdir()  # killed before it had a lock: then it is empty
+                continue
+            try:
+                lock(descriptor)
+                _remove_folder(left)
+            finally:
+                os.close(descriptor)
+            _remove_folder(left)  # Windows keeps a file that is open
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a working folder, its lock at the end: without it nobody would know it for a leftover."""
+    with suppress(OSError):
+        for path in files_made_in(folder):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _alone_in(folder: Path, wanted: bool) -> Iterator[None]:
+    """Of the processes that place files in `folder` this one alone, where folders can be locked."""
+    descriptor = None
+    try:
+        if wanted:
+            with suppress(OSError, NoLocksError):
+                descriptor = os.open(folder, os.O_RDONLY)
+                _wait_for(descriptor)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _wait_for(descriptor: int) -> None:
+    end = time.monotonic() + _SECONDS_FOR_OTHERS
+    while True:
+        try:
+            return lock(descriptor)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.01)
+
+
+def _second_name(path: Path, name: Path) -> Path | None:
+    """Another name for the file `path`, under which it can be restored; None where there is no file."""
+    if not path.exists():
+        return None
+    try:
+        name.hardlink_to(path)
+    except (OSError, NotImplementedError):
+        shutil.copy2(path, name)
+    return name
+
+
+def _restore(path: Path, before: Path | None, is_untouched: bool) -> None:
+    """Make `path` what it was before; one that cannot be restored must not keep the others from it."""
+    with suppress(OSError):
+        if before is not None:
+            replace(before, path)
+        elif not is_untouched:
+            path.unlink(missing_ok=True)
+
+
+# ----- full disks ----- #
+
+
+def _failed_write(error: BaseException) -> OSError | None:
+    """The system's error that led to `error`, the one that says there is no room before all others."""
+    chain: list[OSError] = []
+    each: BaseException | None = error
+    while each is not None:
+        if isinstance(each, OSError):
+            chain.append(each)
+        each = each.__cause__ or each.__context__
+    full = [one for one in chain if one.errno in _NO_ROOM]
+    return full[0] if full else error if isinstance(error, OSError) else None
+
+
+def _written(made: Path) -> int:
+    files = made.rglob("*") if made.is_dir() else (made,)
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _free(made: Path) -> int:
+    """Bytes of the disk's that are free; without end where the folder has gone."""
+    try:
+        return shutil.disk_usage(made.parent).free
+    except OSError:
+        return sys.maxsize
+
+
+def _lacks_room(made: Path, size: int) -> bool:
+    """Whether the disk is full, or has no room for `size` bytes in all."""
+    return _free(made) < _LEAST_ROOM or _free(made) + _written(made) < size
+
+
+def _room(made: Path, size: int) -> str:
+    """What a file takes, or more than what was written of it; and what the disk has, if that is the reason."""
+    written = _written(made)
+    takes = f"it takes {_megabytes(size)}" if size > written else f"it takes more than {_megabytes(written)}"
+    return f"{takes}, {_megabytes(_free(made) + written)} are free" if _lacks_room(made, size) else takes
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -294,18 +294,6 @@ def kill_at_once(process: int) -> None:
     os.kill(process, _SIGKILL)  # Windows ends it for any number
 
 
-def is_alive(process: int) -> bool:
-    """Whether there is a process of this number; True on Windows, where looking could stop it."""
-    if sys.platform != "win32":
-        try:
-            os.kill(process, 0)
-        except (ProcessLookupError, OverflowError):
-            return False
-        except OSError:  # somebody else's
-            return True
-    return True
-
-
 def executable_of(process: int) -> str | None:
     """The name of the file that a process runs, as `python3.12` (Linux); None where nobody says."""
     try:
@@ -332,6 +320,7 @@ BINARY = int(getattr(os, "O_BINARY", 0))  # for os.open: without it Windows writ
 NOT_BLOCKING = int(getattr(os, "O_NONBLOCK", 0))  # for os.open of what may be a pipe; there are none on Windows
 NOT_FOLLOWING = int(getattr(os, "O_NOFOLLOW", 0))  # for os.open: a link is an error; Windows has none
 CLOSED_IN_CHILDREN = int(getattr(os, "O_CLOEXEC", 0))
+RENAMES_OPEN_FILES = hasattr(os, "getuid")  # Windows, which has no users of this kind, refuses to rename or delete them
 
 
 def has_memory_files() -> bool:
@@ -463,9 +452,9 @@ def _folded(names: str) -> str:
     return unicodedata.normalize("NFC", names).casefold()
 
 
-def is_mine(state: os.stat_result) -> bool:
-    """Whether this user owns a file; False on Windows, where nothing says."""
-    return hasattr(os, "getuid") and state.st_uid == os.getuid()
+def is_anothers(state: os.stat_result) -> bool:
+    """Whether another user owns a file; False on Windows, where nothing says."""
+    return hasattr(os, "getuid") and state.st_uid != os.getuid()
 
 
 def is_safe_from_others(folder: Path) -> bool:

@@ -10,7 +10,6 @@ from PIL import Image
 from t2t_vit.data.datasets import open_images, open_training_images
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.images import by_name, check_class_count
-from t2t_vit.data.scan import MOST_LEVELS
 from t2t_vit.errors import UserError
 
 
@@ -141,16 +140,3 @@ def test_validation_images_take_the_numbers_of_the_training_classes(tmp_path: Pa
         open_training_images(dataset="ImageNet", data_url=str(tmp_path))
     (tmp_path / "val" / "Cat").rename(tmp_path / "val" / "cat")  # as told
     assert len(open_training_images(dataset="ImageNet", data_url=str(tmp_path))[1]) == 5
-
-
-def test_folders_within_folders_have_an_end(tmp_path: Path) -> None:
-    tree(tmp_path)
-    deep = tmp_path / "train" / "cat" / "/".join("d" * (MOST_LEVELS - 1))
-    put(deep / "x" / "last.png")
-    assert len(folder(tmp_path)) == 5
-    put(deep / "x" / "y" / "last.png")
-    said = rf"cat: holds folders within folders, more than {MOST_LEVELS} levels deep \(d/d/d/...\); move them"
-    with pytest.raises(UserError, match=said):
-        folder(tmp_path)
-    shutil.move(deep / "x", tmp_path / "moved")  # as the sentence says
-    assert len(folder(tmp_path)) == 4

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 import torch
 
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.errors import UserError
+from t2t_vit.errors import OutputError, UserError
 from t2t_vit.inference.item import ImageResult, Item, Prediction, Stamp, stamp_of
 from t2t_vit.inference.journal import PredictionJournal, fingerprint
 from t2t_vit.inference.pipeline import Answered
 from t2t_vit.inference.predictor import Predictor
+from t2t_vit.platforms import lock
 
 PREPROCESSING = Preprocessing((4, 6), 0.8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 ASKED = {"checkpoint": "abc", "top_k": 2, "mean": (0.5, 0.1 + 0.2)}
@@ -148,9 +150,9 @@ def test_what_is_asked_for_now_or_was_asked_for_then_alone_is_another_question(t
 
 def test_beginning_anew_says_so_and_clears_up(tmp_path: Path) -> None:
     path = interrupted(tmp_path / "p.json", batches(0, 8))
-    for name in (".p.json.abcd_123.part", ".p.json.errors.jsonl.abcdefgh.part"):
+    for name in (".p.json.abcd0123.part", ".p.json.errors.jsonl.abcdef01.part"):
         (tmp_path / name).touch()
-    others = [tmp_path / name for name in (".p.json.x.abcd_123.part", ".q.json.abcd_123.part")]
+    others = [tmp_path / name for name in (".p.json.x.abcd0123.part", ".q.json.abcd0123.part")]
     for other in others:
         other.touch()
     notes: list[str] = []
@@ -170,6 +172,51 @@ def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="another run is writing it"):
             journal(tmp_path / "p.json", resume=resume)
     first.close()
+
+
+def test_a_journal_that_another_run_removed_a_moment_ago_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening it and its lock the run that had it came to its end: what is written there would have no name."""
+    path = interrupted(tmp_path / "p.json", batches(0, 8))
+    removed: list[int] = []
+
+    def late(descriptor: int) -> None:
+        if not removed:
+            path.unlink()
+        removed.append(descriptor)
+        lock(descriptor)
+
+    monkeypatch.setattr("t2t_vit.inference.journal.lock", late)
+    kept = journal(tmp_path / "p.json")
+    for batch in batches(0, 8):
+        kept.record(batch)
+    assert len(removed) == 2 and len(path.read_bytes().splitlines()) == 3
+    with pytest.raises(UserError, match="another run is writing it"):
+        journal(tmp_path / "p.json")
+    kept.close()
+
+
+def test_a_journal_on_a_full_disk_is_one_sentence_and_what_was_whole_is_continued(tmp_path: Path) -> None:
+    kept = journal(tmp_path / "p.json")
+    for batch in batches(0, 8):
+        kept.record(batch)
+    whole = kept.path.stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole + 50, before[1]))
+    try:
+        with pytest.raises(
+            OutputError, match=r"p\.json\.journal: could not be written \(File too large: it takes more"
+        ):
+            kept.record(batches(8, 12)[0])
+        assert kept.can_continue
+        kept.close()  # without a second error
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert kept.path.stat().st_size == whole + 50
+    again = journal(tmp_path / "p.json", resume=True)
+    assert recalled(again, range(12)) == [True] * 8 + [False] * 4
+    again.close()
 
 
 HEADER = {"t2t_vit infer": 2, **json.loads(json.dumps(ASKED))}

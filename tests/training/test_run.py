@@ -19,13 +19,13 @@ from t2t_vit.training.retention import CheckpointFolder
 from t2t_vit.training.run import (
     LOCK,
     AliveError,
+    CheckpointPlace,
     Folders,
     Run,
     RunMark,
     claim,
     enter,
     finish,
-    home_of,
     is_finished,
     is_taken,
     mark_in,
@@ -255,8 +255,29 @@ def test_runs_that_share_some_roots_only_are_kept_apart() -> None:
     assert found[0].folders.logs == second.folders.logs
 
 
+def home_of(
+    path: Path, mark: RunMark | None, recorded: list[str], chosen: dict[str, str], elsewhere: list[str]
+) -> Folders | None:
+    place = CheckpointPlace(path, mark, recorded)
+    return place.home("net", place.roots(chosen, elsewhere)[0])
+
+
 def home(path: Path, run: Run, **chosen: str) -> Folders | None:
-    return home_of(path, run.mark, run.folders.name, ROOTS, chosen, ROOTS)
+    place = CheckpointPlace(path, run.mark, ROOTS)
+    return place.home(run.folders.name, place.roots(chosen, ROOTS)[0])
+
+
+def test_each_folder_is_looked_into_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = left(files=("net-1_4.ckpt",))
+    looked: list[Path] = []
+
+    def mark_in_counted(folder: Path) -> RunMark | None:
+        looked.append(folder.resolve())
+        return mark_in(folder)
+
+    monkeypatch.setattr("t2t_vit.training.run.mark_in", mark_in_counted)
+    assert home(run.folders.checkpoints / "net-1_4.ckpt", run) == run.folders
+    assert sorted(looked) == sorted(folder.resolve() for folder in run.folders.distinct)
 
 
 def test_a_checkpoint_belongs_to_the_run_that_it_names() -> None:
@@ -298,7 +319,7 @@ def test_a_run_keeps_its_folders_by_their_mark(roots: list[str], here: Path, mon
     Path("r").rename("new")
     now = [root.replace("r/", "new/", 1) for root in roots]
     monkeypatch.chdir(now[0])
-    found = home_of(Path("net/net-1_4.ckpt"), run.mark, "net", roots, {}, ["c", "b", "s", "l"])
+    found = home_of(Path("net/net-1_4.ckpt"), run.mark, roots, {}, ["c", "b", "s", "l"])
     assert found is not None
     assert [os.path.realpath(each) for each in (found.checkpoints, found.best, found.summary, found.logs)] == [
         *(str(here / root / "net") for root in now[:3]), str(here / "disk/logs/net")
@@ -326,7 +347,7 @@ def test_a_folder_of_a_stranger_leads_nowhere_else(tmp_path: Path, away: str, ve
     if mark:
         (folder / ".run.lock").write_text(json.dumps({"run": mark.to_dict()}))
     ours = ["own/c", "own/b", "own/s", "own/l"]
-    found = home_of(folder / "net-1_4.ckpt", mark, "net", recorded, {}, ours)
+    found = home_of(folder / "net-1_4.ckpt", mark, recorded, {}, ours)
     assert found == Folders.of(["a/b/c", "a/b/b", "own/s", "own/l"], "net")
 
 
@@ -355,10 +376,10 @@ def test_a_checkpoint_of_an_older_version_belongs_to_the_folder_that_lists_it() 
     for name in ("net-1_4.ckpt", "net-1_8.ckpt"):
         (folder / name).write_text("x")
     (folder / "checkpoints.json").write_text('["net-1_4.ckpt"]')
-    assert home_of(folder / "net-1_4.ckpt", None, "net", ROOTS, {}, ROOTS) == Folders.of(ROOTS, "net")
-    assert home_of(folder / "net-1_8.ckpt", None, "net", ROOTS, {}, ROOTS) is None
+    assert home_of(folder / "net-1_4.ckpt", None, ROOTS, {}, ROOTS) == Folders.of(ROOTS, "net")
+    assert home_of(folder / "net-1_8.ckpt", None, ROOTS, {}, ROOTS) is None
     Path("backup").mkdir()
-    assert home_of(Path(shutil.copy(folder / "net-1_4.ckpt", "backup")), None, "net", ROOTS, {}, ROOTS) is None
+    assert home_of(Path(shutil.copy(folder / "net-1_4.ckpt", "backup")), None, ROOTS, {}, ROOTS) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"run": 3}', '{"run": {"id": "", "name": "net"}}', "\xff"])

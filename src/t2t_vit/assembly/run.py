@@ -33,16 +33,14 @@ from t2t_vit.training.journal import Console
 from t2t_vit.training.limits import EarlyStopping, TimeLimit
 from t2t_vit.training.retention import CheckpointFolder, step_of
 from t2t_vit.training.run import (
+    CheckpointPlace,
     Folders,
     Found,
     Run,
     RunMark,
     enter,
-    home_of,
     led_to,
-    lies_in_run,
     mark_in,
-    roots_for,
     runs_of,
     write_record,
 )
@@ -175,16 +173,16 @@ class Chooser:
         chosen = {key: str(value) for key, value in self._options.line.items() if key in ROOT_KEYS}
         recorded, name = recorded_place(saved.content)
         own = {key: self._options.said(key, KEYS[key].default) for key in OWN_KEYS}
-        lies_within = lies_in_run(path, mark, recorded)
-        roots, refused = roots_for(path, mark, recorded, chosen, [str(own[key]) for key in ROOT_KEYS])
-        place: dict[str, Value] = dict(zip(ROOT_KEYS, roots, strict=True))
-        if lies_within:
-            keys, notes = place, _not_followed(path, recorded, {key: place[key] for key in refused})
+        place = CheckpointPlace(path, mark, recorded)
+        roots, refused = place.roots(chosen, [str(own[key]) for key in ROOT_KEYS])
+        if place.is_within:
+            keys: dict[str, Value] = dict(zip(ROOT_KEYS, roots, strict=True))
+            notes = _not_followed(path, recorded, {key: keys[key] for key in refused})
         else:
             keys, notes = own, [_elsewhere(path, saved.content, own)]
         if held.run_name != _base_of(saved.content):  # it was given another name, so it is another run from here on
             return Choice(mark=RunMark.new(held.run_name), path=path, notes=notes, keys=keys)
-        folders = home_of(path, mark, name, recorded, chosen, [str(own[key]) for key in ROOT_KEYS])
+        folders = place.home(name, roots)
         if folders is None:
             there = mark is not None and mark_in(Path(recorded[0]) / name) == mark
             new = RunMark.new(held.run_name) if mark is None or there else mark
@@ -392,7 +390,8 @@ def logs_of(path: Path) -> Path:
     path = led_to(path)
     content = read_saved_run(path).content
     roots, name = recorded_place(content)
-    folders = home_of(path, RunMark.of(content.get("run")), name, roots, {}, roots)
+    place = CheckpointPlace(path, RunMark.of(content.get("run")), roots)
+    folders = place.home(name, place.roots({}, roots)[0])
     if folders is None or not (folders.logs / RECORD).is_file():
         raise UserError(f"{path}: the logs of its run were not found; give their folder, such as runs/logs/{name}")
     return folders.logs

@@ -15,7 +15,7 @@ from torch import Tensor
 from t2t_vit.cli.predictors import Work, open_predictor
 from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.decode import DecodeError, decode
-from t2t_vit.errors import UserError, printable
+from t2t_vit.errors import OutputError, UserError, printable
 from t2t_vit.inference.archives import GZIPPED, TAR, is_archive
 from t2t_vit.inference.item import BATCH_SIZE, ImageResult, Item, UnreadableError
 from t2t_vit.inference.journal import PredictionJournal, fingerprint, recorded_fingerprint
@@ -319,7 +319,7 @@ def _told_how_to_continue(journal: PredictionJournal, tally: Tally) -> Iterator[
     try:
         yield
     except BaseException as error:
-        if journal.can_continue and not isinstance(error, UserError):
+        if journal.can_continue and (isinstance(error, OutputError) or not isinstance(error, UserError)):
             tell(f"stopped after {counted(tally.good + tally.bad, 'image')}; the same command with --resume continues")
         raise
 

@@ -163,13 +163,13 @@ class _Counted:
     """Refuses to be read in more than `_MOST_PIECES` pieces. A header of millions of tiny chunks, comments or blanks
     would take memory for each of them, and minutes."""
 
-    pieces, most = 0, 0
+    pieces, most, refusal = 0, 0, ""
 
     def read(self, size: int | None = -1) -> bytes:
         self.pieces += 1
         most = self.most or _MOST_PIECES
         if self.pieces > most:
-            raise DecodeError(f"it has more than {most:,} pieces")
+            raise DecodeError(self.refusal or f"it has more than {most:,} pieces")
         content: bytes = super().read(size)  # type: ignore[misc]
         return content
 
@@ -293,6 +293,10 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
         raise TooManyPixelsError(_too_many_pixels("", budget)) from error
     if image.format == "QOI" and isinstance(file, _Counted):
         file.most = _MOST_OF_QOI
+        file.refusal = (
+            f"it is a QOI image of {image.width:,} x {image.height:,} pixels, which Pillow reads one by one and would "
+            "take too long for; convert it to PNG"
+        )
     if image.width * image.height > budget.max_pixels:
         image.close()
         raise TooManyPixelsError(_too_many_pixels(f", {image.width:,} x {image.height:,}", budget))

@@ -15,7 +15,7 @@ from PIL import Image
 from t2t_vit.data.budget import PixelBudget
 from t2t_vit.data.decode import Mode, Reduction, decode, image_size
 from t2t_vit.data.images import ImageSet, Subset
-from t2t_vit.data.scan import Scan, class_name, folders_in, holds_images, scan
+from t2t_vit.data.scan import Scan, class_name, folders_in, holds_images, identities, scan
 from t2t_vit.errors import UserError
 from t2t_vit.notes import counted
 from t2t_vit.platforms import relative_path
@@ -229,11 +229,11 @@ class Tree:
         if self.root.resolve() in used:
             return []
         # By their identity: where the file system ignores case, val_dir VAL is the folder that is listed as val.
-        above = {found for place in used for path in (place, *place.parents) if (found := _identity(path))}
+        above = identities(path for place in used for path in (place, *place.parents))
         return [
             name
             for name in folders_in(self.root)
-            if _identity(self.root / name) not in above and holds_images(self.root / name, deep=True)
+            if not identities([self.root / name]) <= above and holds_images(self.root / name, deep=True)
         ]
 
     def _check_no_classes(self) -> None:
@@ -387,14 +387,6 @@ def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
     """The first of `names` among the folders of `root`, in any case."""
     there = {name.lower(): name for name in reversed(folders_in(root))}
     return next((root / there[name] for name in names if name in there), None)
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        state = folder.stat()
-    except OSError:
-        return None
-    return state.st_dev, state.st_ino
 
 
 def _others(root: Path) -> str:

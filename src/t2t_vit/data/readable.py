@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import threading
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from t2t_vit.data.decode import DecodeError, Mode, Reduction, has_heif
 from t2t_vit.data.folder import Files
 from t2t_vit.data.images import ImageSet
 from t2t_vit.errors import OutputError
-from t2t_vit.files import atomic_write, chosen_cache, lines_of, parse_json
+from t2t_vit.files import atomic_write, chosen_cache, lines_of, parse_json, remove_leftovers
 
 MOST_DECODED = 50_000  # images that are decoded whole, and
 SECONDS = 60.0  # for how long
@@ -149,7 +147,7 @@ def remembered(key: str, count: int) -> Look | None:
         with _place(key).open("rb") as file, np.load(file, allow_pickle=False) as held:
             reasons = {int(number): str(why) for number, why in parse_json(bytes(held["reasons"])).items()}
             look = Look(held["sizes"].astype(np.int64), held["decoded"].astype(np.bool_), reasons)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # readers of damaged archives and arrays fail in many ways, tokenize.TokenError among them
         return None
     whole = look.sizes.shape == (count, 2) and look.decoded.shape == (count,)
     return look if whole and all(0 <= number < count for number in reasons) else None
@@ -164,6 +162,7 @@ def remember(key: str, look: Look) -> None:
         held = sorted(_place(key).parent.glob("*.npz"), key=lambda path: path.stat().st_mtime)
         for path in held[:-_KEPT]:
             path.unlink(missing_ok=True)
+        remove_leftovers(_place(key).parent)
 
 
 def _place(key: str) -> Path:

@@ -4,12 +4,14 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
 from t2t_vit.data.decode import HEIF_EXTENSIONS, HEIF_INSTALL, is_image_ending
+from t2t_vit.data.walk import Identity, identity_of, is_folder, walk
 from t2t_vit.errors import UserError, printable
 from t2t_vit.notes import counted
 
@@ -25,8 +27,8 @@ IMAGES_NOT_READ = HEIF_EXTENSIONS | {
 }  # fmt: skip
 # Files that a run writes, up to three levels below the folder of all runs.
 _OF_A_RUN = re.compile(r"run\.json|checkpoints\.json|.+-\d+_\d+\.ckpt|events\.out\.tfevents\..+")
-MOST_LEVELS = 256  # of folders within folders; paths end at some 2,000
 _RUN_LEVELS = 3
+_LONGEST_SHOWN = 500
 
 
 def class_name(folder: str) -> str:
@@ -212,25 +214,25 @@ def scan(folder: Path, own: Collection[Path] = ()) -> Scan:
     """
     found = Scan(folder)
     above = _itself_and_above(folder)
-    for name, is_folder, is_link in _top(folder):
+    for name, is_class in _top(folder):
         if _is_junk(name):
             found.junk[_shown(name)] += 1
-        elif is_folder and is_link and os.path.realpath(folder / name) in above:
+        elif is_class and identities([folder / name]) <= above:
             found.links.append(name)
-        elif is_folder:
+        elif is_class:
             _scan_class(found, name, own)
         elif is_image_ending(name):
             found.loose_images += 1
             found.loose = [*found.loose[:3], name] if len(found.loose) < 4 else found.loose
-        elif is_link and not (folder / name).exists():
+        elif not os.path.exists(folder / name):  # noqa: PTH110  # which never fails
             found.links.append(name)
     return found
 
 
-def _top(folder: Path) -> list[tuple[str, bool, bool]]:
+def _top(folder: Path) -> list[tuple[str, bool]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries)
+            return sorted((entry.name, is_folder(entry)) for entry in entries)
     except FileNotFoundError as error:
         raise UserError(f"the folder {folder} does not exist{neighbours(folder)}") from error
     except OSError as error:
@@ -242,7 +244,7 @@ def _scan_class(found: Scan, name: str, own: Collection[Path]) -> None:
     unread: Counter[str] = Counter()
     here = (found.folder / name).resolve()
     is_run = any(place.is_relative_to(here) or here.is_relative_to(place) for place in own)
-    for path in _walk(found.folder / name, found.junk, own):
+    for path in _files_below(found.folder / name, found.junk, own):
         last = path.rpartition("/")[2]
         if is_image_ending(last):
             images.append(path)
@@ -264,51 +266,43 @@ def _scan_class(found: Scan, name: str, own: Collection[Path]) -> None:
         found.empty.append(name)
 
 
-def _walk(folder: Path, junk: "Counter[str]", own: Collection[Path] = ()) -> Iterator[str]:
+def _files_below(folder: Path, junk: "Counter[str]", own: Collection[Path] = ()) -> Iterator[str]:
     """Paths of files below `folder`, relative to it, without those of the folders `own`."""
-    without = {str(place) for place in own}
+
+    def entries(here: str) -> list[tuple[str, bool]]:
+        found = []
+        with os.scandir(here) as names:
+            for entry in names:
+                if _is_junk(entry.name):
+                    junk[_shown(entry.name)] += 1
+                else:
+                    found.append((f"{here}/{entry.name}", is_folder(entry)))
+        return found
+
     # A link to a folder above would add the images of other classes to this one.
-    top = (*_itself_and_above(folder.parent), *_above(folder))
-    pending: list[tuple[str, str, tuple[str, ...]]] = [("", os.path.realpath(folder), top)]
-    while pending:
-        relative, here, above = pending.pop()
-        if here in above or here in without:
-            continue
-        if len(above) > len(top) + MOST_LEVELS:
-            raise UserError(
-                f"{folder}: holds folders within folders, more than {MOST_LEVELS} levels deep "
-                f"({'/'.join(relative.split('/')[:3])}/...); move them out of the folder of images"
-            )
-        try:
-            with os.scandir(folder / relative) as entries:
-                for entry in entries:
-                    path = f"{relative}/{entry.name}" if relative else entry.name
-                    if _is_junk(entry.name):
-                        junk[_shown(entry.name)] += 1
-                    elif _is_folder(entry):
-                        # Without a link on the way nothing is looked up: that takes as long as the folder is deep.
-                        there = os.path.realpath(folder / path) if entry.is_symlink() else f"{here}{os.sep}{entry.name}"
-                        pending.append((path, there, (*above, here)))
-                    else:
-                        yield path
-        except OSError as error:
-            raise UserError(_closed(folder / relative, error)) from error
+    without = _itself_and_above(folder.parent) | _above(folder) | identities(own)
+    for path, error in walk(str(folder), entries, without):
+        if error is not None:
+            raise UserError(_closed(Path(path), error)) from error
+        yield path[len(str(folder)) + 1 :]
 
 
-def _above(folder: Path) -> list[str]:
+def identities(folders: Iterable[Path]) -> set[Identity]:
+    """What tells these folders from others, of those that can be reached."""
+    found = set()
+    for folder in folders:
+        with suppress(OSError):
+            found.add(identity_of(folder))
+    return found
+
+
+def _above(folder: Path) -> set[Identity]:
     """The folders above `folder`, without links."""
-    return [str(place) for place in Path(os.path.realpath(folder)).parents]
+    return identities(Path(os.path.realpath(folder)).parents)
 
 
-def _itself_and_above(folder: Path) -> list[str]:
-    return [os.path.realpath(folder), *_above(folder)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself, or into a folder that may not be read
-        return False
+def _itself_and_above(folder: Path) -> set[Identity]:
+    return identities([folder]) | _above(folder)
 
 
 def _is_junk(name: str) -> bool:
@@ -328,7 +322,7 @@ def folders_in(root: Path) -> list[str]:
     """
     try:
         with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if not _is_junk(entry.name) and _is_folder(entry))
+            return sorted(entry.name for entry in entries if not _is_junk(entry.name) and is_folder(entry))
     except OSError as error:
         raise UserError(f"{root} cannot be read as a folder ({error.strerror})") from error
 
@@ -336,16 +330,19 @@ def folders_in(root: Path) -> list[str]:
 def holds_images(folder: Path, *, deep: bool = False) -> bool:
     """Whether images lie in `folder` itself or, with `deep`, anywhere below it."""
     if deep:
-        return any(is_image_ending(path.rpartition("/")[2]) for path in _walk(folder, Counter()))
+        return any(is_image_ending(path.rpartition("/")[2]) for path in _files_below(folder, Counter()))
     try:
         with os.scandir(folder) as entries:
-            return any(is_image_ending(e.name) and not _is_junk(e.name) and not _is_folder(e) for e in entries)
+            return any(is_image_ending(e.name) and not _is_junk(e.name) and not is_folder(e) for e in entries)
     except OSError as error:
         raise UserError(_closed(folder, error)) from error
 
 
 def _closed(folder: Path, error: OSError) -> str:
-    return f"{folder} cannot be read ({error.strerror}); make it readable, or move it elsewhere"
+    name = str(folder)
+    if len(name) > _LONGEST_SHOWN:  # of folders within folders: paths may have 4,096 bytes
+        name = f"{name[:_LONGEST_SHOWN]}..."
+    return f"{name} cannot be read ({error.strerror}); make it readable, or move it elsewhere"
 
 
 def neighbours(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """The answer to each image of an evaluation, in a file: what `compare` pairs with the answers of another run."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,10 @@ def write_answers(path: Path, outcomes: "Outcomes", images: "ImageSet") -> None:
     rows["image"] = image_fingerprints(images, numbers)
     rows["target"], rows["predicted"] = outcomes.target.numpy(), outcomes.predicted.numpy()
     rows["confidence"] = outcomes.confidence.numpy()
-    with atomic_write(path) as file:
-        npy.write_array(file, rows, allow_pickle=False)
+    content = io.BytesIO()  # NumPy's own writer of files does not say why one cannot be written
+    npy.write_array(content, rows, allow_pickle=False)
+    with atomic_write(path, size=content.getbuffer().nbytes) as file:
+        file.write(content.getbuffer())
 
 
 def read_answers(path: Path) -> NDArray[np.void]:

@@ -15,7 +15,7 @@ from t2t_vit.export.graph_form import graph_form
 from t2t_vit.export.job import ExportJob
 from t2t_vit.inference.exported import quiet
 from t2t_vit.inference.runner import INPUT, OUTPUT
-from t2t_vit.inference.runtime_predictors import OPENVINO_SECTION, tensorrt_head
+from t2t_vit.inference.runtime_predictors import OPENVINO_PAIR, OPENVINO_SECTION, openvino_mark, tensorrt_head
 from t2t_vit.version import __version__
 
 # What torch 2.11 to 2.15 write by default, and the first one with GELU as one operator.
@@ -36,7 +36,7 @@ def write_onnx(job: ExportJob, path: Path) -> None:
 
     model = onnx_model(job.in_float32() if job.metadata.precision == "int8" else job)
     if job.metadata.precision == "int8":
-        model = quantised_onnx(model, job)
+        model = quantised_onnx(model, job, path.parent)
     for node in model.graph.node:
         del node.metadata_props[:]  # where in this machine's files it came from
     for key, value in job.metadata.to_strings().items():
@@ -68,16 +68,19 @@ def onnx_model(job: ExportJob, *, by_slices: bool = True) -> Any:
     return program.model_proto
 
 
-def quantised_onnx(model: Any, job: ExportJob) -> Any:
+def quantised_onnx(model: Any, job: ExportJob, workplace: Path) -> Any:
     """The `onnx.ModelProto`, statically quantised: int8 weights, a range a channel, and uint8 activations, in QDQ form.
 
     The tokens-to-token module stays in float: it is a twentieth of the operations, and its performers' exponentials
     turn small errors into large ones. So do the head and attention's products of two activations.
+
+    Args:
+        workplace: a folder for files of the quantiser's.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory(dir=workplace) as folder, quiet():
         done = Path(folder) / "quantised.onnx"
         quantize_static(
             model,
@@ -122,6 +125,8 @@ class _CalibrationReader:
 def write_openvino(job: ExportJob, path: Path) -> None:
     """`path` (.xml) and its weights beside it (.bin), by way of ONNX.
 
+    Both say which export they are of: the .xml in its rt_info, the .bin behind the last weight, where no reader looks.
+
     fp16 halves the weights, which OpenVINO widens again where the processor has no half precision; int8 is nncf's
     quantisation after training, on the job's calibration images.
     """
@@ -129,7 +134,8 @@ def write_openvino(job: ExportJob, path: Path) -> None:
     import openvino
 
     halved = job.metadata.precision == "fp16"
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    digest = job.digest()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, quiet():
         between = Path(folder) / "model.onnx"
         graph = onnx_model(job.in_float32())
         onnx.save(graph, between)
@@ -139,7 +145,10 @@ def write_openvino(job: ExportJob, path: Path) -> None:
             delicate = [name for node in kept for name in (node.name, f"{node.name}{_OPENVINO_PRODUCT}", *node.output)]
             model = _quantised_openvino(model, job, delicate)
         model.set_rt_info(json.dumps(job.metadata.to_strings()), [OPENVINO_SECTION])
+        model.set_rt_info(digest, [OPENVINO_PAIR])
         openvino.save_model(model, str(path), compress_to_fp16=halved)
+    with path.with_suffix(".bin").open("ab") as weights:
+        weights.write(openvino_mark(digest))
 
 
 def _quantised_openvino(model: Any, job: ExportJob, kept: list[str]) -> Any:

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from t2t_vit.errors import UserError
 from t2t_vit.export.graph_form import graph_form
 from t2t_vit.export.job import ExportJob
-from t2t_vit.formats.safetensors_file import write_safetensors_file
+from t2t_vit.formats.safetensors_file import safetensors_content
 from t2t_vit.inference.exported import quiet
 from t2t_vit.inference.runtime_predictors import AOTI_ENTRY, EXECUTORCH_METHOD, PT2_ENTRY
 
@@ -29,8 +29,10 @@ def write_pt2(job: ExportJob, path: Path) -> None:
     """`torch.export.save` with the metadata beside the graph; weights keep their names and values."""
     program = traced(job, by_slices=False)
     program._example_inputs = None  # they would be pickled
+    archive = io.BytesIO()  # torch's writer of files ends the process where the disk is full
     with quiet():
-        torch.export.save(program, path, extra_files={PT2_ENTRY: json.dumps(job.metadata.to_strings())})
+        torch.export.save(program, archive, extra_files={PT2_ENTRY: json.dumps(job.metadata.to_strings())})
+    path.write_bytes(archive.getbuffer())
 
 
 def write_aoti(job: ExportJob, path: Path) -> None:
@@ -42,14 +44,16 @@ def write_aoti(job: ExportJob, path: Path) -> None:
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
     program: Any = traced(job)
+    content = io.BytesIO()  # torch's writer of files ends the process where the disk is full
     try:
         with quiet(), torch.no_grad():
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+            torch._inductor.aoti_compile_and_package(program, package_path=content)
     except (CppCompileError, InvalidCxxCompiler) as error:
         raise UserError("file_format AOTI needs a working C++ compiler, such as g++; this machine has none") from error
-    with zipfile.ZipFile(path, "a") as archive:
+    with zipfile.ZipFile(content, "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{root}/{AOTI_ENTRY}", json.dumps(job.metadata.to_strings()))
+    path.write_bytes(content.getbuffer())
 
 
 def traced(job: ExportJob, *, by_slices: bool = True, centred_norms: bool = False) -> ExportedProgram:
@@ -104,7 +108,7 @@ def write_air(job: ExportJob, path: Path) -> None:
     import torchair
 
     module, example = graph_form(job).to("npu"), job.example().to("npu")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         torchair.dynamo_export(
             example, model=module, export_path=folder, export_name=_AIR_NAME, dynamic=job.metadata.batch == 0
         )
@@ -124,4 +128,4 @@ def write_safetensors(job: ExportJob, path: Path) -> None:
         "global_pool": job.model.global_pool,
         "interpolation": job.metadata.preprocessing.interpolation,
     }
-    write_safetensors_file(state, path, {"config": config, "classes": job.metadata.classes})
+    path.write_bytes(safetensors_content(state, {"config": config, "classes": job.metadata.classes}))

@@ -1,33 +1,25 @@
 """A network -> a file that is proven before it appears."""
 
 import copy
-import os
-import platform
-import re
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from t2t_vit.errors import OutputError, ProgramError
+from t2t_vit.errors import ProgramError
 from t2t_vit.export.file_formats import find_format
 from t2t_vit.export.job import PLAIN, ExportJob, Kind
 from t2t_vit.export.verify import Agreement, verify, worst
 from t2t_vit.fast import unfuse
-from t2t_vit.files import atomic_write
+from t2t_vit.files import failing_on_a_full_disk, files_made_in, place_together, working_folder
 from t2t_vit.inference.exported import Metadata
 from t2t_vit.inference.foreign_process import DEFAULT_LIMITS, Limits
 from t2t_vit.inference.item import BATCH_SIZE
 from t2t_vit.inference.predictor import Predictor
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT
-from t2t_vit.platforms import is_alive
 
 _SPEED_SECONDS = 1.0
 
@@ -114,20 +106,20 @@ def export_model(
     )
     job = ExportJob(network, metadata, evidence.images if evidence.calibration is None else evidence.calibration)
     unverified = row.unverified()
-    with _folder_beside(path) as folder:
+    with working_folder(path.parent, "export") as folder:
         written = folder / path.name
-        row.write(job, written)
+        with failing_on_a_full_disk(path, folder, job.bytes_of_weights):
+            row.write(job, written)
         try:
             agreement = None if unverified else _proof(row.open(written, limits), reference, evidence, kind)
         except ProgramError as error:
             raise DisagreementError(path, error) from error
         if agreement is not None and not agreement.is_acceptable:
             raise DisagreementError(path, agreement)
-        parts = sorted(folder.iterdir(), key=lambda part: part == written)  # the one that is named comes last
-        for part in parts:
-            with atomic_write(path.with_name(part.name)) as file, part.open("rb") as source:
-                shutil.copyfileobj(source, file)
-    return Exported(path, agreement, unverified, row.name, tuple(path.with_name(part.name) for part in parts))
+        made = sorted(files_made_in(folder), key=lambda file: file == written)  # the one that is named comes last
+        files = tuple(path.with_name(file.name) for file in made)
+        place_together(folder, files)
+    return Exported(path, agreement, unverified, row.name, files)
 
 
 def _proof(opened: Predictor, reference: TorchPredictor, evidence: Evidence, kind: Kind) -> Agreement:
@@ -140,25 +132,6 @@ def _proof(opened: Predictor, reference: TorchPredictor, evidence: Evidence, kin
         stretched = torch.nn.functional.interpolate(evidence.images[:6].float(), size).byte()
         found = worst(found, verify(opened, reference, stretched, precision=kind.precision))
     return found
-
-
-@contextmanager
-def _folder_beside(path: Path) -> Iterator[Path]:
-    """A folder on the same disk, which vanishes with what is left in it; those of exports that were killed go, too."""
-    machine = re.sub(r"\W", "_", platform.node())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".export-{machine}-*-*"):
-            process = left.name.removeprefix(f".export-{machine}-").partition("-")[0]
-            if not (process.isdecimal() and is_alive(int(process))):
-                shutil.rmtree(left, ignore_errors=True)
-        beside = tempfile.TemporaryDirectory(prefix=f".export-{machine}-{os.getpid()}-", dir=path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); choose a folder that can be written"
-        ) from error
-    with beside as folder:
-        yield Path(folder)
 
 
 @dataclass(frozen=True)

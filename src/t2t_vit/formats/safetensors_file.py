@@ -87,16 +87,30 @@ def read_sharded_safetensors(index: Path) -> dict[str, Tensor]:
     return found
 
 
-def read_safetensors_metadata(path: str | Path) -> dict[str, Any]:
+def read_own_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata that `write_safetensors_file` wrote; empty where there are none that we know."""
+    text = read_safetensors_metadata(path, _KEY)
+    try:
+        metadata = parse_json(text or "")
+    except ValueError:
+        return {}
+    return metadata if type(metadata) is dict else {}
+
+
+def read_safetensors_metadata(path: str | Path, key: str) -> str | None:
+    """A text in the file's header; None where there is none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(min(length, _LONGEST_HEADER))
     try:
-        metadata = parse_json(parse_json(header)["__metadata__"][_KEY])
+        text = parse_json(header)["__metadata__"][key]
     except (ValueError, KeyError, TypeError):
-        return {}
-    return metadata if type(metadata) is dict else {}
+        return None
+    return text if type(text) is str else None
 
 
 def write_safetensors_file(
@@ -107,9 +121,22 @@ def write_safetensors_file(
     Raises:
         UserError: the file cannot be written.
     """
+    content = safetensors_content(tensors, metadata)
+    with atomic_write(Path(path), size=len(content)) as file:
+        file.write(content)
+
+
+def safetensors_content(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None, *, texts: Mapping[str, str] | None = None
+) -> bytes:
+    """The bytes of such a file; `texts` are further entries of its header. Equal tensors and texts give equal bytes."""
     from safetensors.torch import save
 
-    ours = {_KEY: json.dumps(metadata)} if metadata else {}
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt", **ours})
-    with atomic_write(Path(path)) as file:
-        file.write(content)
+    entries = {"format": "pt", **({_KEY: json.dumps(metadata)} if metadata else {}), **(texts or {})}
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    length = int.from_bytes(content[:8], "little")
+    # The library writes these entries in an order that changes from call to call.
+    header = {"__metadata__": entries, **json.loads(content[8 : 8 + length])}
+    head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return b"".join([len(head).to_bytes(8, "little"), head, memoryview(content)[8 + length :]])

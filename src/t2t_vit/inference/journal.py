@@ -2,15 +2,15 @@
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import file_digest, sha256
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import parse_json
+from t2t_vit.files import failing_on_a_full_disk, parse_json, remove_leftovers
 from t2t_vit.inference.item import ImageResult, Prediction, Stamp
 from t2t_vit.inference.pipeline import Answered
 from t2t_vit.inference.predictor import Predictor
@@ -57,14 +57,14 @@ class PredictionJournal:
         self._output = output
         self._fingerprint = fingerprint
         self._prediction = prediction
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._held: Sequence[Answered] | None = None
         self._known: _Known | None = None
         if self.path.is_symlink() or self.path.exists():
             self._check_own()
             self._file = self._opened()
-            for written in (output, *beside):
-                _drop_remains(Path(written))
+            for written in map(Path, (output, *beside)):
+                remove_leftovers(written.parent, written.name)
         if self._file is not None and resume:
             try:
                 self._continue(self._file, note)
@@ -133,10 +133,10 @@ class PredictionJournal:
         content: dict[str, Any] = json.loads(json.dumps({_HEADER: _VERSION, **self._fingerprint()}))
         return content
 
-    def _continue(self, file: BinaryIO, note: Callable[[str], None]) -> None:
+    def _continue(self, file: FileIO, note: Callable[[str], None]) -> None:
         _cut_torn_end(file)
-        file.seek(0)
-        header = _parsed(file.readline())
+        with self.path.open("rb") as content:
+            header = _parsed(content.readline())
         if header is None:
             note(f"{self.path}: is empty; starting from the beginning")
             _empty(file)
@@ -155,31 +155,34 @@ class PredictionJournal:
         file.seek(0, os.SEEK_END)
 
     def _write(self, line: object) -> None:
-        try:
-            if self._file is None:
-                self._file = self._opened()
-                _empty(self._file)
-            if self._file.tell() == 0:
-                self._file.write(_line(self._header()))
-            self._file.write(_line(line))
-            self._file.flush()
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+        if self._file is None:
+            self._file = self._opened()
+            _empty(self._file)
+        head = _line(self._header()) if self._file.tell() == 0 else b""
+        with failing_on_a_full_disk(self.path, self.path):
+            _write_whole(self._file, head + _line(line))
 
-    def _opened(self) -> BinaryIO:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a+b")
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
-        try:
-            lock(file.fileno())
-        except BlockingIOError as error:
+    def _opened(self) -> FileIO:
+        while True:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                file = self.path.open("a+b", buffering=0)  # what a full disk refused is not tried again at the end
+            except OSError as error:
+                raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+            try:
+                lock(file.fileno())
+            except BlockingIOError as error:
+                file.close()
+                raise UserError(
+                    f"output '{self._output}': another run is writing it; wait, or choose another"
+                ) from error
+            except (NoLocksError, OSError):
+                return file
+            # A run that ended a moment ago may have removed it before its lock was given up.
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                    return file
             file.close()
-            raise UserError(f"output '{self._output}': another run is writing it; wait, or choose another") from error
-        except (NoLocksError, OSError):
-            pass
-        return file
 
 
 def recorded_fingerprint(output: str) -> Fingerprint:
@@ -261,12 +264,19 @@ def _parsed(line: bytes) -> Any:
         return None
 
 
-def _empty(file: BinaryIO) -> None:
+def _write_whole(file: FileIO, content: bytes) -> None:
+    """A file without a buffer takes a part of what does not fit on the disk, and only then refuses."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _empty(file: FileIO) -> None:
     file.truncate(0)
     file.seek(0)
 
 
-def _cut_torn_end(file: BinaryIO) -> None:
+def _cut_torn_end(file: FileIO) -> None:
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - _BLOCK)
@@ -277,14 +287,6 @@ def _cut_torn_end(file: BinaryIO) -> None:
             break
         end = start
     file.truncate(end)
-
-
-def _drop_remains(output: Path) -> None:
-    """What a killed run left of files that are to appear whole; nobody else writes this output."""
-    remains = re.compile(rf"\.{re.escape(output.name[:80])}\.\w{{8}}\.part")  # in the naming of files.atomic_write
-    for entry in os.scandir(output.parent) if output.parent.is_dir() else ():
-        if remains.fullmatch(entry.name):
-            Path(entry.path).unlink(missing_ok=True)
 
 
 def fingerprint(path: str, predictor: Predictor, top_k: int, asked: Mapping[str, object]) -> dict[str, Any]:

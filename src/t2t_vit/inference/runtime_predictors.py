@@ -4,6 +4,8 @@ All but TensorRT have a process of their own (`foreign_process`).
 """
 
 import json
+import os
+import re
 import time
 import zipfile
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from t2t_vit.errors import ProgramError, UserError, printable
-from t2t_vit.files import parse_json, reason_of
+from t2t_vit.files import open_regular, parse_json, reason_of
 from t2t_vit.formats.nested_graphs import NestedGraphError, check_onnx, check_openvino
 from t2t_vit.inference.exported import ExportedPredictor, Metadata
 from t2t_vit.inference.foreign_predictor import ForeignPredictor, require
@@ -25,6 +27,9 @@ from t2t_vit.installing import not_installed
 # Where the metadata stand, in JSON: in the rt_info of OpenVINO's file, as the answer of a method of ExecuTorch's
 # program, and as an entry of AOTInductor's archive. TensorRT's file begins with them, after their length.
 OPENVINO_SECTION = METADATA
+# Also in the rt_info, and behind the last weight of the .bin: which export both are of.
+OPENVINO_PAIR = "t2t_vit_export"
+_PAIRED = re.compile(rf'<{OPENVINO_PAIR} value="(\w{{32}})"'.encode())
 EXECUTORCH_METHOD = METADATA
 AOTI_ENTRY = "extra/t2t_vit.json"
 PT2_ENTRY = "t2t_vit.json"
@@ -61,7 +66,34 @@ class OpenVinoPredictor(ForeignPredictor):
         if not Path(path).with_suffix(".bin").is_file():
             raise UserError(f"{path}: its weights, {Path(path).with_suffix('.bin').name}, is not in the same folder")
         _refuse_nested(path, check_openvino)
+        _check_pair(Path(path))
         super().__init__(path, "openvino", "OpenVINO", limits, bf16=bf16)
+
+
+def openvino_mark(digest: str) -> bytes:
+    """What stands behind the last weight of the export `digest`."""
+    return f"{OPENVINO_PAIR} {digest}".encode()
+
+
+def _check_pair(path: Path) -> None:
+    """Refuse a graph with the weights of another export, which a killed one may leave; it has been parsed before.
+
+    Another program that saves the model anew leaves no mark on the weights.
+    """
+    weights = path.with_suffix(".bin")
+    length = len(openvino_mark("0" * 32))
+    with open_regular(weights) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - length))
+        mark = file.read(length)
+    if not mark.startswith(openvino_mark("")):
+        return
+    with open_regular(path) as file:
+        found = _PAIRED.search(file.read())
+    if found is None or openvino_mark(found[1].decode()) != mark:
+        raise UserError(
+            f"{path}: was not exported together with {weights.name}: an export was interrupted or is under way, or one "
+            "of them was copied; export it again"
+        )
 
 
 def _refuse_nested(path: str | Path, check: Callable[[str | Path], None]) -> None:

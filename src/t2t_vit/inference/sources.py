@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from t2t_vit.data.walk import is_folder, walk
 from t2t_vit.errors import UserError
 from t2t_vit.inference.archives import is_archive, members
 from t2t_vit.inference.item import Item, is_image_name
@@ -59,10 +60,11 @@ def _images(word: str, recursive: bool) -> Iterator[Item]:
         else:
             yield Item(word)
     elif recursive:
-        yield from _walk(word)
+        yield from _below(word)
     else:
         try:
-            names = sorted(entry.name for entry in os.scandir(word) if is_image_name(entry.name) and not _is_dir(entry))
+            found = [entry for entry in os.scandir(word) if is_image_name(entry.name) and not is_folder(entry)]
+            names = sorted(entry.name for entry in found)
         except OSError as error:
             raise _NothingFoundError(f"cannot be read ({error.strerror})") from error
         if not names:
@@ -81,31 +83,13 @@ def _members(word: str) -> Iterator[Item]:
         raise _NothingFoundError("no file in the archive ends in .png, .jpg, .jpeg or another image ending")
 
 
-def _walk(top: str) -> Iterator[Item]:
-    """All images below `top` in the order that sorting their whole paths would give; one folder's names at a time."""
-    found = False
-    # The folders on the way here, one set for all of them: a copy for each would grow with the square of the depth.
-    above: set[tuple[int, int]] = set()
-    pending: list[tuple[Iterator[tuple[str, bool]], tuple[int, int] | None]] = [(iter([(top, True)]), None)]
-    while pending:
-        entries, here = pending[-1]
-        path, is_folder = next(entries, ("", False))
-        if not path:
-            pending.pop()
-            above.discard(here or (-1, -1))
-        elif not is_folder:
-            found = True
-            yield Item(path)
-        else:
-            try:
-                below = _identity(path)
-                if below not in above:
-                    pending.append((iter(_folder_entries(path)), below))
-                    above.add(below)
-            except OSError as error:
-                found = True
-                yield Item(path, reason=f"the folder cannot be read ({error.strerror})")
-    if not found:
+def _below(top: str) -> Iterator[Item]:
+    """All images below `top` in the order that sorting their whole paths would give."""
+    nothing = True
+    for path, error in walk(top, _folder_entries):
+        nothing = False
+        yield Item(path, reason="" if error is None else f"the folder cannot be read ({error.strerror})")
+    if nothing:
         raise _NothingFoundError(
             "no file in the folder or its subfolders ends in .png, .jpg, .jpeg or another image ending"
         )
@@ -115,21 +99,9 @@ def _folder_entries(folder: str) -> list[tuple[str, bool]]:
     """Paths of images and folders in `folder`, and which are folders, sorted as their contents would be: `a.png`
     stands before `a/b.png`."""
     with os.scandir(folder) as entries:
-        found = [(os.path.join(folder, entry.name), _is_dir(entry)) for entry in entries if entry.name[0] != "."]  # noqa: PTH118
+        found = [(os.path.join(folder, entry.name), is_folder(entry)) for entry in entries if entry.name[0] != "."]  # noqa: PTH118
     kept = [(path, is_dir) for path, is_dir in found if is_dir or is_image_name(path)]
     return sorted(kept, key=lambda entry: f"{entry[0]}/" if entry[1] else entry[0])
-
-
-def _identity(folder: str) -> tuple[int, int]:
-    status = Path(folder).stat()
-    return status.st_dev, status.st_ino
-
-
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # circular links: reported later as unreadable
-        return False
 
 
 def _why_empty(folder: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write, check_folder
+from t2t_vit.files import atomic_write, check_folder, remove_leftovers
 from t2t_vit.inference.item import ImageResult, Prediction
 from t2t_vit.installing import install_command
 from t2t_vit.platforms import place_of
@@ -261,3 +261,4 @@ def open_rejects(path: str | Path) -> Iterator[Callable[[ImageResult], None]]:
         yield add
     if not files:
         Path(path).unlink(missing_ok=True)
+        remove_leftovers(Path(path).parent, Path(path).name)

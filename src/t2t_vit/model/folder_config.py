@@ -8,16 +8,18 @@ classes (`id2label`).
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import parse_json, read_at_most
+from t2t_vit.formats.safetensors_file import read_safetensors_metadata
 from t2t_vit.model.head import GlobalPool
 from t2t_vit.model.inputs import PositionPolicy
 
 CONFIG = "config.json"
+SAVED = "t2t_vit_saved"
 _LONGEST = 1 << 22  # bytes; the names of 21,000 classes are some 600,000
 _MOST = 8192  # channels and pixels of a side; classes may be more
 _MOST_CLASSES = _MOST << 8
@@ -48,6 +50,7 @@ class FolderConfig:
         crop_pct, mean, std, interpolation, crop_mode: the preprocessing, in timm's words.
         classes: names in the order of the logits.
         unread: keys that have no meaning here, and could have one elsewhere.
+        saved: what the weights that it was saved with say as well.
     """
 
     arch: str | None = None
@@ -65,6 +68,7 @@ class FolderConfig:
     crop_mode: str | None = None
     classes: tuple[str, ...] | None = None
     unread: tuple[str, ...] = ()
+    saved: str | None = field(default=None, compare=False)
 
     def flat(self) -> dict[str, Any]:
         """The same under the keys of a checkpoint's configuration, without what it does not say."""
@@ -104,10 +108,28 @@ class FolderConfig:
                 "pool_size": list(grid),
             },
             "library_name": "t2t_vit",
+            **({SAVED: self.saved} if self.saved else {}),
         }
 
 
-_NOT_FLAT = frozenset({"approximate_gelu", "classes", "unread"})
+_NOT_FLAT = frozenset({"approximate_gelu", "classes", "unread", "saved"})
+
+
+def check_saved_together(folder: str | Path, config: FolderConfig, weights: Path) -> None:
+    """Refuse weights that were saved with another `config.json`, which a save that was killed may leave.
+
+    What says nothing of it, since another program wrote it, is taken as it is.
+
+    Raises:
+        UserError: `weights`, of `folder`, were saved with another one.
+    """
+    mark = None if config.saved is None else read_safetensors_metadata(weights, SAVED)
+    if mark is not None and mark != config.saved:
+        raise UserError(
+            f"{folder}: its {CONFIG} and {weights.name} were not saved together: a save was interrupted or is under "
+            "way, or one of them was copied; save the network again, or, where they do belong together, remove "
+            f"{SAVED} from {CONFIG}"
+        )
 
 
 def read_folder_config(path: Path) -> FolderConfig:
@@ -155,6 +177,7 @@ class _Reader:
             ),
             "global_pool": self._of("pool", _one_of(GlobalPool), ("model_args", "global_pool"), ("", "global_pool")),
             "approximate_gelu": self._gelu(),
+            "saved": self._of("text", _text, ("", SAVED)),
             "other_sizes": self._of(
                 "policy", _one_of(PositionPolicy), ("model_args", "other_sizes"), ("", "other_sizes")
             ),

@@ -5,22 +5,23 @@ the same folder once `t2t_vit.timm` is imported. Preprocessing and class names t
 """
 
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
+import torch
 from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import atomic_write
-from t2t_vit.formats.safetensors_file import read_safetensors_file, read_sharded_safetensors
+from t2t_vit.files import failing_on_a_full_disk, place_together, working_folder
+from t2t_vit.formats.safetensors_file import read_safetensors_file, read_sharded_safetensors, safetensors_content
 from t2t_vit.model.card import CARD, card_of, keeps_own_card
-from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
+from t2t_vit.model.folder_config import CONFIG, SAVED, FolderConfig, check_saved_together, read_folder_config
 from t2t_vit.model.head import GlobalPool
 from t2t_vit.model.inputs import PositionPolicy, check_tokens
 from t2t_vit.model.skeleton import first_difference, skeleton
@@ -73,29 +74,29 @@ def _write(
     license: str,
 ) -> None:
     """The three files; `source` is what the card says `from_pretrained` opens."""
-    from safetensors.torch import save
-
     config = config_of(model, preprocessing, classes)
     _check_opens_again(model, config)
     card = card_of(model, source, classes=config.classes, metrics=metrics, dataset=dataset, license=license)
-    content = save(_own_memory(model.state_dict()), metadata={"format": "pt"})
-    for name in (CONFIG, WEIGHTS, CARD):
-        if (folder / name).is_dir():
-            raise UserError(f"{folder / name}: is a folder, but a file must be written there")
-    # All are whole on the disk before any takes its name.
-    with ExitStack() as files:
-        written: list[IO[Any]] = []
-        if not keeps_own_card(folder):
-            written.append(files.enter_context(atomic_write(folder / CARD, "w")))
-            written[0].write(card)
-        text = files.enter_context(atomic_write(folder / CONFIG, "w"))
-        json.dump(config.to_json(model.num_features, model.grid), text, indent=2, ensure_ascii=False)
-        text.write("\n")
-        file = files.enter_context(atomic_write(folder / WEIGHTS, size=len(content)))
-        file.write(content)
-        for each in (*written, text, file):
-            each.flush()
-            os.fsync(each.fileno())
+    tensors = _own_memory(model.state_dict())
+    config = replace(config, saved=_digest(tensors, config, model))
+    content = safetensors_content(tensors, texts={SAVED: str(config.saved)})
+    stated = json.dumps(config.to_json(model.num_features, model.grid), indent=2, ensure_ascii=False)
+    texts = {CONFIG: f"{stated}\n"} if keeps_own_card(folder) else {CARD: card, CONFIG: f"{stated}\n"}
+    with working_folder(folder, "save") as beside:
+        # All are whole on the disk before any takes its name; config.json, without which nothing opens, is the last.
+        with failing_on_a_full_disk(folder / WEIGHTS, beside, len(content)):
+            (beside / WEIGHTS).write_bytes(content)
+            for name, text in texts.items():
+                (beside / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        place_together(beside, [folder / name for name in (WEIGHTS, *texts)])
+
+
+def _digest(tensors: Mapping[str, Tensor], config: FolderConfig, model: T2TViT) -> str:
+    """What tells this save from any other: of other tensors, or another configuration."""
+    state = blake2b(json.dumps(config.to_json(model.num_features, model.grid)).encode(), digest_size=16)
+    for tensor in tensors.values():
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 def from_pretrained(
@@ -137,6 +138,8 @@ def from_pretrained(
     # A class of somebody else's may look at the numbers that it makes.
     model = skeleton(build) if model_class.__module__.startswith("t2t_vit.") else build()
     _fill(model, tensors, path_or_repo)
+    if not several:
+        check_saved_together(path_or_repo, config, located(path_or_repo, WEIGHTS, hub))
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
     if image_size is not None:

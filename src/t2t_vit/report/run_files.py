@@ -1,6 +1,7 @@
 """The files of a run's logs folder that a report is made of."""
 
 import csv
+import errno
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,6 +85,11 @@ def _rows(path: Path) -> list[Row]:
         content = read_at_most(path, _LONGEST_HISTORY).decode("utf-8")
         return list(csv.DictReader(io.StringIO(content, newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise UserError(
+                f"{path}: has more than {_LONGEST_HISTORY:,} bytes, too many for a report; keep its rows that do not "
+                f"begin with step, (grep -v ^step, {path.name}), or move it elsewhere to make a report without it"
+            ) from error
         reason = reason_of(error)
         raise UserError(
             f"{path}: cannot be read as the history of a run ({reason}); remove it to make a report without it"

@@ -477,119 +477,114 @@ def _placed(name: str, mark: RunMark, roots: Sequence[str | Path]) -> Found:
     return Found(folders, mark, float(began) if isinstance(began, int | float) else 0.0)
 
 
-def _is_free_for(folder: Path, mark: RunMark) -> bool:
-    """Whether the run may use `folder`: it is its own already, or empty."""
-    return mark_in(folder) == mark or not is_taken(folder)
+class CheckpointPlace:
+    """Where a checkpoint lies: in a folder of its run, or somewhere else, as a copy, perhaps a stranger's.
 
-
-def lies_in_run(path: Path, mark: RunMark | None, recorded: Sequence[str]) -> bool:
-    """Whether the checkpoint `path` lies in a folder of its run; `mark` and `recorded` as of `home_of`."""
-    return _kind_of(path, _folder_of(path), mark, recorded) is not None
-
-
-def _folder_of(path: Path) -> Path:
-    return path.parent.parent if path.parent.name == "ema" else path.parent
-
-
-def home_of(
-    path: Path,
-    mark: RunMark | None,
-    name: str,
-    recorded: Sequence[str],
-    chosen: Mapping[str, str],
-    elsewhere: Sequence[str],
-) -> Folders | None:
-    """The folders that the run of the checkpoint `path` goes on in; None where it needs new ones.
-
-    That is where the file lies, if that folder is the run's: a run may have been moved, and its other folders are
-    looked for beside it first. A file that lies elsewhere is a copy, perhaps a stranger's: what it says of folders
-    counts for nothing, and the run goes on in `elsewhere`, if it has folders there.
+    Each folder is looked into once.
 
     Args:
         mark: what the checkpoint says of its run; None: it is of an older version.
-        name: of the folders, as the checkpoint says.
         recorded: the four roots that the checkpoint names.
-        chosen: those of the command line, by their keys.
-        elsewhere: the four roots for a file that lies outside of its run's folders.
     """
-    roots, _ = roots_for(path, mark, recorded, chosen, elsewhere)
-    is_within = lies_in_run(path, mark, recorded)
-    folders = Folders.of(roots, _folder_of_run(path, mark).name if is_within else name)
-    if not is_within and (mark is None or mark_in(folders.checkpoints) != mark):
-        return None
-    if mark is None:
-        return folders if is_within and not any(map(mark_in, folders.distinct)) else None
-    if (folders.best / "ema").is_symlink():  # it would lead out of the run's folders
-        return None
-    return folders if all(_is_free_for(each, mark) for each in folders.distinct) else None
 
+    def __init__(self, path: Path, mark: RunMark | None, recorded: Sequence[str]) -> None:
+        self._path, self._mark, self._recorded = path, mark, recorded
+        self._marks: dict[Path, RunMark | None] = {}
+        self._folder = path.parent.parent if path.parent.name == "ema" else path.parent
+        self._kind = self._kind_of_folder()
+        is_below = self._folder.name == "best" and self._folder.parent.is_dir() and self._is_own(self._folder.parent)
+        # The folder called as the run, also where the best ones have a folder within it.
+        self._run_folder = self._folder.parent if is_below else self._folder
 
-def roots_for(
-    path: Path,
-    mark: RunMark | None,
-    recorded: Sequence[str],
-    chosen: Mapping[str, str],
-    elsewhere: Sequence[str],
-) -> tuple[list[str], list[str]]:
-    """The four roots that the run of the checkpoint `path` may write to, and the keys of those that are refused.
+    @property
+    def is_within(self) -> bool:
+        """Whether the checkpoint lies in a folder of its run."""
+        return self._kind is not None
 
-    The whole folder may be a stranger's, so that what stands in its files leads nowhere else: a root is that of the
-    command line, or one in which the run has a folder, or lies where the runs of this folder lie, beside its root;
-    any other is refused for the one in `elsewhere`. Arguments are those of `home_of`.
-    """
-    kind = _kind_of(path, _folder_of(path), mark, recorded)
-    if kind is None:
-        return [chosen.get(key, root) for key, root in zip(ROOT_KEYS, elsewhere, strict=True)], []
-    folder = _folder_of_run(path, mark)
-    kind = 0 if folder != _folder_of(path) else kind
-    surroundings = os.path.realpath(folder.absolute().parent.parent)
-    roots, refused = [], []
-    for number, key in enumerate(ROOT_KEYS):
-        if key in chosen:
-            roots.append(chosen[key])
-        elif number == kind:
-            roots.append(str(folder.parent))
-        else:
-            beside = os.path.normpath(folder.parent / relative_path(recorded[number], recorded[kind]))
-            is_near = Path(os.path.realpath(Path(beside) / folder.name)).is_relative_to(surroundings)
-            own = [root for root in (recorded[number], beside) if mark and _is_own(Path(root) / folder.name, mark)]
-            if own or is_near:
-                # As the checkpoint spells it, where both are one place.
-                spelled = recorded[number] if place_of(beside) == place_of(recorded[number]) else beside
-                roots.append(own[0] if own else spelled)
+    def roots(self, chosen: Mapping[str, str], elsewhere: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The four roots that the run may write to, and the keys of those that are refused.
+
+        The whole folder may be a stranger's, so that what stands in its files leads nowhere else: a root is that of
+        the command line, or one in which the run has a folder, or lies where the runs of this folder lie, beside its
+        root; any other is refused for the one in `elsewhere`.
+
+        Args:
+            chosen: those of the command line, by their keys.
+            elsewhere: the four roots for a file that lies outside of its run's folders.
+        """
+        if self._kind is None:
+            return [chosen.get(key, root) for key, root in zip(ROOT_KEYS, elsewhere, strict=True)], []
+        folder, recorded = self._run_folder, self._recorded
+        kind = 0 if folder != self._folder else self._kind
+        surroundings = os.path.realpath(folder.absolute().parent.parent)
+        roots, refused = [], []
+        for number, key in enumerate(ROOT_KEYS):
+            if key in chosen:
+                roots.append(chosen[key])
+            elif number == kind:
+                roots.append(str(folder.parent))
             else:
-                roots.append(elsewhere[number])
-                refused.append(key)
-    return roots, refused
+                beside = os.path.normpath(folder.parent / relative_path(recorded[number], recorded[kind]))
+                is_near = Path(os.path.realpath(Path(beside) / folder.name)).is_relative_to(surroundings)
+                own = [
+                    root for root in (recorded[number], beside) if self._mark and self._is_own(Path(root, folder.name))
+                ]
+                if own or is_near:
+                    # As the checkpoint spells it, where both are one place.
+                    spelled = recorded[number] if place_of(beside) == place_of(recorded[number]) else beside
+                    roots.append(own[0] if own else spelled)
+                else:
+                    roots.append(elsewhere[number])
+                    refused.append(key)
+        return roots, refused
 
+    def home(self, name: str, roots: Sequence[str]) -> Folders | None:
+        """The folders that the run goes on in, of the four `roots`; None where it needs new ones.
 
-def _folder_of_run(path: Path, mark: RunMark | None) -> Path:
-    """The folder called as the run that `path` lies in, also where the best ones have a folder within it."""
-    folder = _folder_of(path)
-    return folder.parent if folder.name == "best" and _is_own(folder.parent, mark) else folder
+        That is where the file lies, if that folder is the run's: a run may have been moved, and its other folders are
+        looked for beside it first. For a file that lies elsewhere, what it says of folders counts for nothing: the run
+        goes on in the `roots`, if it has folders there.
+
+        Args:
+            name: of the folders, as the checkpoint says.
+        """
+        folders = Folders.of(roots, self._run_folder.name if self.is_within else name)
+        if not self.is_within and (self._mark is None or not self._is_own(folders.checkpoints)):
+            return None
+        if self._mark is None:
+            return folders if self.is_within and not any(map(self._mark_in, folders.distinct)) else None
+        if os.path.realpath(folders.best / "ema") != str(Path(os.path.realpath(folders.best), "ema")):
+            return None  # a link or a junction, which leads out of the run's folders
+        is_free = all(self._is_own(folder) or not is_taken(folder) for folder in folders.distinct)
+        return folders if is_free else None
+
+    def _mark_in(self, folder: Path) -> RunMark | None:
+        if folder not in self._marks:
+            self._marks[folder] = mark_in(folder)
+        return self._marks[folder]
+
+    def _is_own(self, folder: Path) -> bool:
+        return self._mark_in(folder) == self._mark
+
+    def _kind_of_folder(self) -> int | None:
+        """Where in `ROOT_KEYS` the folder of the run stands that the file lies in; None where it is not the run's."""
+        beside = self._path.parent
+        if not self._is_own(self._folder):
+            return None
+        if self._mark is None and self._path.name not in {file.name for file in CheckpointFolder(beside).files()}:
+            return None
+        if self._mark is None and not (beside / LIST).is_file():
+            return None
+        kind = _json(beside / LIST).get("kind")
+        if kind is None:
+            is_best = beside != self._folder or self._folder.parent.name == Path(self._recorded[1]).name
+            kind = "best" if is_best else "checkpoints"
+        return 0 if kind == "checkpoints" else 1
 
 
 def led_to(path: Path) -> Path:
     """The checkpoint that `path` stands for: last.ckpt and best.ckpt lead to one."""
     return path.parent / path.readlink() if path.is_symlink() else path
-
-
-def _is_own(folder: Path, mark: RunMark | None) -> bool:
-    return folder.is_dir() and mark_in(folder) == mark
-
-
-def _kind_of(path: Path, folder: Path, mark: RunMark | None, recorded: Sequence[str]) -> int | None:
-    """Where in `ROOT_KEYS` the folder of the run stands that `path` lies in; None where it is not the run's."""
-    if mark_in(folder) != mark:
-        return None
-    if mark is None and path.name not in {file.name for file in CheckpointFolder(path.parent).files()}:
-        return None
-    if mark is None and not (path.parent / LIST).is_file():
-        return None
-    kind = _json(path.parent / LIST).get("kind")
-    if kind is None:
-        kind = "best" if path.parent != folder or folder.parent.name == Path(recorded[1]).name else "checkpoints"
-    return 0 if kind == "checkpoints" else 1
 
 
 def write_record(run: Run, content: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 The authors' released weights of a network are fetched once into a cache.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -19,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import chosen_cache
+from t2t_vit.files import chosen_cache, failing_on_a_full_disk, working_folder
 from t2t_vit.model.folder_config import CONFIG, FolderConfig, read_folder_config
 from t2t_vit.platforms import replace
 from t2t_vit.variants import RELEASES, VARIANTS
@@ -153,15 +154,8 @@ def _fetch(address: str, path: Path, name: str, arch: str) -> None:
     """Download into a folder beside `path`; the file moves to `path` when every check has passed."""
     from torch.hub import download_url_to_file
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = TemporaryDirectory(prefix=".fetched-", dir=path.parent)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: cannot be written ({error.strerror}); set T2T_VIT_CACHE to another folder"
-        ) from error
-    with folder:
-        fresh = Path(folder.name) / path.name
+    with working_folder(path.parent, "fetch", instead="set T2T_VIT_CACHE to another folder") as folder:
+        fresh = folder / path.name
         try:
             with _timeout(_TIMEOUT):
                 download_url_to_file(address, str(fresh), progress=sys.stderr.isatty())
@@ -169,6 +163,9 @@ def _fetch(address: str, path: Path, name: str, arch: str) -> None:
             _check_content(fresh, arch)
             replace(fresh, path)
         except (OSError, ValueError, HTTPException) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                with failing_on_a_full_disk(path, folder):
+                    raise
             reason = getattr(error, "reason", error)
             if isinstance(error, urllib.error.HTTPError):
                 reason = error  # whose reason lacks the number

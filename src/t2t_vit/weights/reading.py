@@ -10,8 +10,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from t2t_vit.errors import UserError
-from t2t_vit.formats.safetensors_file import read_safetensors_file, read_safetensors_metadata, read_sharded_safetensors
+from t2t_vit.formats.safetensors_file import read_own_metadata, read_safetensors_file, read_sharded_safetensors
 from t2t_vit.formats.torch_archive import read_torch_archive
+from t2t_vit.model.folder_config import check_saved_together
 from t2t_vit.weights.kind import Kind, file_kind
 from t2t_vit.weights.location import GIVEN, WEIGHTS_FILES, Source, find_file, folder_config, given_file
 from t2t_vit.weights.mindspore_file import read_mindspore_file
@@ -113,8 +114,9 @@ def _read(path: str | Path, which: Which) -> Weights:
     if kind in _REFUSALS:
         raise UserError(f"{path}: {_REFUSALS[kind]}")
     content = _READERS[kind](file)
-    if file.name in WEIGHTS_FILES:  # named itself, or found in its folder
-        stated = folder_config(file.parent)
+    # A file of such a name, given itself or found in its folder, has a configuration beside it.
+    stated = folder_config(file.parent) if file.name in WEIGHTS_FILES else None
+    if stated is not None:
         if stated.arch is not None:
             content = replace(content, config=stated.flat())
         content = replace(content, classes=stated.classes or content.classes, unread=stated.unread)
@@ -123,6 +125,8 @@ def _read(path: str | Path, which: Which) -> Weights:
         lacking = f" ({content.lacking_ema})" if chosen == "ema" else ""
         raise UserError(f"{path}: holds no {chosen} weights{lacking}")
     tensors = authors_names(content.copies[chosen]())
+    if stated is not None and file.name == WEIGHTS_FILES[0]:
+        check_saved_together(file.parent, stated, file)
     if kind == "torch":
         check_claims(file, tensors.values())
     return Weights(
@@ -196,7 +200,7 @@ def _score(content: Mapping[str, Any], copy: Copy) -> float:
 
 
 def _safetensors(path: Path) -> _Content:
-    metadata = read_safetensors_metadata(path)
+    metadata = read_own_metadata(path)
     config, classes = plain_config(metadata.get("config")), plain_classes(metadata.get("classes"))
     return _Content({"raw": lambda: read_safetensors_file(path)}, config, classes)
 

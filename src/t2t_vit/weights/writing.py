@@ -1,6 +1,7 @@
 """Weights -> a file in one of three formats."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -76,5 +77,7 @@ def _format(target: str | Path, asked: str | None) -> Format:
 def _write_torch_file(tensors: Mapping[str, Tensor], path: str | Path) -> None:
     # Clones: a view of a larger storage would take all of it along.
     own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    with atomic_write(Path(path)) as file:
-        torch.save(own, file)
+    content = BytesIO()  # on a full disk torch's own writer has no error that says so
+    torch.save(own, content)
+    with atomic_write(Path(path), size=content.getbuffer().nbytes) as file:
+        file.write(content.getbuffer())

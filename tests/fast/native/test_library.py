@@ -1,10 +1,10 @@
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import which
-from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -214,14 +214,14 @@ def test_where_nothing_can_be_kept_kernels_run_all_the_same(
     if what == "is a file":
         (tmp_path / "cache").touch()
     else:
-        made = TemporaryDirectory
+        made = tempfile.mkdtemp
 
-        def refusing(*, prefix: str, dir: Path, **others: bool) -> object:
+        def refusing(*, prefix: str, dir: Path) -> str:
             if dir == kernels_of(tmp_path):
                 raise PermissionError(13, what) if what == "cannot be written" else OSError(28, what)
-            return made(prefix=prefix, dir=dir, **others)  # type: ignore[call-overload]
+            return made(prefix=prefix, dir=dir)
 
-        monkeypatch.setattr(library, "TemporaryDirectory", refusing)
+        monkeypatch.setattr(tempfile, "mkdtemp", refusing)
     assert library.unavailable() is None and not library.has_tiles()
     assert not list((tmp_path / "temporary").iterdir())
 
@@ -241,8 +241,8 @@ def test_a_library_is_loaded_from_a_folder_that_may_not_be_written(
 KILLED = """
 import sys, time
 from pathlib import Path
-from t2t_vit.fast.native import library
-with library._workplace(Path(sys.argv[1])) as folder:
+from t2t_vit.files import working_folder
+with working_folder(Path(sys.argv[1]), "native") as folder:
     (folder / "half.o").touch()
     print(folder, flush=True)
     time.sleep(600)
@@ -252,15 +252,61 @@ with library._workplace(Path(sys.argv[1])) as folder:
 def test_what_a_killed_compilation_left_goes_and_what_goes_on_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = kernels_of(tmp_path)
+    kept.mkdir(parents=True, mode=0o700)
+    calls = counting_compiler(monkeypatch, tmp_path)
+    with subprocess.Popen([sys.executable, "-c", KILLED, kept], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         left = Path(process.stdout.readline().strip())
-        monkeypatch.setattr(library, "_SECONDS_TO_LOCK", -1.0)
-        library._sweep(tmp_path)
+        assert library.unavailable() is None and calls.read_text() == "\n"
         assert (left / "half.o").is_file()
         process.kill()
-    library._sweep(tmp_path)
-    assert not list(tmp_path.iterdir())
+    next(kept.glob("*.so")).unlink()  # else there is nothing to compile
+    library._found.cache_clear()
+    assert library.unavailable() is None and calls.read_text() == "\n\n"
+    assert [path.suffix for path in kept.iterdir()] == [".so"]
+
+
+def test_two_that_compile_at_once_both_have_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The second one compiles, and is done, while the first one does."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls = counting_compiler(monkeypatch, tmp_path)
+    compiled, outer = library._compiled, list[Path]()
+
+    def slowly(compiler: str, level: str, path: Path) -> Path:
+        made = compiled(compiler, level, path)
+        if not outer:
+            outer.append(path)
+            library._found.cache_clear()
+            assert library.unavailable() is None
+        return made
+
+    monkeypatch.setattr(library, "_compiled", slowly)
+    assert library.unavailable() is None and calls.read_text() == "\n\n"
+    assert {path.suffix for path in kernels_of(tmp_path).iterdir()} == {".so"}
+    library._found.cache_clear()
+    assert library.unavailable() is None and calls.read_text() == "\n\n"
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_build_that_ends_before_its_name_is_no_library(
+    call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a full disk: the kernels run from elsewhere, and the next start compiles again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls = counting_compiler(monkeypatch, tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((library.os, call) if call == "fsync" else (Path, call)), full)
+        assert library.unavailable() is None
+    assert list(kernels_of(tmp_path).iterdir()) == []
+    library._found.cache_clear()
+    assert library.unavailable() is None and calls.read_text() == "\n\n\n"
+    assert [path.suffix for path in kernels_of(tmp_path).iterdir()] == [".so"]
 
 
 def test_the_compilers_own_files_lie_beside_its_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,20 +6,18 @@ import os
 import platform
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from shutil import which
-from stat import S_ISDIR
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import gettempdir
 
 import torch
 
+from t2t_vit.errors import OutputError
 from t2t_vit.fast.native.processor import SWITCH, cpu_level, instructions, processor_level
-from t2t_vit.files import user_cache
-from t2t_vit.platforms import NoLocksError, is_mine, is_safe_from_others, lock
+from t2t_vit.files import user_cache, working_folder
+from t2t_vit.platforms import is_safe_from_others, sync_folder
 
 FOLDER = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
@@ -28,8 +26,7 @@ FLAGS = ("-O3", "-std=c++17", "-march=native", "-fopenmp", "-shared", "-fPIC")
 # The levels that there are kernels for, and what makes the compiler write those of a level.
 LEVEL_FLAGS = {"avx512_bf16": (), "amx": ("-DT2T_VIT_AMX",)}
 SECONDS = 120  # a compiler takes two
-_BUILD = ".t2t_vit-native-"
-_SECONDS_TO_LOCK = 2.0  # from the making of a folder
+_BUILD = "native"
 
 
 def unavailable() -> str | None:
@@ -73,12 +70,12 @@ def _found(level: str) -> ctypes.CDLL | str:
     try:
         folder = _folder()
         if folder is not None:
-            with suppress(OSError):  # a disk that is full, a folder that was removed or made read-only a moment ago
+            # A disk may be full, a folder have been removed or made read-only a moment ago.
+            with suppress(OSError, OutputError):
                 return ctypes.CDLL(str(_kept(compiler, level, folder)))
-        _sweep(Path(gettempdir()))
-        with _workplace(Path(gettempdir())) as name:  # once it is loaded, its file may go
+        with working_folder(Path(gettempdir()), _BUILD) as name:  # once it is loaded, its file may go
             return ctypes.CDLL(str(_compiled(compiler, level, name / "kernels.so")))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, OutputError, subprocess.SubprocessError) as error:
         return f"compiling them with {compiler} fails ({_first_line(error)})"
 
 
@@ -87,18 +84,19 @@ def _kept(compiler: str, level: str, folder: Path) -> Path:
 
     Its name ends with the hash of its content: half a file, or an empty one, would end the process that loads it.
     """
-    _sweep(folder)
     made_from = _sources_hash(compiler, level)
     for path in folder.glob(f"{made_from}-*.so"):
         if path.is_file() and path.name == f"{made_from}-{_hash(path.read_bytes())}.so":
             return path
         _remove(path)
-    with _workplace(folder) as name:
+    with working_folder(folder, _BUILD) as name:
         fresh = _compiled(compiler, level, name / "kernels.so")
         with fresh.open("rb") as file:
             content = file.read()
             os.fsync(file.fileno())
-        return fresh.rename(folder / f"{made_from}-{_hash(content)}.so")
+        kept = fresh.rename(folder / f"{made_from}-{_hash(content)}.so")
+        sync_folder(folder)
+        return kept
 
 
 def _compiled(compiler: str, level: str, path: Path) -> Path:
@@ -120,40 +118,6 @@ def _sources_hash(compiler: str, level: str) -> str:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:24]
-
-
-@contextmanager
-def _workplace(folder: Path) -> Iterator[Path]:
-    """A folder to compile in, which vanishes; its process locks it, so that `_sweep` knows what a killed one left."""
-    with TemporaryDirectory(prefix=_BUILD, dir=folder, ignore_cleanup_errors=True) as name:
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            with suppress(OSError, NoLocksError):
-                lock(descriptor)
-            yield Path(name)
-        finally:
-            os.close(descriptor)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what compilations that were killed left behind."""
-    for left in folder.glob(f"{_BUILD}*"):
-        with suppress(OSError, NoLocksError):
-            state = left.lstat()
-            is_own_folder = S_ISDIR(state.st_mode) and is_mine(state)
-            if is_own_folder and time.time() - state.st_mtime > _SECONDS_TO_LOCK and not _is_locked(left):
-                shutil.rmtree(left)
-
-
-def _is_locked(folder: Path) -> bool:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        lock(descriptor)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _remove(path: Path) -> None:

@@ -294,6 +294,18 @@ def kill_at_once(process: int) -> None:
     os.kill(process, _SIGKILL)  # Windows ends it for any number
 
 
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number; True on Windows, where looking could stop it."""
+    if sys.platform != "win32":
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except OSError:  # somebody else's
+            return True
+    return True
+
+
 def executable_of(process: int) -> str | None:
     """The name of the file that a process runs, as `python3.12` (Linux); None where nobody says."""
     try:

@@ -233,6 +233,14 @@ def test_a_path_on_another_drive_stays_whole(monkeypatch: pytest.MonkeyPatch) ->
     assert platforms.relative_path("/a/b/c", "/a/d") == "/a/b/c"
 
 
+def test_who_is_alive() -> None:
+    assert platforms.is_alive(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    assert not platforms.is_alive(process.pid)
+    assert not platforms.is_alive(2**80)
+
+
 def test_processor_seconds_of_a_process_grow_while_it_computes_alone() -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("needs /proc")

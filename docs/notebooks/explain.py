@@ -24,7 +24,15 @@ from t2t_vit.inference.look import as_colours, look
 WORK = Path("runs-of-the-notebook")
 folders = {f"{name}_root_dir": str(WORK / name) for name in ("ckpt", "best_ckpt", "summary", "logs")}
 run = t2t_vit.train(
-    "quickstart", epochs=4, train_num_samples=4000, device="cpu", verbose=True, model_postfix="_explain", **folders
+    "quickstart",
+    arch="t2t_vit_quickstart",  # its tokens attend to each other already in the T2T module
+    performer_drop=0.0,
+    epochs=4,
+    train_num_samples=4000,
+    device="cpu",
+    verbose=True,
+    model_postfix="_explain",
+    **folders,
 )
 checkpoint = run.best
 images = fashion_mnist("val", "L")

@@ -1,7 +1,7 @@
 """The figures of docs/explained/paper.md, drawn from a trained `t2t_vit_quickstart` and the embedded images.
 
-    t2t-vit train quickstart --arch t2t_vit_quickstart --performer_drop 0
-    python benchmarks/paper_figures.py runs/quickstart/best_checkpoints/t2t_vit_quickstart/best.ckpt
+    t2t-vit train quickstart --arch t2t_vit_quickstart --performer_drop 0 --epochs 10 --best_ckpt_root_dir paper
+    python benchmarks/paper_figures.py paper/t2t_vit_quickstart/best.ckpt
 
 Prints the numbers that the page quotes. On a CPU, in float32.
 """

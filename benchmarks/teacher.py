@@ -1,4 +1,4 @@
-"""What a teacher costs: processor time of an update of the quickstart's network without one and with one, in turn.
+"""What a teacher costs: processor time of an update of `t2t_vit_quickstart` without one and with one, in turn.
 
     python benchmarks/teacher.py [--teacher t2t_vit_7] [--amp_level O0|bf16] [--rounds 7]
 

@@ -59,7 +59,7 @@ unshare --mount sh -ceu '
     mount -o remount,bind,ro "$root"
     run() { chroot --userspec=12345:12345 "$root" env -i --chdir=/runs "$@"; }
     if run "$@" touch /opt/t2t-vit/written 2>/dev/null; then echo "the root is not read-only" >&2; exit 1; fi
-    best=runs/quickstart/best_checkpoints/t2t_vit_quickstart/best.ckpt
+    best=runs/quickstart/best_checkpoints/t2t_vit_s_4/best.ckpt
     short="--train_num_samples 200 --val_num_samples 50"
     # shellcheck disable=SC2086 # words, not one word
     {
@@ -75,6 +75,6 @@ assert native.unavailable() is None, native.unavailable()
 Image.new(\"L\", (28, 28), 90).save(\"one.png\")
 "
     run "$@" t2t-vit infer one.png --checkpoint $best --top_k 3
-    run "$@" t2t-vit infer one.png --checkpoint t2t_vit_quickstart.onnx --output onnx.json
+    run "$@" t2t-vit infer one.png --checkpoint t2t_vit_s_4.onnx --output onnx.json
 ' sh "$root" "${variables[@]}"
 echo "test-container: all steps passed"

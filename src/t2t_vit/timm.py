@@ -2,7 +2,8 @@
 
 timm's scripts take it as `--device-modules t2t_vit.timm` where they have that option. Arguments have timm's names.
 `pretrained=True` fetches the authors' release, `pretrained_cfg_overlay={"file": ...}` takes any file of weights, and
-both are fitted to another class count, image size and number of channels. `features_only=True` gives strides 4, 8, 16.
+both are fitted to another class count, image size and number of channels. `features_only=True` gives strides 4, 8, 16
+(2, 4, 8 of the networks for small images).
 """
 
 from collections.abc import Callable, Mapping

@@ -22,7 +22,7 @@ class Look:
 
     Attributes:
         image: uint8 (C, H, W), as the network sees it.
-        stages: feature maps (C, h, w) after the two attentions of the T2T module and after the whole of it.
+        stages: feature maps (C, h, w) after the first two stages of the T2T module and after the whole of it.
         rollout: (h, w) on the last grid, the share of the answer that comes from each token; it sums to 1.
         prediction: the answer.
     """

@@ -1,4 +1,4 @@
-"""What the network makes on the way: maps at strides 4, 8 and 16, and the network as a backbone that gives them."""
+"""What the network makes on the way: maps of three strides, and the network as a backbone that gives them."""
 
 from collections.abc import Sequence
 from operator import index as as_integer
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Indices = int | Sequence[int] | None
 # timm's names of layouts: N images, C channels, H x W places, which are L in a row.
 OutputFormat = Literal["NCHW", "NHWC", "NLC", "NCL"]
-# The maps after the two attentions of the tokens-to-token module come before those of the blocks.
+# The maps after the first two stages of the tokens-to-token module come before those of the blocks.
 STAGES = 2
 # The modules of the tokens-to-token module that end those stages.
 MAPS = {
@@ -189,7 +189,7 @@ class FeaturesOnly(nn.Module):
 
     Args:
         model: shared, not copied; its head is not used.
-        indices: 0 and 1 are the maps after the two attentions of the tokens-to-token module, 2 and on the blocks.
+        indices: 0 and 1 are the maps after the first two stages of the tokens-to-token module, 2 and on the blocks.
         output_fmt: "NCHW" or "NHWC" for maps (B, C, H, W) or (B, H, W, C), "NLC" or "NCL" for tokens (B, H W, C) or
             (B, C, H W).
         norm: whether the final LayerNorm is applied to the maps of blocks.

@@ -3,7 +3,6 @@
 What is written here is what is computed, on every device and in every mode.
 """
 
-import torch
 import torch.fx
 from torch import Tensor, nn
 
@@ -218,7 +217,7 @@ class StemStage(nn.Module):
 
     def __init__(self, chans: int, dim: int, split: SoftSplit, approximate_gelu: bool) -> None:
         super().__init__()
-        self.conv = _convolution(chans, dim, split)
+        self.conv = nn.Conv2d(chans, dim, split.kernel, split.stride, split.padding)
         self.norm = nn.LayerNorm(dim)
         self.act = gelu(approximate_gelu)
 
@@ -243,7 +242,7 @@ class StemTokens(nn.Module):
         first, second, third = variant.splits
         self.stage0 = StemStage(in_chans, fine, first, approximate_gelu)
         self.stage1 = StemStage(fine, coarse, second, approximate_gelu)
-        self.project = _convolution(coarse, variant.dim, third)
+        self.project = nn.Conv2d(coarse, variant.dim, third.kernel, third.stride, third.padding)
         self.drop_block1, self.drop_block2 = DropBlock(drop_block), DropBlock(drop_block)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, 32, 32)
@@ -255,9 +254,3 @@ class StemTokens(nn.Module):
         fine = self.drop_block1(self.stage0(images))  # (B, 64, 16, 16)
         coarse = self.drop_block2(self.stage1(fine))  # (B, 128, 8, 8)
         return fine, coarse, self.project(coarse).flatten(2).transpose(1, 2)  # (B, 16, dim)
-
-
-def _convolution(chans: int, dim: int, split: SoftSplit) -> nn.Conv2d:
-    """Channels last, so that a norm of each place's channels needs no copies."""
-    layer = nn.Conv2d(chans, dim, split.kernel, split.stride, split.padding)
-    return layer.to(memory_format=torch.channels_last)

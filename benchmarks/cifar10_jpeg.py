@@ -5,14 +5,21 @@
 
 The archive holds `header`, which all files begin with, `data`, the rest of each after the other, `length`, `label` and
 `train`. Results on it are of "CIFAR-10 (JPEG q75)": its images are 27 to 33 dB from the originals.
+
+Beside them, for fine-tuning to new classes: `known`, all training images of the first five classes, and `new`, 60 of
+each of the other five; both with 200 test images of each class in `test`.
 """
 
 import argparse
+import os
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NEW, TESTED = 60, 200  # images of each class
 
 
 def main() -> None:
@@ -28,6 +35,19 @@ def main() -> None:
         folder = arguments.folder / ("train" if train[number] else "test") / CLASSES[label[number]]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number:05d}.jpg").write_bytes(header + data[end - size : end])
+    draw = random.Random(0)
+    for number, name in enumerate(CLASSES):
+        train_files, test_files = (sorted((arguments.folder / part / name).iterdir()) for part in ("train", "test"))
+        place = arguments.folder / ("known" if number < 5 else "new")
+        link(train_files if number < 5 else draw.sample(train_files, NEW), place / "train" / name)
+        link(test_files[:TESTED], place / "test" / name)
+
+
+def link(files: Sequence[Path], folder: Path) -> None:
+    """The same files once more, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        os.link(file, folder / file.name)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,9 @@ def from_pretrained(
     config = read_folder_config(located(path_or_repo, CONFIG, hub))
     index = Path(path_or_repo) / INDEX
     several = index.is_file() and not index.with_name(WEIGHTS).is_file()
-    tensors = read_sharded_safetensors(index) if several else read_safetensors_file(located(path_or_repo, WEIGHTS, hub))
+    # Looked for once: asked again the hub may give the file of a commit that was made meanwhile.
+    weights = index if several else located(path_or_repo, WEIGHTS, hub)
+    tensors = read_sharded_safetensors(index) if several else read_safetensors_file(weights)
     if config.unread:
         warnings.warn(f"{path_or_repo}: not read in its {CONFIG}: {', '.join(config.unread)}", stacklevel=2)
     build = partial(_built, config, path_or_repo, model_class)
@@ -139,7 +141,7 @@ def from_pretrained(
     model = skeleton(build) if model_class.__module__.startswith("t2t_vit.") else build()
     _fill(model, tensors, path_or_repo)
     if not several:
-        check_saved_together(path_or_repo, config, located(path_or_repo, WEIGHTS, hub))
+        check_saved_together(path_or_repo, config, weights)
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
     if image_size is not None:

@@ -13,6 +13,7 @@ from t2t_vit.cli.main import main
 from t2t_vit.comparison.findings import headline, pairs_of
 from t2t_vit.comparison.page import comparison_page
 from t2t_vit.comparison.runs import differing_keys, grouped, read_runs
+from t2t_vit.errors import UserError
 from t2t_vit.report import run_files
 
 MakeRun = Callable[..., Path]
@@ -343,3 +344,14 @@ def test_a_history_with_infinite_numbers_is_one_sentence(make_run: MakeRun, caps
     history.write_text("\n".join(rows) + "\n", encoding="utf-8")
     assert main(["compare", str(a), str(b)]) == 2
     assert re.search(r"not in the form that a run writes \(OverflowError.*\)\n$", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("value", [[2], "2", None])
+def test_a_count_of_images_that_is_no_number_is_a_sentence(make_run: MakeRun, value: object) -> None:
+    folder = make_run("a")
+    record = json.loads((folder / "run.json").read_text())
+    (key,) = [each for part in record["configuration"] for each in part["keys"] if each["key"] == "val_num_samples"]
+    key["value"] = value
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"is not as a run writes it \(ValueError: val_num_samples is no whole number"):
+        read_runs([folder])

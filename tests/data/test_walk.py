@@ -1,13 +1,16 @@
 """Folders within folders: as deep as a path may be long, through links and junctions, never in a circle."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from t2t_vit.data.folder import Tree
 from t2t_vit.data.scan import scan
 from t2t_vit.data.walk import identity_of
 from t2t_vit.errors import UserError
@@ -102,3 +105,47 @@ def test_a_disk_without_numbers_goes_by_names(tmp_path: Path, monkeypatch: pytes
     assert identity_of(tmp_path / "a") == identity_of(tmp_path / "b") != identity_of(tmp_path)
     monkeypatch.setattr(os, "stat", lambda _: SimpleNamespace(st_dev=1, st_ino=0))
     assert identity_of(tmp_path / "a") == identity_of(tmp_path / "b") != identity_of(tmp_path)
+
+
+@pytest.fixture
+def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Classes a and b, where the folder b does not answer any more."""
+    photos = tmp_path / "photos"
+    for name in ("a/0.png", "a/deep/1.png", "b/2.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).touch()
+    stat = os.stat
+
+    def failing(path: Any, *words: Any, **options: Any) -> os.stat_result:
+        if str(path) == str(photos / "b"):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return stat(path, *words, **options)
+
+    monkeypatch.setattr(os, "stat", failing)
+    return photos
+
+
+def test_a_class_that_cannot_be_reached_is_not_left_out_in_silence(lost: Path) -> None:
+    with pytest.raises(UserError, match=r"photos/b cannot be read \(Stale file handle\); make it readable"):
+        scan(lost)
+    with pytest.raises(UserError, match=r"photos/b cannot be read \(Stale file handle\)"):
+        Tree(lost, train_dir="a").beside(None)
+
+
+def test_a_link_of_which_nobody_can_tell_is_named(tmp_path: Path) -> None:
+    """It may lead to a folder of images; one that leads nowhere is only counted."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/0.png").touch()
+    # The system's own answer for such a name, as root is refused nothing.
+    (tmp_path / "a/disk").symlink_to("x" * 300)
+    (tmp_path / "a/gone").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"a/disk cannot be read \(File name too long\)"):
+        scan(tmp_path)
+    (tmp_path / "a/disk").rename(tmp_path / "disk")
+    with pytest.raises(UserError, match=r"disk cannot be read \(File name too long\)"):
+        scan(tmp_path)
+    items = {item.path: item.reason for item in find_images([str(tmp_path)], recursive=True)}
+    assert items == {
+        str(tmp_path / "a/0.png"): "",
+        str(tmp_path / "disk"): "the folder cannot be read (File name too long)",
+    }

@@ -20,10 +20,11 @@ from t2t_vit.errors import UserError
 from t2t_vit.export.file_formats import FORMATS, find_format
 from t2t_vit.export.graph_form import CentredNorm, graph_form
 from t2t_vit.export.job import ExportJob, Kind
-from t2t_vit.export.onnx import onnx_model
+from t2t_vit.export.onnx import onnx_model, write_openvino
 from t2t_vit.export.torch_formats import write_safetensors
 from t2t_vit.export.write import Evidence, Exported, Speed, export_model, speed_of
 from t2t_vit.inference.exported import ExportedPredictor, Metadata
+from t2t_vit.inference.runtime_predictors import _check_pair
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT
 from t2t_vit.weights import file_kind
@@ -369,3 +370,22 @@ def test_tensorrt(precision: str, trained: TorchPredictor, few: Evidence, tmp_pa
     assert [one.index for one in loaded.classify(list(few.images))] == [
         one.index for one in trained.classify(list(few.images))
     ]
+
+
+def test_two_exports_of_one_network_do_not_fit_each_other(
+    shallow: Callable[[str], T2TViT], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In int8 they may differ by their calibration images alone."""
+    weights = onnx.numpy_helper.from_array(torch.ones(3, 3).numpy(), "weights")
+    sides = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3]) for name in ("images", "logits")]
+    node = onnx.helper.make_node("MatMul", ["images", "weights"], ["logits"])
+    graph = onnx.helper.make_graph([node], "net", sides[:1], sides[1:], [weights])
+    small = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    monkeypatch.setattr("t2t_vit.export.onnx.onnx_model", lambda _: small)
+    job = ExportJob(shallow("t2t_vit_7"), Metadata("t2t_vit_7", COLOURS, None, 5), PIXELS)
+    for name in ("one", "other"):
+        write_openvino(job, tmp_path / f"{name}.xml")
+        _check_pair(tmp_path / f"{name}.xml")
+    (tmp_path / "one.bin").replace(tmp_path / "other.bin")
+    with pytest.raises(UserError, match=r"other\.xml: was not exported together with other\.bin"):
+        _check_pair(tmp_path / "other.xml")

@@ -17,7 +17,7 @@ import torch
 
 import t2t_vit
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.errors import UserError
+from t2t_vit.errors import ProgramError, UserError
 from t2t_vit.export.job import ExportJob
 from t2t_vit.export.torch_formats import write_pt2
 from t2t_vit.inference import runtime_predictors
@@ -310,3 +310,10 @@ def test_metadata_that_are_none_of_ours(change: dict[str, str]) -> None:
         Metadata.from_strings(strings | change)
     with pytest.raises(ValueError, match="without"):
         Metadata.from_strings({key: value for key, value in strings.items() if key != next(iter(change))})
+
+
+def test_weights_that_cannot_be_read_are_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "net.xml").write_text("<net />")
+    (tmp_path / "net.bin").mkdir()
+    with pytest.raises(ProgramError, match=r"net\.bin: cannot be read \(it is not a regular file\)"):
+        runtime_predictors._check_pair(tmp_path / "net.xml")

@@ -20,6 +20,7 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.fast.fused_layers import FusedTokensToToken, RecomputingMlp
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model.backbone import Transition
+from t2t_vit.model.folder_config import FolderConfig, check_saved_together
 from t2t_vit.model.pretrained import class_names, preprocessing_of
 from t2t_vit.settings.rules import validate
 from t2t_vit.settings.schema import KEYS, Config
@@ -130,6 +131,8 @@ def test_wrong_folders(model: T2TViT, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(weights[:-100])
     with pytest.raises(UserError, match="damaged or truncated safetensors"):
         from_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"gone: cannot be read \(No such file or directory\)"):
+        check_saved_together(tmp_path, FolderConfig(saved="x"), tmp_path / "gone")
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="cannot be read as JSON"):
         from_pretrained(tmp_path)
@@ -164,6 +167,20 @@ def test_from_and_to_the_hub(model: T2TViT, tmp_path: Path, monkeypatch: pytest.
     assert address == "https://hub/me/net/commit/1"
     assert 't2t_vit.from_pretrained("me/net")' in (tmp_path / "me/net/README.md").read_text()
     assert torch.equal(t2t_vit.from_pretrained("me/net", revision="v1")(IMAGES), model(IMAGES))
+
+
+def test_the_hub_is_asked_once_for_each_file(model: T2TViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second answer could be of a commit that was made meanwhile."""
+    model.save_pretrained(tmp_path)
+    asked: list[str] = []
+
+    def download(_: str, file: str, **__: object) -> str:
+        asked.append(file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    from_pretrained("me/net")
+    assert asked == ["config.json", "model.safetensors"]
 
 
 def moved(model: T2TViT) -> T2TViT:

@@ -441,3 +441,21 @@ def test_a_database_that_is_none(sweep: Sweep, here: Path) -> None:
     (here / "sweep/study.db").write_text("no database at all, but some text that is long enough")
     with pytest.raises(UserError, match=r"study\.db: cannot be used as the sweep's database"):
         sweep("base_lr=0.1,0.7")
+
+
+def test_an_abandoned_trial_is_not_taken_up_beside_one_that_outlived_its_sweep(here: Path) -> None:
+    """The one that still trains comes after it, and is a training all the same."""
+    study = Study(here, Plan(read_over(["base_lr=0.1,0.2"]), 2, (0,), None, True, False, "none", 4), 0)
+    abandoned, orphan = study.next_turn([]), study.next_turn([0], 2)
+    assert abandoned is not None and orphan is not None
+    abandoned.close()
+    # The lock that stays open is a training's; who wrote itself into it is known to live on no machine.
+    path = here / "trial-0001" / run.LOCK
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"process": 2**22 + 1}))
+    assert study.next_turn([]) is None
+    beside = study.next_turn([], 2)
+    assert beside is not None and beside.number == 0
+    beside.close()
+    orphan.close()
+    after = study.next_turn([])
+    assert after is not None and after.number == 0

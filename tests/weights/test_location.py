@@ -1,7 +1,9 @@
 """The authors' weights by the name of the network, from a server on this machine."""
 
+import errno
 import functools
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import OutputError, UserError
 from t2t_vit.inference.load import load
 from t2t_vit.model import create_model
 from t2t_vit.variants import RELEASES, VARIANTS, Release
@@ -174,6 +176,17 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     (tmp_path / "file").touch()
     monkeypatch.setenv("T2T_VIT_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"file: cannot be written \(.*\); set T2T_VIT_CACHE to another folder"):
+        read_weights("t2t_vit_7")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_download_that_finds_no_room_says_so(served: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    publish(served)
+    monkeypatch.setattr("torch.hub.download_url_to_file", full)
+    with pytest.raises(OutputError, match=rf"could not be written \({os.strerror(number)}: .*nothing was written"):
         read_weights("t2t_vit_7")
 
 

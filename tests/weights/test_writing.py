@@ -1,6 +1,7 @@
 """Weights from one format into another."""
 
 import re
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from t2t_vit.formats.safetensors_file import write_safetensors_file
 from t2t_vit.model import create_model
 from t2t_vit.weights import convert_weights, read_weights
 from t2t_vit.weights.show import _network, shown
+from t2t_vit.weights.writing import _without_neighbours
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "mindspore"
 
@@ -81,6 +83,20 @@ def test_the_copy_that_is_asked_for_and_no_more(tmp_path: Path) -> None:
         convert_weights(tmp_path / "w.pth", tmp_path / "x.pt", which=which)  # type: ignore[arg-type]
         assert torch.load(tmp_path / "x.pt", weights_only=True)["a"].tolist() == expected
         assert (tmp_path / "x.pt").stat().st_size < 10_000  # not all that the tensor was a part of
+
+
+def test_files_are_written_without_a_second_copy_in_memory(tmp_path: Path) -> None:
+    tensors = {"a": torch.zeros(2**21), "b": torch.zeros(2**21)}
+    write_safetensors_file({"a": torch.zeros(3)}, tmp_path / "w")  # what is imported for it
+    tracemalloc.start()
+    write_safetensors_file(tensors, tmp_path / "w")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * (tmp_path / "w").stat().st_size
+    # Torch's memory is not traced.
+    whole, view = tensors["a"], tensors["b"][:3]
+    assert _without_neighbours(whole).data_ptr() == whole.data_ptr()
+    assert _without_neighbours(view).untyped_storage().nbytes() == 12
 
 
 def test_what_is_shown(tmp_path: Path) -> None:

@@ -221,6 +221,8 @@ def _check(run: ComparedRun) -> None:
         hash((run.weights, *run.class_accuracy))
         if not all(isinstance(run.settings[key], str) for key in TEXTS):
             raise ValueError("a folder or a precision is no text")
+        if type(run.settings["val_num_samples"]) is not int:
+            raise ValueError("val_num_samples is no whole number")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         folder = run.files.folder
         raise UserError(

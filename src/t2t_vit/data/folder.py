@@ -15,7 +15,7 @@ from PIL import Image
 from t2t_vit.data.budget import PixelBudget
 from t2t_vit.data.decode import Mode, Reduction, decode, image_size
 from t2t_vit.data.images import ImageSet, Subset
-from t2t_vit.data.scan import Scan, class_name, folders_in, holds_images, identities, scan
+from t2t_vit.data.scan import Scan, class_name, folders_in, holds_images, identities, is_one_of, scan
 from t2t_vit.errors import UserError
 from t2t_vit.notes import counted
 from t2t_vit.platforms import relative_path
@@ -233,7 +233,7 @@ class Tree:
         return [
             name
             for name in folders_in(self.root)
-            if not identities([self.root / name]) <= above and holds_images(self.root / name, deep=True)
+            if not is_one_of(self.root / name, above) and holds_images(self.root / name, deep=True)
         ]
 
     def _check_no_classes(self) -> None:

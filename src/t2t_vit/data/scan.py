@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 
 from t2t_vit.data.decode import HEIF_EXTENSIONS, HEIF_INSTALL, is_image_ending
-from t2t_vit.data.walk import Identity, identity_of, is_folder, walk
+from t2t_vit.data.walk import Identity, identity_of, is_folder, is_unknown, walk
 from t2t_vit.errors import UserError, printable
 from t2t_vit.notes import counted
 
@@ -217,7 +217,7 @@ def scan(folder: Path, own: Collection[Path] = ()) -> Scan:
     for name, is_class in _top(folder):
         if _is_junk(name):
             found.junk[_shown(name)] += 1
-        elif is_class and identities([folder / name]) <= above:
+        elif is_class and is_one_of(folder / name, above):
             found.links.append(name)
         elif is_class:
             _scan_class(found, name, own)
@@ -232,7 +232,7 @@ def scan(folder: Path, own: Collection[Path] = ()) -> Scan:
 def _top(folder: Path) -> list[tuple[str, bool]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry.name, is_folder(entry)) for entry in entries)
+            return sorted((entry.name, _may_be_folder(entry)) for entry in entries)
     except FileNotFoundError as error:
         raise UserError(f"the folder {folder} does not exist{neighbours(folder)}") from error
     except OSError as error:
@@ -276,7 +276,7 @@ def _files_below(folder: Path, junk: "Counter[str]", own: Collection[Path] = ())
                 if _is_junk(entry.name):
                     junk[_shown(entry.name)] += 1
                 else:
-                    found.append((f"{here}/{entry.name}", is_folder(entry)))
+                    found.append((f"{here}/{entry.name}", _may_be_folder(entry)))
         return found
 
     # A link to a folder above would add the images of other classes to this one.
@@ -294,6 +294,23 @@ def identities(folders: Iterable[Path]) -> set[Identity]:
         with suppress(OSError):
             found.add(identity_of(folder))
     return found
+
+
+def is_one_of(folder: Path, others: Collection[Identity]) -> bool:
+    """Whether `folder` is one of those that `identities` gave.
+
+    Raises:
+        UserError: it cannot be reached, so nobody can tell.
+    """
+    try:
+        return identity_of(folder) in others
+    except OSError as error:
+        raise UserError(_closed(folder, error)) from error
+
+
+def _may_be_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or may be one: a file of an image's name fails when it is read."""
+    return is_folder(entry) or (not is_image_ending(entry.name) and is_unknown(entry))
 
 
 def _above(folder: Path) -> set[Identity]:

@@ -1,11 +1,14 @@
 """The files of a folder and of all folders below it, however deep: links are followed, but never in a circle."""
 
+import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 Identity = tuple[int, int, str]  # of a folder, by whatever link or junction it is reached
+# What the system says of a link that leads nowhere or in a circle; EINVAL stands for that on Windows.
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
 
 
 class Found(NamedTuple):
@@ -66,3 +69,15 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
+
+
+def is_unknown(entry: os.DirEntry[str]) -> bool:
+    """Whether nobody can tell what an entry is: a link into a closed folder, or to a disk that does not answer.
+
+    Taken for a folder it is named with the reason; taken for a file all images below it would be missed in silence.
+    """
+    try:
+        entry.is_dir()
+    except OSError as error:
+        return error.errno not in _NOWHERE
+    return False

@@ -50,7 +50,7 @@ class ExportJob:
         return stored * sum(weight.numel() for weight in self.model.parameters())
 
     def digest(self) -> str:
-        """32 letters that tell this file from any other: those of another network, or of other metadata."""
+        """32 letters that tell this network and metadata from others; calibration images do not count."""
         state = blake2b(json.dumps(self.metadata.to_strings()).encode(), digest_size=16)
         for weight in self.model.state_dict().values():
             state.update(weight.contiguous().numpy().data)

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from t2t_vit.errors import UserError
 from t2t_vit.export.graph_form import graph_form
 from t2t_vit.export.job import ExportJob
-from t2t_vit.formats.safetensors_file import safetensors_content
+from t2t_vit.formats.safetensors_file import safetensors_parts
 from t2t_vit.inference.exported import quiet
 from t2t_vit.inference.runtime_predictors import AOTI_ENTRY, EXECUTORCH_METHOD, PT2_ENTRY
 
@@ -128,4 +128,5 @@ def write_safetensors(job: ExportJob, path: Path) -> None:
         "global_pool": job.model.global_pool,
         "interpolation": job.metadata.preprocessing.interpolation,
     }
-    path.write_bytes(safetensors_content(state, {"config": config, "classes": job.metadata.classes}))
+    with path.open("wb") as file:
+        file.writelines(safetensors_parts(state, {"config": config, "classes": job.metadata.classes}))

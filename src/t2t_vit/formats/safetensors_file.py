@@ -121,15 +121,18 @@ def write_safetensors_file(
     Raises:
         UserError: the file cannot be written.
     """
-    content = safetensors_content(tensors, metadata)
-    with atomic_write(Path(path), size=len(content)) as file:
-        file.write(content)
+    parts = safetensors_parts(tensors, metadata)
+    with atomic_write(Path(path), size=sum(map(len, parts))) as file:
+        file.writelines(parts)
 
 
-def safetensors_content(
+def safetensors_parts(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None, *, texts: Mapping[str, str] | None = None
-) -> bytes:
-    """The bytes of such a file; `texts` are further entries of its header. Equal tensors and texts give equal bytes."""
+) -> tuple[bytes, memoryview]:
+    """The bytes of such a file, head and tensors: joined they would be in memory twice.
+
+    `texts` are further entries of its header. Equal tensors and texts give equal bytes.
+    """
     from safetensors.torch import save
 
     entries = {"format": "pt", **({_KEY: json.dumps(metadata)} if metadata else {}), **(texts or {})}
@@ -139,4 +142,4 @@ def safetensors_content(
     header = {"__metadata__": entries, **json.loads(content[8 : 8 + length])}
     head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    return b"".join([len(head).to_bytes(8, "little"), head, memoryview(content)[8 + length :]])
+    return len(head).to_bytes(8, "little") + head, memoryview(content)[8 + length :]

@@ -70,25 +70,31 @@ class OpenVinoPredictor(ForeignPredictor):
         super().__init__(path, "openvino", "OpenVINO", limits, bf16=bf16)
 
 
-def openvino_mark(digest: str) -> bytes:
-    """What stands behind the last weight of the export `digest`."""
-    return f"{OPENVINO_PAIR} {digest}".encode()
+def openvino_mark(export: str) -> bytes:
+    """What stands behind the last weight of the export that has these 32 letters."""
+    return f"{OPENVINO_PAIR} {export}".encode()
 
 
 def _check_pair(path: Path) -> None:
     """Refuse a graph with the weights of another export, which a killed one may leave; it has been parsed before.
 
     Another program that saves the model anew leaves no mark on the weights.
+
+    Raises:
+        UserError: as above; ProgramError where one of the files cannot be read.
     """
     weights = path.with_suffix(".bin")
     length = len(openvino_mark("0" * 32))
-    with open_regular(weights) as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - length))
-        mark = file.read(length)
-    if not mark.startswith(openvino_mark("")):
-        return
-    with open_regular(path) as file:
-        found = _PAIRED.search(file.read())
+    try:
+        with open_regular(weights) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - length))
+            mark = file.read(length)
+        if not mark.startswith(openvino_mark("")):
+            return
+        with open_regular(path) as file:
+            found = _PAIRED.search(file.read())
+    except OSError as error:
+        raise ProgramError(f"{error.filename or path}: cannot be read ({reason_of(error)})") from error
     if found is None or openvino_mark(found[1].decode()) != mark:
         raise UserError(
             f"{path}: was not exported together with {weights.name}: an export was interrupted or is under way, or one "

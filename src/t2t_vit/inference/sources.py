@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from t2t_vit.data.walk import is_folder, walk
+from t2t_vit.data.walk import is_folder, is_unknown, walk
 from t2t_vit.errors import UserError
 from t2t_vit.inference.archives import is_archive, members
 from t2t_vit.inference.item import Item, is_image_name
@@ -99,9 +99,14 @@ def _folder_entries(folder: str) -> list[tuple[str, bool]]:
     """Paths of images and folders in `folder`, and which are folders, sorted as their contents would be: `a.png`
     stands before `a/b.png`."""
     with os.scandir(folder) as entries:
-        found = [(os.path.join(folder, entry.name), is_folder(entry)) for entry in entries if entry.name[0] != "."]  # noqa: PTH118
+        found = [(os.path.join(folder, entry.name), _leads_below(entry)) for entry in entries if entry.name[0] != "."]  # noqa: PTH118
     kept = [(path, is_dir) for path, is_dir in found if is_dir or is_image_name(path)]
     return sorted(kept, key=lambda entry: f"{entry[0]}/" if entry[1] else entry[0])
+
+
+def _leads_below(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or may be one, which then says why it cannot be read, as an image does."""
+    return is_folder(entry) or (not is_image_name(entry.name) and is_unknown(entry))
 
 
 def _why_empty(folder: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import parse_json, read_at_most
+from t2t_vit.files import parse_json, read_at_most, reason_of
 from t2t_vit.formats.safetensors_file import read_safetensors_metadata
 from t2t_vit.model.head import GlobalPool
 from t2t_vit.model.inputs import PositionPolicy
@@ -121,9 +121,12 @@ def check_saved_together(folder: str | Path, config: FolderConfig, weights: Path
     What says nothing of it, since another program wrote it, is taken as it is.
 
     Raises:
-        UserError: `weights`, of `folder`, were saved with another one.
+        UserError: `weights`, of `folder`, were saved with another one, or cannot be read.
     """
-    mark = None if config.saved is None else read_safetensors_metadata(weights, SAVED)
+    try:
+        mark = None if config.saved is None else read_safetensors_metadata(weights, SAVED)
+    except OSError as error:
+        raise UserError(f"{weights}: cannot be read ({reason_of(error)})") from error
     if mark is not None and mark != config.saved:
         raise UserError(
             f"{folder}: its {CONFIG} and {weights.name} were not saved together: a save was interrupted or is under "

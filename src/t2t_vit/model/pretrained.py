@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
 from t2t_vit.files import failing_on_a_full_disk, place_together, working_folder
-from t2t_vit.formats.safetensors_file import read_safetensors_file, read_sharded_safetensors, safetensors_content
+from t2t_vit.formats.safetensors_file import read_safetensors_file, read_sharded_safetensors, safetensors_parts
 from t2t_vit.model.card import CARD, card_of, keeps_own_card
 from t2t_vit.model.folder_config import CONFIG, SAVED, FolderConfig, check_saved_together, read_folder_config
 from t2t_vit.model.head import GlobalPool
@@ -79,13 +79,14 @@ def _write(
     card = card_of(model, source, classes=config.classes, metrics=metrics, dataset=dataset, license=license)
     tensors = _own_memory(model.state_dict())
     config = replace(config, saved=_digest(tensors, config, model))
-    content = safetensors_content(tensors, texts={SAVED: str(config.saved)})
+    parts = safetensors_parts(tensors, texts={SAVED: str(config.saved)})
     stated = json.dumps(config.to_json(model.num_features, model.grid), indent=2, ensure_ascii=False)
     texts = {CONFIG: f"{stated}\n"} if keeps_own_card(folder) else {CARD: card, CONFIG: f"{stated}\n"}
     with working_folder(folder, "save") as beside:
         # All are whole on the disk before any takes its name; config.json, without which nothing opens, is the last.
-        with failing_on_a_full_disk(folder / WEIGHTS, beside, len(content)):
-            (beside / WEIGHTS).write_bytes(content)
+        with failing_on_a_full_disk(folder / WEIGHTS, beside, sum(map(len, parts))):
+            with (beside / WEIGHTS).open("wb") as file:
+                file.writelines(parts)
             for name, text in texts.items():
                 (beside / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         place_together(beside, [folder / name for name in (WEIGHTS, *texts)])
@@ -131,7 +132,9 @@ def from_pretrained(
     config = read_folder_config(located(path_or_repo, CONFIG, hub))
     index = Path(path_or_repo) / INDEX
     several = index.is_file() and not index.with_name(WEIGHTS).is_file()
-    tensors = read_sharded_safetensors(index) if several else read_safetensors_file(located(path_or_repo, WEIGHTS, hub))
+    # Looked for once: asked again the hub may give the file of a commit that was made meanwhile.
+    weights = index if several else located(path_or_repo, WEIGHTS, hub)
+    tensors = read_sharded_safetensors(index) if several else read_safetensors_file(weights)
     if config.unread:
         warnings.warn(f"{path_or_repo}: not read in its {CONFIG}: {', '.join(config.unread)}", stacklevel=2)
     build = partial(_built, config, path_or_repo, model_class)
@@ -139,7 +142,7 @@ def from_pretrained(
     model = skeleton(build) if model_class.__module__.startswith("t2t_vit.") else build()
     _fill(model, tensors, path_or_repo)
     if not several:
-        check_saved_together(path_or_repo, config, located(path_or_repo, WEIGHTS, hub))
+        check_saved_together(path_or_repo, config, weights)
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
     if image_size is not None:

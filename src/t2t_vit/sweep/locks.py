@@ -75,12 +75,17 @@ def take_trial(folder: Path, number: int) -> int | None:
 
 def is_orphan(folder: Path, number: int) -> bool:
     """Whether the sweep has gone that took the trial, of which a training still holds the lock."""
-    return has_lost_holder(trial_folder(folder, number))
+    place = trial_folder(folder, number)
+    return has_lost_holder(place) and _is_trained(place)
 
 
 def held_trials(folder: Path) -> list[str]:
     """The names of the folders of trials that are being trained."""
-    return [place.name for place in sorted(folder.glob("trial-*")) if is_held(place) or _has_living_run(place)]
+    return [place.name for place in sorted(folder.glob("trial-*")) if _is_trained(place)]
+
+
+def _is_trained(place: Path) -> bool:
+    return is_held(place) or _has_living_run(place)
 
 
 def _has_living_run(place: Path) -> bool:

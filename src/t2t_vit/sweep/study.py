@@ -182,21 +182,20 @@ class Study:
 
         Args:
             own: numbers of the trials that this process works on.
-            jobs: trainings at a time. One that outlived its sweep is one of them: a new trial waits for it, since what
+            jobs: trainings at a time. One that outlived its sweep is one of them: other trials wait for it, since what
                 comes next depends on it, and since it has the cores.
         """
         states = self._optuna.trial.TrialState
         with self._locked():
             trials = self.trials()
-            busy = len(own)
-            for held in trials:
-                if held.state == states.RUNNING and held.number not in own:
-                    descriptor = take_trial(self._folder, held.number)
-                    if descriptor is not None:
-                        return self._turn(self._optuna.trial.Trial(self._study, held._trial_id), descriptor)
-                    busy += is_orphan(self._folder, held.number)
-            if busy >= jobs:
+            others = [held for held in trials if held.state == states.RUNNING and held.number not in own]
+            # All are counted before any is taken up: one of those behind it may still be training.
+            if len(own) + sum(is_orphan(self._folder, held.number) for held in others) >= jobs:
                 return None
+            for held in others:
+                descriptor = take_trial(self._folder, held.number)
+                if descriptor is not None:
+                    return self._turn(self._optuna.trial.Trial(self._study, held._trial_id), descriptor)
             if not any(each.state == states.WAITING for each in trials):
                 drawn = self._next(trials)
                 if drawn is None:

@@ -35,6 +35,7 @@ GIVEN = "the given bytes"  # what messages call them
 
 ADDRESS = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
 _TIMEOUT = 30.0  # seconds without a byte
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk, or the user's share of it
 
 
 @contextmanager
@@ -163,7 +164,7 @@ def _fetch(address: str, path: Path, name: str, arch: str) -> None:
             _check_content(fresh, arch)
             replace(fresh, path)
         except (OSError, ValueError, HTTPException) as error:
-            if getattr(error, "errno", None) == errno.ENOSPC:
+            if getattr(error, "errno", None) in _FULL:
                 with failing_on_a_full_disk(path, folder):
                     raise
             reason = getattr(error, "reason", error)

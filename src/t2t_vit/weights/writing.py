@@ -75,9 +75,13 @@ def _format(target: str | Path, asked: str | None) -> Format:
 
 
 def _write_torch_file(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    # Clones: a view of a larger storage would take all of it along.
-    own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     content = BytesIO()  # on a full disk torch's own writer has no error that says so
-    torch.save(own, content)
+    torch.save({name: _without_neighbours(tensor) for name, tensor in tensors.items()}, content)
     with atomic_write(Path(path), size=content.getbuffer().nbytes) as file:
         file.write(content.getbuffer())
+
+
+def _without_neighbours(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of a view: torch writes the whole storage of each, whatever else is in it."""
+    is_whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor.detach() if is_whole else tensor.detach().clone()

@@ -163,8 +163,8 @@ class T2TViT(Freezable):
     ) -> Any:
         """Final and intermediate features; arguments and results are those of timm's vision transformers.
 
-        Numbers 0 and 1 are the maps on the way to the tokens, of strides 4 and 8 and 64 channels in the paper's networks,
-        2 is the first block, of stride 16 there, -1 the last; `feature_info` lists those of this one.
+        Numbers 0 and 1 are the maps on the way to the tokens, in the paper's networks of strides 4 and 8 and 64
+        channels; 2 is the first block, there of stride 16, -1 the last. `feature_info` lists those of this network.
 
         Args:
             x: images (B, in_chans, height, width).

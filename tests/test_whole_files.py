@@ -420,6 +420,55 @@ def test_two_exports_of_two_files_do_not_mix(tmp_path: Path, monkeypatch: pytest
         assert {(tmp_path / name).read_text() for name in ("a", "b")} == {second.name}
 
 
+def test_a_file_that_cannot_be_put_back_is_not_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / name for name in ("a" * 255, "b", "c")]  # a long name has a second one, too
+    for path in paths[:2]:
+        path.write_text("old")
+    renames: list[Path] = []
+
+    def failing(source: Path, target: Path) -> None:
+        renames.append(source)
+        if len(renames) >= 3:
+            raise OSError(5, "Input/output error")
+        source.replace(target)
+
+    with pytest.raises(OutputError) as caught, working_folder(tmp_path, "export") as folder:
+        for path in paths:
+            (folder / path.name).write_text("new")
+        monkeypatch.setattr(files, "replace", failing)
+        place_together(folder, paths)
+    assert f"the previous b could not be put back (Input/output error): it lies at {folder}" in str(caught.value)
+    assert "kept" not in str(caught.value)
+    with working_folder(tmp_path, "export"):
+        pass
+    assert [(folder / f"{number}.before").read_text() for number in (0, 1)] == ["old", "old"]
+
+
+def test_no_file_is_replaced_before_all_have_a_second_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no hard links they are copies, for which a disk may have no room."""
+    paths, copies = [tmp_path / name for name in ("a", "b")], list[Path]()
+    for path in paths:
+        path.write_text("old")
+
+    def unsupported(*_: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    def full(path: Path, name: Path) -> None:
+        copies.append(path)
+        if len(copies) == 2:
+            raise OSError(28, "No space left on device")
+        shutil.copyfile(path, name)
+
+    monkeypatch.setattr(Path, "hardlink_to", unsupported)
+    monkeypatch.setattr(shutil, "copy2", full)
+    monkeypatch.setattr(files, "_take_place", lambda *_: pytest.fail("a file was replaced"))
+    with pytest.raises(OutputError, match="the previous file is kept"), working_folder(tmp_path, "export") as folder:
+        for path in paths:
+            (folder / path.name).write_text("new")
+        place_together(folder, paths)
+    assert content_of(tmp_path) == {"a": b"old", "b": b"old"}
+
+
 # ----- caches ----- #
 
 

@@ -86,7 +86,7 @@ def working_folder(
     """A hidden folder in `parent` to make files in, which goes with all that is left in it.
 
     This process holds a lock on it, so the next call with this `purpose` knows, and removes, what killed ones left.
-    `place_together` gives the files their names.
+    `place_together` gives the files their names. Where that could not put back what it replaced, the folder stays.
 
     Raises:
         OutputError: it cannot be made; the sentence ends with what to do `instead`.
@@ -97,12 +97,20 @@ def working_folder(
         folder, held = _new_folder(parent, purpose)
     except OSError as error:
         raise OutputError(f"{parent}: cannot be written ({error.strerror}); {instead}") from error
+    is_needed = False
     try:
         yield folder
+    except _NotRestoredError:
+        is_needed = True
+        raise
     finally:
         if not RENAMES_OPEN_FILES:
             os.close(held)
-        _remove_folder(folder)
+        if is_needed:
+            with suppress(OSError):
+                (folder / _LOCK).unlink()  # a folder without one is no leftover: the next start leaves it alone
+        else:
+            _remove_folder(folder)
         if RENAMES_OPEN_FILES:  # until here no other process takes it for a leftover
             os.close(held)
 
@@ -120,26 +128,28 @@ def place_together(folder: Path, paths: Sequence[Path]) -> None:
     have to say so of each other. Of several processes one at a time does this in a folder.
 
     Raises:
-        OutputError: a path is a link or a folder, or cannot be written.
+        OutputError: a path is a link or a folder, or cannot be written. Where a file that was replaced could not be
+            put back after an error, the sentence says where it lies, and the working folder stays.
     """
     for path in paths:
         _refuse_link(path)
         if path.is_dir():
             raise OutputError(f"{path}: is a folder, but a file must be written there")
-    done: list[tuple[Path, Path | None]] = []
     with failing_on_a_full_disk(paths[-1], folder):
         for path in paths:
             with (folder / path.name).open("r+b") as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
         with _alone_in(paths[-1].parent, len(paths) > 1):
+            # All second names come first: where a copy finds no room, no file has been replaced yet.
+            befores: list[Path | None] = [None]
+            if len(paths) > 1:
+                befores = [_second_name(path, folder / f"{number}.before") for number, path in enumerate(paths)]
             try:
                 for path in paths:
-                    before = _second_name(path, folder / f"{path.name}.before") if len(paths) > 1 else None
-                    done.append((path, before))
                     _take_place(folder / path.name, path)
-            except BaseException:
-                for path, before in reversed(done) if len(paths) > 1 else ():
-                    _restore(path, before, (folder / path.name).exists())
+            except BaseException as error:
+                if len(paths) > 1:
+                    _restore_all(folder, paths, befores, error)
                 raise
         sync_folder(paths[-1].parent)
 
@@ -457,13 +467,41 @@ def _second_name(path: Path, name: Path) -> Path | None:
     return name
 
 
-def _restore(path: Path, before: Path | None, is_untouched: bool) -> None:
-    """Make `path` what it was before; one that cannot be restored must not keep the others from it."""
-    with suppress(OSError):
+class _NotRestoredError(OutputError):
+    """A file could not be put back; it lies in the working folder, which must stay."""
+
+
+def _restore_all(folder: Path, paths: Sequence[Path], befores: Sequence[Path | None], error: BaseException) -> None:
+    """Undo what `place_together` did before `error`.
+
+    Raises:
+        _NotRestoredError: some file could not be put back.
+    """
+    failures = []
+    for path, before in reversed(list(zip(paths, befores, strict=True))):
+        if (folder / path.name).exists():  # it has not taken its place
+            continue
+        if failure := _restore(path, before):
+            failures.append(failure)
+    if failures:
+        reason = reason_of(error) if isinstance(error, Exception) else type(error).__name__
+        raise _NotRestoredError(
+            f"{paths[-1]}: could not be written ({reason or type(error).__name__}); {', and '.join(failures)}"
+        ) from error
+
+
+def _restore(path: Path, before: Path | None) -> str | None:
+    """Make `path` what it was before. Where that fails, a phrase says so: the others go on."""
+    try:
         if before is not None:
             replace(before, path)
-        elif not is_untouched:
+        else:
             path.unlink(missing_ok=True)
+    except OSError as error:
+        if before is None:
+            return f"{path.name} is new there and could not be removed ({reason_of(error)})"
+        return f"the previous {path.name} could not be put back ({reason_of(error)}): it lies at {before}"
+    return None
 
 
 # ----- full disks ----- #

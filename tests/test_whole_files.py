@@ -216,6 +216,35 @@ def test_a_library_with_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.
         raise TypeError("a mistake")  # ours, however full the disk is
 
 
+def test_what_a_library_lacks_is_no_file_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    for lacks in (
+        OSError("libcuda.so.1: cannot open shared object file: No such file or directory"),
+        FileNotFoundError(2, "No such file or directory", "ninja"),
+        PermissionError(13, "Permission denied", str(tmp_path / "another")),
+        BlockingIOError(11, "Resource temporarily unavailable", 3),
+    ):
+        with pytest.raises(type(lacks)) as caught, atomic_write(path):
+            raise lacks
+        assert caught.value is lacks
+    for error in (OSError(30, "Read-only file system"), OSError("8 requested and 0 written")):
+        with pytest.raises(OutputError, match=r"file: could not be written \("), atomic_write(path):
+            raise error
+    with (
+        pytest.raises(OutputError, match="Permission denied"),
+        working_folder(tmp_path, "export") as folder,
+        files.failing_on_a_full_disk(path, folder),
+    ):
+        raise PermissionError(13, "Permission denied", str(folder / "file" / "within"))
+    nothing = shutil.disk_usage(tmp_path)._replace(total=0, used=0, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: nothing)
+    with pytest.raises(RuntimeError, match=r"^a mistake$"), atomic_write(path):
+        raise RuntimeError("a mistake")
+    assert content_of(tmp_path) == {}
+
+
 # ----- killed ----- #
 
 

@@ -36,7 +36,9 @@ _LOCK = ".lock"
 _SECONDS_TO_RENAME = 60.0  # where an open file cannot be renamed: from its last byte to its name
 _SECONDS_FOR_OTHERS = 10.0  # others' renames take milliseconds
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_OF_A_DISK = (*_NO_ROOM, errno.EROFS, errno.EIO)
 _STREAM_FAILED = "iostream error"  # what C++ says of a write that failed, whatever the reason
+_ARRAY_FAILED = re.compile(r"\d+ requested and \d+ written")  # what NumPy says of one, without a number
 _LEAST_ROOM = 2**16  # bytes; a disk with less is full
 
 
@@ -155,29 +157,31 @@ def place_together(folder: Path, paths: Sequence[Path]) -> None:
 
 
 @contextmanager
-def failing_on_a_full_disk(path: Path, made: Path, size: int = 0) -> Iterator[None]:
+def failing_on_a_full_disk(path: Path, made: Path, size: int = 0, *, kept: str = "") -> Iterator[None]:
     """What cannot be written in the block is an OutputError, in one sentence about `path`; other errors stay.
 
-    Libraries write, too, and each has its own error for a full disk. So what is no OSError counts where one that says
-    so caused it, a RuntimeError also where the disk has no room left.
+    Libraries write, too, and each has its own error for a full disk. So any error counts where one that only disks have
+    caused it, a RuntimeError also where the disk has no room left. Of all other errors of the system only those count
+    that name `path` or what is `made`: a library that lacks a program, or another library, is no file of ours.
 
     Args:
         made: the file or the folder that is written meanwhile, on the same disk.
         size: bytes that are needed, where that is known.
+        kept: what the sentence ends with; otherwise whether the previous file is kept.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        failed = _failed_write(error) if isinstance(error, OSError | RuntimeError) else None
+        failed = _failed_write(error, (made, path)) if isinstance(error, OSError | RuntimeError) else None
         lacks_room = _lacks_room(made, size)
-        if failed is None and not (isinstance(error, RuntimeError) and (lacks_room or _STREAM_FAILED in str(error))):
+        if failed is None and not _says_less(error, lacks_room):
             raise
         reason = (failed and failed.strerror) or (os.strerror(errno.ENOSPC) if lacks_room else reason_of(error))
         if lacks_room or (failed and failed.errno in _NO_ROOM):
             reason += f": {_room(made, size)}"
-        kept = "the previous file is kept" if path.exists() else "nothing was written"
+        kept = kept or ("the previous file is kept" if path.exists() else "nothing was written")
         raise OutputError(f"{path}: could not be written ({reason}); {kept}") from error
 
 
@@ -507,16 +511,36 @@ def _restore(path: Path, before: Path | None) -> str | None:
 # ----- full disks ----- #
 
 
-def _failed_write(error: BaseException) -> OSError | None:
-    """The system's error that led to `error`, the one that says there is no room before all others."""
+def _failed_write(error: BaseException, places: Sequence[Path]) -> OSError | None:
+    """The disk's error that led to `error`, the one that says there is no room before all others.
+
+    `error` itself counts, too, where it names a file in `places`.
+    """
     chain: list[OSError] = []
     each: BaseException | None = error
     while each is not None:
-        if isinstance(each, OSError):
+        if isinstance(each, OSError) and each.errno in _OF_A_DISK:
             chain.append(each)
         each = each.__cause__ or each.__context__
-    full = [one for one in chain if one.errno in _NO_ROOM]
-    return full[0] if full else error if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and any(_lies_in(name, places) for name in (error.filename, error.filename2)):
+        chain.append(error)
+    return next((one for one in chain if one.errno in _NO_ROOM), chain[0] if chain else None)
+
+
+def _lies_in(name: Any, places: Sequence[Path]) -> bool:
+    """Whether the name in an OSError, if it is one, is that of a place or of what is in it."""
+    try:
+        whole = Path(os.fsdecode(name)).absolute()
+    except TypeError:  # None, or a descriptor
+        return False
+    return any(whole.is_relative_to(place.absolute()) for place in places)
+
+
+def _says_less(error: Exception, lacks_room: bool) -> bool:
+    """Whether a library's error that has no cause is one of writing, as far as can be told."""
+    if isinstance(error, RuntimeError):
+        return lacks_room or _STREAM_FAILED in str(error)
+    return isinstance(error, OSError) and _ARRAY_FAILED.search(str(error)) is not None
 
 
 def _written(made: Path) -> int:
@@ -525,11 +549,12 @@ def _written(made: Path) -> int:
 
 
 def _free(made: Path) -> int:
-    """Bytes of the disk's that are free; without end where the folder has gone."""
+    """Bytes of the disk's that are free; without end where the folder has gone or its file system does not say."""
     try:
-        return shutil.disk_usage(made.parent).free
+        disk = shutil.disk_usage(made.parent)
     except OSError:
         return sys.maxsize
+    return disk.free if disk.total > 0 else sys.maxsize  # some network disks have no size
 
 
 def _lacks_room(made: Path, size: int) -> bool:

@@ -27,6 +27,7 @@ from t2t_vit.platforms import (
     relative_path,
     replace,
     sync_folder,
+    this_host,
 )
 
 LONGEST_LINE = 2**20  # bytes; of a log that names the images of a batch
@@ -34,6 +35,8 @@ LONGEST_JSON = 8 * 2**20  # bytes of a file that a run writes; it holds the name
 _LONGEST_LABEL = 200  # bytes
 _LOCK = ".lock"
 _SECONDS_TO_RENAME = 60.0  # where an open file cannot be renamed: from its last byte to its name
+_SECONDS_UNLOCKED = 86_400.0  # a leftover of which no lock says that its process has ended must be this old
+_TURNS = 20  # to make a file that nobody takes for a leftover; one or two do
 _SECONDS_FOR_OTHERS = 10.0  # others' renames take milliseconds
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _OF_A_DISK = (*_NO_ROOM, errno.EROFS, errno.EIO)
@@ -115,6 +118,8 @@ def working_folder(
             _remove_folder(folder)
         if RENAMES_OPEN_FILES:  # until here no other process takes it for a leftover
             os.close(held)
+            with suppress(OSError):  # a network disk keeps a name of a file that is open, and so the folder
+                folder.rmdir()
 
 
 def files_made_in(folder: Path) -> list[Path]:
@@ -194,7 +199,7 @@ def lead_to(link: Path, target: Path) -> None:
         OutputError: the folder cannot be written.
     """
     relative = relative_path(target, link.parent)
-    beside = link.with_name(f".{link.name}.{token_hex(4)}.part")
+    beside = link.with_name(_part_name(link.name))
     try:
         try:
             beside.symlink_to(relative)
@@ -301,13 +306,16 @@ def chosen_cache() -> Path | None:
 def remove_leftovers(folder: Path, name: str = "") -> None:
     """Delete the halves of files that killed processes left in `folder`; those that are being written stay.
 
+    A lock may not be seen from other machines, and some file systems have none: without one, a half stays for a day.
+
     name: of the file whose halves they are; empty: of any file.
     """
-    part = re.compile(rf"\.{re.escape(_label(name)) if name else '.+'}\.[0-9a-f]{{8}}\.part")
+    label = re.escape(_label(name)) if name else ".+"
+    part = re.compile(rf"\.{label}\.t2t-(\w+)-[0-9a-f]{{8}}\.part")
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if part.fullmatch(entry.name):
-                _remove_left_part(Path(entry.path))
+            if found := part.fullmatch(entry.name):
+                _remove_left_part(Path(entry.path), found[1] == this_host())
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -345,14 +353,24 @@ def _label(name: str) -> str:
     return name.encode("utf-8", "surrogateescape")[:_LONGEST_LABEL].decode("utf-8", "ignore")
 
 
+def _part_name(name: str) -> str:
+    """Of a hidden file beside `name`: no user's own file is called like that, and it says which machine's it is."""
+    return f".{_label(name)}.t2t-{this_host()}-{token_hex(4)}.part"
+
+
 def _new_part(path: Path) -> tuple[Path, int]:
     """A file beside `path` and its descriptor, locked, so that nobody takes it for what a killed process left."""
+    turn = 0
     while True:
-        beside = path.with_name(f".{_label(path.name)}.{token_hex(4)}.part")
+        turn += 1
+        beside = path.with_name(_part_name(path.name))
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
-        if _is_kept_from_others(descriptor, beside):
+        # Nobody is beaten so often: then the file system is a strange one, and the file does without a lock.
+        if _is_kept_from_others(descriptor, beside) or turn == _TURNS:
             return beside, descriptor
         os.close(descriptor)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def _is_kept_from_others(descriptor: int, path: Path) -> bool:
@@ -361,42 +379,75 @@ def _is_kept_from_others(descriptor: int, path: Path) -> bool:
         lock(descriptor)
     except BlockingIOError:
         return False
-    except (NoLocksError, OSError):  # then nobody can lock it, and nobody removes it
+    except (NoLocksError, OSError):  # then nobody can lock it, and nobody removes it for a day
+        return True
+    if not RENAMES_OPEN_FILES:  # nor are they removed
         return True
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
-def _remove_left_part(path: Path) -> None:
-    with suppress(OSError, NoLocksError):
-        if path.is_symlink():  # one that `lead_to` makes
-            path.unlink()
+def _has_ended(descriptor: int, is_ours: bool, changed: float) -> bool:
+    """Whether the process has ended that made, and locked, an open file.
+
+    Args:
+        is_ours: it is this machine's. A lock of another one's may not be seen here.
+        changed: when it was written to; that is asked where a lock says nothing.
+
+    Raises:
+        BlockingIOError: it goes on.
+    """
+    try:
+        lock(descriptor)
+    except NoLocksError:
+        is_ours = False
+    return is_ours or _is_old(changed)
+
+
+def _is_old(changed: float) -> bool:
+    return time.time() - changed > _SECONDS_UNLOCKED
+
+
+def _remove_left_part(path: Path, is_ours: bool) -> None:
+    with suppress(OSError):
+        state = path.lstat()
+        if stat.S_ISLNK(state.st_mode):  # one that `lead_to` makes
+            if is_ours or _is_old(state.st_mtime):
+                path.unlink()
             return
         descriptor = os.open(path, os.O_RDWR | NOT_FOLLOWING | NOT_BLOCKING | BINARY)
         try:
-            lock(descriptor)
-            if RENAMES_OPEN_FILES:
+            has_ended = _has_ended(descriptor, is_ours, state.st_mtime)
+            if has_ended and RENAMES_OPEN_FILES:
                 path.unlink()
         finally:
             os.close(descriptor)
         # It may have been closed a moment ago, to be renamed.
-        if not RENAMES_OPEN_FILES and time.time() - path.stat().st_mtime > _SECONDS_TO_RENAME:
+        if has_ended and not RENAMES_OPEN_FILES and time.time() - path.stat().st_mtime > _SECONDS_TO_RENAME:
             path.unlink()
 
 
 def _new_folder(parent: Path, purpose: str) -> tuple[Path, int]:
     """A new folder, and the descriptor of the file in it that is locked."""
+    turn = 0
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_working_name(purpose), dir=parent))
+        turn += 1
+        folder = Path(tempfile.mkdtemp(prefix=f"{_working_name(purpose)}{this_host()}-", dir=parent))
         try:
             held = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o600)
-        except FileNotFoundError:  # another process took the empty folder for a leftover
+        except OSError as error:
+            with suppress(OSError):
+                folder.rmdir()
+            # Without an error of its own: another process took the empty folder for a leftover.
+            if not isinstance(error, FileNotFoundError) or turn == _TURNS:
+                raise
             continue
-        if _is_kept_from_others(held, folder / _LOCK):
+        if _is_kept_from_others(held, folder / _LOCK) or turn == _TURNS:
             return folder, held
         os.close(held)
+        _remove_folder(folder)
 
 
 def _working_name(purpose: str) -> str:
@@ -406,32 +457,39 @@ def _working_name(purpose: str) -> str:
 def _remove_left_folders(parent: Path, purpose: str) -> None:
     """The working folders of this purpose whose processes have ended."""
     for left in parent.glob(f"{_working_name(purpose)}*"):
-        with suppress(OSError, NoLocksError):
+        with suppress(OSError):
             state = left.lstat()
             if not stat.S_ISDIR(state.st_mode) or is_anothers(state):
                 continue
+            is_ours = left.name.startswith(f"{_working_name(purpose)}{this_host()}-")
+            changed = max(path.lstat().st_mtime for path in (left, *left.rglob("*")))
             try:
                 descriptor = os.open(left / _LOCK, os.O_RDWR | NOT_FOLLOWING | BINARY)
             except FileNotFoundError:
-                left.rmdir()  # killed before it had a lock: then it is empty
+                if is_ours or _is_old(changed):
+                    left.rmdir()  # killed before it had a lock: then it is empty
                 continue
             try:
-                lock(descriptor)
+                if not _has_ended(descriptor, is_ours, changed):
+                    continue
                 _remove_folder(left)
             finally:
                 os.close(descriptor)
-            _remove_folder(left)  # Windows keeps a file that is open
+            _remove_folder(left)  # Windows and network disks keep a file that is open
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove a working folder, its lock at the end: without it nobody would know it for a leftover."""
+    """Remove a working folder, its lock when nothing else is left: without it nobody would know it for a leftover."""
     with suppress(OSError):
         for path in files_made_in(folder):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    path.unlink()
+        if not files_made_in(folder):
+            (folder / _LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 @contextmanager

@@ -31,6 +31,8 @@ from t2t_vit.export.job import ExportJob
 from t2t_vit.export.write import Evidence, export_model
 from t2t_vit.files import atomic_write, files_made_in, place_together, remove_leftovers, working_folder
 from t2t_vit.inference.item import ImageResult, Prediction
+from t2t_vit.inference.journal import PredictionJournal
+from t2t_vit.inference.pipeline import Answered
 from t2t_vit.inference.runtime_predictors import OpenVinoPredictor, _check_pair, openvino_mark
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.inference.writers import open_writer
@@ -247,6 +249,35 @@ def test_what_a_library_lacks_is_no_file_that_cannot_be_written(
     with pytest.raises(RuntimeError, match=r"^a mistake$"), atomic_write(path):
         raise RuntimeError("a mistake")
     assert content_of(tmp_path) == {}
+
+
+def a_journal(output: Path) -> PredictionJournal:
+    return PredictionJournal(
+        str(output), dict, lambda index, share: Prediction(index, None, share), resume=False, note=lambda _: None
+    )
+
+
+def test_a_full_journal_does_not_speak_of_a_previous_file(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path / "p.json")
+    batch = [Answered(ImageResult("x" * 2000, reason="damaged"), None, recalled=False)]
+    journal.record(batch)
+    said = r"File too large.*; what it has so far stays, and --resume continues from there$"
+    with pytest.raises(OutputError, match=said), no_file_beyond(2048):
+        journal.record(batch)
+    journal.close()
+
+
+def test_a_journal_is_opened_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "p.json.journal").touch()
+    asked: list[object] = []
+
+    def never(*states: object) -> bool:
+        asked.append(states)
+        return False
+
+    monkeypatch.setattr(os.path, "samestat", never)
+    a_journal(tmp_path / "p.json").close()
+    assert 0 < len(asked) < 30
 
 
 # ----- killed ----- #

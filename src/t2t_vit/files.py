@@ -132,7 +132,7 @@ def place_together(folder: Path, paths: Sequence[Path]) -> None:
 
     They lie in one folder. They are flushed first, and take their places in this order, which lasts no longer than
     some renames. A process that is killed in between leaves new files and old ones, so files that belong together
-    have to say so of each other. Of several processes one at a time does this in a folder.
+    have to say so of each other. Of several processes one at a time does this in a folder that can be locked.
 
     Raises:
         OutputError: a path is a link or a folder, or cannot be written. Where a file that was replaced could not be
@@ -494,7 +494,12 @@ def _remove_folder(folder: Path) -> None:
 
 @contextmanager
 def _alone_in(folder: Path, wanted: bool) -> Iterator[None]:
-    """Of the processes that place files in `folder` this one alone, where folders can be locked."""
+    """Of the processes that place files in `folder` this one alone, where folders can be locked.
+
+    They cannot on Windows and on some network disks (NFS). There two may place their files at once, and files of both
+    may come to lie side by side, as after a kill: files that belong together say so of each other. A file to lock
+    instead would lie in the user's folder, and stay there after a kill.
+    """
     descriptor = None
     try:
         if wanted:

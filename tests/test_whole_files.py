@@ -1,9 +1,12 @@
 """Files appear whole or not at all: a fault at every call, a disk without room, a kill, two processes at once."""
 
 import os
+import re
 import resource
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,10 +31,13 @@ from t2t_vit.export.job import ExportJob
 from t2t_vit.export.write import Evidence, export_model
 from t2t_vit.files import atomic_write, files_made_in, place_together, remove_leftovers, working_folder
 from t2t_vit.inference.item import ImageResult, Prediction
+from t2t_vit.inference.journal import PredictionJournal
+from t2t_vit.inference.pipeline import Answered
 from t2t_vit.inference.runtime_predictors import OpenVinoPredictor, _check_pair, openvino_mark
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.inference.writers import open_writer
 from t2t_vit.model import T2TViT, from_pretrained
+from t2t_vit.platforms import NoLocksError, this_host
 from t2t_vit.weights import convert_weights, read_weights
 
 Door = Callable[[Path, int], None]  # writes the files of a command into a folder, of one content or another
@@ -216,6 +222,64 @@ def test_a_library_with_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.
         raise TypeError("a mistake")  # ours, however full the disk is
 
 
+def test_what_a_library_lacks_is_no_file_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    for lacks in (
+        OSError("libcuda.so.1: cannot open shared object file: No such file or directory"),
+        FileNotFoundError(2, "No such file or directory", "ninja"),
+        PermissionError(13, "Permission denied", str(tmp_path / "another")),
+        BlockingIOError(11, "Resource temporarily unavailable", 3),
+    ):
+        with pytest.raises(type(lacks)) as caught, atomic_write(path):
+            raise lacks
+        assert caught.value is lacks
+    for error in (OSError(30, "Read-only file system"), OSError("8 requested and 0 written")):
+        with pytest.raises(OutputError, match=r"file: could not be written \("), atomic_write(path):
+            raise error
+    with (
+        pytest.raises(OutputError, match="Permission denied"),
+        working_folder(tmp_path, "export") as folder,
+        files.failing_on_a_full_disk(path, folder),
+    ):
+        raise PermissionError(13, "Permission denied", str(folder / "file" / "within"))
+    nothing = shutil.disk_usage(tmp_path)._replace(total=0, used=0, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: nothing)
+    with pytest.raises(RuntimeError, match=r"^a mistake$"), atomic_write(path):
+        raise RuntimeError("a mistake")
+    assert content_of(tmp_path) == {}
+
+
+def a_journal(output: Path) -> PredictionJournal:
+    return PredictionJournal(
+        str(output), dict, lambda index, share: Prediction(index, None, share), resume=False, note=lambda _: None
+    )
+
+
+def test_a_full_journal_does_not_speak_of_a_previous_file(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path / "p.json")
+    batch = [Answered(ImageResult("x" * 2000, reason="damaged"), None, recalled=False)]
+    journal.record(batch)
+    said = r"File too large.*; what it has so far stays, and --resume continues from there$"
+    with pytest.raises(OutputError, match=said), no_file_beyond(2048):
+        journal.record(batch)
+    journal.close()
+
+
+def test_a_journal_is_opened_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "p.json.journal").touch()
+    asked: list[object] = []
+
+    def never(*states: object) -> bool:
+        asked.append(states)
+        return False
+
+    monkeypatch.setattr(os.path, "samestat", never)
+    a_journal(tmp_path / "p.json").close()
+    assert 0 < len(asked) < 30
+
+
 # ----- killed ----- #
 
 
@@ -287,7 +351,81 @@ def test_a_folder_that_is_removed_keeps_its_lock_to_the_end(tmp_path: Path, monk
     with working_folder(tmp_path, "export") as folder:
         (folder / "file").touch()
         (folder / "within").mkdir()
-    assert kept == [[], [".lock"]] and hidden(tmp_path) == []
+    assert kept == [[]] and hidden(tmp_path) == []
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # what is within cannot be removed
+    with working_folder(tmp_path, "export") as folder:
+        (folder / "within").mkdir()
+    assert {path.name for path in folder.iterdir()} == {".lock", "within"}
+    monkeypatch.undo()
+    with working_folder(tmp_path, "export"):
+        assert not folder.exists()
+
+
+def test_a_network_disk_keeps_the_name_of_a_file_that_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.unlink
+
+    def renamed(path: Path, missing_ok: bool = False) -> None:
+        if path.name != ".lock":
+            return original(path, missing_ok)
+        if path.exists():
+            path.rename(path.with_name(".nfs0001"))
+        return None
+
+    closes = os.close
+
+    def closed(descriptor: int) -> None:
+        closes(descriptor)
+        for left in tmp_path.glob("*/.nfs0001"):
+            original(left)
+
+    monkeypatch.setattr(Path, "unlink", renamed)
+    monkeypatch.setattr(os, "close", closed)
+    with working_folder(tmp_path, "export") as folder:
+        (folder / "file").touch()
+    assert hidden(tmp_path) == []
+    with killed_at(monkeypatch, 1), working_folder(tmp_path, "export") as folder:
+        (folder / "file").touch()
+        files._take_place(folder / "file", tmp_path / "file")
+    assert hidden(tmp_path) == [folder.name]
+    with working_folder(tmp_path, "export"):
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize("why", ["another machine's", "no locks"])
+def test_a_leftover_of_which_no_lock_says_anything_goes_after_a_day(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "this_host", lambda: "another" if why == "another machine's" else this_host())
+        with killed_at(patch, 1), atomic_write(tmp_path / "file") as file:
+            file.write(b"half")
+        with killed_at(patch, 1), working_folder(tmp_path, "export") as folder:
+            (folder / "file").touch()
+            files._take_place(folder / "file", tmp_path / "file")
+    made = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert len(made) == 2
+
+    def none(_: int) -> None:
+        raise NoLocksError
+
+    if why == "no locks":
+        monkeypatch.setattr(files, "lock", none)
+    for hours, stay in ((23, True), (25, False)):
+        then = time.time() - 3600 * hours
+        for path in (folder / "file", folder / ".lock", *made):
+            os.utime(path, (then, then))
+        with atomic_write(tmp_path / "file"), working_folder(tmp_path, "export"):
+            pass
+        assert [path.exists() for path in made] == [stay, stay]
+
+
+def test_a_machines_name_is_a_part_of_a_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for name in ("node-1.example.org", "a" * 60 + "0", "a" * 60 + "1", "", "../x"):
+        monkeypatch.setattr(socket, "gethostname", lambda name=name: name)
+        names.append(this_host.__wrapped__())
+    assert names[0] == "node_1_example_org" and len(set(names)) == 5
+    assert all(re.fullmatch(r"[A-Za-z0-9_]{1,32}", name) for name in names)
 
 
 def test_a_folder_that_has_gone_is_one_sentence(tmp_path: Path) -> None:
@@ -298,14 +436,18 @@ def test_a_folder_that_has_gone_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_only_halves_of_the_same_file_go(tmp_path: Path) -> None:
-    others = (".file.txt.01234567.part", ".file.0123456.part", ".file.0123456g.part", "file.01234567.part")
-    for name in (*others, ".file.01234567.part"):
+    mark = f"t2t-{this_host()}"
+    others = [f".file.{mark}-0123456.part", f".file.{mark}-0123456g.part", f"file.{mark}-01234567.part"]
+    others += [".file.01234567.part", ".file.t2t-01234567.part", f".file.txt.{mark}-01234567.part"]
+    for name in (*others, f".file.{mark}-01234567.part"):
         (tmp_path / name).touch()
     (tmp_path / ".t2t_vit-export-strange").mkdir()
     (tmp_path / ".t2t_vit-export-strange" / "file").touch()  # without a lock it is nobody's
     with atomic_write(tmp_path / "file"), working_folder(tmp_path, "export"):
         pass
     assert {path.name for path in tmp_path.iterdir()} == {*others, "file", ".t2t_vit-export-strange"}
+    remove_leftovers(tmp_path)  # of any file, which only the last one is
+    assert {path.name for path in tmp_path.iterdir()} == {*others[:-1], "file", ".t2t_vit-export-strange"}
 
 
 def test_who_is_taken_for_a_leftover_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,6 +482,25 @@ def test_who_is_taken_for_a_leftover_begins_again(tmp_path: Path, monkeypatch: p
     with working_folder(tmp_path, "export") as folder:
         assert folder.is_dir() and folder != taken[0]
     assert content_of(tmp_path) == {"file": b"whole"}
+
+
+@pytest.mark.parametrize("why", ["beaten", "strange"])
+def test_who_never_gets_a_lock_goes_on_without(why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+
+    def fails(*_: Any) -> None:
+        turns.append(0)
+        raise BlockingIOError if why == "beaten" else OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(*((files, "lock") if why == "beaten" else (os.path, "samestat")), fails)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with atomic_write(tmp_path / "file", "w") as file:
+        file.write("whole")
+        assert len(hidden(tmp_path)) == 1
+    with working_folder(tmp_path, "export") as folder:
+        assert hidden(tmp_path) == [folder.name]
+    assert content_of(tmp_path) == {"file": b"whole"} and len(turns) == 40
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_long_name_has_room_for_what_is_beside_it(tmp_path: Path) -> None:
@@ -418,6 +579,55 @@ def test_two_exports_of_two_files_do_not_mix(tmp_path: Path, monkeypatch: pytest
         place_together(second, [tmp_path / "a", tmp_path / "b"])
         assert order == [first.name, first.name, second.name, second.name]
         assert {(tmp_path / name).read_text() for name in ("a", "b")} == {second.name}
+
+
+def test_a_file_that_cannot_be_put_back_is_not_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / name for name in ("a" * 255, "b", "c")]  # a long name has a second one, too
+    for path in paths[:2]:
+        path.write_text("old")
+    renames: list[Path] = []
+
+    def failing(source: Path, target: Path) -> None:
+        renames.append(source)
+        if len(renames) >= 3:
+            raise OSError(5, "Input/output error")
+        source.replace(target)
+
+    with pytest.raises(OutputError) as caught, working_folder(tmp_path, "export") as folder:
+        for path in paths:
+            (folder / path.name).write_text("new")
+        monkeypatch.setattr(files, "replace", failing)
+        place_together(folder, paths)
+    assert f"the previous b could not be put back (Input/output error): it lies at {folder}" in str(caught.value)
+    assert "kept" not in str(caught.value)
+    with working_folder(tmp_path, "export"):
+        pass
+    assert [(folder / f"{number}.before").read_text() for number in (0, 1)] == ["old", "old"]
+
+
+def test_no_file_is_replaced_before_all_have_a_second_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no hard links they are copies, for which a disk may have no room."""
+    paths, copies = [tmp_path / name for name in ("a", "b")], list[Path]()
+    for path in paths:
+        path.write_text("old")
+
+    def unsupported(*_: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    def full(path: Path, name: Path) -> None:
+        copies.append(path)
+        if len(copies) == 2:
+            raise OSError(28, "No space left on device")
+        shutil.copyfile(path, name)
+
+    monkeypatch.setattr(Path, "hardlink_to", unsupported)
+    monkeypatch.setattr(shutil, "copy2", full)
+    monkeypatch.setattr(files, "_take_place", lambda *_: pytest.fail("a file was replaced"))
+    with pytest.raises(OutputError, match="the previous file is kept"), working_folder(tmp_path, "export") as folder:
+        for path in paths:
+            (folder / path.name).write_text("new")
+        place_together(folder, paths)
+    assert content_of(tmp_path) == {"a": b"old", "b": b"old"}
 
 
 # ----- caches ----- #

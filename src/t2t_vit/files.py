@@ -27,6 +27,7 @@ from t2t_vit.platforms import (
     relative_path,
     replace,
     sync_folder,
+    this_host,
 )
 
 LONGEST_LINE = 2**20  # bytes; of a log that names the images of a batch
@@ -34,9 +35,13 @@ LONGEST_JSON = 8 * 2**20  # bytes of a file that a run writes; it holds the name
 _LONGEST_LABEL = 200  # bytes
 _LOCK = ".lock"
 _SECONDS_TO_RENAME = 60.0  # where an open file cannot be renamed: from its last byte to its name
+_SECONDS_UNLOCKED = 86_400.0  # a leftover of which no lock says that its process has ended must be this old
+_TURNS = 20  # to make a file that nobody takes for a leftover; one or two do
 _SECONDS_FOR_OTHERS = 10.0  # others' renames take milliseconds
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_OF_A_DISK = (*_NO_ROOM, errno.EROFS, errno.EIO)
 _STREAM_FAILED = "iostream error"  # what C++ says of a write that failed, whatever the reason
+_ARRAY_FAILED = re.compile(r"\d+ requested and \d+ written")  # what NumPy says of one, without a number
 _LEAST_ROOM = 2**16  # bytes; a disk with less is full
 
 
@@ -86,7 +91,7 @@ def working_folder(
     """A hidden folder in `parent` to make files in, which goes with all that is left in it.
 
     This process holds a lock on it, so the next call with this `purpose` knows, and removes, what killed ones left.
-    `place_together` gives the files their names.
+    `place_together` gives the files their names. Where that could not put back what it replaced, the folder stays.
 
     Raises:
         OutputError: it cannot be made; the sentence ends with what to do `instead`.
@@ -97,14 +102,24 @@ def working_folder(
         folder, held = _new_folder(parent, purpose)
     except OSError as error:
         raise OutputError(f"{parent}: cannot be written ({error.strerror}); {instead}") from error
+    is_needed = False
     try:
         yield folder
+    except _NotRestoredError:
+        is_needed = True
+        raise
     finally:
         if not RENAMES_OPEN_FILES:
             os.close(held)
-        _remove_folder(folder)
+        if is_needed:
+            with suppress(OSError):
+                (folder / _LOCK).unlink()  # a folder without one is no leftover: the next start leaves it alone
+        else:
+            _remove_folder(folder)
         if RENAMES_OPEN_FILES:  # until here no other process takes it for a leftover
             os.close(held)
+            with suppress(OSError):  # a network disk keeps a name of a file that is open, and so the folder
+                folder.rmdir()
 
 
 def files_made_in(folder: Path) -> list[Path]:
@@ -117,57 +132,61 @@ def place_together(folder: Path, paths: Sequence[Path]) -> None:
 
     They lie in one folder. They are flushed first, and take their places in this order, which lasts no longer than
     some renames. A process that is killed in between leaves new files and old ones, so files that belong together
-    have to say so of each other. Of several processes one at a time does this in a folder.
+    have to say so of each other. Of several processes one at a time does this in a folder that can be locked.
 
     Raises:
-        OutputError: a path is a link or a folder, or cannot be written.
+        OutputError: a path is a link or a folder, or cannot be written. Where a file that was replaced could not be
+            put back after an error, the sentence says where it lies, and the working folder stays.
     """
     for path in paths:
         _refuse_link(path)
         if path.is_dir():
             raise OutputError(f"{path}: is a folder, but a file must be written there")
-    done: list[tuple[Path, Path | None]] = []
     with failing_on_a_full_disk(paths[-1], folder):
         for path in paths:
             with (folder / path.name).open("r+b") as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
         with _alone_in(paths[-1].parent, len(paths) > 1):
+            # All second names come first: where a copy finds no room, no file has been replaced yet.
+            befores: list[Path | None] = [None]
+            if len(paths) > 1:
+                befores = [_second_name(path, folder / f"{number}.before") for number, path in enumerate(paths)]
             try:
                 for path in paths:
-                    before = _second_name(path, folder / f"{path.name}.before") if len(paths) > 1 else None
-                    done.append((path, before))
                     _take_place(folder / path.name, path)
-            except BaseException:
-                for path, before in reversed(done) if len(paths) > 1 else ():
-                    _restore(path, before, (folder / path.name).exists())
+            except BaseException as error:
+                if len(paths) > 1:
+                    _restore_all(folder, paths, befores, error)
                 raise
         sync_folder(paths[-1].parent)
 
 
 @contextmanager
-def failing_on_a_full_disk(path: Path, made: Path, size: int = 0) -> Iterator[None]:
+def failing_on_a_full_disk(path: Path, made: Path, size: int = 0, *, kept: str = "") -> Iterator[None]:
     """What cannot be written in the block is an OutputError, in one sentence about `path`; other errors stay.
 
-    Libraries write, too, and each has its own error for a full disk. So what is no OSError counts where one that says
-    so caused it, a RuntimeError also where the disk has no room left.
+    Libraries write, too, and each has its own error for a full disk. So any error counts where one that only disks have
+    caused it, a RuntimeError also where the disk has no room left. Of all other errors of the system only those count
+    that name `path` or what is `made`: a library that lacks a program, or another library, is no file of ours.
 
     Args:
         made: the file or the folder that is written meanwhile, on the same disk.
         size: bytes that are needed, where that is known.
+        kept: what the sentence ends with; otherwise whether the previous file is kept.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        failed = _failed_write(error) if isinstance(error, OSError | RuntimeError) else None
+        failed = _failed_write(error, (made, path)) if isinstance(error, OSError | RuntimeError) else None
         lacks_room = _lacks_room(made, size)
-        if failed is None and not (isinstance(error, RuntimeError) and (lacks_room or _STREAM_FAILED in str(error))):
+        if failed is None and not _says_less(error, lacks_room):
             raise
         reason = (failed and failed.strerror) or (os.strerror(errno.ENOSPC) if lacks_room else reason_of(error))
         if lacks_room or (failed and failed.errno in _NO_ROOM):
             reason += f": {_room(made, size)}"
-        kept = "the previous file is kept" if path.exists() else "nothing was written"
+        kept = kept or ("the previous file is kept" if path.exists() else "nothing was written")
         raise OutputError(f"{path}: could not be written ({reason}); {kept}") from error
 
 
@@ -180,7 +199,7 @@ def lead_to(link: Path, target: Path) -> None:
         OutputError: the folder cannot be written.
     """
     relative = relative_path(target, link.parent)
-    beside = link.with_name(f".{link.name}.{token_hex(4)}.part")
+    beside = link.with_name(_part_name(link.name))
     try:
         try:
             beside.symlink_to(relative)
@@ -287,13 +306,16 @@ def chosen_cache() -> Path | None:
 def remove_leftovers(folder: Path, name: str = "") -> None:
     """Delete the halves of files that killed processes left in `folder`; those that are being written stay.
 
+    A lock may not be seen from other machines, and some file systems have none: without one, a half stays for a day.
+
     name: of the file whose halves they are; empty: of any file.
     """
-    part = re.compile(rf"\.{re.escape(_label(name)) if name else '.+'}\.[0-9a-f]{{8}}\.part")
+    label = re.escape(_label(name)) if name else ".+"
+    part = re.compile(rf"\.{label}\.t2t-(\w+)-[0-9a-f]{{8}}\.part")
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if part.fullmatch(entry.name):
-                _remove_left_part(Path(entry.path))
+            if found := part.fullmatch(entry.name):
+                _remove_left_part(Path(entry.path), found[1] == this_host())
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -331,14 +353,24 @@ def _label(name: str) -> str:
     return name.encode("utf-8", "surrogateescape")[:_LONGEST_LABEL].decode("utf-8", "ignore")
 
 
+def _part_name(name: str) -> str:
+    """Of a hidden file beside `name`: no user's own file is called like that, and it says which machine's it is."""
+    return f".{_label(name)}.t2t-{this_host()}-{token_hex(4)}.part"
+
+
 def _new_part(path: Path) -> tuple[Path, int]:
     """A file beside `path` and its descriptor, locked, so that nobody takes it for what a killed process left."""
+    turn = 0
     while True:
-        beside = path.with_name(f".{_label(path.name)}.{token_hex(4)}.part")
+        turn += 1
+        beside = path.with_name(_part_name(path.name))
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
-        if _is_kept_from_others(descriptor, beside):
+        # Nobody is beaten so often: then the file system is a strange one, and the file does without a lock.
+        if _is_kept_from_others(descriptor, beside) or turn == _TURNS:
             return beside, descriptor
         os.close(descriptor)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def _is_kept_from_others(descriptor: int, path: Path) -> bool:
@@ -347,42 +379,75 @@ def _is_kept_from_others(descriptor: int, path: Path) -> bool:
         lock(descriptor)
     except BlockingIOError:
         return False
-    except (NoLocksError, OSError):  # then nobody can lock it, and nobody removes it
+    except (NoLocksError, OSError):  # then nobody can lock it, and nobody removes it for a day
+        return True
+    if not RENAMES_OPEN_FILES:  # nor are they removed
         return True
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
-def _remove_left_part(path: Path) -> None:
-    with suppress(OSError, NoLocksError):
-        if path.is_symlink():  # one that `lead_to` makes
-            path.unlink()
+def _has_ended(descriptor: int, is_ours: bool, changed: float) -> bool:
+    """Whether the process has ended that made, and locked, an open file.
+
+    Args:
+        is_ours: it is this machine's. A lock of another one's may not be seen here.
+        changed: when it was written to; that is asked where a lock says nothing.
+
+    Raises:
+        BlockingIOError: it goes on.
+    """
+    try:
+        lock(descriptor)
+    except NoLocksError:
+        is_ours = False
+    return is_ours or _is_old(changed)
+
+
+def _is_old(changed: float) -> bool:
+    return time.time() - changed > _SECONDS_UNLOCKED
+
+
+def _remove_left_part(path: Path, is_ours: bool) -> None:
+    with suppress(OSError):
+        state = path.lstat()
+        if stat.S_ISLNK(state.st_mode):  # one that `lead_to` makes
+            if is_ours or _is_old(state.st_mtime):
+                path.unlink()
             return
         descriptor = os.open(path, os.O_RDWR | NOT_FOLLOWING | NOT_BLOCKING | BINARY)
         try:
-            lock(descriptor)
-            if RENAMES_OPEN_FILES:
+            has_ended = _has_ended(descriptor, is_ours, state.st_mtime)
+            if has_ended and RENAMES_OPEN_FILES:
                 path.unlink()
         finally:
             os.close(descriptor)
         # It may have been closed a moment ago, to be renamed.
-        if not RENAMES_OPEN_FILES and time.time() - path.stat().st_mtime > _SECONDS_TO_RENAME:
+        if has_ended and not RENAMES_OPEN_FILES and time.time() - path.stat().st_mtime > _SECONDS_TO_RENAME:
             path.unlink()
 
 
 def _new_folder(parent: Path, purpose: str) -> tuple[Path, int]:
     """A new folder, and the descriptor of the file in it that is locked."""
+    turn = 0
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_working_name(purpose), dir=parent))
+        turn += 1
+        folder = Path(tempfile.mkdtemp(prefix=f"{_working_name(purpose)}{this_host()}-", dir=parent))
         try:
             held = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o600)
-        except FileNotFoundError:  # another process took the empty folder for a leftover
+        except OSError as error:
+            with suppress(OSError):
+                folder.rmdir()
+            # Without an error of its own: another process took the empty folder for a leftover.
+            if not isinstance(error, FileNotFoundError) or turn == _TURNS:
+                raise
             continue
-        if _is_kept_from_others(held, folder / _LOCK):
+        if _is_kept_from_others(held, folder / _LOCK) or turn == _TURNS:
             return folder, held
         os.close(held)
+        _remove_folder(folder)
 
 
 def _working_name(purpose: str) -> str:
@@ -392,37 +457,49 @@ def _working_name(purpose: str) -> str:
 def _remove_left_folders(parent: Path, purpose: str) -> None:
     """The working folders of this purpose whose processes have ended."""
     for left in parent.glob(f"{_working_name(purpose)}*"):
-        with suppress(OSError, NoLocksError):
+        with suppress(OSError):
             state = left.lstat()
             if not stat.S_ISDIR(state.st_mode) or is_anothers(state):
                 continue
+            is_ours = left.name.startswith(f"{_working_name(purpose)}{this_host()}-")
+            changed = max(path.lstat().st_mtime for path in (left, *left.rglob("*")))
             try:
                 descriptor = os.open(left / _LOCK, os.O_RDWR | NOT_FOLLOWING | BINARY)
             except FileNotFoundError:
-                left.rmdir()  # killed before it had a lock: then it is empty
+                if is_ours or _is_old(changed):
+                    left.rmdir()  # killed before it had a lock: then it is empty
                 continue
             try:
-                lock(descriptor)
+                if not _has_ended(descriptor, is_ours, changed):
+                    continue
                 _remove_folder(left)
             finally:
                 os.close(descriptor)
-            _remove_folder(left)  # Windows keeps a file that is open
+            _remove_folder(left)  # Windows and network disks keep a file that is open
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove a working folder, its lock at the end: without it nobody would know it for a leftover."""
+    """Remove a working folder, its lock when nothing else is left: without it nobody would know it for a leftover."""
     with suppress(OSError):
         for path in files_made_in(folder):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    path.unlink()
+        if not files_made_in(folder):
+            (folder / _LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 @contextmanager
 def _alone_in(folder: Path, wanted: bool) -> Iterator[None]:
-    """Of the processes that place files in `folder` this one alone, where folders can be locked."""
+    """Of the processes that place files in `folder` this one alone, where folders can be locked.
+
+    They cannot on Windows and on some network disks (NFS). There two may place their files at once, and files of both
+    may come to lie side by side, as after a kill: files that belong together say so of each other. A file to lock
+    instead would lie in the user's folder, and stay there after a kill.
+    """
     descriptor = None
     try:
         if wanted:
@@ -457,28 +534,76 @@ def _second_name(path: Path, name: Path) -> Path | None:
     return name
 
 
-def _restore(path: Path, before: Path | None, is_untouched: bool) -> None:
-    """Make `path` what it was before; one that cannot be restored must not keep the others from it."""
-    with suppress(OSError):
+class _NotRestoredError(OutputError):
+    """A file could not be put back; it lies in the working folder, which must stay."""
+
+
+def _restore_all(folder: Path, paths: Sequence[Path], befores: Sequence[Path | None], error: BaseException) -> None:
+    """Undo what `place_together` did before `error`.
+
+    Raises:
+        _NotRestoredError: some file could not be put back.
+    """
+    failures = []
+    for path, before in reversed(list(zip(paths, befores, strict=True))):
+        if (folder / path.name).exists():  # it has not taken its place
+            continue
+        if failure := _restore(path, before):
+            failures.append(failure)
+    if failures:
+        reason = reason_of(error) if isinstance(error, Exception) else type(error).__name__
+        raise _NotRestoredError(
+            f"{paths[-1]}: could not be written ({reason or type(error).__name__}); {', and '.join(failures)}"
+        ) from error
+
+
+def _restore(path: Path, before: Path | None) -> str | None:
+    """Make `path` what it was before. Where that fails, a phrase says so: the others go on."""
+    try:
         if before is not None:
             replace(before, path)
-        elif not is_untouched:
+        else:
             path.unlink(missing_ok=True)
+    except OSError as error:
+        if before is None:
+            return f"{path.name} is new there and could not be removed ({reason_of(error)})"
+        return f"the previous {path.name} could not be put back ({reason_of(error)}): it lies at {before}"
+    return None
 
 
 # ----- full disks ----- #
 
 
-def _failed_write(error: BaseException) -> OSError | None:
-    """The system's error that led to `error`, the one that says there is no room before all others."""
+def _failed_write(error: BaseException, places: Sequence[Path]) -> OSError | None:
+    """The disk's error that led to `error`, the one that says there is no room before all others.
+
+    `error` itself counts, too, where it names a file in `places`.
+    """
     chain: list[OSError] = []
     each: BaseException | None = error
     while each is not None:
-        if isinstance(each, OSError):
+        if isinstance(each, OSError) and each.errno in _OF_A_DISK:
             chain.append(each)
         each = each.__cause__ or each.__context__
-    full = [one for one in chain if one.errno in _NO_ROOM]
-    return full[0] if full else error if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and any(_lies_in(name, places) for name in (error.filename, error.filename2)):
+        chain.append(error)
+    return next((one for one in chain if one.errno in _NO_ROOM), chain[0] if chain else None)
+
+
+def _lies_in(name: Any, places: Sequence[Path]) -> bool:
+    """Whether the name in an OSError, if it is one, is that of a place or of what is in it."""
+    try:
+        whole = Path(os.fsdecode(name)).absolute()
+    except TypeError:  # None, or a descriptor
+        return False
+    return any(whole.is_relative_to(place.absolute()) for place in places)
+
+
+def _says_less(error: Exception, lacks_room: bool) -> bool:
+    """Whether a library's error that has no cause is one of writing, as far as can be told."""
+    if isinstance(error, RuntimeError):
+        return lacks_room or _STREAM_FAILED in str(error)
+    return isinstance(error, OSError) and _ARRAY_FAILED.search(str(error)) is not None
 
 
 def _written(made: Path) -> int:
@@ -487,11 +612,12 @@ def _written(made: Path) -> int:
 
 
 def _free(made: Path) -> int:
-    """Bytes of the disk's that are free; without end where the folder has gone."""
+    """Bytes of the disk's that are free; without end where the folder has gone or its file system does not say."""
     try:
-        return shutil.disk_usage(made.parent).free
+        disk = shutil.disk_usage(made.parent)
     except OSError:
         return sys.maxsize
+    return disk.free if disk.total > 0 else sys.maxsize  # some network disks have no size
 
 
 def _lacks_room(made: Path, size: int) -> bool:

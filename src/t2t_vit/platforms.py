@@ -8,6 +8,7 @@ Importing this module costs nothing: what only some platforms have is imported b
 import ctypes
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -324,6 +327,14 @@ def processor_seconds(process: int) -> float | None:
         except (OSError, ValueError):
             pass
     return None
+
+
+@cache
+def this_host() -> str:
+    """The machine's name as a part of a file's: up to 32 letters, digits and _; the end of a longer one is hashed."""
+    name = str(import_module("socket").gethostname())
+    label = re.sub(r"[^A-Za-z0-9]", "_", name) or "_"
+    return label if len(label) <= 32 else f"{label[:23]}_{blake2b(name.encode(), digest_size=4).hexdigest()}"
 
 
 # ----- files ----- #

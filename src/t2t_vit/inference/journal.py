@@ -14,11 +14,12 @@ from t2t_vit.files import failing_on_a_full_disk, parse_json, remove_leftovers
 from t2t_vit.inference.item import ImageResult, Prediction, Stamp
 from t2t_vit.inference.pipeline import Answered
 from t2t_vit.inference.predictor import Predictor
-from t2t_vit.platforms import NoLocksError, lock
+from t2t_vit.platforms import RENAMES_OPEN_FILES, NoLocksError, lock
 from t2t_vit.weights.location import find_file
 
 Fingerprint = Mapping[str, Any]
 _BLOCK = 2**16
+_TURNS = 20  # to open a journal that nobody removes; one or two do
 # Every journal begins with this key; any other file is not ours and is not opened for writing.
 _HEADER, _VERSION = "t2t_vit infer", 2
 _MARKS = (f'{{"{_HEADER}": '.encode(), b'{"journal version": ')  # the second one of version 1
@@ -159,11 +160,14 @@ class PredictionJournal:
             self._file = self._opened()
             _empty(self._file)
         head = _line(self._header()) if self._file.tell() == 0 else b""
-        with failing_on_a_full_disk(self.path, self.path):
+        kept = "what it has so far stays, and --resume continues from there"
+        with failing_on_a_full_disk(self.path, self.path, kept=kept):
             _write_whole(self._file, head + _line(line))
 
     def _opened(self) -> FileIO:
+        turn = 0
         while True:
+            turn += 1
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 file = self.path.open("a+b", buffering=0)  # what a full disk refused is not tried again at the end
@@ -178,7 +182,10 @@ class PredictionJournal:
                 ) from error
             except (NoLocksError, OSError):
                 return file
-            # A run that ended a moment ago may have removed it before its lock was given up.
+            # A run that ended a moment ago may have removed it before its lock was given up; not on Windows, where an
+            # open file stays. Where the two never look the same, the file system is a strange one.
+            if not RENAMES_OPEN_FILES or turn == _TURNS:
+                return file
             with suppress(OSError):
                 if os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
                     return file

@@ -12,6 +12,7 @@ import t2t_vit
 from t2t_vit.cli.main import main
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.export.file_formats import FORMATS
+from t2t_vit.platforms import this_host
 
 DATA = ["--dataset", "FashionMNIST", "--val_num_samples", "40"]
 
@@ -97,8 +98,8 @@ def test_a_writer_that_fails_is_a_row_and_the_others_go_on(
 
     only("PT2", "SAFETENSORS")
     monkeypatch.setitem(FORMATS, "PT2", replace(FORMATS["PT2"], write=write))
-    (here / ".t2t_vit-export-killed").mkdir()
-    (here / ".t2t_vit-export-killed" / ".lock").touch()
+    (here / f".t2t_vit-export-{this_host()}-killed").mkdir()
+    (here / f".t2t_vit-export-{this_host()}-killed" / ".lock").touch()
     assert main(["export", "--file_format", "all", "--pretrained", checkpoint, *DATA]) == 1
     out = capsys.readouterr().out
     assert r"not written, as conversion failed: LookupError: no such operator \x1b[2J" in out

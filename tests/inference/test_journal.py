@@ -17,7 +17,7 @@ from t2t_vit.inference.item import ImageResult, Item, Prediction, Stamp, stamp_o
 from t2t_vit.inference.journal import PredictionJournal, fingerprint
 from t2t_vit.inference.pipeline import Answered
 from t2t_vit.inference.predictor import Predictor
-from t2t_vit.platforms import lock
+from t2t_vit.platforms import lock, this_host
 
 PREPROCESSING = Preprocessing((4, 6), 0.8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 ASKED = {"checkpoint": "abc", "top_k": 2, "mean": (0.5, 0.1 + 0.2)}
@@ -150,9 +150,12 @@ def test_what_is_asked_for_now_or_was_asked_for_then_alone_is_another_question(t
 
 def test_beginning_anew_says_so_and_clears_up(tmp_path: Path) -> None:
     path = interrupted(tmp_path / "p.json", batches(0, 8))
-    for name in (".p.json.abcd0123.part", ".p.json.errors.jsonl.abcdef01.part"):
+    for name in (f".p.json.t2t-{this_host()}-abcd0123.part", f".p.json.errors.jsonl.t2t-{this_host()}-abcdef01.part"):
         (tmp_path / name).touch()
-    others = [tmp_path / name for name in (".p.json.x.abcd0123.part", ".q.json.abcd0123.part")]
+    others = [
+        tmp_path / name
+        for name in (f".p.json.x.t2t-{this_host()}-abcd0123.part", f".q.json.t2t-{this_host()}-abcd0123.part")
+    ]
     for other in others:
         other.touch()
     notes: list[str] = []

@@ -149,10 +149,10 @@ def test_an_interrupt_saves_and_is_a_keyboard_interrupt_and_the_run_goes_on(
     with pytest.raises(KeyboardInterrupt, match='resume="auto" continues'):
         t2t_vit.train("quickstart", **SMALL, model_postfix="_stopped")
     assert handlers() == before and torch.equal(torch.get_rng_state(), numbers)
-    (saved,) = Path("r/c/t2t_vit_quickstart_stopped").glob("*-*.ckpt")
-    assert saved.name == "t2t_vit_quickstart-1_3.ckpt" and place in saved.resolve().parents
+    (saved,) = Path("r/c/t2t_vit_s_4_stopped").glob("*-*.ckpt")
+    assert saved.name == "t2t_vit_s_4-1_3.ckpt" and place in saved.resolve().parents
     run = t2t_vit.train("quickstart", **SMALL, model_postfix="_stopped", resume="auto")
-    assert run.checkpoint.name == "t2t_vit_quickstart-2_10.ckpt"
+    assert run.checkpoint.name == "t2t_vit_s_4-2_10.ckpt"
     whole = t2t_vit.train("quickstart", **SMALL, model_postfix="_whole")
     ours, theirs = (torch.load(each.checkpoint, weights_only=True)["model"] for each in (run, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

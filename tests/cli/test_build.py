@@ -267,7 +267,7 @@ def test_average_of_epochs() -> None:
     one = build.average_of(replace(config, model_average="swa", average_share=0.01), model)
     assert last is not None and running is not None and one is not None
     # Epochs of the cooldown are epochs of the run: 3 of 12, from number 10 on.
-    assert (last._last, running._last, running._first_epoch, one._first_epoch) == (7, 0, 10, 12)
+    assert (last._last, running._last, running.first_epoch, one.first_epoch) == (7, 0, 10, 12)
     trained = build.trained_of(replace(config, model_average="swa"), model, Precision("O0", CPU))
     assert trained.average is not None and trained.ema is None
 

@@ -425,6 +425,7 @@ def test_a_run_of_an_older_version_goes_on_and_gets_an_identity(train: Command) 
     assert " is finished: step 6, epoch 2" in train(arch=NAME, resume="auto")[2]
 
 
+OF_QUICKSTART = "t2t_vit_s_4"
 QUICK = [
     "quickstart", "--train_num_samples=40", "--val_num_samples=20", "--epochs=1", "--warmup_length=0",
     "--batch_size=10", "--device_target=CPU", "--amp_level=O0",
@@ -437,14 +438,14 @@ def test_a_quickstart_replaces_a_finished_one_alone(
 ) -> None:
     folder = Path("runs/quickstart/checkpoints")
     assert train(config="quickstart", **dict(word[2:].split("=") for word in QUICK[1:]))[0] == 0
-    own = content_of(folder / NAME)
+    own = content_of(folder / OF_QUICKSTART)
     assert main(QUICK) == 0
-    first = mark_in(folder / f"{NAME}-2")
+    first = mark_in(folder / f"{OF_QUICKSTART}-2")
     assert main(QUICK) == 0
-    second = mark_in(folder / f"{NAME}-2")
+    second = mark_in(folder / f"{OF_QUICKSTART}-2")
     assert first != second and second is not None
-    assert sorted(path.name for path in folder.iterdir()) == [NAME, f"{NAME}-2"]
-    assert content_of(folder / NAME) == own
+    assert sorted(path.name for path in folder.iterdir()) == [OF_QUICKSTART, f"{OF_QUICKSTART}-2"]
+    assert content_of(folder / OF_QUICKSTART) == own
 
     def dies(*_: object) -> None:
         raise Killed
@@ -454,12 +455,12 @@ def test_a_quickstart_replaces_a_finished_one_alone(
         with pytest.raises(Killed):
             main(QUICK)
     capsys.readouterr()
-    stopped = mark_in(folder / f"{NAME}-2")
+    stopped = mark_in(folder / f"{OF_QUICKSTART}-2")
     assert main(QUICK) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "continue it with t2t-vit quickstart --resume auto, or delete runs/quickstart to begin a new one" in said
     assert main([*QUICK, "--resume", "auto"]) == 0
-    assert mark_in(folder / f"{NAME}-2") == stopped
+    assert mark_in(folder / f"{OF_QUICKSTART}-2") == stopped
     shutil.rmtree("runs/quickstart")
     assert main(QUICK) == 0
 

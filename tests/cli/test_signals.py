@@ -172,7 +172,7 @@ def test_a_killed_worker_is_named_after_a_checkpoint(start: Callable[..., Run]) 
     code, said = run.end()
     assert code == 2, said
     assert "data worker process was killed by SIGKILL" in said
-    assert f"t2t_vit_quickstart-1_{steps(run.place)[-1]}.ckpt" in said
+    assert f"t2t_vit_s_4-1_{steps(run.place)[-1]}.ckpt" in said
     assert "Traceback" not in said
 
 

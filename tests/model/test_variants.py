@@ -95,7 +95,7 @@ def test_stem_tokens_are_three_convolutions_with_layer_norm_and_gelu_between() -
 
 @pytest.mark.parametrize("name", list_models())
 def test_weights_lie_in_memory_as_their_checkpoints_do(name: str) -> None:
-    """Fused optimizers walk raw memory: weights in another order than their restored moments would be trained wrongly."""
+    """Fused optimizers walk raw memory: weights in another order than their restored moments would be lost on them."""
     with torch.device("meta"):
         model = create_model(name, image_size=32)
     assert all(weight.is_contiguous() for weight in model.parameters())

@@ -204,10 +204,7 @@ def lead_to(link: Path, target: Path) -> None:
         try:
             beside.symlink_to(relative)
         except (OSError, NotImplementedError):
-            try:
-                beside.hardlink_to(target)
-            except (OSError, NotImplementedError):
-                shutil.copyfile(target, beside)
+            _link_or_copy(target, beside)
         replace(beside, link)
         beside.unlink(missing_ok=True)  # renaming does nothing where both are the same file already
     except OSError as error:
@@ -527,11 +524,15 @@ def _second_name(path: Path, name: Path) -> Path | None:
     """Another name for the file `path`, under which it can be restored; None where there is no file."""
     if not path.exists():
         return None
+    _link_or_copy(path, name)
+    return name
+
+
+def _link_or_copy(path: Path, name: Path) -> None:
     try:
         name.hardlink_to(path)
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError):  # some file systems have no second names
         shutil.copy2(path, name)
-    return name
 
 
 class _NotRestoredError(OutputError):

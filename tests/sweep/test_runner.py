@@ -130,6 +130,13 @@ WRITTEN = [
 ]  # fmt: skip
 
 
+def forked() -> int:
+    """0 in the new process, whose number the other one gets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the new process does not use
+        return os.fork()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the sweep that is killed is a fork of this process")
 @pytest.mark.parametrize(
     ("moment", "trials"),
@@ -146,11 +153,7 @@ def test_kill_9_at_any_moment_leaves_the_table_as_it_is(
     settings = {"trials": trials, "default": default, "prune": "median"}
     whole = rows_of(sweep(over, **settings, place=here / "whole"), over, default)
     assert {row["state"] for row in whole} == ({"complete", "broken off"} if trials == 7 else {"complete"})
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # this process may have threads, which the child does not use
-        child = os.fork()
+    child = forked()
     if not child:
         events = 0
 
@@ -182,11 +185,7 @@ def test_kill_9_at_any_moment_leaves_the_table_as_it_is(
 def test_a_training_that_outlived_its_sweep_is_waited_for(sweep: Sweep) -> None:
     """The next trial is drawn when its result is there, and does not train beside it."""
     Path("until-it-goes-2").touch()
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # this process may have threads, which the child does not use
-        child = os.fork()
+    child = forked()
     if not child:
         try:
             sweep("base_lr=0.7,0.1")

@@ -1,9 +1,7 @@
 """What a writer of files is given: a network, and the kind of file that is wanted of it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import Self
 
 import torch
@@ -48,13 +46,6 @@ class ExportJob:
         """What the weights take in the file."""
         stored = {"fp32": 4, "fp16": 2, "int8": 1}[self.metadata.precision]
         return stored * sum(weight.numel() for weight in self.model.parameters())
-
-    def digest(self) -> str:
-        """32 letters that tell this network and metadata from others; calibration images do not count."""
-        state = blake2b(json.dumps(self.metadata.to_strings()).encode(), digest_size=16)
-        for weight in self.model.state_dict().values():
-            state.update(weight.contiguous().numpy().data)
-        return state.hexdigest()
 
     def example(self) -> Tensor:
         """Images as the file takes them, of its batch or of 2: (B, in_chans, height, width)."""

@@ -9,11 +9,11 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar
 
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.platforms import (
@@ -29,6 +29,8 @@ from t2t_vit.platforms import (
     sync_folder,
     this_host,
 )
+
+Content = TypeVar("Content")
 
 LONGEST_LINE = 2**20  # bytes; of a log that names the images of a batch
 LONGEST_JSON = 8 * 2**20  # bytes of a file that a run writes; it holds the names of its classes
@@ -210,6 +212,27 @@ def lead_to(link: Path, target: Path) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise OutputError(f"{link}: cannot be linked to {relative} ({error.strerror})") from error
+
+
+def led_to(path: Path) -> Path:
+    """The file that the link `path` leads to; `path` itself where it is no link."""
+    try:
+        return path.parent / path.readlink()
+    except OSError:
+        return path
+
+
+def through_link(path: Path, read: Callable[[], Content]) -> Content:
+    """What `read` makes of the file `path`. A living run may meanwhile lead `path` elsewhere and remove the old file:
+    then `read` is called again.
+    """
+    while True:
+        before = led_to(path)
+        try:
+            return read()
+        except (UserError, OSError):
+            if led_to(path) == before:
+                raise
 
 
 def open_regular(path: str | Path) -> BinaryIO:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ import torch
 from PIL import Image
 
 from t2t_vit.cli.main import main
+from t2t_vit.files import lead_to
+from t2t_vit.formats import torch_archive
 from t2t_vit.training.run import LOCK, mark_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -262,6 +265,32 @@ def test_links_are_taken_by_every_command_and_never_for_checkpoints(
     assert code == 0, err
     assert err.startswith(f"continuing the run {NAME} from runs/checkpoints/{NAME}/{NAME}-2_6.ckpt, epoch 2, step 6\n")
     assert last.resolve().name == f"{NAME}-3_9.ckpt"
+
+
+def test_a_link_that_a_living_run_moves_is_followed_again(
+    train: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("on_step", 5, **BASE)[0] == -9
+    last, read = Path("runs/checkpoints", NAME, "last.ckpt"), torch_archive._load
+    old, new = (last.parent / f"{NAME}-{epoch}_{step}.ckpt" for epoch, step in ((2, 4), (2, 5)))
+
+    def slow(*arguments: Any, **keys: Any) -> Any:
+        if last.readlink().name == old.name:
+            lead_to(last, new)
+            old.unlink()
+        return read(*arguments, **keys)
+
+    monkeypatch.setattr(torch_archive, "_load", slow)
+    for command in (["weights", "show", str(last)], ["report", str(last)], ["train", "--resume", str(last)]):
+        old.write_bytes(new.read_bytes())
+        lead_to(last, old)
+        capsys.readouterr()
+        assert main(command) == 0, capsys.readouterr().err
+    assert re.match(rf"continuing the run {NAME} from \S+{new.name},", capsys.readouterr().err)
+    last.unlink()
+    lead_to(last, old)
+    assert main(["weights", "show", str(last)]) == 2  # it leads nowhere, and stays so
+    assert re.fullmatch(rf"t2t-vit: {last}: .*no such file.*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("lacking", ["symlink_to", "both"])

@@ -19,6 +19,7 @@ from t2t_vit.data.loader import TrainLoader
 from t2t_vit.data.scan import class_name
 from t2t_vit.errors import CheckpointError, UserError
 from t2t_vit.evaluation.metrics import Metrics
+from t2t_vit.files import led_to, through_link
 from t2t_vit.precision import Precision
 from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, REPORT, ROOT_KEYS
 from t2t_vit.settings.command_line import Options
@@ -39,7 +40,6 @@ from t2t_vit.training.run import (
     Run,
     RunMark,
     enter,
-    led_to,
     mark_in,
     runs_of,
     write_record,
@@ -166,7 +166,7 @@ class Chooser:
         Raises:
             UserError: the file cannot be read, or its run is alive.
         """
-        saved = self.saved = read_saved_run(led_to(path) if path.exists() else path)
+        saved = self.saved = through_link(path, lambda: read_saved_run(led_to(path) if path.exists() else path))
         path = saved.path
         held, _ = continued(self._options, saved)
         mark = RunMark.of(saved.content.get("run"))
@@ -387,8 +387,8 @@ def logs_of(path: Path) -> Path:
                 "runs/logs/t2t_vit_14"
             )
         path = files[-1]
-    path = led_to(path)
-    content = read_saved_run(path).content
+    saved = through_link(path, lambda: read_saved_run(led_to(path)))
+    path, content = saved.path, saved.content
     roots, name = recorded_place(content)
     place = CheckpointPlace(path, RunMark.of(content.get("run")), roots)
     folders = place.home(name, place.roots({}, roots)[0])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import open_regular
+from t2t_vit.files import open_regular, through_link
 from t2t_vit.formats.pickle_scan import DICTIONARIES, LONGEST_PICKLE, RefusedObjectError, Scan, scan_pickle
 from t2t_vit.formats.zip_directory import Stored, read_directory
 
@@ -78,6 +78,10 @@ def read_torch_archive(path: str | Path) -> Any:
         UserError: it is damaged, claims more than it has, holds other Python objects than settings, or is no file of
             weights.
     """
+    return through_link(Path(path), lambda: _read(path))
+
+
+def _read(path: str | Path) -> Any:
     try:
         with open_regular(path) as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -89,6 +93,8 @@ def read_torch_archive(path: str | Path) -> Any:
             f"{path}: holds a Python object ({str(error)[:80]}), and loading one could run code, so it is refused; "
             "save the state dict alone, with torch.save(model.state_dict(), path)"
         ) from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
     except _ERRORS as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: {reason if reason.startswith('is ') else f'{_DAMAGED} ({reason[:120]})'}") from error

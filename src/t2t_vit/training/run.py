@@ -582,11 +582,6 @@ class CheckpointPlace:
         return 0 if kind == "checkpoints" else 1
 
 
-def led_to(path: Path) -> Path:
-    """The checkpoint that `path` stands for: last.ckpt and best.ckpt lead to one."""
-    return path.parent / path.readlink() if path.is_symlink() else path
-
-
 def write_record(run: Run, content: Mapping[str, Any]) -> None:
     """Write run.json into the run's logs: which run it is, that it is not finished, and `content`.
 

@@ -15,8 +15,7 @@ from t2t_vit.settings.schema import KEYS
 ROOT = Path(__file__).parents[2]
 WORDS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["t2t_vit"]["words"]
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}  # UserError and its kinds
-HISTORY = {"log.md", "decisions.md"}  # written once, and left as they were
-PAGES = [*ROOT.glob("*.md"), *(page for page in (ROOT / "docs").rglob("*.md") if page.name not in HISTORY)]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
 def found(text: str) -> list[str]:

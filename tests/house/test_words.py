@@ -67,6 +67,8 @@ def test_docstrings_and_comments() -> None:
                 token.string for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.COMMENT
             ]
         wrong += [f"{path.name}: {each}" for text in texts for each in found(re.sub(r"`[^`]*`|\"[^\"]*\"", "", text))]
+    for path in sorted((ROOT / "src/t2t_vit/configs").glob("*.yaml")):
+        wrong += [f"{path.name}: {each}" for each in found(path.read_text(encoding="utf-8"))]
     assert wrong == []
 
 

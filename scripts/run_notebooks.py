@@ -2,7 +2,7 @@
 
     make notebooks                        # or: python scripts/run_notebooks.py [NAME ...]
 
-Each runs in a folder of its own under build/notebooks, beside NAME.ipynb. Ends with 1 where a cell fails.
+Each runs in its own folder, build/notebooks/NAME, next to NAME.ipynb. The exit code is 1 if a cell fails.
 """
 
 import shutil
@@ -27,7 +27,11 @@ def run(source: Path) -> bool:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     client = NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        extra_arguments=["--IPKernelApp.log_level=40"],  # else each kernel warns that its local connection is plain
     )
     start = time.monotonic()
     try:

@@ -42,7 +42,7 @@ def main(words):
         sys.stderr.write(f"setup: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("setup: interrupted; the same command goes on\n")
+        sys.stderr.write("setup: interrupted; the same command continues\n")
         return 130
     return 0
 
@@ -64,7 +64,7 @@ def set_up(extras):
         call("uv", "pip", "install", "--quiet", "--python", str(VENV_PYTHON), *package)
     else:
         if not VENV_PYTHON.exists() or subprocess.call([str(VENV_PYTHON), "-m", "pip", "--version"], **QUIET):
-            call(python, "-m", "venv", ".venv")  # which also goes on where it was stopped before
+            call(python, "-m", "venv", ".venv")  # which also continues where it was stopped before
         call(str(VENV_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *package)
     stamp.write_text(wanted, encoding="utf-8")
 
@@ -85,7 +85,7 @@ def call(*command):
     """Run a program; what it says is kept back, and where it fails the reason is looked for in it."""
     done = subprocess.run(command, check=False, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
-        raise SetupError(f"{reason(done.stdout.decode('utf-8', 'replace'))}; the same command goes on from here")
+        raise SetupError(f"{reason(done.stdout.decode('utf-8', 'replace'))}; the same command continues from here")
 
 
 def reason(said):

@@ -8,8 +8,8 @@
 
 # %% [markdown]
 # # Embeddings and neighbours
-# The input of the head is a vector for each image: similar images have similar vectors. A small network is
-# trained first, on images of the package; if you have a checkpoint, load it instead.
+# The head of the network gets one vector for each image: similar images have similar vectors. First a small network
+# is trained on images of the package; if you have a checkpoint, load it instead with `t2t_vit.load(PATH)`.
 
 # %%
 from pathlib import Path
@@ -68,7 +68,7 @@ plt.show()
 
 # %% [markdown]
 # ## A map of all classes
-# The two directions of most variance.
+# Each point is an image, drawn along the two directions in which the vectors vary most.
 
 # %%
 centred = vectors - vectors.mean(dim=0)

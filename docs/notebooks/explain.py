@@ -8,8 +8,8 @@
 
 # %% [markdown]
 # # Explain a prediction
-# Which parts of an image decide, what each stage computes, and the confident mistakes. A small network is
-# trained first, on images of the package; if you have a checkpoint, set `checkpoint` to it.
+# Which parts of an image decide, what each stage computes, and which mistakes are the most confident. First a small
+# network is trained on images of the package; if you have a checkpoint, set `checkpoint` to its path instead.
 
 # %%
 from pathlib import Path
@@ -25,7 +25,7 @@ WORK = Path("runs-of-the-notebook")
 folders = {f"{name}_root_dir": str(WORK / name) for name in ("ckpt", "best_ckpt", "summary", "logs")}
 run = t2t_vit.train(
     "quickstart",
-    arch="t2t_vit_quickstart",  # its tokens attend to each other already in the T2T module
+    arch="t2t_vit_quickstart",  # has attention in the T2T module, which is shown below
     performer_drop=0.0,
     epochs=4,
     train_num_samples=4000,
@@ -63,7 +63,7 @@ for row, number in zip(grid, (655, 1105, 1700), strict=True):
 plt.show()
 
 # %% [markdown]
-# ## Sure and wrong
+# ## Confident and wrong
 # The most confident mistakes say more about a network, or about the labels, than its accuracy does.
 
 # %%
@@ -78,7 +78,7 @@ figure, row = plt.subplots(1, 6, figsize=(9, 2.1), layout="constrained")
 for axes, (answer, number) in zip(row, wrong, strict=False):
     axes.imshow(images.pixels[number], cmap="gray")
     true = images.classes[images.targets[number]]
-    axes.set_title(f"{answer.name} {answer.probability:.0%}\ntruly {true}", fontsize=8)
+    axes.set_title(f"{answer.name} {answer.probability:.0%}\nis {true}", fontsize=8)
     axes.axis("off")
 plt.show()
 
@@ -96,5 +96,5 @@ with t2t_vit.attention_maps(model, [0, -1]) as maps, torch.inference_mode():
 figure, (first, last) = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
 for axes, place, title in ((first, 0, "first block"), (last, -1, "last block")):
     axes.imshow(maps[place][0].mean(dim=0), cmap="magma")
-    axes.set(title=f"{title}, mean of the heads", xlabel="is looked at", ylabel="looks")
+    axes.set(title=f"{title}, mean of the heads", xlabel="to token", ylabel="from token")
 plt.show()

@@ -8,9 +8,9 @@
 
 # %% [markdown]
 # # Export, and compare runtimes
-# One network in PyTorch, packed for the processor, in ONNX Runtime and in OpenVINO. Do they agree, and how many images
-# per second does each give on this machine? The weights are random, which changes neither answer; use your checkpoint
-# for a real network.
+# One network runs in PyTorch, packed for the processor, in ONNX Runtime and in OpenVINO. Do they agree, and how many
+# images per second does each of them reach on this machine? The weights are random, which changes neither answer; for a
+# real network, use your checkpoint.
 
 # %%
 import time
@@ -30,7 +30,7 @@ torch.save(model.state_dict(), WORK / "weights.pth")
 
 # %% [markdown]
 # ## Write the files
-# `export` runs each file on images and compares it with the network, before it says that the file is there.
+# `export` runs each file on images and compares its answers with the network's. A file that does not agree is deleted.
 
 # %%
 for file_format in ("ONNX", "OPENVINO"):
@@ -65,12 +65,12 @@ for name, predictor in predictors.items():
 
 # %% [markdown]
 # ## How fast is each?
-# The median of seven rounds. A busy machine gives other numbers; `t2t-vit bench` and
-# `benchmarks/compare.py` measure with more care.
+# The median of seven rounds. On a busy machine these numbers vary; `t2t-vit bench` and `benchmarks/compare.py` measure
+# with more care.
 
 
 # %%
-def images_a_second(predictor, turns: int = 7) -> float:
+def images_per_second(predictor, turns: int = 7) -> float:
     predictor.logits(batch)
     taken = []
     for _ in range(turns):
@@ -80,10 +80,11 @@ def images_a_second(predictor, turns: int = 7) -> float:
     return len(batch) / sorted(taken)[turns // 2]
 
 
-rates = {name: images_a_second(predictor) for name, predictor in predictors.items()}
+rates = {name: images_per_second(predictor) for name, predictor in predictors.items()}
 figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
 bars = axes.barh(list(rates), list(rates.values()))
 axes.bar_label(bars, fmt="%.0f", padding=3)
 axes.invert_yaxis()
-axes.set_title("images a second, batches of 16")
+axes.margins(x=0.1)  # room for the numbers
+axes.set_title("images per second, batches of 16")
 plt.show()

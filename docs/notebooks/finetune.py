@@ -8,9 +8,9 @@
 
 # %% [markdown]
 # # Fine-tuning in five minutes
-# A network learns five kinds of clothes, and its weights then learn five others from 40 images each. The images are in
-# the package (Fashion-MNIST); no GPU and no network are needed. With your own images, set `data_url` to a folder with
-# a folder of images for each class.
+# A network learns five kinds of clothes; then its weights learn five other kinds, from 40 images of each. The images
+# are in the package (Fashion-MNIST); you need neither a GPU nor the internet. For your own images, set `data_url` to a
+# folder that contains one folder of images for each class.
 
 # %%
 import logging
@@ -44,8 +44,8 @@ write(WORK / "known", ["trouser", "dress", "sandal", "bag", "shirt"], each=200)
 write(WORK / "new", ["t-shirt_top", "pullover", "coat", "sneaker", "ankle_boot"], each=40)
 
 # %% [markdown]
-# ## Weights that know something
-# `verbose=True` shows what the command line would show.
+# ## Weights to start from
+# `verbose=True` shows the output of the command.
 
 # %%
 folders = {
@@ -58,7 +58,7 @@ print(f"{base.metrics.top1:.1%} of {base.metrics.count} validation images are ri
 
 # %% [markdown]
 # ## The new classes
-# The network is inferred from the weights; the head is new.
+# The network is inferred from the weights; the head is new, because the classes are.
 
 # %%
 run = t2t_vit.train(

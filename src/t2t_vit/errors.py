@@ -19,9 +19,9 @@ class UserError(Exception):
           DataError          the images of a data set are missing, unreadable, or in an unknown layout
           ProgramError       an exported file fails in its runtime, exceeds its limits, or answers with no logits
 
-    Caught are: OutputError by a run, which trains on without that checkpoint, row or report; CheckpointError by the
-    search for the newest or the best one, which takes another; DataError by an export for which nobody named images;
-    ProgramError by an export, whose file then disagrees with its network (exit code 1).
+    A run catches OutputError and trains on without that checkpoint, row or report. The search for the newest or the
+    best checkpoint catches CheckpointError and takes another one. An export catches DataError if nobody named images,
+    and ProgramError, which means that its file disagrees with the network (exit code 1).
     """
 
 
@@ -30,7 +30,7 @@ class OutputError(UserError):
 
 
 class CheckpointError(UserError):
-    """A file holds no whole checkpoint of a run to go on from."""
+    """A file holds no whole checkpoint of a run to continue from."""
 
 
 class DataError(UserError):

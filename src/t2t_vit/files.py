@@ -410,14 +410,14 @@ def _is_kept_from_others(descriptor: int, path: Path) -> bool:
 
 
 def _has_ended(descriptor: int, is_ours: bool, changed: float) -> bool:
-    """Whether the process has ended that made, and locked, an open file.
+    """Whether the process that created and locked an open file has ended.
 
     Args:
-        is_ours: it is this machine's. A lock of another one's may not be seen here.
+        is_ours: it is this machine's process. The lock of another machine may not be visible here.
         changed: when it was written to; that is asked where a lock says nothing.
 
     Raises:
-        BlockingIOError: it goes on.
+        BlockingIOError: it is still running.
     """
     try:
         lock(descriptor)
@@ -582,7 +582,7 @@ def _restore_all(folder: Path, paths: Sequence[Path], befores: Sequence[Path | N
 
 
 def _restore(path: Path, before: Path | None) -> str | None:
-    """Make `path` what it was before. Where that fails, a phrase says so: the others go on."""
+    """Make `path` what it was before. Where that fails, a phrase says so: the others continue."""
     try:
         if before is not None:
             replace(before, path)

@@ -90,7 +90,7 @@ class Precision:
     name            O0, O1, O2, bf16, "bf16 weights" or O3: what `amp_level` came to, for the output
     autocast_dtype  what matrix products run in; None: what the weights are in
     weights_dtype   what the weights are held in
-    keeps_norms     but for the weights of norms and for buffers, which stay in float32
+    keeps_norms     except for the weights of norms and for buffers, which stay in float32
     scales_loss     fp16 gradients underflow, so the loss is scaled up before the backward pass
     has_masters     the weights above are a working copy's; the network itself, which is saved, stays in float32
     """
@@ -142,7 +142,7 @@ def choose_precision(amp_level: str, device: torch.device, *, training: bool, no
     """The precision that `amp_level` means on `device`.
 
     O0: float32 everywhere. O1: autocast to float16, with loss scaling in training. O2: the same with weights in
-    float16, but for norms; in training the optimizer keeps masters in float32. bf16: autocast to bfloat16.
+    float16, except for norms; in training the optimizer keeps masters in float32. bf16: autocast to bfloat16.
     O3: weights and arithmetic in float16, for inference only. auto: the fastest safe one here: bf16 where the
     hardware multiplies it (for inference on CUDA with the weights in bfloat16, too, which saves casting them), else O1
     on an accelerator, else O0.

@@ -1,7 +1,7 @@
 """Every variant in timm's registry: `import t2t_vit.timm`, then `timm.create_model("t2t_vit_14", num_classes=10)`.
 
 timm's scripts take it as `--device-modules t2t_vit.timm` where they have that option. Arguments have timm's names.
-`pretrained=True` fetches the authors' release, `pretrained_cfg_overlay={"file": ...}` takes any file of weights, and
+`pretrained=True` fetches the authors' release, `pretrained_cfg_overlay={"file": ...}` takes any weights file, and
 both are fitted to another class count, image size and number of channels. `features_only=True` gives strides 4, 8, 16
 (2, 4, 8 of the networks for small images).
 """
@@ -87,7 +87,7 @@ class TimmT2TViT(T2TViT):
             super().set_input_size(img_size, position)
 
     def load_pretrained(self, path: str) -> None:
-        """Load any file of weights, fitted to this model; timm calls this with what it downloaded."""
+        """Load any weights file, fitted to this model; timm calls this with what it downloaded."""
         load_weights(self, path)
 
 

@@ -120,7 +120,7 @@ VARIANTS: dict[str, Variant] = {
     "t2t_vit_4": Variant(
         "performer", 192, 4, 3, 2, splits=(SoftSplit(6, 4, 1), SoftSplit(3, 2, 1), SoftSplit(3, 2, 1)), token_dim=32
     ),
-    # Ours, for pictures of 28 x 28 pixels: finer splits, for grids of 14, 7 and 4 tokens a side.
+    # Ours, for images of 28 x 28 pixels: finer splits, for grids of 14, 7 and 4 tokens a side.
     "t2t_vit_quickstart": Variant("performer", 192, 4, 3, 2, splits=SMALL_SPLITS, token_dim=32),
     # Ours, for images of 28 to 64 pixels: a convolutional stem in place of the T2T module's attention.
     "t2t_vit_s_4": Variant("stem", 128, 4, 2, 2, splits=SMALL_SPLITS, token_dim=64),
@@ -130,7 +130,7 @@ VARIANTS: dict[str, Variant] = {
 
 @dataclass(frozen=True)
 class Release:
-    """A file of weights that the authors released: of which network, and its accuracy on ImageNet in percent."""
+    """A weights file that the authors released: of which network, and its accuracy on ImageNet in percent."""
 
     arch: str
     file: str

@@ -52,7 +52,7 @@ def best_of(row: dict[str, Any], measure: str) -> float:
 @pytest.mark.parametrize("best_by", ["top1", "macro_f1"])
 def test_patience_ends_the_run_and_reports_the_best(run: Callable[..., Any], best_by: str) -> None:
     code, out, err = run(patience=2, best_by=best_by, epochs=40)
-    assert code == 0 and f"early stopping: the last 2 evaluations were no better by {best_by}" in err
+    assert code == 0 and f"early stopping: the last 2 evaluations had no better {best_by} than the one" in err
     scores = [best_of(row, best_by) for row in rows()]
     assert len(scores) == scores.index(max(scores)) + 3 < 40
     best = [row["step"] for row in rows()].index(evaluation()["step"])  # of equal ones that of the lowest loss
@@ -85,7 +85,7 @@ def test_a_run_that_stopped_early_is_over_until_it_may_wait_longer(run: Callable
     before = rows()
     code, _, err = run(patience=1, epochs=40, resume="auto")
     assert code == 0 and rows() == before
-    assert " is finished: the last evaluation was no better by top1" in err
+    assert " is finished: the last evaluation had no better top1 than the one at step" in err
     assert "a larger --patience, or 0, continues it" in err
     code, _, err = run(patience=0, epochs=len(before) + 2, resume="auto")
     assert code == 0 and len(rows()) == len(before) + 2

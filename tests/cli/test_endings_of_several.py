@@ -46,7 +46,7 @@ def rows(place: Path) -> list[dict[str, Any]]:
 
 def test_two_stop_early_and_report_the_best(tmp_path: Path) -> None:
     said = train(tmp_path, 2, patience=2, best_by="macro_f1", batch_size=4)
-    assert said.count("early stopping: the last 2 evaluations were no better by macro_f1") == 1
+    assert said.count("early stopping: the last 2 evaluations had no better macro_f1 than the one at step") == 1
     scores = [max(row["val_macro_f1"], row["ema_macro_f1"]) for row in rows(tmp_path)]
     found = evaluation(tmp_path)
     best = [row["step"] for row in rows(tmp_path)].index(found["step"])

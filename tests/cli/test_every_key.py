@@ -177,7 +177,7 @@ ROWS = [
     Row("train_interpolation", "nearest", loss),
     Row("crop_schedule", "24:0.5,28:1.0", loss),
     Row("crop_schedule", "24x32:1.0", says("training images have 24 x 32 pixels from epoch 1 on")),
-    Row("crop_schedule", "24x32:1.0", says("ends with another size than image_size 28, at which is evaluated")),
+    Row("crop_schedule", "24x32:1.0", says("ends with another size than image_size 28, which evaluations use")),
     Row("crop_schedule", "24:0.5,28:0.9", refused("the last one has to be 1.0, as in 96:0.6,128:1.0")),
     Row("hflip", 1, loss),
     Row("color_jitter", 0.4, loss),
@@ -218,7 +218,7 @@ ROWS = [
     Row(
         "patience",
         1,
-        says("early stopping: the last evaluation was no better by top1 than the one at step"),
+        says("early stopping: the last evaluation had no better top1 than the one at step"),
         {"base_lr": 1e-30, "warmup_lr": 1e-30, "min_lr": 1e-30, "epochs": 4},
     ),
     Row(
@@ -258,8 +258,8 @@ ROWS = [
         "model_average",
         "swa",
         says(
-            "model_average swa: the first epoch that is averaged is 2 of 2, and the run ends before its end, at step "
-            "1; there will be no averaged weights"
+            "model_average swa: averaging begins at the end of epoch 2 of 2, but the run ends before that, at step 1; "
+            "there will be no averaged weights"
         ),
         {"max_steps": 1},
     ),
@@ -270,7 +270,7 @@ ROWS = [
     Row("distill", "soft", loss, {"teacher": "CKPT"}),
     Row("distill", "hard", loss, {"teacher": "CKPT"}),
     Row("distill", "dense", loss, {"teacher": "CKPT"}),
-    Row("distill", "soft", refused("distill soft needs a teacher; name its file with --teacher")),
+    Row("distill", "soft", refused("distill soft needs a teacher; give its file with --teacher")),
     Row("distill_weight", 0.9, loss, {"teacher": "CKPT", "distill": "soft"}),
     Row("distill_temperature", 3, loss, {"teacher": "CKPT", "distill": "soft"}),
     Row("resume", "auto", says("resume auto: no run .*: starting from the beginning")),

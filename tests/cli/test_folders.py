@@ -90,8 +90,8 @@ def test_broken_images_are_found_before_the_first_step_and_listed(run: Run) -> N
         Path(line.split("\t")[0]).unlink()
     code, _, err = run(*QUICK, "--data_url", "data", "--resume", "auto", "--epochs", "3")
     assert code == 0, err
-    assert "1 of the 16 training images that the run was begun with is not in data/train any more (a/3.png)" in err
-    assert "2 of the 10 validation images that the run was begun with are not in data/val any more" in err
+    assert "1 of the 16 training images of the run is no longer in data/train (a/3.png)" in err
+    assert "2 of the 10 validation images of the run are no longer in data/val" in err
 
 
 def test_the_next_start_remembers(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_data_set_that_grew_does_not_stop_a_run(run: Run) -> None:
     put(Path("photos"), "d")
     code, err = go_on(run)
     assert code == 0, err
-    assert "left out, since the run began without: 23 new images in photos (a/10.png, a/11.png" in err
+    assert "left out, because the run began without them: 23 new images in photos (a/10.png, a/11.png" in err
     assert (logs() / "val_images.txt").read_text() == kept
     # A new run takes them in, as told.
     code, _, err = run(*QUICK, "--data_url", "photos", "--pretrained", str(last()), "--model_postfix", "_new")
@@ -225,7 +225,7 @@ def test_a_data_set_that_shrank_goes_on_with_the_same_steps(run: Run) -> None:
         Path("photos", name).unlink()
     code, err = go_on(run)
     assert code == 0, err
-    assert f"2 of the {len(in_training)} training images that the run was begun with are not in photos any more" in err
+    assert f"2 of the {len(in_training)} training images of the run are no longer in photos" in err
     data = content(last())["data"]
     assert data["train_images"] == len(in_training)  # type: ignore[index]
     assert content(last())["step"] == 2 * data["updates_per_epoch"]  # type: ignore[index]

@@ -106,7 +106,7 @@ def test_what_cannot_be_continued(run: Run, tmp_path: Path) -> None:
     journal = tmp_path / "p.json.journal"
     journal.write_text('{"journal version": 1, "checkpoint": "of another", "top_k": 1}\n[]\n')
     code, _, err = run("all/000000.png", "--resume")
-    assert code == 2 and "is of another version of t2t_vit; leave out --resume" in err
+    assert code == 2 and "was written by another version of t2t_vit; leave out --resume" in err
     journal.write_text('{"t2t_vit infer": 2, "checkpoint": "of another", "top_k": 1}\n[]\n')
     code, _, err = run("all/000000.png", "--resume")
     assert code == 2 and "had another checkpoint and preprocessing" in err

@@ -315,8 +315,7 @@ def test_a_file_from_elsewhere_decides_neither_folders_nor_tracker(run: Run, sto
     first, second, *_ = err.splitlines()
     assert first == f"continuing the run {NAME} from {file}, epoch 2, step 7"
     assert second.startswith(
-        f"{file} lies outside of its run's folders, so folders and tracker are those of the command line or the "
-        "defaults: "
+        f"{file} lies outside its run's folders, so folders and tracker come from the command line or the defaults: "
     )
     assert f"summary_root_dir runs/summary (not {roots['summary_root_dir']}), " in second
     assert "logs_root_dir mine (not " in second and second.endswith("tracker none (not mlflow)")

@@ -111,7 +111,7 @@ def test_a_folder_is_enough(run: Run) -> None:
         "  arch t2t_vit_4, image_size 64: 4 blocks and small images train fast, so each image is seen more often"
         in lines
     )
-    assert any(line.startswith("  as given on the command line: ") and "batch_size 16" in line for line in lines)
+    assert any(line.startswith("  as given: ") and "batch_size 16" in line for line in lines)
     assert "0.2 of each class of my photos is kept for validation, 12 of 60 images" in err
     assert "place of" not in err  # warm-up was chosen for these epochs
     record = json.loads(Path("runs/logs/t2t_vit_4_scratch/run.json").read_text(encoding="utf-8"))

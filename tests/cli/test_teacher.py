@@ -104,14 +104,14 @@ def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "weights.pth")
     teacher, notes = opened(tmp_path / "weights.pth")
     assert teacher.columns is None
-    assert "its 3 classes have no names; they are taken for those of the data, in their order" in notes[-2]
+    assert "its 3 classes have no names; they are taken to be those of the data, in the same order" in notes[-2]
 
 
 @pytest.mark.parametrize(
     ("known", "sentence"),
     [
         (("cat", "dog", "elk"), "does not know 1 of the 3 classes (owl); a teacher has to know"),
-        (None, "has 4 classes without names, and the data have 3; a teacher has to know"),
+        (None, "has 4 classes without names, but the data have 3; a teacher must know"),
     ],
 )
 def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, known: tuple[str, ...] | None, sentence: str) -> None:
@@ -174,7 +174,7 @@ def test_boxes_of_tokens_are_a_function_of_seed_step_and_batch() -> None:
 def test_the_loss_of_the_log_is_described() -> None:
     soft = Config(distill="soft", distill_temperature=2.0, distill_weight=0.7)
     assert loss_note(soft) == (
-        "distill soft: the training loss is 0.3 x the loss by the targets + 0.7 x the divergence from the teacher's "
+        "distill soft: the training loss is 0.3 x the loss of the targets + 0.7 x the divergence from the teacher's "
         "probabilities at temperature 2, times its square"
     )
     assert "+ 0.5 x the cross-entropy with the teacher's first choice" in loss_note(Config(distill="hard"))
@@ -198,7 +198,7 @@ def test_a_run_with_a_teacher_keeps_nothing_of_it_but_its_name_and_digest(
     code, _, err = command("train", *LINE, "--distill=soft", f"--teacher={teacher}", "--with_ema=True")
     assert code == 0, err
     assert f"teacher: {teacher}, {NAME}, raw weights, 28 x 28 pixels; a packed copy" in err
-    assert "distill soft: the training loss is 0.5 x the loss by the targets + 0.5 x the divergence" in err
+    assert "distill soft: the training loss is 0.5 x the loss of the targets + 0.5 x the divergence" in err
     plain, distilled = (
         read_saved_run(Path(f"runs/checkpoints/{NAME}{postfix}/last.ckpt")).content for postfix in ("_teacher", "")
     )
@@ -218,9 +218,7 @@ def test_a_teacher_that_is_refused_teaches_once_it_was_trained_on_the_data(
     code, _, err = command("train", *LINE, "--distill=hard", f"--teacher={path}")
     assert code == 2
     assert "does not know 10 of the 10 classes (" in err
-    assert (
-        "and 5 more); a teacher has to know the classes of the data: train it on them first, with --pretrained" in err
-    )
+    assert "and 5 more); a teacher must know the classes of the data: first train it on them, with --pretrained" in err
     assert command("train", *LINE, f"--pretrained={path}", "--model_postfix=_teacher")[0] == 0
     teacher = f"runs/checkpoints/{NAME}_teacher/last.ckpt"
     code, _, err = command("train", *LINE, "--distill=hard", f"--teacher={teacher}")
@@ -230,7 +228,7 @@ def test_a_teacher_that_is_refused_teaches_once_it_was_trained_on_the_data(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--distill=hard"], "distill hard needs a teacher; name its file with --teacher, or leave distill at none"),
+        (["--distill=hard"], "distill hard needs a teacher; give its file with --teacher, or leave distill at none"),
         (["--distill=soft", "--teacher=none.ckpt"], "none.ckpt: no such file"),
         (
             ["--distill=dense", "--teacher=x", "--mix_token=1"],

@@ -186,5 +186,5 @@ def test_an_exported_file_has_no_map(exported: tuple[Path, Any]) -> None:
 
 def test_a_program_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "network.engine").write_bytes(b"\x40\0\0\0" + b'{"producer": "t2t_vit"}')
-    with pytest.raises(UserError, match="is a program, which may do anything on this machine, and is not run for that"):
+    with pytest.raises(UserError, match="is a program, which may do anything on this machine, so it cannot teach"):
         opened(str(tmp_path / "network.engine"))

@@ -70,8 +70,9 @@ def test_an_average_that_begins_after_the_run_ends_is_said(kind: str, first: int
     text = average_note(config, average, state, end)
     assert bool(text) is is_said
     sentence = (
-        f"model_average {kind}: the first epoch that is averaged is {first} of 6, and the run ends before its end, at "
-        f"step {end}"
+        f"model_average {kind}: averaging begins at the end of epoch {first} of 6, but the run ends before that, at "
+        "step "
+        f"{end}"
     )
     assert text in ("", sentence)
     average.count = 1  # of a run that was longer once

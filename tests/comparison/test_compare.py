@@ -90,7 +90,7 @@ def test_seeds_of_one_configuration_are_compared_as_runs(make_run: MakeRun, caps
         ["key", "that", "differs", "a0", "a1"],
         ["seed", "0", "1"],
     ]
-    assert "These runs are of one configuration: what they differ by is what another seed changes" in err
+    assert "These runs have the same configuration: they differ only by what another seed changes" in err
     assert "train each configuration with several seeds" not in err
 
 
@@ -135,7 +135,7 @@ def test_a_run_that_was_killed_is_shown_as_far_as_it_came(
     a, b = make_run("a", shares(70)), make_run("b", shares(90), finished=False, base_lr=0.1)
     assert main(["compare", str(a), str(b)]) == 0
     out, err = capsys.readouterr()
-    assert "b did not come to its end" in err
+    assert "b is not finished" in err
     assert "90.00 %" in out
     groups, (pair,) = found(a, b)
     assert (pair.images, pair.seeds, pair.p) == (None, None, None)
@@ -161,7 +161,7 @@ def test_a_seed_that_is_half_trained_is_left_out_of_mean_and_test(
     assert pair.images.value == pytest.approx(0.2)
     assert main(["compare", *map(str, (half, *first, *second))]) == 0
     out, err = capsys.readouterr()
-    assert "Left out of all numbers of a0 (2 seeds), since not at the end of training: a2." in err
+    assert "Left out of all numbers of a0 (2 seeds), because not finished: a2." in err
     assert "b0 (2 seeds) is better than a0 (2 seeds)" in out
     page = words_of(Path("comparison.html").read_text(encoding="utf-8"))
     assert re.search(r"a0 \(2 seeds\) a2 2 10\.00 % \S+ 10 left out: not at its end", page)
@@ -222,8 +222,8 @@ def test_parts_that_seeds_drew_are_explained_and_how_to_answer_all(
         checkpoint.touch()
     assert main(["compare", str(a), str(b)]) == 0
     err = capsys.readouterr().err
-    assert "not paired: val_num_samples takes a part of them, and each seed draws another part." in err
-    lines = [line for line in err.splitlines() if "replaces the answers by those to all validation images" in line]
+    assert "not paired: with val_num_samples, each seed draws other images." in err
+    lines = [line for line in err.splitlines() if "replaces the answers by answers to all validation images" in line]
     assert [shlex.split(line.partition("started in: ")[2])[-4:] for line in lines] == [
         ["--val_num_samples", "-1", "--answers", f"runs/logs/{name}/answers.npy"] for name in "ab"
     ]
@@ -236,7 +236,7 @@ def test_answers_of_another_evaluation_are_named(make_run: MakeRun, capsys: pyte
     a, b, c = make_run("a", shares(70)), make_run("b", shares(90), base_lr=0.1), make_run("c", shares(50), base_lr=0.2)
     (b / "answers.npy").write_bytes((c / "answers.npy").read_bytes())
     assert main(["compare", str(a), str(b)]) == 0
-    assert "The answers of b are of another evaluation (50.00 % top-1) than its figures (90.00 %)" in (
+    assert "The answers of b come from another evaluation (50.00 % top-1) than its figures (90.00 %)" in (
         capsys.readouterr().err
     )
 
@@ -293,7 +293,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(make_run: MakeRun) -> No
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["runs/logs/a"], "compare needs two runs or more"),
+        (["runs/logs/a"], "compare needs at least two runs, but got only"),
         (["runs/logs/a", "runs/logs/a"], "runs/logs/a: is the run of runs/logs/a"),
         (["runs/logs/a", "nowhere"], "nowhere: is not a folder"),
         (["runs/logs/a", "runs"], "runs: holds no history.csv and no checkpoint"),

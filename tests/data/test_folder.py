@@ -136,7 +136,7 @@ def test_validation_images_take_the_numbers_of_the_training_classes(tmp_path: Pa
     with wrong("val differ from those of .*train: it lacks 'cat' and has 'emu' besides; move that folder elsewhere"):
         open_training_images(dataset="ImageNet", data_url=str(tmp_path))
     (tmp_path / "val" / "emu").rename(tmp_path / "val" / "Cat")
-    with wrong("has 'Cat' besides; names are compared letter by letter, so rename 'Cat' to 'cat'"):
+    with wrong("has 'Cat' besides; names must be equal letter by letter, so rename 'Cat' to 'cat'"):
         open_training_images(dataset="ImageNet", data_url=str(tmp_path))
     (tmp_path / "val" / "Cat").rename(tmp_path / "val" / "cat")  # as told
     assert len(open_training_images(dataset="ImageNet", data_url=str(tmp_path))[1]) == 5

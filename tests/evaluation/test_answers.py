@@ -105,14 +105,14 @@ LYING = WHOLE.replace(b"(2,), }          ", b"(99999999,), }   ")
 def test_a_file_that_is_not_one_is_refused(content: bytes, tmp_path: Path) -> None:
     assert LYING != WHOLE
     (tmp_path / "answers.npy").write_bytes(content)
-    with pytest.raises(UserError, match=r"answers\.npy: is no file of answers \(.*\); remove it") as caught:
+    with pytest.raises(UserError, match=r"answers\.npy: is not a file of answers \(.*\); remove it") as caught:
         read_answers(tmp_path / "answers.npy")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no file of answers"):
+    with pytest.raises(UserError, match="is not a file of answers"):
         read_answers(tmp_path)
 
 

@@ -1,7 +1,8 @@
-"""Pages, help and messages use the words of the house, which stand in pyproject.toml."""
+"""Pages, help, messages, docstrings and comments use the words of the house, which stand in pyproject.toml."""
 
 import ast
 import re
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,7 @@ from t2t_vit.settings.schema import KEYS
 ROOT = Path(__file__).parents[2]
 WORDS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["t2t_vit"]["words"]
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}  # UserError and its kinds
-HISTORY = {"log.md", "decisions.md"}  # written once, and left as they were
-PAGES = [*ROOT.glob("*.md"), *(page for page in (ROOT / "docs").rglob("*.md") if page.name not in HISTORY)]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
 def found(text: str) -> list[str]:
@@ -53,6 +53,22 @@ def test_messages() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS:
                 texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
                 wrong += [f"{path.name}:{node.lineno}: {each}" for text in texts for each in found(str(text))]
+    assert wrong == []
+
+
+def test_docstrings_and_comments() -> None:
+    wrong = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        texts = [ast.get_docstring(node) or "" for node in tree if isinstance(node, documented)]
+        with tokenize.open(path) as file:
+            texts += [
+                token.string for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.COMMENT
+            ]
+        wrong += [f"{path.name}: {each}" for text in texts for each in found(re.sub(r"`[^`]*`|\"[^\"]*\"", "", text))]
+    for path in sorted((ROOT / "src/t2t_vit/configs").glob("*.yaml")):
+        wrong += [f"{path.name}: {each}" for each in found(path.read_text(encoding="utf-8"))]
     assert wrong == []
 
 

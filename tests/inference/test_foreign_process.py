@@ -112,7 +112,7 @@ def test_a_small_file_has_a_small_share_of_the_time() -> None:
 def test_the_sentence_of_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = opened(long_onnx(tmp_path / "x.onnx"))
     monkeypatch.setattr("t2t_vit.inference.foreign_process._LEAST_SECONDS", 0.5)
-    said = r"takes longer than 0\.5\d* s for 2 images, its size's share of exported_seconds \(300\); if you"
+    said = r"takes longer than 0\.5\d* s for 2 images, the share of exported_seconds that its size gives \(300\); if"
     with pytest.raises(ProgramError, match=said):
         predictor.logits(IMAGES)
 

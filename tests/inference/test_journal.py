@@ -130,7 +130,7 @@ def test_what_this_run_writes_is_not_read_back(tmp_path: Path) -> None:
 def test_another_question_is_refused_and_the_journal_kept(tmp_path: Path) -> None:
     path = interrupted(tmp_path / "p.json", batches(0, 8))
     before = path.read_bytes()
-    with pytest.raises(UserError, match="had another checkpoint and top_k; use the same again"):
+    with pytest.raises(UserError, match="had another checkpoint and top_k; use the same one"):
         journal(tmp_path / "p.json", resume=True, asked={"checkpoint": "def", "top_k": 1})
     assert path.read_bytes() == before
 

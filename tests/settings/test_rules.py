@@ -45,10 +45,10 @@ def test_what_cannot_be(values: dict[str, Any], sentence: str) -> None:
         ({"amp_level": "O3"}, "O3 is for inference only"),
         (
             {"crop_schedule": "96:0.6,128:0.6"},
-            "crop_schedule 96:0.6,128:0.6: the shares at which sizes end have to rise",
+            "crop_schedule 96:0.6,128:0.6: the shares must rise",
         ),
         ({"crop_schedule": "96:0.6,128:0.9"}, "have to rise and the last one has to be 1.0, as in 96:0.6,128:1.0"),
-        ({"crop_schedule": "128:1,96:0.5"}, "the shares at which sizes end have to rise"),
+        ({"crop_schedule": "128:1,96:0.5"}, "the shares must rise"),
         ({"crop_schedule": "4:0.5,128:1"}, "crop_schedule 4:0.5,128:1: sides have at least 8 and at most 8192 pixels"),
         ({"crop_schedule": "128x9999:1"}, "at least 8 and at most 8192"),
         ({"loss": "bce", "class_balance": "weights"}, "choose class_balance sampling, or loss ce"),
@@ -215,7 +215,7 @@ def test_crop_phases() -> None:
 
 
 def test_a_last_size_that_is_not_that_of_evaluations_is_remarked() -> None:
-    told = "crop_schedule 96:1 ends with another size than image_size 224, at which is evaluated"
+    told = "crop_schedule 96:1 ends with another size than image_size 224, which evaluations use"
     assert told in remarks(Config(crop_schedule="96:1"))
     assert remarks(Config(crop_schedule="96:0.5,224:1")) == []
 

@@ -54,13 +54,13 @@ def test_table_command_and_comparison(config: Path, capsys: pytest.CaptureFixtur
     assert (program, train) == ("t2t-vit", "train")
     assert parse("train", words).line == {"beta": (0.8, 0.9), "base_lr": 0.7, "seed": 3}
     assert lines[5].startswith(
-        "compared with the configuration as it is, trial 0: trial-0001/seed-3 (2 seeds) is better than "
+        "compared with the values of the configuration itself, trial 0: trial-0001/seed-3 (2 seeds) is better than "
         "trial-0000/seed-3 (2 seeds): its top-1 is 16.00"
     )
     assert Path("runs/sweeps/t2t_vit_quickstart/comparison.html").is_file()
     assert run("--over", "base_lr=0.5,0.7", "--beta", "0.8", "0.9", "--seed", "3", "--seeds", "2", "--json") == 0
     out, err = capsys.readouterr()
-    assert "the sweep goes on" in err
+    assert "the sweep continues" in err
     content = json.loads(out)
     assert (content["best"], content["command"]) == (1, command)
     assert [trial["mean"] for trial in content["trials"]] == pytest.approx([0.8035, 0.6435])
@@ -71,20 +71,20 @@ def test_a_default_outside_of_the_space_is_said(config: Path, capsys: pytest.Cap
     assert run("--over", "base_lr=0.6..0.9:log", "--trials", "2", "--json") == 0
     assert "comparison" not in json.loads(capsys.readouterr().out)
     assert run("--over", "base_lr=0.6..0.9:log", "--trials", "2") == 0
-    assert "not compared with the configuration as it is (base_lr 0.5)" in capsys.readouterr().out
+    assert "not compared with the values of the configuration itself (base_lr 0.5)" in capsys.readouterr().out
 
 
 def test_another_sweep_is_not_mixed_in(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--over", "base_lr=0.7", "--folder", "s") == 0
     assert run("--over", "base_lr=0.8", "--folder", "s") == 2
-    assert "s: holds another sweep (another over)" in capsys.readouterr().err
+    assert "s: belongs to another sweep (with another over)" in capsys.readouterr().err
     (config / "small.yaml").write_text(KEYS.replace("epochs: 2", "epochs: 3"))
     assert run("--over", "base_lr=0.7", "--folder", "s") == 2
-    assert "s: holds another sweep (another epochs)" in capsys.readouterr().err
+    assert "s: belongs to another sweep (with another epochs)" in capsys.readouterr().err
     (config / "full").mkdir()
     (config / "full/file").touch()
     assert run("--over", "base_lr=0.7", "--folder", "full") == 2
-    assert "full: holds files of something else than a sweep" in capsys.readouterr().err
+    assert "full: holds files that do not belong to a sweep" in capsys.readouterr().err
 
 
 def test_a_sweep_goes_on_with_more_trials_and_more_values(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,17 +94,17 @@ def test_a_sweep_goes_on_with_more_trials_and_more_values(config: Path, capsys: 
     assert run("--over", "base_lr=0.5,0.7", "--trials", "20") == 0
     out, err = capsys.readouterr()
     assert "--trials 20: there are 2 combinations, and each is tried once" in err
-    assert "the sweep goes on, 2 combinations, 1 at a time" in err
+    assert "the sweep continues, 2 combinations, 1 at a time" in err
     assert "all combinations were tried (2); more values in --over continue the sweep" in out
     assert run("--over", "base_lr=0.9,0.5,0.7") == 0
     out, err = capsys.readouterr()
-    assert "the sweep goes on, 3 combinations" in err
+    assert "the sweep continues, 3 combinations" in err
     assert "all combinations were tried (3)" in out
     assert len((config / "started").read_text().splitlines()) == 3
     held = json.loads((config / "runs/sweeps/t2t_vit_quickstart/sweep.json").read_text())
     assert held["over"] == ["base_lr=0.9,0.5,0.7"]
     assert run("--over", "base_lr=0.5,0.7") == 2
-    assert "holds another sweep (another over)" in capsys.readouterr().err
+    assert "belongs to another sweep (with another over)" in capsys.readouterr().err
 
 
 def test_what_an_older_version_wrote_goes_on(config: Path) -> None:
@@ -119,9 +119,7 @@ def test_values_are_not_added_while_a_trial_is_trained(config: Path, capsys: pyt
     works = Lock(print)
     works.take(config / "s/trial-0000", fresh=False)
     assert run("--over", "base_lr=0.7,0.5", "--folder", "s") == 2
-    assert (
-        "s: trial-0000 is being trained; stop its sweep, or wait for it, and add values then" in capsys.readouterr().err
-    )
+    assert "s: trial-0000 is being trained; stop its sweep or wait for it, then add values" in capsys.readouterr().err
     works.release()
     assert run("--over", "base_lr=0.7,0.5", "--folder", "s") == 0
 

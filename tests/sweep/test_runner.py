@@ -64,7 +64,7 @@ def test_seeds_are_averaged(sweep: Sweep, here: Path) -> None:
     heads, rows = table([best, other], dimensions, "top1")
     assert heads == ["trial", "base_lr", "top1", "spread", "time", "state"]
     assert rows[0] == ["1", "0.7", "80.20 %", "0.20 %", "12 s", "complete"]
-    assert rows[1][-1] == "complete, the configuration as it is"
+    assert rows[1][-1] == "complete, the values of the configuration itself"
 
 
 def test_the_smallest_loss_is_the_best(sweep: Sweep) -> None:
@@ -104,7 +104,7 @@ def test_what_leads_nowhere_is_broken_off_but_never_the_configuration_as_it_is(s
     assert [state for state, _, _ in outcome(study)] == [*["COMPLETE"] * 4, "PRUNED", "COMPLETE"]
     *_, broken = trials_of(study.trials(), read_over([over]), None, loss=False)
     assert broken.last == (1, pytest.approx(0.08))
-    assert broken.state == "broken off"
+    assert broken.state == "stopped early"
 
 
 @pytest.mark.thorough
@@ -152,7 +152,7 @@ def test_kill_9_at_any_moment_leaves_the_table_as_it_is(
     over, default = "base_lr=0.1..0.9", {"base_lr": 0.7}
     settings = {"trials": trials, "default": default, "prune": "median"}
     whole = rows_of(sweep(over, **settings, place=here / "whole"), over, default)
-    assert {row["state"] for row in whole} == ({"complete", "broken off"} if trials == 7 else {"complete"})
+    assert {row["state"] for row in whole} == ({"complete", "stopped early"} if trials == 7 else {"complete"})
     child = forked()
     if not child:
         events = 0
@@ -205,7 +205,7 @@ def test_a_training_that_outlived_its_sweep_is_waited_for(sweep: Sweep) -> None:
     assert [state for state, _, _ in outcome(sweep("base_lr=0.7,0.1", note=ends))] == ["COMPLETE", "COMPLETE"]
     assert told == [
         "waiting for trials that another process works on",
-        "trial 0 (base_lr 0.7): goes on", "trial 0 (base_lr 0.7): top1 80.00 %",
+        "trial 0 (base_lr 0.7): continues", "trial 0 (base_lr 0.7): top1 80.00 %",
         "trial 1 (base_lr 0.1): begins", "trial 1 (base_lr 0.1): top1 32.00 %",
     ]  # fmt: skip
     assert len(started()) == 2
@@ -318,7 +318,7 @@ def test_a_run_that_did_not_write_its_end_is_continued_and_is_not_complete(sweep
     told: list[str] = []
     study = sweep("base_lr=0.7,0.1", note=told.append)
     assert [state for state, _, _ in outcome(study)] == ["FAIL", "COMPLETE"]
-    again = "trial 0 (base_lr 0.7): ended without a word of its end in its logs folder"
+    again = "trial 0 (base_lr 0.7): ended, and its logs folder does not say how"
     assert told[1:5] == [f"{again}; it is continued"] * 3 + [again.replace(": ended", ": failed: ended")]
 
 
@@ -388,7 +388,7 @@ def test_a_signal_stops_the_runs_and_nothing_is_lost(sweep: Sweep) -> None:
     told: list[str] = []
     study = sweep("base_lr=0.7,0.1", note=told.append)
     assert [state for state, _, _ in outcome(study)] == ["COMPLETE", "COMPLETE"]
-    assert told[0] == "trial 0 (base_lr 0.7): goes on"
+    assert told[0] == "trial 0 (base_lr 0.7): continues"
     assert [line.partition(" with")[0] for line in started()] == ["0.7 0 from 0", "0.7 0 from 2", "0.1 0 from 0"]
 
 

@@ -38,10 +38,13 @@ def test_lists_and_ranges() -> None:
         ("epochs=1.5..3", "--over epochs takes a whole number of at least 1; not '1.5'"),
         ("epochs=3..3", "--over epochs: a range goes from the lower to the higher number; not '3..3'"),
         ("epochs=1..5:lin", "--over epochs takes a range as LOW..HIGH or LOW..HIGH:log; not '1..5:lin'"),
-        ("warmup_length=0..5:log", "--over warmup_length: a logarithmic range begins above 0"),
-        ("patience=0..5:log", "--over patience: a logarithmic range begins above 0, of whole numbers at 1; not at 0"),
-        ("optimizer=adamw,adamw", "--over optimizer: the value adamw stands there twice"),
-        ("base_lr=0.1,1e-1", "--over base_lr: the value 1e-1 stands there twice"),
+        ("warmup_length=0..5:log", "--over warmup_length: a logarithmic range must begin above 0"),
+        (
+            "patience=0..5:log",
+            "--over patience: a logarithmic range must begin above 0 (whole numbers: at 1 or more), not at 0",
+        ),
+        ("optimizer=adamw,adamw", "--over optimizer: the value adamw is given twice"),
+        ("base_lr=0.1,1e-1", "--over base_lr: the value 1e-1 is given twice"),
         ("arch=resnet", "--over arch takes one of"),
         ("ckpt_root_dir=a,b", "--over ckpt_root_dir: the sweep decides it"),
         ("val_split=0.1,0.2", "--over val_split: it decides what is measured or ranked"),
@@ -55,7 +58,7 @@ def test_mistakes(text: str, sentence: str) -> None:
 
 
 def test_a_key_twice() -> None:
-    with pytest.raises(UserError, match="--over base_lr stands there twice; write all its values in one"):
+    with pytest.raises(UserError, match="--over base_lr is given twice; write all its values in one"):
         read_over(["base_lr=0.1", "base_lr=0.2"])
 
 

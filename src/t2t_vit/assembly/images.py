@@ -81,7 +81,7 @@ def prepare_images(job: Job, train: ImageSet, val: ImageSet) -> Prepared:
 
 
 def run_images(start: Start, note: build.Note) -> tuple[ImageSet, ImageSet]:
-    """The training and the validation images of a run; those that it was begun with, where it goes on.
+    """The training and the validation images of a run; of a continued run, those that it began with.
 
     Raises:
         UserError: they cannot be opened, or are of other classes than the run's.

@@ -47,7 +47,7 @@ from t2t_vit.training.run import (
 from t2t_vit.training.state import State
 from t2t_vit.weights import SavedRun, Weights, checkpoint_config, read_saved_run, read_weights
 
-# Keys that a run that came to its end goes on with, where they ask for more.
+# Keys with which a finished run continues, if they ask for more.
 LENGTH_KEYS = ("epochs", "max_steps", "cooldown_epochs", "patience", "max_hours")
 # Where a run writes, and to whom it reports: nothing that a checkpoint from elsewhere decides.
 OWN_KEYS = (*ROOT_KEYS, "tracker")
@@ -55,7 +55,7 @@ OWN_KEYS = (*ROOT_KEYS, "tracker")
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind.
+    """What a run left.
 
     metrics   what the run reports, by the name of the weights: the last evaluation, with `patience` the best one
     best      the best checkpoint, where there is one
@@ -97,7 +97,7 @@ class Start:
     run       the run to continue, in its folders, which are locked; None: a new one, which claims its own
     name      what the run is called, apart from its number
     mark      which run it is, where it is one that was before
-    saved     where it goes on; None: at its beginning
+    saved     what it continues from; None: a new run
     damaged   checkpoints of that run that cannot be read
     over      why there is nothing left to do
     replaces  folders that the run takes the place of
@@ -136,7 +136,7 @@ class Choice:
     """The run that `--resume auto` or a checkpoint stands for, as the first process decided.
 
     run    None: a new one; without folders of its own yet where `mark` is there
-    path   the checkpoint to go on from; None: from the beginning
+    path   the checkpoint to continue from; None: from the beginning
     keys   of the command line or the defaults, that are not taken from the checkpoint, since it lies elsewhere
     """
 
@@ -299,7 +299,7 @@ def newest(run: Found) -> Search:
 
 
 def _from(options: Options, choice: Choice, saved: SavedRun | None) -> Start:
-    """Go on from the checkpoint that was chosen; `saved` is what the first process has read of it."""
+    """Continue from the checkpoint that was chosen; `saved` is what the first process has read of it."""
     assert choice.path is not None
     try:
         if saved is None:
@@ -337,7 +337,7 @@ def _read_by_another(path: Path) -> SavedRun:
 
 
 def _base_of(content: Mapping[str, Any]) -> str:
-    """The name of a run by its configuration: that of its folders, but for their number."""
+    """The name of a run by its configuration: that of its folders, without their number."""
     config = content["config"]
     return Config(arch=str(config.get("arch")), model_postfix=str(config.get("model_postfix", "0"))).run_name
 
@@ -356,7 +356,7 @@ def _elsewhere(path: Path, content: Mapping[str, Any], own: Mapping[str, Value])
     held = content["config"]
     differing = [f"{key} {own[key]} (not {held[key]})" for key in own if held.get(key, own[key]) != own[key]]
     return (
-        f"{path} lies outside of its run's folders, so folders and tracker are those of the command line or the "
+        f"{path} lies outside its run's folders, so folders and tracker come from the command line or the "
         f"defaults{': ' if differing else ''}{', '.join(differing)}"
     )
 
@@ -368,8 +368,8 @@ def _not_followed(path: Path, recorded: Sequence[str], instead: Mapping[str, Val
     if not differing:
         return []
     return [
-        f"{path}: what it says of folders leads away from where it lies, so these are those of the command line or the "
-        f"defaults: {', '.join(differing)}"
+        f"{path}: the folders that it records are not near this file, so those of the command line or the defaults "
+        f"are used: {', '.join(differing)}"
     ]
 
 
@@ -383,7 +383,7 @@ def logs_of(path: Path) -> Path:
         files = [file for folder in (path, path / "ema") for file in CheckpointFolder(folder).files()]
         if not files:
             raise UserError(
-                f"{path}: holds no history.csv and no checkpoint; name the logs folder of a run, such as "
+                f"{path}: holds no history.csv and no checkpoint; give the logs folder of a run, such as "
                 "runs/logs/t2t_vit_14"
             )
         path = files[-1]
@@ -543,7 +543,7 @@ def _named(name: str | None) -> str:
 
 
 def record_run(job: Job, model: nn.Module, state: State, train_images: ImageSet, val_images: ImageSet) -> None:
-    """Write run.json into the run's logs; what the run found at an earlier end, which it goes on from, goes.
+    """Write run.json into the run's logs; what the run found at an earlier end, which it continues from, goes.
 
     Raises:
         UserError: the folder cannot be written.

@@ -134,7 +134,7 @@ def prepared(options: Options) -> tuple[Options, list[str]]:
             lines.append(f"  {listed}: {choice.reason}")
     kept = [name for name in options.line if name in chosen_keys() and name not in chosen]
     if kept:
-        lines.append("  as given on the command line: " + ", ".join(f"{n} {_shown(options.line[n])}" for n in kept))
+        lines.append("  as given: " + ", ".join(f"{n} {_shown(options.line[n])}" for n in kept))
     # `epochs` of the command line is the recipe's own here: its warm-up was chosen for it and is not scaled again.
     file = {**options.file, **chosen} | {name: options.line[name] for name in ("epochs",) if name in options.line}
     if find_variant(str({**file, **options.line}["arch"])).tokens != "performer":
@@ -321,7 +321,7 @@ def _summary(facts: Facts, machine: Machine) -> str:
     return (
         f"{facts.images:,} training images of {facts.classes} classes, {colours}, half of them at least {facts.side} "
         f"pixels on the shorter side{few}{many}; {machine.kind} with {counted(machine.cores, 'core')} and "
-        f"{shown_bytes(machine.memory)}{limit}. Chosen for them (the command line overrides each):"
+        f"{shown_bytes(machine.memory)}{limit}. Chosen for them (keys that you give override these):"
     )
 
 

@@ -25,7 +25,7 @@ from t2t_vit.variants import find_variant
 Note = Callable[[str], None]
 WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet's folders are called
 SHOWN = 5  # names of classes
-TRAIN_IT_FIRST = "a teacher has to know the classes of the data: train it on them first, with --pretrained"
+TRAIN_IT_FIRST = "a teacher must know the classes of the data: first train it on them, with --pretrained"
 
 
 def open_teacher(config: Config, classes: Sequence[str], precision: Precision, note: Note) -> Teacher | None:
@@ -79,7 +79,7 @@ def loss_note(config: Config) -> str:
         part = "the cross-entropy of each token with the teacher's probabilities for its place"
     weight = config.distill_weight
     return (
-        f"distill {config.distill}: the training loss is {1 - weight:g} x the loss by the targets + {weight:g} x {part}"
+        f"distill {config.distill}: the training loss is {1 - weight:g} x the loss of the targets + {weight:g} x {part}"
     )
 
 
@@ -107,9 +107,12 @@ def _columns(
     if known is None:
         if count != len(classes):
             raise UserError(
-                f"teacher {path}: has {count} classes without names, and the data have {len(classes)}; {TRAIN_IT_FIRST}"
+                f"teacher {path}: has {count} classes without names, but the data have {len(classes)}; {TRAIN_IT_FIRST}"
             )
-        note(f"teacher {path}: its {count} classes have no names; they are taken for those of the data, in their order")
+        note(
+            f"teacher {path}: its {count} classes have no names; they are taken to be those of the data, in the same "
+            "order"
+        )
         return None
     known, classes = [class_name(name) for name in known], [class_name(name) for name in classes]
     if known == classes:

@@ -113,13 +113,13 @@ def _exported(path: str, device: torch.device, dense: bool) -> TeacherFile:
     kind = file_kind(path)
     if kind in PROGRAMS:
         raise UserError(
-            f"teacher {path}: is a program, which may do anything on this machine, and is not run for that; name the "
-            "checkpoint behind it, or its ONNX file"
+            f"teacher {path}: is a program, which may do anything on this machine, so it cannot teach; give the "
+            "checkpoint that it was exported from, or an ONNX file"
         )
     if dense:
         raise UserError(
-            f"teacher {path}: is an exported file, which answers for the whole image alone; distill dense needs the "
-            "checkpoint behind it"
+            f"teacher {path}: is an exported file, which answers only for the whole image; for distill dense, give "
+            "the checkpoint that it was exported from"
         )
     predictor = open_exported(path)
     found = hashlib.sha256()
@@ -238,7 +238,10 @@ def _maps_of_timm(path: str, network: Any, images: Tensor) -> Tensor:
         grid = list(getattr(getattr(network, "patch_embed", None), "grid_size", ()) or ())
         features = features[:, prefix:] if features.ndim == 3 else features
         if features.ndim != 3 or len(grid) != 2 or features.shape[1] != grid[0] * grid[1]:
-            raise UserError(f"teacher {path}: this network has no map of features; distill soft and hard can have it")
+            raise UserError(
+                f"teacher {path}: this network has no feature map, which distill dense needs; choose distill soft or "
+                "hard"
+            )
         count, _, width = features.shape  # (B, N, C)
         # A head that looks at the class token, and one that averages all others, then see this one token.
         places = features.reshape(-1, 1, width).expand(-1, 1 + prefix, -1)

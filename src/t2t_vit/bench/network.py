@@ -25,7 +25,7 @@ class Stage:
 
     Attributes:
         name: the modules' own: attention1, attention2, project, blocks, head.
-        inputs: detached, and with `requires_grad` where a gradient goes on to the stage before.
+        inputs: detached, and with `requires_grad` where a gradient continues to the stage before.
         parameters: those of the stage that are trained.
     """
 

@@ -86,7 +86,7 @@ def _print_parts(title: str, rate: str, found: Results) -> None:
         for row in found["parts"]
     ]
     rows.append(["together", f"{1e3 / found['images_per_second']:.3g}", f"{found['images_per_second']:,.0f}", ""])
-    _print_table(title, ("part", "ms an image (least to greatest)", rate, "share"), rows)
+    _print_table(title, ("part", "ms per image (least to greatest)", rate, "share"), rows)
 
 
 def _speed(row: Row | None) -> list[str]:

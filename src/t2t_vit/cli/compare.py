@@ -25,7 +25,7 @@ def run(options: Options) -> int:
             written.
     """
     if len(options.words) < 2:
-        raise UserError(f"compare needs two runs or more; not only {options.data}")
+        raise UserError(f"compare needs at least two runs, but got only {options.data}")
     output = Path(options.extra("output"))
     check_output(output)
     groups, pairs = compare([logs_folder(word) for word in options.words], output)

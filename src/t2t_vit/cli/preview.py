@@ -1,4 +1,4 @@
-"""`train --preview FILE.png`: training images as the network would get them, augmented and mixed, as one picture."""
+"""`train --preview FILE.png`: training images as the network would get them, augmented and mixed, as one image file."""
 
 from dataclasses import replace
 from itertools import islice

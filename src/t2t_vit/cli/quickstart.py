@@ -1,4 +1,4 @@
-"""`t2t-vit quickstart`: the whole way on the embedded images: train, evaluate, predict, export, and pictures of it."""
+"""`t2t-vit quickstart`: train, evaluate, predict, export and draw the predictions, on the embedded images."""
 
 import shutil
 from dataclasses import replace

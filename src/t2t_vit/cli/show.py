@@ -1,4 +1,4 @@
-"""`t2t-vit show`: a picture of what the network sees of an image."""
+"""`t2t-vit show`: a figure of what the network sees in an image."""
 
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,7 @@ from t2t_vit.settings.command_line import Options
 
 
 def run(options: Options) -> int:
-    """Draw IMAGE's view; prints where the picture is."""
+    """Draw IMAGE's view; prints the path of the figure."""
     image = options.data
     output = options.extras.get("output", f"{Path(image).stem}_view.png")
     check_output(output)

@@ -41,14 +41,16 @@ PAGE = "comparison.html"
 
 
 def run(options: Options) -> int:
-    """Train what is left of the sweep, and print what came of it; 1 where no trial came to its end.
+    """Train what is left of the sweep, and print what came of it; 1 where no trial is complete.
 
     Raises:
         UserError: values that a key does not take, a folder of another sweep, or a first run that cannot begin.
     """
     waiting.end()
     if from_environment().count > 1:
-        raise UserError("sweep starts its own processes: leave the launcher out; --jobs says how many at a time")
+        raise UserError(
+            "sweep starts its own processes: run it without the launcher; --jobs sets the number of processes at a time"
+        )
     plan, config = plan_of(options)
     if options.print_config:
         print(to_yaml(config), end="")
@@ -60,7 +62,9 @@ def run(options: Options) -> int:
     goes_on = enter(folder, content, tell)
     study = Study(folder, plan, config.seed, partial(check, folder, content))
     seeds = f" of {counted(len(plan.seeds), 'run')} each" if len(plan.seeds) > 1 else ""
-    tell(f"{folder}: {'the sweep goes on' if goes_on else 'a new sweep'}, {plan.shown_trials}{seeds}, {jobs} at a time")
+    tell(
+        f"{folder}: {'the sweep continues' if goes_on else 'a new sweep'}, {plan.shown_trials}{seeds}, {jobs} at a time"
+    )
     # A device that was chosen stays: a run that sees one device alone would not find it by its number.
     spread = jobs > 1 and config.device_target in ("auto", "GPU") and config.device_id == 0
     devices = visible_devices() if spread else []
@@ -110,10 +114,10 @@ def plan_of(options: Options) -> tuple[Plan, Config]:
     check_combinations(dimensions, lambda values: resolve(replace(options, line={**options.line, **values})))
     size, trials = grid_size(dimensions), options.extra("trials")
     if size is None and not trials:
-        raise UserError("--over with a range has no end of values: say how many to try with --trials N")
+        raise UserError("a range in --over has no fixed number of values; give the number of trials with --trials N")
     is_grid = size is not None and (not trials or trials >= size)
     if is_grid and size is not None and size > MOST_TRIALS:
-        raise UserError(f"there are {size:,} combinations; say how many of them to try with --trials N")
+        raise UserError(f"there are {size:,} combinations; give the number of trials with --trials N")
     if size is not None and trials > size:
         tell(f"--trials {trials}: there are {counted(size, 'combination')}, and each is tried once")
     drawn = {each.key: each.drawn(getattr(config, each.key)) for each in dimensions}
@@ -192,7 +196,7 @@ def conclude(options: Options, folder: Path, plan: Plan, config: Config, trials:
     found: dict[str, Any] = {"folder": str(folder), "metric": metric, "trials": [each.to_dict() for each in trials]}
     lines = []
     if best is None:
-        lines.append("no trial came to its end")
+        lines.append("no trial is complete")
     else:
         texts = {} if best.is_default else best.texts
         words = train_words(options, texts, plan.seeds[0])
@@ -217,8 +221,8 @@ def _nothing_more(plan: Plan, tried: int) -> Iterator[str]:
         yield f"all combinations were tried ({tried}); more values in --over continue the sweep"
     elif tried < plan.trials:
         yield (
-            f"{counted(tried, 'combination')} of {plan.trials} were tried: all further ones that were drawn had been "
-            "tried before; wider ranges or more values in --over continue the sweep"
+            f"{counted(tried, 'combination')} of {plan.trials} were tried: all others that were drawn had been tried "
+            "before; wider ranges or more values in --over continue the sweep"
         )
 
 
@@ -227,17 +231,16 @@ def _compared(
 ) -> list[str]:
     """Lines on the best trial, compared with the configuration as it is."""
     if default is best:
-        return ["the configuration as it is was the best of them"]
+        return ["the values of the configuration itself were the best"]
     if default is None:
         own = ", ".join(f"{each.key} {_text(getattr(config, each.key))}" for each in plan.dimensions)
-        return [
-            f"not compared with the configuration as it is ({own}): it is not among the trials that came to their end"
-        ]
+        return [f"not compared with the values of the configuration itself ({own}): no complete trial has them"]
     page = folder / PAGE
     groups, pairs = compare([*logs_of_trial(folder, default), *logs_of_trial(folder, best)], page)
     found["comparison"] = {**as_json(groups, pairs), "page": str(page)}
     return [
-        f"compared with the configuration as it is, trial {default.number}: {headline(pairs)}",
-        "The best of several was chosen by these very images, which flatters it: train both with other seeds to know.",
+        f"compared with the values of the configuration itself, trial {default.number}: {headline(pairs)}",
+        "The best trial was chosen by these images, so its number is flattering: train both with other seeds to be "
+        "sure.",
         str(page),
     ]

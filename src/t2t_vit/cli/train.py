@@ -111,7 +111,7 @@ def printed(start: Start) -> Config:
 
 
 def where(result: Result) -> list[str]:
-    """A line for each thing that a run left behind, and the commands that use it."""
+    """A line for each thing that a run wrote, and the commands that use it."""
     folders = result.folders
     report = folders.logs / REPORT
     best = [("best checkpoint", result.best)] if result.best else []
@@ -470,8 +470,8 @@ def average_note(config: Config, average: EpochAverage | None, state: State, end
     if average is None or average.count or end >= average.first_epoch * state.updates_per_epoch:
         return ""
     return (
-        f"model_average {config.model_average}: the first epoch that is averaged is {average.first_epoch} of "
-        f"{state.epochs}, and the run ends before its end, at step {end}"
+        f"model_average {config.model_average}: averaging begins at the end of epoch {average.first_epoch} of "
+        f"{state.epochs}, but the run ends before that, at step {end}"
     )
 
 

@@ -1,4 +1,4 @@
-"""`t2t-vit weights show | convert`: what a file of weights holds, and the same weights in another format."""
+"""`t2t-vit weights show | convert`: what a weights file holds, and the same weights in another format."""
 
 from pathlib import Path
 

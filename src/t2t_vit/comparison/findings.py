@@ -103,20 +103,18 @@ def why_unpaired(runs: Sequence[ComparedRun]) -> str:
     """Why the answers of these runs cannot be paired image by image, in a sentence; empty where they can."""
     for run in runs:
         if not run.is_finished:
-            return f"{run.name} did not come to its end, so its images were not answered a last time."
+            return f"{run.name} is not finished, so it has no answers from a last evaluation."
         if run.answers is None:
-            return f"{run.name} has no {ANSWERS}, in which a run of this version keeps the answer to each image."
+            return (
+                f"{run.name} has no {ANSWERS}, the file in which a run of this version stores its answer to each image."
+            )
     first = runs[0]
     for run in runs[1:]:
         assert first.answers is not None
         assert run.answers is not None
         if not np.array_equal(first.answers["image"], run.answers["image"]):
             common = len(np.intersect1d(first.answers["image"], run.answers["image"], assume_unique=True))
-            drawn = (
-                ": val_num_samples takes a part of them, and each seed draws another part"
-                if are_drawn_apart([first, run])
-                else ""
-            )
+            drawn = ": with val_num_samples, each seed draws other images" if are_drawn_apart([first, run]) else ""
             return (
                 f"{first.name} and {run.name} were measured on different validation images ({len(first.answers):,} and "
                 f"{len(run.answers):,}, {common:,} in common), so their answers are not paired{drawn}."
@@ -190,7 +188,7 @@ def unlike_evaluation(run: ComparedRun) -> str:
     if percent(held) == percent(run.top1):
         return ""
     return (
-        f"The answers of {run.name} are of another evaluation ({percent(held)} top-1) than its figures "
+        f"The answers of {run.name} come from another evaluation ({percent(held)} top-1) than its figures "
         f"({percent(run.top1)}): tests by the images use the answers."
     )
 

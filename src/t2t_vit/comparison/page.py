@@ -86,18 +86,16 @@ def remarks(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequence[str
     for group in groups:
         if group.left_out:
             names = ", ".join(run.name for run in group.left_out)
-            found.append(f"Left out of all numbers of {group.name}, since not at the end of training: {names}.")
+            found.append(f"Left out of all numbers of {group.name}, because not finished: {names}.")
     unfinished = [run.name for group in groups for run in group.measured if not run.is_finished]
     if unfinished:
-        found.append(f"Not at their end, so with the figures of their last evaluation: {', '.join(unfinished)}.")
+        found.append(f"Not finished, so shown with the figures of the last evaluation: {', '.join(unfinished)}.")
     if differing_keys(groups).keys() == {"seed"}:
-        found.append(
-            "These runs are of one configuration: what they differ by is what another seed changes, and no more."
-        )
+        found.append("These runs have the same configuration: they differ only by what another seed changes.")
     elif any(pair.images is not None and pair.seeds is None for pair in pairs):
         found.append(
-            "An interval over images says how sure the difference of these very networks is. What another seed would "
-            "change is not in it: train each configuration with several seeds to know."
+            "An interval over images says how sure the difference between these networks is. It does not include what "
+            "another seed would change: to know that, train each configuration with several seeds."
         )
     return found
 

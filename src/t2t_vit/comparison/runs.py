@@ -196,7 +196,7 @@ def read_runs(folders: Sequence[Path]) -> list[ComparedRun]:
         mark = found.record.get("run")
         key = str(mark["id"]) if isinstance(mark, dict) and "id" in mark else str(folder.resolve())
         if key in seen:
-            raise UserError(f"{folder}: is the run of {seen[key]}, and a run is compared with others; name each once")
+            raise UserError(f"{folder}: is the run of {seen[key]} again; give each run only once")
         seen[key] = folder
         files.append(found)
     runs = [
@@ -220,9 +220,9 @@ def _check(run: ComparedRun) -> None:
             raise ValueError("a number is not finite")
         hash((run.weights, *run.class_accuracy))
         if not all(isinstance(run.settings[key], str) for key in TEXTS):
-            raise ValueError("a folder or a precision is no text")
+            raise ValueError("a folder or a precision is not text")
         if type(run.settings["val_num_samples"]) is not int:
-            raise ValueError("val_num_samples is no whole number")
+            raise ValueError("val_num_samples is not a whole number")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         folder = run.files.folder
         raise UserError(

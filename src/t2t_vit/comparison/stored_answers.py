@@ -17,15 +17,15 @@ def how_to_store_answers(run: ComparedRun, *, to_all: bool = False) -> str:
     checkpoint = _checkpoint_of(run)
     if checkpoint is None:
         return (
-            f"{run.name}: the checkpoint of its last evaluation is not found, so its images cannot be answered again; "
-            "it has to be trained again to be paired."
+            f"{run.name}: the checkpoint of its last evaluation was not found, so its answers cannot be made again; "
+            "to pair it, train it again."
         )
     level = run.settings["amp_level"]
     words = ["t2t-vit", "eval", "--pretrained", str(checkpoint), "--amp_level", str(level)]
     words += [*(["--val_num_samples", "-1"] if to_all else []), "--answers", str(run.files.folder / ANSWERS)]
-    what = "replaces the answers by those to all validation images" if to_all else "adds the answers"
+    what = "replaces the answers by answers to all validation images" if to_all else "adds the answers"
     command = " ".join(map(quote, words))
-    return f"{run.name}: this command {what}, from the folder that the run was started in: {command}"
+    return f"{run.name}: this command {what}; run it in the folder that the run was started in: {command}"
 
 
 def _checkpoint_of(run: ComparedRun) -> Path | None:

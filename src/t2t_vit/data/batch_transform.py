@@ -148,7 +148,7 @@ def pixel_noise(noise_keys: Keys, images: Tensor) -> Tensor:
     """Standard normal numbers like `images`, (n, C, H, W), a function of each image's key and the position.
 
     The n-th pair of numbers comes from the n-th SplitMix64 output of the key (Box and Muller 1958), computed on the
-    device: an image's noise is the same in every batch and on every device, but for the rounding of log and cos.
+    device: an image's noise is the same in every batch and on every device, except for the rounding of log and cos.
     """
     count = images[0].numel()
     start = torch.from_numpy(noise_keys.view(np.int64)).to(images.device, non_blocking=True)

@@ -131,7 +131,7 @@ def validation_folder(
 
 @dataclass(frozen=True)
 class _Opening:
-    """How folders are opened, and who is told what was seen."""
+    """How folders are opened, and where notes about them go."""
 
     mode: Mode
     split_seed: int
@@ -227,15 +227,16 @@ def _again(tree: Tree, opening: _Opening, recorded: Recorded, whole: bool) -> tu
         gone = [os.fsdecode(name) for name in names if name not in there[place]]
         if gone:
             opening.note(
-                f"{len(gone):,} of the {counted(len(names), f'{what} image')} that the run was begun with "
-                f"{'is' if len(gone) == 1 else 'are'} not in {place} any more ({some(gone)}): {instead}"
+                f"{len(gone):,} of the {counted(len(names), f'{what} image')} of the run "
+                f"{'is' if len(gone) == 1 else 'are'} no longer in {place} ({some(gone)}): {instead}"
             )
     for place in sorted(there) if whole else ():
         mine = {name for at, names, _, _ in parts if at == place for name in names}
         new = sorted(os.fsdecode(name) for name in there[place] - mine)
         if new:
             opening.note(
-                f"left out, since the run began without: {counted(len(new), 'new image')} in {place} ({some(new)}); a "
+                f"left out, because the run began without them: {counted(len(new), 'new image')} in {place} "
+                f"({some(new)}); a "
                 "new run uses all of them"
             )
     return (

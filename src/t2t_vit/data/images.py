@@ -161,7 +161,7 @@ def _alike(extra: Sequence[str], missing: Sequence[str]) -> str:
     """What to add where a name was probably meant to be another one."""
     folded = {name.casefold(): name for name in missing}
     pairs = [f"{name!r} to {folded[name.casefold()]!r}" for name in extra if name.casefold() in folded]
-    return f"; names are compared letter by letter, so rename {_some(pairs)}" if pairs else ""
+    return f"; names must be equal letter by letter, so rename {_some(pairs)}" if pairs else ""
 
 
 def _quoted(names: Sequence[str]) -> str:

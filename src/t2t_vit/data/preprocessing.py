@@ -182,7 +182,7 @@ def fit_channels(name: str, values: Sequence[float], in_chans: int) -> tuple[flo
         return (sum(fitted) / 3,)
     if len(fitted) == 3 and in_chans == 4:
         return (*fitted, 0.5)
-    raise ValueError(f"{name} has {len(fitted)} values for {in_chans} channels; give one, or one a channel")
+    raise ValueError(f"{name} has {len(fitted)} values for {in_chans} channels; give one, or one per channel")
 
 
 @lru_cache(maxsize=32)

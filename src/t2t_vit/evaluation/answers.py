@@ -66,4 +66,4 @@ def read_answers(path: Path) -> NDArray[np.void]:
 
 def _damaged(path: Path, reason: str) -> UserError:
     reason = " ".join(reason.split())
-    return UserError(f"{path}: is no file of answers ({reason}); remove it to compare without it")
+    return UserError(f"{path}: is not a file of answers ({reason}); remove it to compare without it")

@@ -46,7 +46,7 @@ class Outcomes:
 
 
 class OutcomeTable:
-    """The answers of one process to its share of the images, as they come in.
+    """The answers of one process to its share of the images, as they arrive.
 
     Six numbers an image are kept, on the device until the end: 2.4 MB for 50,000 images, whatever the class count.
     Several processes each fill in their own images and add the tables up, so that nothing is counted twice.

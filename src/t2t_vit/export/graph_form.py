@@ -16,7 +16,7 @@ from t2t_vit.variants import SoftSplit
 
 
 def graph_form(job: ExportJob, *, by_slices: bool = True, centred_norms: bool = False) -> nn.Module:
-    """A module of the file's own input and output, in the file's precision but for int8, which starts from float32.
+    """A module of the file's own input and output, in the file's precision except for int8, which starts from float32.
 
     Args:
         job: its model is copied where it has to change.

@@ -1,7 +1,7 @@
 """Which primitives of MindSpore each operator of PyTorch becomes.
 
 All of them run on the CPU in MindSpore 2.7 to 2.10 with a batch of any length. Not used: strided slices, of which
-MindSpore keeps the first batch's length and goes on with it in silence.
+MindSpore keeps the first batch's length and silently continues with it.
 """
 
 import math

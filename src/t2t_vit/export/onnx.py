@@ -154,7 +154,7 @@ def write_openvino(job: ExportJob, path: Path) -> None:
 
 
 def _quantised_openvino(model: Any, job: ExportJob, kept: list[str]) -> Any:
-    """As nncf does it for transformers, but for the operators named in `kept`, which stay float in ONNX, too."""
+    """As nncf does it for transformers, except for the operators named in `kept`, which stay float in ONNX, too."""
     import nncf
 
     images = [{INPUT: one.numpy()} for one in job.calibration_inputs()]

@@ -20,7 +20,7 @@ from t2t_vit.ops.split_norm_linear import fused_split_norm_linear, product_dtype
 
 
 class FusedTokensToToken(TokensToToken):
-    """`TokensToToken` whose windows never lie in memory, and whose performers take two passes over the tokens.
+    """`TokensToToken` whose windows never lie in memory, and whose performers read the tokens twice.
 
     Of its modules the soft splits, `norm1` and the linear layer to keys, queries and values are read, not called; if
     one of them was changed since, the forward pass is refused.

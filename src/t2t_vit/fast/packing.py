@@ -18,7 +18,7 @@ from t2t_vit.model.token_logits import token_logits
 from t2t_vit.model.tokens_to_token import TokensToToken
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
-# What a packed network is told to be made of, by the modules that do more than one layer's work.
+# How a packed network describes itself: the modules that do more than one layer's work.
 PARTS: dict[type[nn.Module], str] = {
     PackedBlock: "attentions with the operations before them",
     Tail: "MLPs with the operations before them",
@@ -39,7 +39,7 @@ class PackedNetwork(nn.Module):
     def __init__(self, network: T2TViT, dtype: torch.dtype) -> None:
         super().__init__()
         self.network, self.dtype, self.made_of = network, dtype, _made_of(network, dtype)
-        # Windows are normalised from the pixels as they come; convolutions multiply them.
+        # Windows are normalised directly from the pixels; convolutions multiply them.
         self.takes = torch.float32 if isinstance(network.tokens_to_token, PackedTokens) else dtype
         self.eval().requires_grad_(False)
 
@@ -51,7 +51,7 @@ class PackedNetwork(nn.Module):
 
     @torch.no_grad()
     def token_logits(self, images: Tensor) -> Tensor:
-        """Of images as `forward` takes them: logits (B, 1 + N, num_classes), see `model.token_logits`."""
+        """Logits of all tokens, (B, 1 + N, num_classes), of images as in `forward`; see `model.token_logits`."""
         with torch.autocast("cpu", enabled=False):
             return token_logits(self.network, self._features(images))
 

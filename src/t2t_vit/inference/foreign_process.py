@@ -93,7 +93,7 @@ class ForeignProcess:
         metadata: what the file says of itself, as the runtime reads it; None where it does not.
 
     Raises:
-        ProgramError: the file cannot be loaded, or not within the limits. The sentence goes on from the file's name.
+        ProgramError: the file cannot be loaded, or not within the limits. The sentence continues from the file's name.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class ForeignProcess:
                 return
 
     def _answer(self, what: str) -> dict[str, Any]:
-        """The next message but for its numbers."""
+        """The next message except for its numbers."""
         try:
             line = self._answers.readline(_LONGEST_LINE)
             answer = parse_json(line) if line.endswith(b"\n") else None
@@ -229,7 +229,7 @@ class ForeignProcess:
         if self._late:
             most = self._limits.seconds
             taken = f"{min(self._late, most):.3g} s {what}"
-            share = "" if self._late >= most else f", its size's share of exported_seconds ({most:g})"
+            share = "" if self._late >= most else f", the share of exported_seconds that its size gives ({most:g})"
             return ProgramError(f"takes longer than {taken}{share}; if you trust the file, raise exported_seconds")
         self._reader.join(timeout=_SECONDS_TO_END)  # last words may still be in the pipe, which a child may keep open
         last = b"".join(self._printed).decode(errors="replace").strip()

@@ -36,7 +36,7 @@ class PredictionJournal:
         fingerprint: makes what the answers depend on besides the images; called when it is needed.
         prediction: (index, probability) -> a prediction with its name.
         beside: other files that the run writes.
-        resume: go on from what is there; otherwise what is there goes.
+        resume: continue from what is there; otherwise what is there goes.
         note: called with a sentence about what was found.
 
     Raises:
@@ -145,12 +145,14 @@ class PredictionJournal:
         now = self._header()
         before = header if isinstance(header, dict) else {}
         if before.get(_HEADER) != _VERSION:
-            raise UserError(f"{self.path}: is of another version of t2t_vit; leave out --resume to start again")
+            raise UserError(
+                f"{self.path}: was written by another version of t2t_vit; leave out --resume to start again"
+            )
         changed = [key for key in {**now, **before} if now.get(key) != before.get(key)]
         if changed:
             raise UserError(
-                f"{self.path}: the run to be continued had another {' and '.join(changed)};"
-                " use the same again, or leave out --resume to start again"
+                f"{self.path}: the interrupted run had another {' and '.join(changed)}; use the same one, or leave "
+                "out --resume to start again"
             )
         self._known = _Known(self.path, self._prediction)
         file.seek(0, os.SEEK_END)

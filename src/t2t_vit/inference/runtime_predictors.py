@@ -78,7 +78,7 @@ def openvino_mark(export: str) -> bytes:
 def _check_pair(path: Path) -> None:
     """Refuse a graph with the weights of another export, which a killed one may leave; it has been parsed before.
 
-    Another program that saves the model anew leaves no mark on the weights.
+    Another program that saves the model again leaves no mark on the weights.
 
     Raises:
         UserError: as above; ProgramError where one of the files cannot be read.

@@ -136,7 +136,7 @@ def listed_images(source: str, *, null: bool = False) -> Iterator[Item]:
         UserError: the file cannot be opened, at once; it is empty, or no list, when it is read.
     """
     try:
-        # Unbuffered: what a slow writer has written is answered, and a reader that waits can be left behind.
+        # Unbuffered: what a slow writer has written is answered at once, and a reader that waits can be abandoned.
         file = os.dup(sys.stdin.fileno()) if source == STANDARD_INPUT else os.open(source, os.O_RDONLY)
         if source != STANDARD_INPUT and Path(source).is_dir():
             raise IsADirectoryError(0, "it is a folder")

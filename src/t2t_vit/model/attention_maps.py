@@ -29,7 +29,7 @@ def attention_maps(model: "T2TViT", places: Sequence[Place] | None = None) -> It
 
     Args:
         places: numbers of entries of `model.blocks`, as for a list, or "attention1" and "attention2", the stages of
-            the tokens-to-token module, whose maps are (B, 1, N, N) over all windows: 39 MB an image for the first at
+            the tokens-to-token module, whose maps are (B, 1, N, N) over all windows: 39 MB per image for the first at
             224 pixels. None: every block with attention.
 
     Returns:

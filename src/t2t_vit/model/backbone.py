@@ -37,7 +37,7 @@ class Attention(nn.Module):
         return self.qkv(tokens)
 
     def weights(self, tokens: Tensor) -> Tensor:
-        """What each token looks at: (B, heads, N, N), rows sum to 1. For pictures; `forward` never stores it."""
+        """What each token looks at: (B, heads, N, N), rows sum to 1. For figures; `forward` never stores it."""
         q, k, _ = (split_heads(part, self.heads) for part in self.queries_keys_values(tokens).chunk(3, dim=-1))
         return softmax_weights(q, k, self.scale)
 

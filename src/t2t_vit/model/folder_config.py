@@ -207,7 +207,7 @@ class _Reader:
         return {"": self.top, "model_args": self.arguments, "pretrained_cfg": self.pretrained}[where].get(key)
 
     def _of(self, what: str, form: Form, *places: tuple[str, str], fallback: int = 0) -> Any:
-        """The value of the first place that has one. Others have to agree, but for the last `fallback` places."""
+        """The value of the first place that has one. Others have to agree, except for the last `fallback` places."""
         values: list[tuple[str, Any]] = []
         for number, place in enumerate(places):
             found = self._at(place)

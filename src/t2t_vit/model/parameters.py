@@ -43,7 +43,7 @@ class Freezable(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As torch's, but for what is frozen."""
+        """As torch's, except for what is frozen."""
         super().train(mode)
         for module in self._named(self._frozen):
             module.eval()

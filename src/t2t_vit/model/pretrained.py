@@ -57,7 +57,7 @@ def save_pretrained(
 
     Raises:
         UserError: the folder cannot be written, the number of names differs from the classes, or the network is not
-            one that a configuration builds: a module of it was replaced, added, pruned, hooked or patched, or a tensor
+            one that a configuration builds: a module was replaced, added, pruned, hooked or patched, or a tensor
             is quantised, sharded or without values. Then the folder does not change.
     """
     _write(model, Path(folder), Path(folder).resolve().name, preprocessing, classes, metrics, dataset, license)

@@ -47,7 +47,7 @@ def performer_weights(queries: Tensor, keys: Tensor, features: Tensor) -> Tensor
         features: the m frozen random features, (m, D).
 
     Returns:
-        (B, T, T) in float32, not negative; a row sums to 1 but for the epsilon.
+        (B, T, T) in float32, not negative; a row sums to 1 except for the epsilon.
     """
     features = features.float()
     log_keys, log_queries = log_kernel(keys.float(), features), log_kernel(queries.float(), features)  # (B, T, m)

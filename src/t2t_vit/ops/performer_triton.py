@@ -1,4 +1,4 @@
-"""Performer attention in two passes over the tokens, for CUDA: the operations around the Triton kernels."""
+"""Performer attention that reads the tokens twice, for CUDA: the operations around the Triton kernels."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext

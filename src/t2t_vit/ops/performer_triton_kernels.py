@@ -202,7 +202,7 @@ def _wide_by_half(wide, half, PRECISION: tl.constexpr, EXACT: tl.constexpr, PART
 
 @triton.jit
 def _parts(wide, PART: tl.constexpr):
-    """Three numbers of bfloat16 each, whose sum is the float32 number but for its last bit."""
+    """Three numbers of bfloat16 each, whose sum is the float32 number except for its last bit."""
     high = wide.to(tl.bfloat16)
     rest = wide - high.to(tl.float32)
     middle = rest.to(tl.bfloat16)

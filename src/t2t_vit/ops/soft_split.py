@@ -63,7 +63,7 @@ def inverse_soft_split(
 ) -> Tensor:
     """Tokens put back as windows of a map of (height, width) `size`; what overlaps is averaged, or summed.
 
-    With `average` it undoes `soft_split` of that size, but for pixels at the lower and right edge that no window
+    With `average` it undoes `soft_split` of that size, except for pixels at the lower and right edge that no window
     reached: those are 0. Decoders that learn the weights of the windows (a linear layer before) take the sum.
 
     Args:

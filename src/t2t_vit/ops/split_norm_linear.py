@@ -57,7 +57,7 @@ def split_norm_linear(
 
 
 def product_dtype(features: Tensor) -> torch.dtype:
-    """What a linear layer multiplies in here: autocast's precision, but for float64, which autocast leaves alone."""
+    """What a linear layer multiplies in here: autocast's precision, except for float64, which autocast leaves alone."""
     kind = features.device.type
     if features.dtype is not torch.float64 and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)

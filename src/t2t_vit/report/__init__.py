@@ -1,1 +1,1 @@
-"""Curves and pictures of a run, from the files that it left."""
+"""Curves and figures of a run, from the files that it wrote."""

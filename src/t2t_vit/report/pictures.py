@@ -80,7 +80,7 @@ def _cell(axes: "Axes", answer: Answer) -> None:
 
 
 def _line(axes: "Axes", points_above: float, text: str, size: float, colour: str, weight: str) -> None:
-    """A centred line of text that far above the picture."""
+    """A centred line of text that far above the figure."""
     axes.annotate(
         text,
         xy=(0.5, 1.0),

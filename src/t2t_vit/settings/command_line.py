@@ -226,7 +226,7 @@ def _unexpected(command: Command, word: str) -> str:
 def _with_whole_lists(argv: Sequence[str]) -> list[str]:
     """`--beta 0.9 0.95` and `--beta=[0.9, 0.95]`, which the shell cuts into two words, -> `--beta=0.9 0.95`.
 
-    Only what can be part of a list is taken: in `--image_size 224 photos` the photos are a word of their own.
+    Only what can be part of a list is taken: in `--image_size 224 photos` the images are a word of their own.
     """
     words, rest = list[str](), deque(argv)
     while rest:

@@ -85,7 +85,7 @@ PREVIEW = option(
 ANSWERS = option(
     "answers",
     "FILE.npy",
-    "also write the answer to each image, which compare pairs with those of another run",
+    "also write the answer to each image, so that compare can pair this run with another",
     allowed=PATH,
 )
 EVALUATION_REPORT = option(
@@ -168,8 +168,8 @@ SWEEP = (
     option(
         "trials",
         "INT",
-        "number of combinations to try, drawn by TPE, none twice (default: all of them, where every --over is a list "
-        "or a range of whole numbers)",
+        "number of combinations to try, drawn by TPE, no combination twice (default: all of them, if every --over is a "
+        "list or a range of whole numbers)",
         0,
         UP_TO_100_000,
     ),
@@ -180,8 +180,7 @@ SWEEP = (
     option(
         "prune",
         "NAME",
-        "breaks off trials that are worse than others at the same epoch: median, hyperband, or none "
-        "(default: {default})",
+        "stop trials that are worse than others at the same epoch: median, hyperband, or none (default: {default})",
         "median",
         OneOf(("median", "hyperband", "none")),
     ),
@@ -388,7 +387,7 @@ COMMANDS = {
             details="The report is one HTML file that works offline. Training writes it when it ends; this command "
             "writes it again, or for the first time if the run was killed.\n\n"
             "RUN_FOLDER is the logs folder of the run, such as runs/logs/t2t_vit_14, one of its checkpoints, or the "
-            "folder of these.",
+            "folder of its checkpoints.",
         ),
         Command(
             "compare",
@@ -401,9 +400,9 @@ COMMANDS = {
                 option("output", "FILE.html", "the page (default: {default})", "comparison.html", PATH),
                 flag("json", "print one JSON object in place of the table"),
             ),
-            details="RUN is the logs folder of a run, one of its checkpoints, or the folder of these. Each run is "
-            "compared with the first: on the same validation images, and by the seeds where there are several. Runs "
-            "whose configurations differ in the seed alone are one group.\n\n"
+            details="RUN is the logs folder of a run, one of its checkpoints, or the folder of its checkpoints. Each "
+            "run is compared with the first: on the same validation images and, if there are several seeds, "
+            "by the seeds. Runs that differ only in the seed form one group.\n\n"
             "The page is one HTML file that works offline: curves, cost, accuracy by class, and the keys that differ.",
         ),
     )

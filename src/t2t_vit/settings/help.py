@@ -11,9 +11,9 @@ WIDEST = 110
 COLUMN = 35
 METAVARS = {int: "INT", float: "NUMBER", bool: "BOOL", str: "TEXT", ImageSize: "INT [INT]"}
 RULES = """\
-A key is given as --key value or --key=value (so where the value begins with a dash), lists as --beta 0.9 0.95 or
---beta=[0.9,0.95]. An option beats the configuration file wherever it stands; the last one counts of an option that is
-given twice."""
+Write a key as --key value or --key=value (if the value begins with a dash, only the second works), and a list as
+--beta 0.9 0.95 or --beta=[0.9,0.95]. An option overrides the configuration file wherever it stands. If an option is
+given twice, the last one counts."""
 
 
 class Page(HelpFormatter):

@@ -106,7 +106,7 @@ def resolve(
 
 
 def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None = None) -> tuple[Config, list[str]]:
-    """The configuration that the run of `saved` goes on with, and what to say of it, one line each.
+    """The configuration that the run of `saved` continues with, and what to say of it, one line each.
 
     Args:
         place: keys of the folder that the checkpoint was found in, which may have been moved since.
@@ -141,7 +141,7 @@ def _as_said(options: Options) -> Options:
 
 
 def _with_split_seed(held: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Until there was a `split_seed`, `seed` chose the validation images: a run that began so goes on so."""
+    """Until there was a `split_seed`, `seed` chose the validation images: a run that began so continues so."""
     return {"split_seed": held["seed"], **held} if "seed" in held else held
 
 

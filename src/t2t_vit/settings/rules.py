@@ -93,8 +93,7 @@ TRAINING_CONTRADICTIONS = (
     ),
     Contradiction(
         lambda c: not _shares_rise(c),
-        "crop_schedule {crop_schedule}: the shares at which sizes end have to rise and the last one has to be 1.0, as "
-        "in 96:0.6,128:1.0",
+        "crop_schedule {crop_schedule}: the shares must rise, and the last one must be 1.0, as in 96:0.6,128:1.0",
     ),
     Contradiction(
         lambda c: not all(SIDE.allows(side) for size, _ in _crops(c) for side in size),
@@ -122,7 +121,8 @@ TRAINING_CONTRADICTIONS = (
     ),
     Contradiction(
         lambda c: c.distill == "dense" and c.distill_weight == 1,
-        "distill dense with distill_weight 1 trains only the tokens, but the class token answers; choose less than 1",
+        "distill dense with distill_weight 1 trains only the other tokens, but the class token gives the answer; "
+        "choose less than 1",
     ),
     Contradiction(
         lambda c: c.distill == "dense" and c.mix_token > 0 and _mixes(c) and c.mixup_prob > 0,
@@ -130,7 +130,7 @@ TRAINING_CONTRADICTIONS = (
     ),
     Contradiction(
         lambda c: c.distill != "none" and c.teacher == "",
-        "distill {distill} needs a teacher; name its file with --teacher, or leave distill at none",
+        "distill {distill} needs a teacher; give its file with --teacher, or leave distill at none",
     ),
 )
 
@@ -228,7 +228,7 @@ REMARKS = (
     ),
     Contradiction(
         lambda c: c.crop_schedule != "" and _crops(c)[-1][0] != image_size_of(c),
-        "crop_schedule {crop_schedule} ends with another size than image_size {image_size}, at which is evaluated",
+        "crop_schedule {crop_schedule} ends with another size than image_size {image_size}, which evaluations use",
     ),
     Contradiction(
         lambda c: c.warmup_length > _total_epochs(c),

@@ -1,7 +1,7 @@
 """Every configuration key: its default, its meaning and what it may hold; one frozen dataclass a section.
 
 The keys are flat, `config.epochs`, and stand in a YAML file and on the command line under the same names. Names,
-meanings and defaults are those of the MindSpore model-zoo page of T2T-ViT, but for the folders, the data, the
+meanings and defaults are those of the MindSpore model-zoo page of T2T-ViT, except for the folders, the data, the
 device, the kind of GELU and the class count. What keys mean beside each other is in `rules`.
 """
 
@@ -95,8 +95,8 @@ class Augmentations:
     aa_interpolation: str = key("bilinear", "interpolation within auto_augment", RESAMPLING)
     repeated_augment: int = key(
         1,
-        "views of each image in an update of all processes, each augmented for itself; an epoch keeps its number of "
-        "steps and sees so many times fewer images",
+        "views of each image in one update of all processes, each with its own augmentation; an epoch keeps its "
+        "number of steps, so it sees that many times fewer images",
         Range(1, 100),
     )
     re_mode: str = key("pixel", "how erased boxes are filled", OneOf(("const", "rand", "pixel")))
@@ -165,8 +165,8 @@ class Training:
     epochs: int = key(300, "epochs of the schedule, including warm-up", COUNT)
     batch_size: int = key(
         100,
-        "images per step and device; auto: as many as fit into memory, on a CPU at most the recipe's number; unless "
-        "accumulation_step is given, it changes so that an update sees as many images as before",
+        "images per step and device; auto: as many as fit into memory, on a CPU at most the recipe's number; "
+        "accumulation_step is adjusted, unless you give it, so that an update sees as many images as before",
         BATCH,
     )
     accumulation_step: int = key(1, "batches accumulated for one optimizer step", COUNT)
@@ -186,7 +186,7 @@ class Training:
     )
     bce_target_thresh: float = key(
         0.0,
-        "bce: classes of a mixed image count whole from above this share on, the others not; 0: by share",
+        "for bce: a class of a mixed image counts as 1 above this share, else as 0; 0: off, shares stay as they are",
         BELOW_ONE,
     )
     exclude_epoch_state: bool = key(True, "True: take only the weights of pretrained; False: continue its run")
@@ -195,8 +195,8 @@ class Training:
     ema_decay: float = key(0.9999, "decay of the EMA per step", BELOW_ONE)
     model_average: str = key(
         "none",
-        "uniform average of the weights at the ends of epochs, kept and evaluated like the EMA: last_k, of the last "
-        "average_epochs; swa, of all in the last average_share of the run",
+        "average of the weights at the ends of epochs, used in place of the EMA: last_k, over the last average_epochs "
+        "epochs; swa, over all epochs in the last average_share of the run",
         OneOf(("none", "last_k", "swa")),
     )
     average_epochs: int = key(
@@ -211,8 +211,8 @@ class Training:
     resume: str = key("", "run to continue: a checkpoint file, or auto for the newest one in ckpt_root_dir", RUN)
     teacher: str = key(
         "",
-        "network that the student learns from too: a checkpoint, a folder with model.safetensors, the name of released "
-        "weights, an exported file, or timm:NAME=FILE",
+        "network from whose answers the student learns, too: a checkpoint, a folder with model.safetensors, the name "
+        "of released weights, an exported file, or timm:NAME=FILE",
         PATH,
     )
     distill: str = key(
@@ -225,7 +225,9 @@ class Training:
         0.5, "share of the teacher's part in the loss; the targets have the rest", Range(0, 1, open_low=True)
     )
     distill_temperature: float = key(
-        1.0, "divides the logits of teacher and student in distill soft; the larger, the more even", POSITIVE
+        1.0,
+        "divides the logits of teacher and student in distill soft; a larger value makes the probabilities more even",
+        POSITIVE,
     )
     max_steps: int = key(0, "stop after this many optimizer steps; 0: no limit", OR_OFF)
     eval_every_epochs: int = key(1, "epochs between evaluations; 0: only at the end", OR_OFF)

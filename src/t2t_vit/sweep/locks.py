@@ -101,5 +101,5 @@ def made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be used ({error.strerror}); name another --folder") from error
+        raise OutputError(f"{folder}: cannot be used ({error.strerror}); give another --folder") from error
     return folder

@@ -79,7 +79,7 @@ class SeedRun:
             self.folder.mkdir(parents=True, exist_ok=True)
             log: IO[bytes] = self._log.open("ab")
         except OSError as error:
-            raise OutputError(f"{self._log}: cannot be written ({error.strerror}); name another --folder") from error
+            raise OutputError(f"{self._log}: cannot be written ({error.strerror}); give another --folder") from error
         self._node, self._read = -1, 0
         with log:
             self._process = _started(self.words, log, held, {**os.environ, **environment})
@@ -125,7 +125,7 @@ class SeedRun:
         try:
             with (logs / HISTORY_LINES).open("rb") as file:
                 node = os.fstat(file.fileno()).st_ino
-                if node != self._node:  # a run that is continued writes its history anew
+                if node != self._node:  # a run that is continued writes its history again
                     self._node, self._read = node, 0
                 file.seek(self._read)
                 content = file.read()
@@ -183,7 +183,7 @@ class SeedRun:
         if code is not None and code < 0:
             return f"was killed by {signal_name(-code)}"
         if code == 0:  # then what it printed last is how to use what it left
-            return "ended without a word of its end in its logs folder"
+            return "ended, and its logs folder does not say how"
         try:
             lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:

@@ -22,14 +22,14 @@ MAY_CHANGE = ("trials", "grid")
 def enter(folder: Path, content: Mapping[str, Any], note: Callable[[str], None]) -> bool:
     """Make `folder` the sweep's that `content` describes; whether it was that before.
 
-    A sweep goes on with more values of its keys. What a sweep left that never began to train is replaced.
+    A sweep continues with more values of its keys. What a sweep left that never began to train is replaced.
 
     Raises:
         UserError: it holds another sweep, or something else, or cannot be written.
     """
     content = json.loads(json.dumps(content))
     if _is_anothers(folder):
-        raise UserError(f"{folder}: holds files of something else than a sweep; name another --folder")
+        raise UserError(f"{folder}: holds files that do not belong to a sweep; give another --folder")
     with alone(folder, note):
         held = _read(folder / SWEEP) if (folder / SWEEP).exists() else None
         goes_on = held is not None and _goes_on(folder, held, content)
@@ -41,7 +41,7 @@ def enter(folder: Path, content: Mapping[str, Any], note: Callable[[str], None])
 
 
 def check(folder: Path, content: Mapping[str, Any]) -> None:
-    """Refuse to go on where another command has changed meanwhile what `folder` holds.
+    """Refuse to continue where another command has changed meanwhile what `folder` holds.
 
     Raises:
         UserError: it holds another sweep now, or this one with more values.
@@ -59,12 +59,12 @@ def _is_anothers(folder: Path) -> bool:
     try:
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be used ({error.strerror}); name another --folder") from error
+        raise OutputError(f"{folder}: cannot be used ({error.strerror}); give another --folder") from error
     return bool(names - {LOCK}) and SWEEP not in names
 
 
 def _goes_on(folder: Path, held: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
-    """Whether the sweep `held` goes on as `content`; if not, nothing is left of it.
+    """Whether the sweep `held` continues as `content`; if not, nothing is left of it.
 
     Raises:
         UserError: it began to train, and is another one, or is being trained and has fewer values.
@@ -75,14 +75,13 @@ def _goes_on(folder: Path, held: Mapping[str, Any], content: Mapping[str, Any]) 
     busy = held_trials(folder)
     if differing == ["over"] and _is_larger(held["over"], content["over"]):
         if busy:
-            raise UserError(
-                f"{folder}: {busy[0]} is being trained; stop its sweep, or wait for it, and add values then"
-            )
+            raise UserError(f"{folder}: {busy[0]} is being trained; stop its sweep or wait for it, then add values")
         return True
     if busy or any(folder.glob(f"trial-*/seed-*/logs/*/{RECORD}")):
         raise UserError(
-            f"{folder}: holds another sweep (another {_named(differing, held, content)}); repeat the command that "
-            "began it, name another --folder, or delete that one"
+            f"{folder}: belongs to another sweep (with another {_named(differing, held, content)}); repeat the "
+            "command that "
+            "began it, give another --folder, or delete that one"
         )
     (folder / DATABASE).unlink(missing_ok=True)
     for trial in folder.glob("trial-*"):
@@ -110,9 +109,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(read_at_most(path, LONGEST_JSON))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({reason_of(error)}); name another --folder") from error
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); give another --folder") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: is not what a sweep writes; name another --folder")
+        raise UserError(f"{path}: is not what a sweep writes; give another --folder")
     return content
 
 

@@ -14,7 +14,7 @@ from t2t_vit.sweep.space import Dimension
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-STATES = {"COMPLETE": "complete", "PRUNED": "broken off", "FAIL": "failed", "RUNNING": "not finished"}
+STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "not finished"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def table(trials: Sequence[Trial], dimensions: Sequence[Dimension], metric: str)
         if each.reason:
             state += f": {each.reason}"
         if each.is_default:
-            state += ", the configuration as it is"
+            state += ", the values of the configuration itself"
         rows.append(
             [
                 str(each.number),

@@ -81,7 +81,7 @@ class Runner:
         """Until every trial is at its end, those of other processes included.
 
         Raises:
-            Stopped: a signal asked for it; the runs have stopped with checkpoints, and the sweep can go on.
+            Stopped: a signal asked for it; the runs have stopped with checkpoints, and the sweep can continue.
             UserError: the first run could not begin: what is wrong is the same for all.
         """
         with heard(self._request):  # also while the runs save and end, so that a second Ctrl-C is heard
@@ -132,7 +132,7 @@ class Runner:
         work = _Work(turn, runs, slot)
         self._works.append(work)
         goes_on = any(run.logs for run in runs)
-        self._note(f"{work.named}: {'goes on' if goes_on else 'begins'}")
+        self._note(f"{work.named}: {'continues' if goes_on else 'begins'}")
         self._start(work)
 
     def _start(self, work: _Work) -> None:
@@ -148,8 +148,8 @@ class Runner:
             return False
         if work.is_pruned:
             self._study.pruned(work.turn, work.seconds)
-            late = "; it had come to its end before it could be stopped" if work.run.is_finished else ""
-            self._note(f"{work.named}: broken off, it was worse than the others at this epoch{late}")
+            late = "; its run had finished before it could be stopped" if work.run.is_finished else ""
+            self._note(f"{work.named}: stopped early, because it was worse than the others at this epoch{late}")
             return True
         if work.run.is_finished:
             return self._next_seed(work)

@@ -71,7 +71,7 @@ class Dimension:
         return range(int(self.low), int(self.high) + 1) if self.is_whole else None
 
     def contains(self, other: "Dimension") -> bool:
-        """Whether all that `other` holds is here, too: a sweep over it can go on with this one."""
+        """Whether all that `other` holds is here, too: a sweep over it can continue with this one."""
         if self.key != other.key or self.is_range != other.is_range or self.log != other.log:
             return False
         if not self.is_range:
@@ -125,11 +125,11 @@ def read_over(texts: Sequence[str]) -> list[Dimension]:
             )
         if key in MEASURED_KEYS:
             raise UserError(
-                f"--over {key}: it decides what is measured or ranked, so that trials could not be compared; give one "
-                f"value for all, --{key} VALUE"
+                f"--over {key}: it decides what is measured or ranked, so trials with different values could not be "
+                f"compared; give one value for all trials, --{key} VALUE"
             )
         if key in found:
-            raise UserError(f"--over {key} stands there twice; write all its values in one, {key}=V1,V2")
+            raise UserError(f"--over {key} is given twice; write all its values in one option, {key}=V1,V2")
         found[key] = _dimension(key, values)
     return [*found.values()]
 
@@ -142,7 +142,7 @@ def _dimension(key: str, text: str) -> Dimension:
     read = [_read(key, value) for value in values]
     for number, value in enumerate(read):
         if value in read[:number]:
-            raise UserError(f"--over {key}: the value {values[number]} stands there twice; keep one")
+            raise UserError(f"--over {key}: the value {values[number]} is given twice; remove one")
     return Dimension(key, values)
 
 
@@ -156,7 +156,7 @@ def _range(key: str, text: str) -> Dimension:
         raise UserError(f"--over {key}: a range goes from the lower to the higher number; not '{text}'")
     if log and low < (1 if KEYS[key].kind is int else math.ulp(0)):
         raise UserError(
-            f"--over {key}: a logarithmic range begins above 0, of whole numbers at 1; not at {match['low']}"
+            f"--over {key}: a logarithmic range must begin above 0 (whole numbers: at 1 or more), not at {match['low']}"
         )
     return Dimension(key, (), low, high, log)
 

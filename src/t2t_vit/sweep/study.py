@@ -1,7 +1,7 @@
 """The trials of a sweep in a SQLite file, through optuna: which values come next, what came of each.
 
 All that is drawn for trial N is a function of the seed, of N and of the trials before it, and is written down before
-the trial begins, so that a sweep of one job that was killed goes on as if it had not been. No combination is tried
+the trial begins, so that a sweep of one job that was killed continues as if it had not been. No combination is tried
 twice. What is being trained is known by a lock, which the training process holds, too: nobody takes up a trial before
 the last process that works on it has gone.
 """
@@ -204,7 +204,7 @@ class Study:
             trial = self._study.ask()
             descriptor = take_trial(self._folder, trial.number)
             if descriptor is None:
-                raise AssertionError(f"trial {trial.number} is new, and somebody works on it")
+                raise AssertionError(f"trial {trial.number} is new, but another process works on it")
             return self._turn(trial, descriptor)
 
     def is_over(self) -> bool:
@@ -328,4 +328,4 @@ def database_errors(folder: Path) -> Iterator[None]:
 
 def _unusable(folder: Path, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()[0]
-    return UserError(f"{folder / DATABASE}: cannot be used as the sweep's database ({reason}); name another --folder")
+    return UserError(f"{folder / DATABASE}: cannot be used as the sweep's database ({reason}); give another --folder")

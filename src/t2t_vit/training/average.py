@@ -17,7 +17,7 @@ class EpochAverage:
         last epochs e - k + 1 .. e       (Kaddour 2022, arXiv 2209.14981): the weights of k epochs are kept
         first_epoch .. e                 (Izmailov et al. 2018, arXiv 1803.05407): one running mean
 
-    An epoch counts when all its updates are made. The networks here have no batch norm, so nothing is computed anew
+    An epoch counts when all its updates are made. The networks here have no batch norm, so nothing is computed again
     for the mean; buffers are those of the last epoch. torch's AveragedModel is the running mean alone.
 
     Make it before the model is compiled or wrapped.
@@ -74,7 +74,7 @@ class EpochAverage:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> None:
-        """Go on from `state_dict()`, and from the weights that `module` had; None where it had no epoch.
+        """Continue from `state_dict()`, and from the weights that `module` had; None where it had no epoch.
 
         If the run was made longer, so that the running mean begins later than it did, it starts again.
 

@@ -34,7 +34,7 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on from `state_dict()`."""
+        """Continue from `state_dict()`."""
 
     def close(self) -> None:
         """Whatever ended the run: let go of files and the terminal."""

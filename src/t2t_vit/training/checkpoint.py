@@ -87,13 +87,13 @@ def checkpoint_content(
     epoch, step       as in the file's name: the epoch from 1, the updates made
     model, ema        state dicts under the model's own keys; ema holds the averaged weights, of whichever average, and
                       is None where there are none
-    average           with `model_average`: what it goes on from, see `EpochAverage.state_dict`
+    average           with `model_average`: what it continues from, see `EpochAverage.state_dict`
     optimizer, scaler their state; scaler is None where the loss is not scaled
     progress          where the run is, apart from its step: lr, evaluated_at, closed_at, ended, see `State`
     metrics           the last evaluation: {"step": its step, "raw": {"loss", "top1", "top5", "count", and where they
                       are known "balanced_accuracy", "macro_f1"}, "ema": ...}
     best              the lists of best checkpoints, see `retention.BestList`
-    followers         what the callbacks have to know to go on, by their class: the numbers since the last line
+    followers         what the callbacks have to know to continue, by their class: the numbers since the last line
     """
     content = {
         "format": FORMAT,

@@ -91,7 +91,7 @@ class Console:
             self._log.write(f"{text}\n")
         except OSError as error:
             self.close()
-            self.screen(f"the log cannot be written any more ({error.strerror}); training continues")
+            self.screen(f"the log can no longer be written ({error.strerror}); training continues")
 
 
 def _to_nobody(_: str) -> None:

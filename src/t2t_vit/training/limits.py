@@ -44,9 +44,9 @@ class EarlyStopping(Callback):
     @property
     def reason(self) -> str:
         """What a run that is over says."""
-        evaluations = "the last evaluation was" if self._waited == 1 else f"the last {self._waited} evaluations were"
+        evaluations = "the last evaluation" if self._waited == 1 else f"the last {self._waited} evaluations"
         return (
-            f"{evaluations} no better by {self._best_by} than the one at step {self._step} (patience {self._patience})"
+            f"{evaluations} had no better {self._best_by} than the one at step {self._step} (patience {self._patience})"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class TimeLimit(Callback):
     """The hours that a run may take, those of its continuations included.
 
     What the run has taken so far stands in its checkpoints, where there is a limit: time that a kill undid is not
-    counted. Everything from the start of training counts, evaluations included, but for the last one.
+    counted. Everything from the start of training counts, evaluations included, except for the last one.
 
     Args:
         hours: 0 is no limit.

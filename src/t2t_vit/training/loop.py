@@ -50,7 +50,7 @@ class Validation:
     average: EpochAverage | None = None
 
     def __call__(self, stop: Stop, following: Callback) -> dict[str, Metrics]:
-        """The metrics of each set of weights; `stop` may break it off, `following` sees it go on."""
+        """The metrics of each set of weights; `stop` may break it off, `following` sees it continue."""
         return {
             name: evaluate(
                 self.form(model),

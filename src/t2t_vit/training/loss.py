@@ -39,7 +39,7 @@ class BinaryCrossEntropy:
 
         loss = mean over the batch and over k of  -t_k log sigmoid(x_k) - (1 - t_k) log(1 - sigmoid(x_k))
 
-    Targets t are shares as they come, mixed and smoothed; with a `threshold` t_k is 1 where it is above it, else 0, so
+    Targets t are shares, mixed and smoothed; with a `threshold` t_k is 1 where it is above it, else 0, so
     that both classes of a mixed image may be there whole. A threshold of 0 is none.
 
     Source: Wightman et al. 2021, arXiv 2110.00476; the same numbers as timm's class of that name.

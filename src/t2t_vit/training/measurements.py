@@ -130,7 +130,7 @@ class Norms:
         return {"measured_at": self._measured_at, "norms": self._norms}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Continue from `state_dict()`."""
         measured_at, norms = int(state["measured_at"]), state["norms"]
         if norms.shape != (2,) or not norms.is_floating_point():
             raise ValueError(f"the norms of an update are {tuple(norms.shape)} {norms.dtype}")
@@ -234,7 +234,7 @@ class StepWindow:
         return {name: torch.stack([getattr(step, name) for step in steps]) for name in MEASURED} if steps else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`. Images that were counted before are not part of the speed."""
+        """Continue from `state_dict()`. Images that were counted before are not part of the speed."""
         measured = [state[name].to(self._instruments.device) for name in MEASURED] if state else []
         if any(column.ndim != 1 or column.is_complex() for column in measured):
             raise ValueError("the measurements of the last steps are not a column of numbers")

@@ -41,7 +41,7 @@ class LossScaler:
         return {"scale": self.scale, "good": self._good}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`.
+        """Continue from `state_dict()`.
 
         Raises:
             ValueError: it is no state of a scaler.

@@ -211,7 +211,7 @@ class Checkpoints(Callback):
     The loop waits while the bytes of a checkpoint are made, which a later update must not change; a thread writes
     them and flushes the disk, one checkpoint at a time. `wait`, the end, a stop and `close` wait for it.
 
-    A write that fails before the end is reported through `note`, and training goes on. Before the first update, call
+    A write that fails before the end is reported through `note`, and training continues. Before the first update, call
     `begin` or `go_on`.
 
     Args:

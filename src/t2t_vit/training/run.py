@@ -110,7 +110,7 @@ class Folders:
         return list(found.values())
 
     def sweep(self) -> None:
-        """Remove halves of files that a kill left behind."""
+        """Remove half-written files that a kill left."""
         for folder in (*self.distinct, self.best / "ema"):
             remove_leftovers(folder)
 
@@ -190,7 +190,7 @@ def write_holder(descriptor: int, content: Mapping[str, Any]) -> None:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process holds the lock in `folder`; where there are no locks, whether one is said to.
+    """Whether a living process holds the lock in `folder`; without locks, whether the file names one.
 
     Without locks, a process on another machine cannot be looked at, and counts as gone.
     """
@@ -539,11 +539,11 @@ class CheckpointPlace:
         return roots, refused
 
     def home(self, name: str, roots: Sequence[str]) -> Folders | None:
-        """The folders that the run goes on in, of the four `roots`; None where it needs new ones.
+        """The folders that the run continues in, of the four `roots`; None where it needs new ones.
 
         That is where the file lies, if that folder is the run's: a run may have been moved, and its other folders are
         looked for beside it first. For a file that lies elsewhere, what it says of folders counts for nothing: the run
-        goes on in the `roots`, if it has folders there.
+        continues in the `roots`, if it has folders there.
 
         Args:
             name: of the folders, as the checkpoint says.

@@ -1,4 +1,4 @@
-"""From what a user gives to the file of weights: a file, a folder of the hub's layout, the name of a network, or bytes.
+"""From what a user gives to the weights file: a file, a folder of the hub's layout, the name of a network, or bytes.
 
 The authors' released weights of a network are fetched once into a cache.
 """
@@ -86,7 +86,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def weights_file_in(folder: Path) -> Path:
-    """The file of weights in a folder.
+    """The weights file in a folder.
 
     Raises:
         UserError: there is none.

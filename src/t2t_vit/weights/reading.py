@@ -1,4 +1,4 @@
-"""Any file of weights -> names and tensors."""
+"""Any weights file -> names and tensors."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -102,7 +102,7 @@ def read_weights(source: Source, which: Which = "auto") -> Weights:
         which: "ema" or "raw" to insist on one of two copies.
 
     Raises:
-        UserError: no such file, not a file of weights, damaged, or without the copy that was asked for.
+        UserError: no such file, not a weights file, damaged, or without the copy that was asked for.
     """
     with given_file(source) as path:
         weights = _read(path, which)
@@ -151,7 +151,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         path: a file of torch.save or safetensors, or a folder with one, as of `read_weights`.
 
     Raises:
-        UserError: no such file, not a file of weights, or damaged.
+        UserError: no such file, not a weights file, or damaged.
     """
     kind, file = file_kind(path), find_file(path)
     if kind in _REFUSALS:

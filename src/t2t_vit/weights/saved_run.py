@@ -14,7 +14,7 @@ from t2t_vit.weights.kind import file_kind
 from t2t_vit.weights.reading import NEWEST_VERSION
 from t2t_vit.weights.torch_file import own_content
 
-# What `training.checkpoint` writes so that a run can continue; a file of weights alone lacks them.
+# What `training.checkpoint` writes so that a run can continue; a weights file alone lacks them.
 RUN_ENTRIES = {
     "arch": str,
     "config": dict,

@@ -1,4 +1,4 @@
-"""What a file of weights holds, as a page of text."""
+"""What a weights file holds, as a page of text."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ def shown(path: str | Path, which: Which = "auto") -> str:
     """Kind, copies, network, configuration, each tensor with shape and type, and how many numbers they are.
 
     Raises:
-        UserError: the file is no file of weights.
+        UserError: the file is no weights file.
     """
     weights = read_weights(path, which)
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())

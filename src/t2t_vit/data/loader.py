@@ -232,7 +232,7 @@ class _TrainRequests:
         self.strangers = False  # whether mixing partners of another rank are read as well
         self.batches = len(targets) // (batch_size * world)
         self._targets, self._balanced, self._batch_size, self._seed = targets, balanced, batch_size, seed
-        self._rank, self._world = rank, world
+        self._rank = rank
         self.global_size = batch_size * world
 
     def __len__(self) -> int:

@@ -17,14 +17,12 @@ class Cost:
 
     Attributes:
         parameters: all numbers in the state dict, frozen ones included.
-        trainable: those that training moves.
         macs: multiply-adds of a forward pass, attention included (a table that leaves it out gives less).
         weight_bytes: the state dict in float32.
         saved_bytes: what a training step keeps of the forward pass for the backward pass, in float32.
     """
 
     parameters: int
-    trainable: int
     macs: int
     weight_bytes: int
     saved_bytes: int
@@ -42,7 +40,6 @@ def count_cost(name: str, image_size: int | tuple[int, int] = 224, num_classes: 
         model(images)
     return Cost(
         parameters=sum(tensor.numel() for tensor in state),
-        trainable=sum(parameter.numel() for parameter in model.parameters()),
         macs=counter.get_total_flops() // 2,
         weight_bytes=sum(tensor.nbytes for tensor in state),
         saved_bytes=saved.total,

@@ -60,9 +60,7 @@ class Saved(Protocol):
     def content(self) -> Mapping[str, Any]: ...
 
 
-def resolve(
-    options: Options, checkpoint: Mapping[str, Any] | None = None, device_type: str | None = None
-) -> tuple[Config, list[str]]:
+def resolve(options: Options, checkpoint: Mapping[str, Any] | None = None) -> tuple[Config, list[str]]:
     """Bring command line, checkpoint, file and defaults together.
 
     What defines the model and its preprocessing travels with a checkpoint and beats the file. In training only the
@@ -72,7 +70,6 @@ def resolve(
     Args:
         checkpoint: configuration that the checkpoint holds, whole or in part (of foreign weights what their tensors
             tell); keys that do not travel are left aside.
-        device_type: `torch.device.type`, where it is known already; `cpu` makes the keys of accelerators inactive.
 
     Returns:
         The configuration, and notes for standard error, one line each.
@@ -102,7 +99,7 @@ def resolve(
     if options.command.trains:
         validate_training(config)
         notes += remarks(config)
-    return config, notes + _without_effect(options, config, device_type)
+    return config, notes + _without_effect(options, config)
 
 
 def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None = None) -> tuple[Config, list[str]]:
@@ -129,7 +126,7 @@ def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None 
     notes = [*_changed(changed, line, held, saved), *_kept_against_file(options, place or {}, config, saved)]
     validate(config)
     validate_training(config)
-    return config, notes + _without_effect(replace(options, file={}), config, None)
+    return config, notes + _without_effect(replace(options, file={}), config)
 
 
 def _as_said(options: Options) -> Options:
@@ -246,11 +243,10 @@ def _channels_note(config: Config, values: Mapping[str, Value]) -> Iterable[str]
         yield f"in_chans {config.in_chans}: {fitted}, from the defaults for three channels"
 
 
-def _without_effect(options: Options, config: Config, device_type: str | None) -> list[str]:
+def _without_effect(options: Options, config: Config) -> list[str]:
     """One line on the keys that change nothing, or none."""
-    ruled = replace(config, device_target="CPU") if device_type == "cpu" else config
     used, said = options.command.uses, {*options.line, *options.file}
-    listed = [text for text in inactive_keys(ruled, options.line) if text.partition(" ")[0] in used & said]
+    listed = [text for text in inactive_keys(config, options.line) if text.partition(" ")[0] in used & said]
     listed += [f"{name} ({options.command.name} does not use it)" for name in options.line if name not in used]
     return [f"without effect: {', '.join(listed)}"] if listed else []
 

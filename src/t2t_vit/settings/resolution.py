@@ -13,7 +13,7 @@ from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.commands import TRAVELLING_KEYS, VALIDATION_KEYS
 from t2t_vit.settings.rules import fit_channels, inactive_keys, remarks, validate, validate_training
 from t2t_vit.settings.schema import AUTO_BATCH, KEYS, Config, checked
-from t2t_vit.settings.values import Value
+from t2t_vit.settings.values import Value, spelt
 
 # The network itself: training from a checkpoint keeps these, whatever the configuration file says.
 NETWORK_KEYS = frozenset({"arch", "in_chans", "disable_approximate_gelu"})
@@ -197,17 +197,17 @@ def _against_line(
     for name in differing:
         if name == "num_classes" and options.command.name == "eval":
             raise UserError(
-                f"--num_classes {_shown(line[name])} contradicts {source}, which holds {_shown(strong[name])}: an "
+                f"--num_classes {spelt(line[name])} contradicts {source}, which holds {spelt(strong[name])}: an "
                 "evaluation never makes a new head; leave --num_classes out, classes are matched by name"
             )
         if name not in REFIT_KEYS:
             raise UserError(
-                f"--{name} {_shown(line[name])} contradicts {source}, which holds {_shown(strong[name])}; "
+                f"--{name} {spelt(line[name])} contradicts {source}, which holds {spelt(strong[name])}; "
                 f"leave --{name} out"
             )
     if differing:
         yield f"{source} is adapted: " + ", ".join(
-            f"{name} {_shown(line[name])} (the checkpoint has {_shown(strong[name])})" for name in differing
+            f"{name} {spelt(line[name])} (the checkpoint has {spelt(strong[name])})" for name in differing
         )
 
 
@@ -224,14 +224,14 @@ def _against_file(
     ]
     if differing:
         yield f"{options.checkpoint} wins over {options.path}: " + ", ".join(
-            f"{name} {_shown(strong[name])} (not {_shown(options.file[name])})" for name in differing
+            f"{name} {spelt(strong[name])} (not {spelt(options.file[name])})" for name in differing
         )
 
 
 def _inherited(options: Options, held: Mapping[str, Value], values: Mapping[str, Value]) -> Iterable[str]:
     """What the checkpoint decided because nobody else did."""
     names = [name for name in held if name not in options.file and name not in options.line]
-    listed = [f"{name} {_shown(values[name])}" for name in names if values[name] != KEYS[name].default]
+    listed = [f"{name} {spelt(values[name])}" for name in names if values[name] != KEYS[name].default]
     if listed:
         yield f"taken from {options.checkpoint}: {', '.join(listed)}"
 
@@ -239,7 +239,7 @@ def _inherited(options: Options, held: Mapping[str, Value], values: Mapping[str,
 def _channels_note(config: Config, values: Mapping[str, Value]) -> Iterable[str]:
     names = [name for name in ("mean", "std") if name not in values]
     if names and config.in_chans != 3:
-        fitted = " and ".join(f"{name} {_shown(getattr(config, name))}" for name in names)
+        fitted = " and ".join(f"{name} {spelt(getattr(config, name))}" for name in names)
         yield f"in_chans {config.in_chans}: {fitted}, from the defaults for three channels"
 
 
@@ -264,11 +264,6 @@ def _same(name: str, one: Value, other: Value, config: Config) -> bool:
     return spread(one) == spread(other)
 
 
-def _shown(value: Value) -> str:
-    """A value as it is written on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def _config_of(saved: Saved) -> Config:
     try:
         return Config.from_dict(_with_split_seed(saved.content["config"]))
@@ -278,7 +273,7 @@ def _config_of(saved: Saved) -> Config:
 
 def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> None:
     if names:
-        listed = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
+        listed = ", ".join(f"{name} {spelt(getattr(held, name))} -> {spelt(line[name])}" for name in names)
         raise UserError(
             f"the run of {saved.path} cannot be continued with {listed}: {REFUSED[names[0]]}; leave it out, or begin a "
             f"new run with --pretrained {saved.path}"
@@ -287,7 +282,7 @@ def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Sa
 
 def _changed(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> Iterable[str]:
     if names:
-        listed = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
+        listed = ", ".join(f"{name} {spelt(getattr(held, name))} -> {spelt(line[name])}" for name in names)
         another = "" if FREE.issuperset(names) else "; from there on, results differ from those of an unchanged run"
         yield f"changed from step {saved.step} on: {listed}{another}"
 
@@ -304,6 +299,6 @@ def _kept_against_file(options: Options, place: Mapping[str, Value], config: Con
     ]
     if differing:
         listed = ", ".join(
-            f"{name} {_shown(getattr(config, name))} (not {_shown(options.file[name])})" for name in differing
+            f"{name} {spelt(getattr(config, name))} (not {spelt(options.file[name])})" for name in differing
         )
         yield f"{saved.path} wins over {options.path}: {listed}; the command line would win over both"

@@ -50,26 +50,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Evaluation": "t2t_vit.api",
-    "TrainedRun": "t2t_vit.api",
-    "evaluate": "t2t_vit.api",
-    "predict": "t2t_vit.api",
-    "train": "t2t_vit.api",
-    "FeaturesOnly": "t2t_vit.model",
-    "PackedNetwork": "t2t_vit.fast",
-    "T2TViT": "t2t_vit.model",
-    "UserError": "t2t_vit.errors",
-    "attention_maps": "t2t_vit.model",
-    "create_model": "t2t_vit.model",
-    "from_pretrained": "t2t_vit.model",
-    "fuse": "t2t_vit.fast",
-    "list_models": "t2t_vit.model",
-    "load": "t2t_vit.inference.load",
-    "load_weights": "t2t_vit.weights",
-    "pack": "t2t_vit.fast",
-    "push_to_hub": "t2t_vit.model",
-    "save_pretrained": "t2t_vit.model",
-    "unfuse": "t2t_vit.fast",
+    name: home
+    for home, names in {
+        "t2t_vit.api": ("Evaluation", "TrainedRun", "evaluate", "predict", "train"),
+        "t2t_vit.errors": ("UserError",),
+        "t2t_vit.fast": ("PackedNetwork", "fuse", "pack", "unfuse"),
+        "t2t_vit.inference.load": ("load",),
+        "t2t_vit.model": (
+            *("FeaturesOnly", "T2TViT", "attention_maps", "create_model", "from_pretrained", "list_models"),
+            *("push_to_hub", "save_pretrained"),
+        ),
+        "t2t_vit.weights": ("load_weights",),
+    }.items()
+    for name in names
 }
 
 

@@ -41,6 +41,17 @@ class ProgramError(UserError):
     """An exported file fails in its runtime, exceeds its limits, or answers with something else than logits."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, else the name of its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def one_line(error: Exception, most: int = 200) -> str:
+    """An error's message as one line of up to `most` letters, else the name of its class."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def printable(text: str) -> str:
     """`text` on one line and harmless to a terminal and a log: what is unprintable as \\n, \\x1b, \\u2028, \\udcff."""
     if text.isprintable():

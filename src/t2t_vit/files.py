@@ -9,7 +9,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -307,6 +307,27 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def read_json(path: str | Path, most: int = LONGEST_JSON) -> Any:
+    """The value in a JSON file of up to `most` bytes that somebody else may have written.
+
+    Raises:
+        OSError: as of `read_at_most`.
+        ValueError: as of `parse_json`.
+    """
+    return parse_json(read_at_most(path, most))
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, indent: int | None = 1) -> None:
+    """Write a JSON file, whole or not at all.
+
+    Raises:
+        OutputError: as of `atomic_write`.
+    """
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=indent)
+        file.write("\n")
 
 
 def user_cache() -> Path | None:

@@ -63,14 +63,14 @@ def train(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         from t2t_vit.cli import train as module
         from t2t_vit.training.callbacks import Callbacks
 
-        def dies(*words: object) -> None:
+        def dies(*words: object, **_: object) -> None:
             if killed == "report" or getattr(words[1], "step", None) == after:
                 raise Killed
 
         capsys.readouterr()
         with monkeypatch.context() as patch:
             if killed == "report":
-                patch.setattr(module, "write_evaluation", dies)
+                patch.setattr(module, "write_json", dies)
             elif killed:
                 patch.setattr(Callbacks, killed, _before(getattr(Callbacks, killed), dies))
             try:

@@ -424,7 +424,7 @@ def test_the_report_is_of_the_weights_that_it_names(monkeypatch: pytest.MonkeyPa
     given = keep(monkeypatch, train, "collect", "outcomes")
     monkeypatch.setattr(train, "details", lambda outcomes, _: {"of": outcomes})
     answers = keep(monkeypatch, train, "write_answers")
-    written = keep(monkeypatch, train, "write_evaluation")
+    written = keep(monkeypatch, train, "write_json")
     monkeypatch.setattr(train, "write_report", lambda *_: None)
     state = State(4, 2, 8, step=8)
     state.record({"raw": Metrics(0.1, 0.2, 0.3, 4), "ema": Metrics(0.5, 0.6, 0.7, 8)})

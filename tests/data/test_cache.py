@@ -144,7 +144,7 @@ def test_what_fits_is_kept_and_the_largest_are_not(folder: Path) -> None:
 
 def test_the_budget_holds_where_the_estimate_was_wrong(folder: Path) -> None:
     counting, file = Counting(folder), MemoryFile()
-    kept = KeptImages(counting, "RGB", ByteStore(file, 12, budget=4000))
+    kept = KeptImages(counting, "RGB", ByteStore(file, 12, budget=4000), np.ones(len(counting), np.bool_))
     for _ in range(2):
         for index in range(11):
             kept.read(index)
@@ -172,7 +172,7 @@ def test_processes_of_a_machine_share_one_memory(folder: Path) -> None:
 
 def test_another_process_reads_and_adds(folder: Path) -> None:
     counting, file = Counting(folder), MemoryFile()
-    kept = KeptImages(counting, "RGB", ByteStore(file, 12, LARGE))
+    kept = KeptImages(counting, "RGB", ByteStore(file, 12, LARGE), np.ones(len(counting), np.bool_))
     kept.read(0)
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=read_all, args=(kept, 10))

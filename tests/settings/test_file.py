@@ -108,8 +108,8 @@ ODD = Config(
 
 @pytest.mark.parametrize("config", [Config(), ODD])
 def test_what_is_written_reads_back(file: Path, config: Config) -> None:
-    file.write_text(to_yaml(config, "the command\nand more"), encoding="utf-8")
-    assert file.read_text(encoding="utf-8").startswith("# the command\n# and more\n\n# ===== Dataset ===== #\n")
+    file.write_text(to_yaml(config), encoding="utf-8")
+    assert file.read_text(encoding="utf-8").startswith("# ===== Dataset ===== #\n")
     assert Config.from_dict(read_config(file)) == config
 
 

@@ -188,18 +188,13 @@ def test_a_damaged_configuration_within_a_checkpoint(tmp_path: Path) -> None:
         resolve(said("eval", ["--pretrained", "a.ckpt"], tmp_path), {"arch": 3})
 
 
-def notes_of(*words: str, command: str = "train", **known: Any) -> list[str]:
-    return resolve(parse(command, words), **known)[1]
+def notes_of(*words: str, command: str = "train") -> list[str]:
+    return resolve(parse(command, words))[1]
 
 
 def test_keys_without_effect_stand_in_one_line() -> None:
     line = "without effect: re_count (re_prob is 0), lr_gamma (lr_scheduler is cosine_lr)"
     assert notes_of("--re_prob", "0", "--re_count", "1", "--lr_gamma", "0.5") == [line]
-
-
-def test_a_known_device_counts() -> None:
-    assert notes_of("--device_id", "0", device_type="cuda") == []
-    assert notes_of("--device_id", "0", device_type="cpu") == ["without effect: device_id (the device is the CPU)"]
 
 
 def test_a_commands_line_may_hold_keys_that_it_does_not_use() -> None:

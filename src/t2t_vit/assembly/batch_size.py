@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from t2t_vit.assembly import build
 from t2t_vit.assembly.teacher import guidance_of
@@ -21,6 +20,7 @@ from t2t_vit.data.decode import MODES
 from t2t_vit.data.images import ArrayImages
 from t2t_vit.data.memory import free_memory, shown_bytes
 from t2t_vit.errors import UserError
+from t2t_vit.model.cost import kept_for_backward
 from t2t_vit.notes import silent
 from t2t_vit.out_of_memory import is_out_of_memory
 from t2t_vit.platforms import address_space_left
@@ -266,24 +266,8 @@ def training_bytes(config: Config) -> tuple[int, int]:
     weights = sum(parameter.nbytes for parameter in model.parameters())
     copies = 4 + config.with_ema + {"none": 0, "swa": 1, "last_k": 1 + config.average_epochs}[config.model_average]
     images = torch.empty(_IMAGES, config.in_chans, *largest_size_of(config), device="meta")
-    kept = _kept_for_backward(model, images)
+    kept = kept_for_backward(model, images)
     return weights * copies, int(_BESIDE * kept / _IMAGES)
-
-
-def _kept_for_backward(model: nn.Module, images: Tensor) -> int:
-    """Bytes of the tensors that autograd keeps of a forward pass, without the weights."""
-    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that no other storage gets its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model(images)
-    total = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
-    del output
-    return total
 
 
 def _free_memory() -> int:

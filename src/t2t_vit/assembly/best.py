@@ -8,7 +8,7 @@ import torch
 
 from t2t_vit.errors import CheckpointError
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.training.checkpoint import Trained
+from t2t_vit.training.checkpoint import Trained, metrics_in
 from t2t_vit.training.distributed import Processes
 from t2t_vit.training.retention import BestList, best_of
 from t2t_vit.training.state import State
@@ -87,5 +87,4 @@ def _loaded(path: Path, trained: Trained, state: State) -> State:
     trained.model.load_state_dict(content["model"])
     if trained.averaged is not None and content["ema"] is not None:
         trained.averaged.load_state_dict(content["ema"])
-    results = {name: Metrics(**numbers) for name, numbers in content["metrics"].items() if name != "step"}
-    return replace(state, step=content["step"], results=results, evaluated_at=content["step"])
+    return replace(state, step=content["step"], results=metrics_in(content), evaluated_at=content["step"])

@@ -39,9 +39,9 @@ from t2t_vit.training.state import State
 from t2t_vit.training.step import TrainStep
 from t2t_vit.training.teacher import Guidance, Loss, TokenDistillation
 from t2t_vit.weights import Weights, fit
+from t2t_vit.weights.description import HEAD
 
 Note = Callable[[str], None]
-HEAD = ("head.weight", "head.bias")
 OTHER_POOL = "its head was trained on another pool of the tokens ({}); here it is given the class token"
 
 

@@ -6,9 +6,9 @@ import torch
 
 from t2t_vit.assembly import build
 from t2t_vit.assembly.run import Job, Start
-from t2t_vit.bench.circumstances import cores
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.files import atomic_write
+from t2t_vit.platforms import usable_cores
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.checkpoint import Identity, Trained, recall
@@ -76,7 +76,7 @@ def follow(
 
 def _advice(config: Config) -> str:
     """What to do where reading is too slow."""
-    available, workers = cores(), config.num_parallel_workers
+    available, workers = usable_cores(), config.num_parallel_workers
     more = f"raise num_parallel_workers ({workers} of {available} cores now), " if workers < available else ""
     return f"{more}move the data to a faster disk, store smaller images, or turn auto_augment off"
 

@@ -13,13 +13,14 @@ from torch import nn
 
 from t2t_vit.assembly.batch_size import Wanted, wanted
 from t2t_vit.assembly.scratch import prepared
-from t2t_vit.bench.circumstances import cores, processor, versions
+from t2t_vit.bench.circumstances import processor, versions
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.data.scan import class_name
 from t2t_vit.errors import CheckpointError, UserError
 from t2t_vit.evaluation.metrics import Metrics
 from t2t_vit.files import led_to, through_link
+from t2t_vit.platforms import usable_cores
 from t2t_vit.precision import Precision
 from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, REPORT, ROOT_KEYS
 from t2t_vit.settings.command_line import Options
@@ -579,7 +580,7 @@ def hardware(job: Job) -> dict[str, Any]:
         "device_type": job.device.type,
         "processes": job.processes.count,
         "processor": processor(),
-        "cores": cores(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "precision": job.precision.name,
     }

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from t2t_vit.assembly import build
-from t2t_vit.bench.circumstances import cores
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.folder import Files
 from t2t_vit.data.images import ImageSet
@@ -25,7 +24,7 @@ from t2t_vit.data.memory import shown_bytes
 from t2t_vit.errors import UserError
 from t2t_vit.model.cost import Cost, count_cost
 from t2t_vit.notes import counted, silent
-from t2t_vit.platforms import machine_memory
+from t2t_vit.platforms import machine_memory, usable_cores
 from t2t_vit.precision import choose_device
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import SHIPPED
@@ -286,7 +285,7 @@ def _cost(arch: str, image_size: ImageSize, classes: int) -> Cost:
 def _machine(config: Config, hours: float) -> Machine:
     device = choose_device(config.device_target, config.device_id, required=False)
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else machine_memory()
-    return Machine(device.type, cores(), memory, from_environment().count, hours)
+    return Machine(device.type, usable_cores(), memory, from_environment().count, hours)
 
 
 def _recipe(path: Path | None) -> str:

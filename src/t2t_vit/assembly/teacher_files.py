@@ -29,7 +29,6 @@ from t2t_vit.weights.reading import read_tensors
 Note = Callable[[str], None]
 TIMM = "timm:"
 _TIMM_FORM = re.compile(r"timm:(?P<name>[\w.]+)(@(?P<side>\d{1,4}))?=(?P<file>.+)", re.DOTALL)
-_IMAGENET = "imagenet-1k"
 
 
 @dataclass(frozen=True)

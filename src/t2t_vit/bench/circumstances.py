@@ -3,7 +3,6 @@
 import json
 import platform
 import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from t2t_vit.data.workers import usable_workers
+from t2t_vit.platforms import usable_cores
 from t2t_vit.version import __version__
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -27,7 +26,7 @@ def circumstances(command: Sequence[str]) -> dict[str, Any]:
         "commit": commit(),
         "command": " ".join(command),
         "processor": processor() + (f" ({', '.join(found)})" if found else ""),
-        "cores": cores(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
@@ -72,11 +71,6 @@ def instructions() -> list[str]:
     """Which instructions it has of those that decide how fast it multiplies matrices."""
     flags = (_fact("flags") or _fact("Features")).split()
     return [name for name in INSTRUCTIONS if name in flags]
-
-
-def cores() -> int:
-    """Cores that this process may run on."""
-    return usable_workers(sys.maxsize)
 
 
 def _fact(name: str) -> str:

@@ -1,6 +1,5 @@
 """`t2t-vit bench model|step|data`: how fast it is here, by part, as a table and as JSON."""
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from t2t_vit.data.readable import read_sizes
 from t2t_vit.data.workers import usable_workers
 from t2t_vit.errors import UserError
 from t2t_vit.fast.kernels import check_kernels, fused_or_plain
-from t2t_vit.files import atomic_write
+from t2t_vit.files import write_json
 from t2t_vit.inference.torch_predictor import TorchPredictor, Workload, plan_for
 from t2t_vit.inference.writers import check_output
 from t2t_vit.notes import tell
@@ -106,9 +105,7 @@ def run(options: Options) -> int:
     bench = Bench(options, config, device, precision, options.extra("rounds"), told, about)
     found = about | SUBJECTS[subject](bench)
     if output is not None:
-        with atomic_write(Path(output), "w") as file:
-            json.dump(found, file, indent=1)
-            file.write("\n")
+        write_json(Path(output), found)
         tell(f"written to {output}")
     return 0
 

@@ -14,7 +14,19 @@ from t2t_vit.notes import print_line, tell
 from t2t_vit.settings.command_line import Options
 from t2t_vit.tables import print_table
 
-COLUMNS = ("name", "top-1", "loss", "difference", "by images", "by seeds", "p", "verdict", "seconds", "images/s")
+# What `group_row` calls them -> the titles on a terminal.
+COLUMNS = {
+    "name": "run",
+    "top-1": "top-1",
+    "loss": "loss",
+    "difference": "difference, points",
+    "by images": "95 % interval, images",
+    "by seeds": "95 % interval, seeds",
+    "p": "p",
+    "verdict": "verdict",
+    "seconds": "seconds",
+    "images/s": "images/s",
+}
 
 
 def run(options: Options) -> int:
@@ -69,19 +81,7 @@ def _advice(groups: Sequence[Group]) -> list[str]:
 def show(groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
     """The table of the groups, what differs in their configuration, and who wins."""
     rows = [group_row(group, pair) for group, pair in zip(groups, [None, *pairs], strict=True)]
-    heads = (
-        "run",
-        "top-1",
-        "loss",
-        "difference, points",
-        "95 % interval, images",
-        "95 % interval, seeds",
-        "p",
-        "verdict",
-        "seconds",
-        "images/s",
-    )
-    print_table(heads, [[row[name] for name in COLUMNS] for row in rows])
+    print_table([*COLUMNS.values()], [[row[name] for name in COLUMNS] for row in rows])
     if differing := differences(groups):
         print_line("")
         names = [group.name for group in groups]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from t2t_vit.bench.circumstances import commit, cores, instructions, processor, versions
+from t2t_vit.bench.circumstances import commit, instructions, processor, versions
 from t2t_vit.data.memory import control_groups, free_memory, shown_bytes, text_of
 from t2t_vit.errors import UserError
 from t2t_vit.fast.fusing import why_not_fusible
 from t2t_vit.fast.native import unavailable
 from t2t_vit.fast.native.library import COMPILERS
 from t2t_vit.fast.native.processor import LEVELS, cpu_level
-from t2t_vit.platforms import machine_memory, open_files_limit
+from t2t_vit.platforms import machine_memory, open_files_limit, usable_cores
 from t2t_vit.precision import cpu_multiplies_bf16
 from t2t_vit.settings.command_line import Options
 from t2t_vit.tables import table_lines
@@ -102,7 +102,7 @@ def _processor() -> Facts:
         "instructions": ", ".join(instructions()) or None,
         "level of the kernels": f"{level} (of {', '.join(LEVELS)})",
         "multiplies bfloat16": str(cpu_multiplies_bf16()),
-        "cores for this process": cores(),
+        "cores for this process": usable_cores(),
         "threads of torch": torch.get_num_threads(),
         "torch's own level": torch.backends.cpu.get_cpu_capability(),
     }

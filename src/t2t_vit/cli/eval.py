@@ -1,6 +1,5 @@
 """`t2t-vit eval`: a checkpoint or an exported file on the validation images, counted exactly."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from t2t_vit.evaluation.findings import details
 from t2t_vit.evaluation.metrics import Metrics, counting_device, evaluate
 from t2t_vit.evaluation.outcomes import Outcomes, OutcomeTable
 from t2t_vit.fast.kernels import check_kernels, prepared
-from t2t_vit.files import atomic_write
+from t2t_vit.files import write_json
 from t2t_vit.inference.exported import ExportedPredictor
 from t2t_vit.inference.load import is_exported, rebuild
 from t2t_vit.inference.writers import check_apart, check_output
@@ -32,6 +31,7 @@ from t2t_vit.settings.resolution import resolve
 from t2t_vit.settings.schema import Config
 from t2t_vit.training.distributed import Processes, connected, from_environment
 from t2t_vit.weights import Weights, checkpoint_config, read_weights
+from t2t_vit.weights.description import HEAD
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ def run(options: Options) -> int:
     if processes.is_first:
         results = as_results(found.metrics)
         if output is not None:
-            with atomic_write(Path(output), "w") as file:
-                json.dump(results, file, indent=1)
-                file.write("\n")
+            write_json(Path(output), results)
         if report is not None:
             write_report_of(found, Path(report), options.checkpoint)
             note(f"report: {report}")
@@ -155,7 +153,7 @@ def evaluate_weights(
     choose_products(precision, pending.append)
     check_kernels(config.kernels, device)
     rebuilt = rebuild(weights, config.to_dict(), pending.append)
-    if set(build.HEAD) & set(rebuilt.report.new):
+    if set(HEAD) & set(rebuilt.report.new):
         raise UserError(
             f"{weights.path}: has no head for {config.num_classes} classes, and a new head is untrained; fine-tune "
             "the checkpoint before you evaluate it"

@@ -10,16 +10,16 @@ from shlex import quote
 from typing import Any
 
 from t2t_vit.assembly.scratch import prepared
-from t2t_vit.bench.circumstances import cores
 from t2t_vit.cli.compare import compare
 from t2t_vit.comparison.findings import as_json, headline
 from t2t_vit.errors import UserError
 from t2t_vit.notes import counted, print_line, tell
+from t2t_vit.platforms import usable_cores
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import SHIPPED, to_yaml
 from t2t_vit.settings.resolution import resolve
 from t2t_vit.settings.schema import KEYS, Config
-from t2t_vit.settings.values import Value
+from t2t_vit.settings.values import Value, spelt
 from t2t_vit.sweep.record import check, enter
 from t2t_vit.sweep.results import Trial, logs_of_trial, shown, table, trials_of
 from t2t_vit.sweep.runner import Runner, environments, visible_devices
@@ -75,7 +75,7 @@ def run(options: Options) -> int:
         partial(train_words, options),
         config.best_by,
         jobs=jobs,
-        environments=environments(jobs, cores(), devices),
+        environments=environments(jobs, usable_cores(), devices),
         note=tell,
     )
     try:
@@ -167,11 +167,7 @@ def _config_word(options: Options) -> list[str]:
 
 def _said(line: Mapping[str, Value]) -> list[str]:
     """Options that mean the same as those of the command line."""
-    return [f"--{key}={_text(KEYS[key].written(value))}" for key, value in line.items()]
-
-
-def _text(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [f"--{key}={spelt(KEYS[key].written(value))}" for key, value in line.items()]
 
 
 def own_command(options: Options) -> str:
@@ -233,7 +229,7 @@ def _compared(
     if default is best:
         return ["the values of the configuration itself were the best"]
     if default is None:
-        own = ", ".join(f"{each.key} {_text(getattr(config, each.key))}" for each in plan.dimensions)
+        own = ", ".join(f"{each.key} {spelt(getattr(config, each.key))}" for each in plan.dimensions)
         return [f"not compared with the values of the configuration itself ({own}): no complete trial has them"]
     page = folder / PAGE
     groups, pairs = compare([*logs_of_trial(folder, default), *logs_of_trial(folder, best)], page)

@@ -33,9 +33,10 @@ from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import EvalLoader, TrainLoader
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.evaluation.answers import write_answers
-from t2t_vit.evaluation.findings import details, write_evaluation
+from t2t_vit.evaluation.findings import details
 from t2t_vit.evaluation.outcomes import collect
 from t2t_vit.fast.kernels import check_kernels, for_evaluation, fused_or_plain, packs
+from t2t_vit.files import write_json
 from t2t_vit.inference.writers import check_output
 from t2t_vit.model import T2TViT
 from t2t_vit.notes import counted, print_line, silent, tell
@@ -541,7 +542,7 @@ def report_run(job: Job, ending: Ending, validation: Validation, images: ImageSe
         scores = {name: metrics.numbers() for name, metrics in state.results.items()}
         found = {"step": state.step, "epoch": state.epoch, "weights": chosen, "scores": scores}
         write_answers(job.folders.logs / ANSWERS, outcomes, images)
-        write_evaluation(job.folders.logs / EVALUATION, found | details(outcomes, images))
+        write_json(job.folders.logs / EVALUATION, found | details(outcomes, images), indent=None)
         write_report(job.folders.logs, job.folders.logs / REPORT)
     except UserError as error:
         job.note(f"no report: {error}")

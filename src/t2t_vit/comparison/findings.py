@@ -1,14 +1,14 @@
 """Which of several groups of runs is better: each is compared with the first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from t2t_vit.comparison.runs import ComparedRun, Group
+from t2t_vit.comparison.runs import ComparedRun, Group, top1
 from t2t_vit.comparison.significance import Difference, by_images, by_seeds, holm
 from t2t_vit.evaluation.answers import ANSWER
 from t2t_vit.report.formatting import percent
@@ -43,7 +43,7 @@ class Pair:
         """How much larger the second's top-1 is, tested or not."""
         if self.deciding is not None:
             return self.deciding.value
-        first, second = self.first.mean(_top1), self.second.mean(_top1)
+        first, second = self.first.mean(top1), self.second.mean(top1)
         return None if first is None or second is None else second - first
 
     @property
@@ -79,11 +79,7 @@ def pairs_of(groups: Sequence[Group]) -> list[Pair]:
     found = [_pair(groups[0], other) for other in groups[1:]]
     tested = [pair.deciding.p for pair in found if pair.deciding is not None]
     corrected = iter(holm(tested))
-    return [pair if pair.deciding is None else _with(pair, next(corrected)) for pair in found]
-
-
-def _with(pair: Pair, p: float) -> Pair:
-    return Pair(pair.first, pair.second, pair.images, pair.seeds, pair.why_not, p)
+    return [pair if pair.deciding is None else replace(pair, p=next(corrected)) for pair in found]
 
 
 def _pair(first: Group, second: Group) -> Pair:
@@ -234,12 +230,8 @@ def _group_json(group: Group) -> dict[str, Any]:
     left_out = [run.name for run in group.left_out]
     return {
         "name": group.name,
-        "top1": group.mean(_top1),
-        "spread": group.spread(_top1),
+        "top1": group.mean(top1),
+        "spread": group.spread(top1),
         "left_out": left_out,
         "runs": runs,
     }
-
-
-def _top1(run: ComparedRun) -> float | None:
-    return run.top1

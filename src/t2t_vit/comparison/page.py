@@ -3,15 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from t2t_vit.comparison.findings import (
-    Pair,
-    class_rows,
-    headline,
-    points,
-    shown_p,
-    unlike_evaluation,
-)
-from t2t_vit.comparison.runs import ComparedRun, Group, differing_keys
+from t2t_vit.comparison.findings import Pair, class_rows, headline, points, shown_p, unlike_evaluation
+from t2t_vit.comparison.runs import ComparedRun, Group, differing_keys, top1
 from t2t_vit.comparison.significance import Difference
 from t2t_vit.errors import UserError
 from t2t_vit.files import atomic_write
@@ -71,11 +64,6 @@ def differences(groups: Sequence[Group]) -> dict[str, list[str]]:
         key: [", ".join(setting(value) for value in values) for values in row]
         for key, row in differing_keys(groups).items()
     }
-
-
-def top1(run: ComparedRun) -> float | None:
-    """For the groups' means and spreads."""
-    return run.top1
 
 
 def remarks(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequence[str]) -> list[str]:

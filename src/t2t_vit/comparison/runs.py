@@ -118,6 +118,11 @@ class ComparedRun:
         return self.files.record.get("parameters")
 
 
+def top1(run: ComparedRun) -> float | None:
+    """For the means and spreads of a group."""
+    return run.top1
+
+
 @dataclass(frozen=True)
 class Group:
     """Runs of one configuration, which differ in the seed at most.

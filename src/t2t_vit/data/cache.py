@@ -81,10 +81,10 @@ class KeptImages:
     decoded each time.
 
     Args:
-        kept: (N,) bool, which images go into the store; None: all.
+        kept: (N,) bool, which images go into the store.
     """
 
-    def __init__(self, images: ImageSet, mode: Mode, store: ByteStore, kept: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, images: ImageSet, mode: Mode, store: ByteStore, kept: NDArray[np.bool_]) -> None:
         self._images, self._mode, self._store, self._kept = images, mode, store, kept
         self.classes = images.classes
 
@@ -96,7 +96,7 @@ class KeptImages:
         return len(self._images)
 
     def read(self, index: int) -> Image.Image:
-        if self._kept is not None and not self._kept[index]:
+        if not self._kept[index]:
             return self._images.read(index)
         kept = self._store.get(index)
         if kept is not None:

@@ -101,8 +101,9 @@ class TrainLoader:
         self._sizes, self._size, self._note = sizes, transform.image_size, note
         self._broken = _Broken(images, bad or BadImages(note=note))
         seed = batch_transform.seed
-        self._requests = _TrainRequests(images.targets, balanced, self.batch_size, seed, rank, world)
-        self._requests.views, self._requests.accumulation = views, accumulation
+        self._requests = _TrainRequests(
+            images.targets, balanced, views, accumulation, self.batch_size, seed, rank, self.batch_size * world
+        )
         samples = TrainSamples(images, transform, batch_transform.seed)
         modules = [TrainSamples.__module__] + (["timm.data.auto_augment"] if transform.auto_augment else [])
         self._read = _reader(samples.__getitem__, _limited(workers, len(self), note), device, modules)
@@ -219,21 +220,27 @@ class EvalLoader:
         return images, samples.targets.to(self._device, non_blocking=True)
 
 
+@dataclass
 class _TrainRequests:
     """The requests of one rank for one epoch."""
 
-    def __init__(
-        self, targets: NDArray[np.int64], balanced: bool, batch_size: int, seed: int, rank: int, world: int
-    ) -> None:
-        self.epoch = 0
-        self.start = 0
-        self.size: Size | None = None  # of the images, if it differs from the transform's
-        self.views, self.accumulation = 1, 1  # of an image in an update, and batches of an update
-        self.strangers = False  # whether mixing partners of another rank are read as well
-        self.batches = len(targets) // (batch_size * world)
-        self._targets, self._balanced, self._batch_size, self._seed = targets, balanced, batch_size, seed
-        self._rank, self._world = rank, world
-        self.global_size = batch_size * world
+    targets: NDArray[np.int64]
+    balanced: bool
+    views: int  # of an image in an update
+    accumulation: int  # batches of an update
+    batch_size: int
+    seed: int
+    rank: int
+    global_size: int  # images of a batch of all ranks
+    epoch: int = 0
+    start: int = 0
+    size: Size | None = None  # of the images, if it differs from the transform's
+    strangers: bool = False  # whether mixing partners of another rank are read as well
+
+    @property
+    def batches(self) -> int:
+        """Of an epoch."""
+        return len(self.targets) // self.global_size
 
     def __len__(self) -> int:
         return self.batches - self.start
@@ -247,14 +254,14 @@ class _TrainRequests:
 
     def share(self, batch: int) -> Share:
         """This rank's part of a batch of all ranks."""
-        return Share(batch, self._rank * self._batch_size, self._batch_size, self.global_size)
+        return Share(batch, self.rank * self.batch_size, self.batch_size, self.global_size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The images of an epoch, of all ranks."""
-        rng = generator(self._seed, epoch, 0, Purpose.ORDER)
-        if self._balanced:
-            return balanced_order(self._targets, rng)
-        order = rng.permutation(len(self._targets))
+        rng = generator(self.seed, epoch, 0, Purpose.ORDER)
+        if self.balanced:
+            return balanced_order(self.targets, rng)
+        order = rng.permutation(len(self.targets))
         return order if self.views == 1 else repeated_order(order, self.views, self.global_size * self.accumulation)
 
 

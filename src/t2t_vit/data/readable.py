@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ MOST_DECODED = 50_000  # images that are decoded whole, and
 SECONDS = 60.0  # for how long
 _KEPT = 20  # data sets that are remembered
 _VERSION = 2
+_ESCAPE = re.compile(rb"\\(x..|.)")
 
 
 @dataclass
@@ -210,15 +212,8 @@ def _escaped(name: bytes) -> str:
 
 
 def _unescaped(line: str) -> bytes:
-    parts: list[bytes] = []
-    rest = line
-    while "\\" in rest:
-        before, _, rest = rest.partition("\\")
-        parts.append(before.encode())
-        if rest[:1] == "x":
-            parts.append(bytes.fromhex(rest[1:3]))
-            rest = rest[3:]
-        else:
-            parts.append({"n": b"\n", "r": b"\r"}.get(rest[:1], b"\\"))
-            rest = rest[1:]
-    return b"".join([*parts, rest.encode()])
+    def meant(escape: re.Match[bytes]) -> bytes:
+        code = escape[1].decode()
+        return bytes.fromhex(code[1:]) if code[0] == "x" else {"n": b"\n", "r": b"\r"}.get(code, b"\\")
+
+    return _ESCAPE.sub(meant, line.encode())

@@ -2,10 +2,8 @@
 
 import base64
 import io
-import json
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -19,7 +17,6 @@ from t2t_vit.evaluation.outcomes import (
     confusion_matrix,
     top_confusions,
 )
-from t2t_vit.files import atomic_write
 
 MISTAKES = 24
 SIDE = 192  # pixels of a mistake's longer side
@@ -59,17 +56,6 @@ def details(outcomes: Outcomes, images: ImageSet) -> dict[str, Any]:
         "calibration": asdict(calibration(outcomes)),
         "mistakes": [_mistake(outcomes, images, row) for row in confident_mistakes(outcomes, MISTAKES)],
     }
-
-
-def write_evaluation(path: Path, found: dict[str, Any]) -> None:
-    """The numbers as JSON.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    with atomic_write(path, "w") as file:
-        json.dump(found, file)
-        file.write("\n")
 
 
 def finite(value: float) -> float | None:

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from t2t_vit.errors import UserError
 
+SCORES = ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")  # what an evaluation is shown by
 BEST_BY = ("top1", "loss", "balanced_accuracy", "macro_f1")
 
 

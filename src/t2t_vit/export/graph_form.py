@@ -125,7 +125,5 @@ class AnySize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:  # (B, in_chans, height, width)
         grid = grid_of(images, self.model.variant.splits)
         positions = stretched_table(self.model.pos_embed, self.model.grid, grid)  # (1, 1 + N, dim)
-        tokens = self.model.embed(self.model.tokens_to_token(images), positions)  # (B, 1 + N, dim)
-        for block in self.model.blocks:
-            tokens = block(tokens)
-        return self.model.forward_head(self.model.norm(tokens))  # (B, num_classes)
+        tokens = self.model.encode(self.model.tokens_to_token(images), positions)  # (B, 1 + N, num_features)
+        return self.model.forward_head(tokens)  # (B, num_classes)

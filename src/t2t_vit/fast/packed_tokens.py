@@ -107,10 +107,6 @@ class PerformerStage(nn.Module):
         fc1, act, fc2, _ = performer.mlp
         self.tail = Tail(performer.proj, performer.norm2, fc1, act, fc2, native)  # type: ignore[arg-type]
 
-    def grid(self, features: Tensor) -> tuple[int, int]:
-        """Rows and columns of windows."""
-        return self.kqv.grid(features)
-
     def forward(self, features: Tensor) -> Tensor:  # (B, C, H, W)
         kqv = self.kqv(features)  # (B, N, 3 token_dim)
         k, q, v = kqv.chunk(3, dim=-1)
@@ -118,7 +114,7 @@ class PerformerStage(nn.Module):
             mixed = native_performer(kqv, self.turned, EPSILON)  # (B, N, token_dim)
         else:
             mixed = performer_attention(q, k, v, self.features)
-        return on_grid(self.tail(mixed, v), self.grid(features))
+        return on_grid(self.tail(mixed, v), self.kqv.grid(features))
 
 
 class TransformerStage(nn.Module):
@@ -132,10 +128,6 @@ class TransformerStage(nn.Module):
         self.scale = attn.scale
         self.tail = Tail(attn.proj, transformer.norm2, mlp.fc1, mlp.act, mlp.fc2, native)
 
-    def grid(self, features: Tensor) -> tuple[int, int]:
-        """Rows and columns of windows."""
-        return self.qkv.grid(features)
-
     def forward(self, features: Tensor) -> Tensor:  # (B, C, H, W)
         qkv = self.qkv(features)  # (B, N, 3 token_dim)
         q, k, v = qkv.chunk(3, dim=-1)
@@ -143,7 +135,7 @@ class TransformerStage(nn.Module):
             mixed = native_attention(qkv, 1, self.scale)  # (B, N, token_dim)
         else:
             mixed = attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), self.scale).squeeze(1)
-        return on_grid(self.tail(mixed.contiguous(), v), self.grid(features))
+        return on_grid(self.tail(mixed.contiguous(), v), self.qkv.grid(features))
 
 
 def on_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

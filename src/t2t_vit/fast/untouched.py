@@ -1,7 +1,6 @@
 """Whether one module is what its class says: not subclassed, patched or hooked, and its tensors plain ones."""
 
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -60,7 +59,7 @@ def why_touched(module: nn.Module, kinds: Kinds) -> str | None:
     """Why a module is not one of these classes as they were written, as the end of a sentence; None: it is."""
     if type(module) not in kinds:
         return f"is a {_name(type(module), kinds)}, not a {' or '.join(kind.__name__ for kind in kinds)}"
-    return next(why_all_are_touched(), None) or _hook_reason(module) or _patch_reason(module) or _tensor_reason(module)
+    return _global_reason() or _hook_reason(module) or _patch_reason(module) or _tensor_reason(module)
 
 
 def _name(found: type[nn.Module], kinds: Kinds) -> str:
@@ -69,16 +68,10 @@ def _name(found: type[nn.Module], kinds: Kinds) -> str:
     return f"{found.__module__}.{found.__name__}" if same else found.__name__
 
 
-def why_all_are_touched() -> Iterator[str]:
+def _global_reason() -> str | None:
     """What holds for every module of the process."""
-    names = (
-        "_global_forward_hooks",
-        "_global_forward_pre_hooks",
-        "_global_backward_hooks",
-        "_global_backward_pre_hooks",
-    )
-    if any(getattr(torch_module, name, None) for name in names):
-        yield "a hook of all modules is registered"
+    is_hooked = any(getattr(torch_module, f"_global{hooks}", None) for hooks in HOOKS)
+    return "a hook of all modules is registered" if is_hooked else None
 
 
 def roots() -> Kinds:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from t2t_vit.data.decode import DecodeError, check_header
+from t2t_vit.errors import one_line
 from t2t_vit.inference.item import Item, UnreadableError, is_image_name, stamp_of
 
 ZIP, TAR, GZIPPED = (".zip",), (".tar",), (".tar.gz", ".tgz")
@@ -39,7 +40,7 @@ def members(path: str) -> Iterator[Item]:
             raise UnreadableError("it is not a regular file")
         yield from _zip_members(path) if path.lower().endswith(ZIP) else _tar_members(path)
     except Exception as error:  # broken archives make both readers raise almost anything
-        yield Item(path, reason=f"the rest of the archive cannot be read ({_sentence(error)})")
+        yield Item(path, reason=f"the rest of the archive cannot be read ({one_line(error, 160)})")
 
 
 def _zip_members(path: str) -> Iterator[Item]:
@@ -77,7 +78,7 @@ def _from_zip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     except DecodeError as error:
         reason = str(error)
     except Exception as error:
-        reason = f"it cannot be read from the archive ({_sentence(error)})"
+        reason = f"it cannot be read from the archive ({one_line(error, 160)})"
     raise UnreadableError(reason)  # here: the frames of the error hold what was read
 
 
@@ -109,7 +110,7 @@ def _from_tar(file: "_Forward", entry: tarfile.TarInfo) -> bytes:
             return content
         reason = "the archive ends in the middle of it"
     except Exception as error:  # the compression is damaged
-        reason = f"it cannot be read from the archive ({_sentence(error)})"
+        reason = f"it cannot be read from the archive ({one_line(error, 160)})"
     raise UnreadableError(reason)
 
 
@@ -121,10 +122,6 @@ def _check_size(size: int) -> None:
 def _is_image_member(name: str) -> bool:
     """As in folders; `__MACOSX/._x.png` and its like are hidden."""
     return is_image_name(name) and not any(part.startswith(".") and part.strip(".") for part in name.split("/"))
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 class _Forward:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from t2t_vit.inference.item import BATCH_SIZE, NOT_FINITE, ImageResult, Item, Prediction, Stamp, UnreadableError
+from t2t_vit.inference.item import NOT_FINITE, ImageResult, Item, Prediction, Stamp, UnreadableError
 from t2t_vit.inference.readers import Decoding, Readers
 
 if TYPE_CHECKING:
@@ -34,22 +34,13 @@ class Answered:
 Recall = Callable[[str, Stamp | None], ImageResult | None]
 
 
-def stream(
-    predictor: "Predictor", items: Iterable[Item], *, top_k: int = 1, batch_size: int = BATCH_SIZE, workers: int = 0
-) -> Iterator[ImageResult]:
-    """The result of each item, in order; see `Predictor.stream`."""
-    with closing(Readers(predictor.preprocessing, workers)) as readers:
-        for batch in answer_batches(predictor, items, readers, top_k=top_k, batch_size=batch_size):
-            yield from (answered.result for answered in batch)
-
-
 def answer_batches(
     predictor: "Predictor",
     items: Iterable[Item],
     readers: Readers,
     *,
     top_k: int = 1,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int,
     recall: Recall = lambda _path, _stamp: None,
 ) -> Iterator[list[Answered]]:
     """The answers to `items`, in order, `batch_size` at a time.
@@ -60,8 +51,8 @@ def answer_batches(
     Args:
         recall: the result that is known already of a path and its stamp, or None. Called in order, by that thread.
     """
-    taken = _Batches(items, readers, batch_size, recall)
-    with closing(Prefetched(taken, 1 + -(-readers.ahead // batch_size))) as ahead:
+    started = _started(items, readers, batch_size, recall)
+    with closing(Prefetched(started, 1 + -(-readers.ahead // batch_size))) as ahead:
         yield from _in_turn(predictor, ahead, top_k)
 
 
@@ -74,35 +65,27 @@ class _Pending:
     reason: str = ""
 
 
-class _Batches:
+def _started(items: Iterable[Item], readers: Readers, batch_size: int, recall: Recall) -> Iterator[list[_Pending]]:
     """Batches of items whose images are being decoded."""
+    waiting, first = iter(items), True
+    while batch := [_start(item, readers, recall) for item in islice(waiting, batch_size)]:
+        readers.flush(alone=first and len(batch) == 1)
+        first = False
+        yield batch
 
-    def __init__(self, items: Iterable[Item], readers: Readers, batch_size: int, recall: Recall) -> None:
-        self._items = items
-        self._readers = readers
-        self._batch_size = batch_size
-        self._recall = recall
 
-    def __iter__(self) -> Iterator[list[_Pending]]:
-        items = iter(self._items)
-        first = True
-        while batch := [self._start(item) for item in islice(items, self._batch_size)]:
-            self._readers.flush(alone=first and len(batch) == 1)
-            first = False
-            yield batch
-
-    def _start(self, item: Item) -> _Pending:
-        stamp = None if item.reason else item.stamp()
-        known = self._recall(item.path, stamp)
-        if known is not None:
-            return _Pending(item, stamp, known)
-        if item.reason:
-            return _Pending(item, None, ImageResult(item.path, reason=item.reason))
-        try:
-            source = item.path if item.content is None else item.content()
-        except UnreadableError as error:
-            return _Pending(item, stamp, reason=str(error))
-        return _Pending(item, stamp, None, self._readers.read(source))
+def _start(item: Item, readers: Readers, recall: Recall) -> _Pending:
+    stamp = None if item.reason else item.stamp()
+    known = recall(item.path, stamp)
+    if known is not None:
+        return _Pending(item, stamp, known)
+    if item.reason:
+        return _Pending(item, None, ImageResult(item.path, reason=item.reason))
+    try:
+        source = item.path if item.content is None else item.content()
+    except UnreadableError as error:
+        return _Pending(item, stamp, reason=str(error))
+    return _Pending(item, stamp, None, readers.read(source))
 
 
 Batch = Sequence[_Pending]

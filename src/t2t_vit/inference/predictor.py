@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -15,7 +16,8 @@ from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.inference.image_like import ImageLike, is_one, name_of, opened
 from t2t_vit.inference.item import BATCH_SIZE, NOT_FINITE, ImageResult, Item, Prediction
-from t2t_vit.inference.pipeline import stream
+from t2t_vit.inference.pipeline import answer_batches
+from t2t_vit.inference.readers import Readers
 
 Predicted = Prediction | list[Prediction] | list[list[Prediction]]
 
@@ -126,7 +128,9 @@ class Predictor(ABC):
             workers: decoding processes; 0 decodes in threads of this process.
         """
         items = (Item(str(path)) for path in images)
-        return stream(self, items, top_k=top_k, batch_size=batch_size, workers=workers)
+        with closing(Readers(self.preprocessing, workers)) as readers:
+            for batch in answer_batches(self, items, readers, top_k=top_k, batch_size=batch_size):
+                yield from (answered.result for answered in batch)
 
     def _prepared(self, image: ImageLike) -> Tensor:
         try:

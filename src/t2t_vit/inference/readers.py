@@ -1,6 +1,5 @@
 """Sources -> prepared images, ahead of use: in threads of this process, or in processes whose death costs one image."""
 
-import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -12,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2t_vit.data import workers as processes
 from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Decoded
 from t2t_vit.data.workers import Pool, WorkerDiedError, WorkerSilentError, WorkersUnavailableError
 from t2t_vit.errors import UserError
+from t2t_vit.platforms import usable_cores
 
 Source = str | bytes  # a path, or an encoded image
 Decoding = Tensor | str  # an image, prepared, or the reason why there is none
@@ -91,8 +90,7 @@ class Readers:
 
 def usable_workers(wanted: int) -> int:
     """As many as are wanted, but one core is left to the network, and one process reads even where there is one."""
-    cores = processes.usable_workers(sys.maxsize)
-    return min(wanted, max(1, cores - 1))
+    return min(wanted, max(1, usable_cores() - 1))
 
 
 def _uncopied(source: Source) -> Source | memoryview:

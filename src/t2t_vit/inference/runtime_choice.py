@@ -7,7 +7,7 @@ from time import perf_counter
 
 from torch import Tensor
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import UserError, one_line
 from t2t_vit.inference.predictor import Predictor
 
 # Seconds of remaining work from which a trial pays off: exporting and loading a network takes up to a minute.
@@ -57,7 +57,7 @@ def fastest(
             predictor = other.build()
             answers = predictor.logits(images)
         except (Exception, UserError) as error:  # whatever another runtime cannot do, PyTorch can
-            note(f"runtime: {other.name} is left out: {_sentence(error)}")
+            note(f"runtime: {other.name} is left out: {one_line(error)}")
             continue
         difference = float((answers - expected).abs().max() / expected.abs().max())
         if difference <= tolerance:  # and not NaN
@@ -86,7 +86,3 @@ def _seconds(predictor: Predictor, images: Tensor, clock: Callable[[], float]) -
         shortest = min(shortest, after - before)
         if after >= end:
             return shortest
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,11 +1,10 @@
 """What a network costs, counted on shapes alone: nothing is computed and no weight is allocated."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from t2t_vit.model.t2t_vit import create_model
@@ -17,14 +16,12 @@ class Cost:
 
     Attributes:
         parameters: all numbers in the state dict, frozen ones included.
-        trainable: those that training moves.
         macs: multiply-adds of a forward pass, attention included (a table that leaves it out gives less).
         weight_bytes: the state dict in float32.
         saved_bytes: what a training step keeps of the forward pass for the backward pass, in float32.
     """
 
     parameters: int
-    trainable: int
     macs: int
     weight_bytes: int
     saved_bytes: int
@@ -36,32 +33,28 @@ def count_cost(name: str, image_size: int | tuple[int, int] = 224, num_classes: 
         model = create_model(name, image_size=image_size, num_classes=num_classes)
         images = torch.empty(1, model.in_chans, *model.image_size)
     state = model.state_dict().values()
-    saved = _Saved({tensor.untyped_storage()._cdata for tensor in state})
     counter: Any = FlopCounterMode(display=False)
-    with counter, torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
-        model(images)
+    with counter:
+        saved_bytes = kept_for_backward(model, images)
     return Cost(
         parameters=sum(tensor.numel() for tensor in state),
-        trainable=sum(parameter.numel() for parameter in model.parameters()),
         macs=counter.get_total_flops() // 2,
         weight_bytes=sum(tensor.nbytes for tensor in state),
-        saved_bytes=saved.total,
+        saved_bytes=saved_bytes,
     )
 
 
-class _Saved:
-    """Adds up the storages that autograd keeps, each once, weights left out."""
+def kept_for_backward(model: nn.Module, images: Tensor) -> int:
+    """Bytes that autograd keeps of a forward pass: of each storage once, without those of the model's own tensors."""
+    own = {tensor.untyped_storage()._cdata for tensor in model.state_dict().values()}
+    kept: dict[int, Tensor] = {}
 
-    def __init__(self, weights: set[int]) -> None:
-        self.total = 0
-        self._seen = weights
-        self._held: list[Tensor] = []  # else a freed storage's number could come again
-        self.unpack: Callable[[Tensor], Tensor] = lambda tensor: tensor
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen:
-            self._seen.add(storage._cdata)
-            self._held.append(tensor)
-            self.total += storage.nbytes()
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor  # kept alive, so that no other storage gets its number
         return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(images)
+    total = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+    del output
+    return total

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import parse_json, read_at_most, reason_of
+from t2t_vit.files import read_json, reason_of
 from t2t_vit.formats.safetensors_file import read_safetensors_metadata
 from t2t_vit.model.head import GlobalPool
 from t2t_vit.model.inputs import PositionPolicy
@@ -143,7 +143,7 @@ def read_folder_config(path: Path) -> FolderConfig:
             argument of the network's is not known.
     """
     try:
-        found = parse_json(read_at_most(path, _LONGEST))
+        found = read_json(path, _LONGEST)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:

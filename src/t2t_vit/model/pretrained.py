@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import UserError, first_line
 from t2t_vit.files import failing_on_a_full_disk, place_together, working_folder
 from t2t_vit.formats.safetensors_file import read_safetensors_file, read_sharded_safetensors, safetensors_parts
 from t2t_vit.model.card import CARD, card_of, keeps_own_card
@@ -334,7 +334,7 @@ def located(path_or_repo: str | Path, file: str, options: Mapping[str, Any]) -> 
         return Path(huggingface_hub.hf_hub_download(repo, file, **options))
     except (OSError, ValueError) as error:  # the hub's own errors are of these two kinds
         raise UserError(
-            f"{repo}: no such folder, and the Hugging Face hub did not return {file} ({_reason(error)})"
+            f"{repo}: no such folder, and the Hugging Face hub did not return {file} ({first_line(error)})"
         ) from error
 
 
@@ -353,9 +353,5 @@ def published(
         api.create_repo(repo_id, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
     except (OSError, ValueError) as error:
-        raise UserError(f"{repo_id}: the Hugging Face hub refused it ({_reason(error)})") from error
+        raise UserError(f"{repo_id}: the Hugging Face hub refused it ({first_line(error)})") from error
     return str(done.commit_url)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

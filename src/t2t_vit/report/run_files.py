@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_vit.errors import UserError
-from t2t_vit.files import LONGEST_JSON, parse_json, read_at_most, reason_of
+from t2t_vit.files import read_at_most, read_json, reason_of
 
 HISTORY, RECORD, EVALUATION, REPORT = "history.csv", "run.json", "evaluation.json", "report.html"
 HISTORY_LINES = "history.jsonl"  # the rows of HISTORY, an object each
@@ -100,7 +100,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = parse_json(read_at_most(path, LONGEST_JSON))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         reason = reason_of(error)
         raise UserError(f"{path}: cannot be read ({reason}); remove it to make a report without it") from error

@@ -101,15 +101,13 @@ def read_config(path: Path) -> dict[str, Value]:
     return values
 
 
-def to_yaml(config: Config, heading: str = "") -> str:
+def to_yaml(config: Config) -> str:
     """The whole configuration under the headings of its sections; reading it gives an equal configuration."""
-    blocks = ["".join(f"# {line}\n" for line in heading.splitlines())] if heading else []
     values = config.to_dict()
-    for title, names in SECTIONS.items():
-        blocks.append(
-            f"# ===== {title} ===== #\n" + "".join(_entry(name, KEYS[name].written(values[name])) for name in names)
-        )
-    return "\n".join(blocks)
+    return "\n".join(
+        f"# ===== {title} ===== #\n" + "".join(_entry(name, KEYS[name].written(values[name])) for name in names)
+        for title, names in SECTIONS.items()
+    )
 
 
 def _entry(name: str, value: object) -> str:

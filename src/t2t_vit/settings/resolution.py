@@ -13,7 +13,7 @@ from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.commands import TRAVELLING_KEYS, VALIDATION_KEYS
 from t2t_vit.settings.rules import fit_channels, inactive_keys, remarks, validate, validate_training
 from t2t_vit.settings.schema import AUTO_BATCH, KEYS, Config, checked
-from t2t_vit.settings.values import Value
+from t2t_vit.settings.values import Value, spelt
 
 # The network itself: training from a checkpoint keeps these, whatever the configuration file says.
 NETWORK_KEYS = frozenset({"arch", "in_chans", "disable_approximate_gelu"})
@@ -60,9 +60,7 @@ class Saved(Protocol):
     def content(self) -> Mapping[str, Any]: ...
 
 
-def resolve(
-    options: Options, checkpoint: Mapping[str, Any] | None = None, device_type: str | None = None
-) -> tuple[Config, list[str]]:
+def resolve(options: Options, checkpoint: Mapping[str, Any] | None = None) -> tuple[Config, list[str]]:
     """Bring command line, checkpoint, file and defaults together.
 
     What defines the model and its preprocessing travels with a checkpoint and beats the file. In training only the
@@ -72,7 +70,6 @@ def resolve(
     Args:
         checkpoint: configuration that the checkpoint holds, whole or in part (of foreign weights what their tensors
             tell); keys that do not travel are left aside.
-        device_type: `torch.device.type`, where it is known already; `cpu` makes the keys of accelerators inactive.
 
     Returns:
         The configuration, and notes for standard error, one line each.
@@ -102,7 +99,7 @@ def resolve(
     if options.command.trains:
         validate_training(config)
         notes += remarks(config)
-    return config, notes + _without_effect(options, config, device_type)
+    return config, notes + _without_effect(options, config)
 
 
 def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None = None) -> tuple[Config, list[str]]:
@@ -129,7 +126,7 @@ def continued(options: Options, saved: Saved, place: Mapping[str, Value] | None 
     notes = [*_changed(changed, line, held, saved), *_kept_against_file(options, place or {}, config, saved)]
     validate(config)
     validate_training(config)
-    return config, notes + _without_effect(replace(options, file={}), config, None)
+    return config, notes + _without_effect(replace(options, file={}), config)
 
 
 def _as_said(options: Options) -> Options:
@@ -200,17 +197,17 @@ def _against_line(
     for name in differing:
         if name == "num_classes" and options.command.name == "eval":
             raise UserError(
-                f"--num_classes {_shown(line[name])} contradicts {source}, which holds {_shown(strong[name])}: an "
+                f"--num_classes {spelt(line[name])} contradicts {source}, which holds {spelt(strong[name])}: an "
                 "evaluation never makes a new head; leave --num_classes out, classes are matched by name"
             )
         if name not in REFIT_KEYS:
             raise UserError(
-                f"--{name} {_shown(line[name])} contradicts {source}, which holds {_shown(strong[name])}; "
+                f"--{name} {spelt(line[name])} contradicts {source}, which holds {spelt(strong[name])}; "
                 f"leave --{name} out"
             )
     if differing:
         yield f"{source} is adapted: " + ", ".join(
-            f"{name} {_shown(line[name])} (the checkpoint has {_shown(strong[name])})" for name in differing
+            f"{name} {spelt(line[name])} (the checkpoint has {spelt(strong[name])})" for name in differing
         )
 
 
@@ -227,14 +224,14 @@ def _against_file(
     ]
     if differing:
         yield f"{options.checkpoint} wins over {options.path}: " + ", ".join(
-            f"{name} {_shown(strong[name])} (not {_shown(options.file[name])})" for name in differing
+            f"{name} {spelt(strong[name])} (not {spelt(options.file[name])})" for name in differing
         )
 
 
 def _inherited(options: Options, held: Mapping[str, Value], values: Mapping[str, Value]) -> Iterable[str]:
     """What the checkpoint decided because nobody else did."""
     names = [name for name in held if name not in options.file and name not in options.line]
-    listed = [f"{name} {_shown(values[name])}" for name in names if values[name] != KEYS[name].default]
+    listed = [f"{name} {spelt(values[name])}" for name in names if values[name] != KEYS[name].default]
     if listed:
         yield f"taken from {options.checkpoint}: {', '.join(listed)}"
 
@@ -242,15 +239,14 @@ def _inherited(options: Options, held: Mapping[str, Value], values: Mapping[str,
 def _channels_note(config: Config, values: Mapping[str, Value]) -> Iterable[str]:
     names = [name for name in ("mean", "std") if name not in values]
     if names and config.in_chans != 3:
-        fitted = " and ".join(f"{name} {_shown(getattr(config, name))}" for name in names)
+        fitted = " and ".join(f"{name} {spelt(getattr(config, name))}" for name in names)
         yield f"in_chans {config.in_chans}: {fitted}, from the defaults for three channels"
 
 
-def _without_effect(options: Options, config: Config, device_type: str | None) -> list[str]:
+def _without_effect(options: Options, config: Config) -> list[str]:
     """One line on the keys that change nothing, or none."""
-    ruled = replace(config, device_target="CPU") if device_type == "cpu" else config
     used, said = options.command.uses, {*options.line, *options.file}
-    listed = [text for text in inactive_keys(ruled, options.line) if text.partition(" ")[0] in used & said]
+    listed = [text for text in inactive_keys(config, options.line) if text.partition(" ")[0] in used & said]
     listed += [f"{name} ({options.command.name} does not use it)" for name in options.line if name not in used]
     return [f"without effect: {', '.join(listed)}"] if listed else []
 
@@ -268,11 +264,6 @@ def _same(name: str, one: Value, other: Value, config: Config) -> bool:
     return spread(one) == spread(other)
 
 
-def _shown(value: Value) -> str:
-    """A value as it is written on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def _config_of(saved: Saved) -> Config:
     try:
         return Config.from_dict(_with_split_seed(saved.content["config"]))
@@ -282,7 +273,7 @@ def _config_of(saved: Saved) -> Config:
 
 def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> None:
     if names:
-        listed = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
+        listed = ", ".join(f"{name} {spelt(getattr(held, name))} -> {spelt(line[name])}" for name in names)
         raise UserError(
             f"the run of {saved.path} cannot be continued with {listed}: {REFUSED[names[0]]}; leave it out, or begin a "
             f"new run with --pretrained {saved.path}"
@@ -291,7 +282,7 @@ def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Sa
 
 def _changed(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> Iterable[str]:
     if names:
-        listed = ", ".join(f"{name} {_shown(getattr(held, name))} -> {_shown(line[name])}" for name in names)
+        listed = ", ".join(f"{name} {spelt(getattr(held, name))} -> {spelt(line[name])}" for name in names)
         another = "" if FREE.issuperset(names) else "; from there on, results differ from those of an unchanged run"
         yield f"changed from step {saved.step} on: {listed}{another}"
 
@@ -308,6 +299,6 @@ def _kept_against_file(options: Options, place: Mapping[str, Value], config: Con
     ]
     if differing:
         listed = ", ".join(
-            f"{name} {_shown(getattr(config, name))} (not {_shown(options.file[name])})" for name in differing
+            f"{name} {spelt(getattr(config, name))} (not {spelt(options.file[name])})" for name in differing
         )
         yield f"{saved.path} wins over {options.path}: {listed}; the command line would win over both"

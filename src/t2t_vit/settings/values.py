@@ -179,6 +179,11 @@ def _shown(value: object) -> str:
         return "a number of thousands of digits"
 
 
+def spelt(value: object) -> str:
+    """A value as it is written on the command line: `0.9 0.95`."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _fit(kind: object, value: object) -> Value | None:
     """The value as one of `kind`, or None where it is of another."""
     if kind in (bool, str):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t_vit.errors import OutputError, UserError
-from t2t_vit.files import LONGEST_JSON, atomic_write, parse_json, read_at_most, reason_of
+from t2t_vit.files import read_json, reason_of, write_json
 from t2t_vit.report.run_files import RECORD
 from t2t_vit.sweep.locks import alone, held_trials
 from t2t_vit.sweep.space import read_over
@@ -34,9 +34,7 @@ def enter(folder: Path, content: Mapping[str, Any], note: Callable[[str], None])
         held = _read(folder / SWEEP) if (folder / SWEEP).exists() else None
         goes_on = held is not None and _goes_on(folder, held, content)
         if content != held:
-            with atomic_write(folder / SWEEP, "w") as file:
-                json.dump(content, file, indent=1)
-                file.write("\n")
+            write_json(folder / SWEEP, content)
     return goes_on
 
 
@@ -107,7 +105,7 @@ def _is_larger(before: object, now: list[str]) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(read_at_most(path, LONGEST_JSON))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason_of(error)}); give another --folder") from error
     if not isinstance(content, dict):

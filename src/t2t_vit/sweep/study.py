@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import UserError, first_line
 from t2t_vit.installing import not_installed
 from t2t_vit.notes import counted
 from t2t_vit.sweep.locks import alone, is_orphan, take_trial
@@ -327,5 +327,6 @@ def database_errors(folder: Path) -> Iterator[None]:
 
 
 def _unusable(folder: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0]
-    return UserError(f"{folder / DATABASE}: cannot be used as the sweep's database ({reason}); give another --folder")
+    return UserError(
+        f"{folder / DATABASE}: cannot be used as the sweep's database ({first_line(error)}); give another --folder"
+    )

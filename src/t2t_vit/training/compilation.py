@@ -8,6 +8,8 @@ from shutil import which
 import torch
 from torch import nn
 
+from t2t_vit.errors import first_line
+
 COMPILERS = ("cc", "gcc", "g++", "clang", "clang++")
 
 
@@ -46,8 +48,7 @@ def obstacle_to_compiling(device: torch.device) -> str:
     try:
         torch.compile(_probe)(torch.ones(8, device=device))
     except Exception as error:  # whatever the compiler, its headers or its libraries lack
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"compiling fails ({lines[0][:200]})"
+        return f"compiling fails ({first_line(error)[:200]})"
     return ""
 
 

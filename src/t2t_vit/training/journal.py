@@ -16,8 +16,9 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from t2t_vit.errors import OutputError, UserError, printable
-from t2t_vit.evaluation.metrics import Metrics
+from t2t_vit.evaluation.metrics import SCORES, Metrics
 from t2t_vit.files import atomic_write, lines_of, open_to_append, parse_json, reason_of
+from t2t_vit.notes import silent
 from t2t_vit.report.run_files import HISTORY, HISTORY_LINES
 from t2t_vit.training import waiting
 from t2t_vit.training.callbacks import Callback
@@ -42,7 +43,7 @@ class Console:
         self, log: Path | None = None, *, live: bool | None = None, quiet: bool = False, held: bool = False
     ) -> None:
         self.live = not quiet and (sys.stderr.isatty() if live is None else live)
-        self.screen: Callable[[str], None] = _to_nobody if quiet else to_standard_error
+        self.screen: Callable[[str], None] = silent if quiet else to_standard_error
         self._path = log
         self._log: TextIO | None = None
         self._held: list[str] | None = []
@@ -92,10 +93,6 @@ class Console:
         except OSError as error:
             self.close()
             self.screen(f"the log can no longer be written ({error.strerror}); training continues")
-
-
-def _to_nobody(_: str) -> None:
-    """Where nothing is to be shown."""
 
 
 def to_standard_error(text: str) -> None:
@@ -191,7 +188,6 @@ def _rows_up_to(path: Path, step: int, closed: bool) -> Iterator[Row]:
         ) from error
 
 
-EVALUATED = ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")
 FURTHER = {
     "balanced_accuracy": "Balanced",
     "macro_f1": "MacroF1",
@@ -276,7 +272,7 @@ class Journal(Callback):
             "seconds": seconds,
         }
         for name, metrics in state.results.items() if kind == "epoch" and state.evaluated else ():
-            row |= {f"{PREFIX.get(name, name)}_{key}": getattr(metrics, key) for key in EVALUATED}
+            row |= {f"{PREFIX.get(name, name)}_{key}": getattr(metrics, key) for key in SCORES}
         try:
             self._history.add(row)
         except OutputError as error:

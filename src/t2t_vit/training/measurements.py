@@ -280,27 +280,19 @@ def peak_memory(device: torch.device) -> float:
 
 
 WARM_UP_STEPS = 5  # the first batches of a run wait for the workers to start
+WINDOW, MOST_WAITING = 15.0, 0.5  # seconds of training, and the share of them
 
 
 class DataWait(Callback):
-    """Notes where more than `share` of a window of `seconds` of training was spent waiting for the next batch.
+    """Notes where more than `MOST_WAITING` of a `WINDOW` of training was spent waiting for the next batch.
 
     Args:
         advice: what can be done about it.
         processes: how many share the work, each with as many images.
     """
 
-    def __init__(
-        self,
-        advice: str,
-        note: Callable[[str], None],
-        *,
-        processes: int = 1,
-        share: float = 0.5,
-        seconds: float = 15.0,
-    ) -> None:
+    def __init__(self, advice: str, note: Callable[[str], None], *, processes: int = 1) -> None:
         self._advice, self._note, self._processes = advice, note, processes
-        self._share, self._seconds = share, seconds
         self._reported = False
         self._steps = self._images = 0
         self._training = self._waiting = 0.0
@@ -315,9 +307,9 @@ class DataWait(Callback):
             return
         self._images += metrics.images * self._processes
         training, waiting = clock.training - self._training, clock.waiting - self._waiting
-        if training < self._seconds:
+        if training < WINDOW:
             return
-        if waiting > self._share * training:
+        if waiting > MOST_WAITING * training:
             self._reported = True
             self._note(
                 f"reading images is the bottleneck: {waiting / training:.0%} of the last {training:.0f} s were spent "

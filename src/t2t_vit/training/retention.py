@@ -1,6 +1,5 @@
 """Which checkpoints are written and kept, when, and which files of a folder are the run's own."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from t2t_vit.errors import OutputError
 from t2t_vit.evaluation.metrics import Metrics
-from t2t_vit.files import LONGEST_JSON, atomic_write, lead_to, parse_json, read_at_most
+from t2t_vit.files import lead_to, read_json, write_json
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.checkpoint import (
     Identity,
@@ -75,8 +74,7 @@ class CheckpointFolder:
             if name not in own:  # left from a later step than the run continued from: not the new file
                 remove_checkpoint(self.folder / name)
         content = {"run": dict(self._run), "kind": self._kind, "files": list(names)}
-        with atomic_write(self._list, "w") as file:
-            file.write(json.dumps(content, indent=0) + "\n")
+        write_json(self._list, content, indent=0)
 
     def sweep(self) -> None:
         """Remove what a kill between two files of one checkpoint left: configurations whose checkpoint is gone."""
@@ -86,7 +84,7 @@ class CheckpointFolder:
 
     def _listed(self) -> list[str] | None:
         try:
-            content = parse_json(read_at_most(self._list, LONGEST_JSON))
+            content = read_json(self._list)
         except (OSError, ValueError):
             return None
         names = content.get("files") if isinstance(content, dict) else content
@@ -273,8 +271,7 @@ class Checkpoints(Callback):
         self._shelf.announce([file.name for file in self.kept])
         self._saved_step = state.step
         if is_here:
-            for told in [*(_leads(self._folder / LAST, here[-1]) if here else ()), *self._lead_to_best()]:
-                self._note(told)
+            self._lead(here)
         else:
             self._save(state)
             self._raise_failure()
@@ -317,9 +314,9 @@ class Checkpoints(Callback):
 
     def wait(self) -> None:
         """Let the thread finish; a write that failed is reported."""
-        error = self._settle()
-        if error is not None:
-            self._note(error)
+        step = None if self._pending is None else self._pending.step
+        if (error := self._settle()) is not None:
+            self._note(f"checkpoint of step {step} not written; training continues: {error}")
 
     def _disown(self, since: int) -> None:
         """Checkpoints from the update `since` on hold broken weights: they stay, but are the run's no more."""
@@ -333,8 +330,7 @@ class Checkpoints(Callback):
             self._shelf.announce([file.name for file in self.kept])
             for ranked in self.best.values():
                 ranked.announce()
-        for told in [*(_leads(self._folder / LAST, self.kept[-1]) if self.kept else ()), *self._lead_to_best()]:
-            self._note(told)
+        self._lead(self.kept)
 
     def _farewell(self, state: State) -> str:
         last = "no checkpoint has been written yet"
@@ -416,7 +412,7 @@ class Checkpoints(Callback):
         followers = {type(one).__name__: known for one in self._followers if (known := one.state_dict())}
         return serialised(checkpoint_content(self._identity, self._trained, state, best, followers))
 
-    def _settle(self) -> str | None:
+    def _settle(self) -> OutputError | None:
         """Wait for the thread, and take over what came of it: why it failed, or None."""
         pending, self._pending = self._pending, None
         if pending is None:
@@ -427,20 +423,19 @@ class Checkpoints(Callback):
         except OutputError as error:
             pending.failed()
             self._saved_at = perf_counter()
-            return f"checkpoint of step {pending.step} not written; training continues: {error}"
+            return error
         pending.written()
         return None
 
     def _raise_failure(self) -> None:
         """Wait for the thread; here a write that failed is an error."""
-        if self._pending is None:
-            return
-        with suppress(OutputError):
-            self._pending.outcome.result()
-        failure = self._pending.outcome.exception()
-        self._settle()
-        if failure is not None:
-            raise failure
+        if (error := self._settle()) is not None:
+            raise error
+
+    def _lead(self, kept: Sequence[Path]) -> None:
+        """Let last.ckpt lead to the last of these, and best.ckpt to the best of the lists."""
+        for told in [*(_leads(self._folder / LAST, kept[-1]) if kept else ()), *self._lead_to_best()]:
+            self._note(told)
 
     def _lead_to_best(self) -> list[str]:
         best = best_of(self.best)

@@ -1,6 +1,5 @@
 """The numbers and images of a run for trackers: TensorBoard (tensorboard.py), W&B and MLflow."""
 
-import json
 import logging
 import math
 import os
@@ -13,8 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from t2t_vit.errors import UserError
-from t2t_vit.files import LONGEST_JSON, atomic_write, parse_json, read_at_most
+from t2t_vit.errors import UserError, first_line
+from t2t_vit.evaluation.metrics import SCORES
+from t2t_vit.files import read_json, write_json
 from t2t_vit.installing import not_installed
 from t2t_vit.training.callbacks import Callback
 from t2t_vit.training.loop import TrainBatches
@@ -83,12 +83,6 @@ def missing(tracker: str) -> UserError:
     return UserError(not_installed(f"tracker: {tracker}", tracker))
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, else the name of its class."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 class RunId:
     """The id of the run at a tracker, kept in `folder`, so that a continued run is the same run there, too.
 
@@ -106,12 +100,11 @@ class RunId:
         Raises:
             UserError: the folder cannot be written.
         """
-        with atomic_write(self._path, "w") as file:
-            file.write(json.dumps({"run_id": run_id, "run": self._run}) + "\n")
+        write_json(self._path, {"run_id": run_id, "run": self._run}, indent=None)
 
     def _read(self) -> str | None:
         try:
-            kept = parse_json(read_at_most(self._path, LONGEST_JSON))
+            kept = read_json(self._path)
             run_id, run = kept["run_id"], kept.get("run", self._run)  # older versions kept no run
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -138,14 +131,8 @@ class Summary(Callback):
 
     def on_epoch(self, state: State) -> None:
         if state.evaluated:
-            self._show(
-                state,
-                {
-                    f"{weights}/{name}": getattr(metrics, name)
-                    for weights, metrics in state.results.items()
-                    for name in ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")
-                },
-            )
+            results = state.results.items()
+            self._show(state, {f"{w}/{name}": getattr(metrics, name) for w, metrics in results for name in SCORES})
 
     def state_dict(self) -> dict[str, Any]:
         return {"window": self._window.state_dict()}

@@ -40,8 +40,9 @@ class PartedLayer(NamedTuple):
     def of(cls, weight: Tensor, bias: Tensor | None) -> "PartedLayer":
         """From a weight (out, in) and a bias (out,) in float32."""
         weight = weight.detach().contiguous()
-        parts = _room(*weight.shape)
-        library().lay_out_f32(address(weight), _side(weight, along=True), address(parts), threads())
+        lines, depth = (-(-side // unit) * unit for side, unit in zip(weight.shape, (LINES, DEPTH), strict=True))
+        parts = torch.empty(lines * depth * PARTS, dtype=torch.bfloat16, device="cpu")
+        library().lay_out_f32(address(weight), _side(weight), address(parts), threads())
         return cls(parts, None if bias is None else bias.detach().contiguous(), *weight.shape)
 
 
@@ -64,7 +65,7 @@ def native_linear(
     check(added is None or (added.dtype is torch.float32 and added.shape == out.shape), "native_linear")
     library().product_f32(
         address(rows),
-        _side(rows, along=True),
+        _side(rows),
         address(layer.weight),
         address(layer.bias),
         address(added),
@@ -75,16 +76,6 @@ def native_linear(
     return out
 
 
-def _side(matrix: Tensor, *, along: bool) -> ctypes.Array[ctypes.c_int64]:
-    """A side of a product: the distance of its rows in memory, whether lines are rows, their number and depth."""
-    lines, depth = matrix.shape if along else matrix.shape[::-1]
-    return whole(matrix.shape[1], int(along), lines, depth)
-
-
-def _room(lines: int, depth: int) -> Tensor:
-    """Memory for a right side's parts."""
-    return torch.empty(_numbers(lines, depth), dtype=torch.bfloat16, device="cpu")
-
-
-def _numbers(lines: int, depth: int) -> int:
-    return -(-lines // LINES) * LINES * -(-depth // DEPTH) * DEPTH * PARTS
+def _side(matrix: Tensor) -> ctypes.Array[ctypes.c_int64]:
+    """A side of a product: the distance of its rows in memory, that its lines are rows (1), their number and depth."""
+    return whole(matrix.shape[1], 1, *matrix.shape)

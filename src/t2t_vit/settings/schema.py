@@ -23,6 +23,8 @@ POSITIVE = Range(0, open_low=True)
 COUNT = Range(1)
 AUTO_BATCH = 0  # stands for `auto` in a configuration until it is resolved
 BATCH = Range(1, named=(("auto", AUTO_BATCH),))
+OF_SEED = -1  # stands for `seed`, the value of the key of that name
+SEED_OF_IMAGES = Range(0, 2**63 - 1, named=(("seed", OF_SEED),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
 OR_UNLIMITED = Range(0, 1e6)
@@ -73,6 +75,9 @@ class Dataset:
     val_split: float = key(0.0, "share of each class held out for validation if val_dir does not exist", BELOW_ONE)
     split_seed: int = key(
         0, "seed that decides which images val_split holds out; independent of seed", Range(0, 2**63 - 1)
+    )
+    val_seed: int = key(
+        OF_SEED, "seed that draws the validation images of val_num_samples; seed: that of the run", SEED_OF_IMAGES
     )
     bad_images: str = key(
         "skip",

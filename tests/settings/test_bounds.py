@@ -66,7 +66,7 @@ NUMBERS = {
     "average_epochs": ((2, 100), (1, 0, -1, 101, 2.5)),
     "average_share": SOME_SHARE,
     "distill_weight": SOME_SHARE,
-    "distill_temperature": POSITIVE,
+    "distill_temperature": ((0.01, 1, 100), (0, 0.0099, 100.1)),
     "max_steps": COUNT_OR_OFF,
     "eval_every_epochs": COUNT_OR_OFF,
     "cooldown_epochs": COUNT_OR_OFF,

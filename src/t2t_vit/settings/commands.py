@@ -161,7 +161,8 @@ SWEEP = (
         "over",
         str,
         "",
-        "key to vary, and its values: KEY=V1,V2,... or KEY=LOW..HIGH, with :log by their logarithm; may be repeated",
+        "key to vary, and its values: KEY=V1,V2,... (KEY=V1;V2 where one has a comma) or KEY=LOW..HIGH, with :log by "
+        "their logarithm; may be repeated",
         metavar="KEY=VALUES",
         repeats=True,
     ),

@@ -23,6 +23,7 @@ POSITIVE = Range(0, open_low=True)
 COUNT = Range(1)
 AUTO_BATCH = 0  # stands for `auto` in a configuration until it is resolved
 BATCH = Range(1, named=(("auto", AUTO_BATCH),))
+TEMPERATURE = Range(0.01, 100)  # beyond, float32 cannot tell the probabilities of two networks apart
 OF_SEED = -1  # stands for `seed`, the value of the key of that name
 SEED_OF_IMAGES = Range(0, 2**63 - 1, named=(("seed", OF_SEED),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
@@ -230,7 +231,7 @@ class Training:
         0.5, "share of the teacher's part in the loss; the targets have the rest", Range(0, 1, open_low=True)
     )
     distill_temperature: float = key(
-        1.0, "divides the logits of teacher and student in distill soft; the larger, the more even", POSITIVE
+        1.0, "divides the logits of teacher and student in distill soft; the larger, the more even", TEMPERATURE
     )
     max_steps: int = key(0, "stop after this many optimizer steps; 0: no limit", OR_OFF)
     eval_every_epochs: int = key(1, "epochs between evaluations; 0: only at the end", OR_OFF)

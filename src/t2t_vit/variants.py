@@ -122,9 +122,12 @@ VARIANTS: dict[str, Variant] = {
     ),
     # Ours, for images of 28 x 28 pixels: finer splits, for grids of 14, 7 and 4 tokens a side.
     "t2t_vit_quickstart": Variant("performer", 192, 4, 3, 2, splits=SMALL_SPLITS, token_dim=32),
-    # Ours, for images of 28 to 64 pixels: a convolutional stem in place of the T2T module's attention.
+    # Ours, for images of 28 to 64 pixels: a convolutional stem in place of the T2T module's attention. They have 0.8,
+    # 1.0, 2.7 and 6.7 million parameters: the smaller ones for a CPU, the larger ones for a GPU or patience.
     "t2t_vit_s_4": Variant("stem", 128, 4, 2, 2, splits=SMALL_SPLITS, token_dim=64),
     "t2t_vit_s_6": Variant("stem", 128, 6, 2, 2, splits=SMALL_SPLITS, token_dim=64),
+    "t2t_vit_s_8": Variant("stem", 192, 8, 3, 2, splits=SMALL_SPLITS, token_dim=64),
+    "t2t_vit_s_12": Variant("stem", 256, 12, 4, 2, splits=SMALL_SPLITS, token_dim=64),
 }
 
 

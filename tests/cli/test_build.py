@@ -146,7 +146,6 @@ OPENED = {
     "split_seed": 0,
     "max_pixels": 178_956_970,
     "own": [Path("runs", name).resolve() for name in ("checkpoints", "best_checkpoints", "summary", "logs")],
-    "seed": 7,
     "note": print,
 }
 
@@ -158,8 +157,9 @@ def test_where_images_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     build.validation_images(FOLDERS, print)
     build.training_images(FOLDERS, print)
     assert seen == [
-        ("val", OPENED | {"num_samples": 20, "classes": None, "path": ""}),
-        OPENED | {"train_num_samples": 30, "val_num_samples": 20, "recorded": None, "classes": None},
+        ("val", OPENED | {"num_samples": 20, "seed": 7, "classes": None, "path": ""}),
+        OPENED
+        | {"train_num_samples": 30, "val_num_samples": 20, "seed": 7, "val_seed": 7, "recorded": None, "classes": None},
     ]
     usual = replace(FOLDERS, train_dir=Config().train_dir, val_dir=Config().val_dir)
     build.training_images(usual, print)
@@ -174,6 +174,13 @@ def test_eval_measures_on_the_images_that_training_did() -> None:
     _, of_training = build.training_images(CONFIG, lambda _: None)
     assert names(build.validation_images(CONFIG)) == names(of_training)
     assert names(build.validation_images(replace(CONFIG, seed=8))) != names(of_training)
+
+
+def test_val_seed_draws_the_same_validation_images_for_every_seed() -> None:
+    drawn = [build.training_images(replace(CONFIG, seed=seed, val_seed=7), lambda _: None) for seed in (7, 8)]
+    assert names(drawn[0][0]) != names(drawn[1][0])
+    assert names(drawn[0][1]) == names(drawn[1][1]) == names(build.validation_images(CONFIG))
+    assert names(build.validation_images(replace(CONFIG, seed=8, val_seed=7))) == names(drawn[0][1])
 
 
 def test_a_class_count_that_the_images_do_not_have_is_refused() -> None:

@@ -141,6 +141,7 @@ ROWS = [
     Row("val_split", 0.25, says("3 of 12 images"), {"val_dir": "nowhere", "val_split": 0.5}),
     Row("val_split", 0.25, says("val_split 0.25 is not needed")),
     Row("split_seed", 2, says("chosen by their names and split_seed 2"), {"val_dir": "nowhere", "val_split": 0.5}),
+    Row("val_seed", 2, says(r"without effect: val_seed \(val_num_samples is -1\)")),
     Row("bad_images", "error", says("cannot be read.*with --bad_images skip", 2), {"data_url": "../broken"}),
     Row("max_pixels", 1000, says("too many pixels, 40 x 30: max_pixels is 1,000", 2), {"bad_images": "error"}),
     Row("class_balance", "weights", loss, {"train_num_samples": 5}),

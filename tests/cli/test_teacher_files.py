@@ -81,6 +81,15 @@ def test_a_step_is_that_of_timms_own_task() -> None:
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
+def test_a_network_that_takes_images_of_any_size_needs_none(tmp_path: Path) -> None:
+    """It embeds patches, as those do that are built for one size, but does not know the word."""
+    model = network("pvt_v2_b0")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    teacher = opened(f"timm:pvt_v2_b0@32={tmp_path / 'w.pth'}")
+    images = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(teacher(images), model(images).detach())
+
+
 def test_without_a_side_it_sees_images_of_its_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"state_dict": {f"module.{k}": v for k, v in network(CNN).state_dict().items()}}, tmp_path / "w.pth")
     monkeypatch.setenv("HOME", str(tmp_path))

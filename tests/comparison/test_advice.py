@@ -78,3 +78,8 @@ def test_after_the_commands_runs_of_two_seeds_are_paired(
     out, err = capsys.readouterr()
     assert "McNemar's exact test on the same 2,000 images" in out
     assert "this command" not in err
+    for seed in "01":
+        assert main([*PART.split(), "--seed", seed, "--val_seed", "0", "--model_postfix", f"_{seed}_0"]) == 0
+    capsys.readouterr()
+    assert main(["compare", *(f"{run}_0" for run in runs)]) == 0
+    assert "McNemar's exact test on the same 30 images" in capsys.readouterr().out

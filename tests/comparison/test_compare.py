@@ -222,13 +222,18 @@ def test_parts_that_seeds_drew_are_explained_and_how_to_answer_all(
         checkpoint.touch()
     assert main(["compare", str(a), str(b)]) == 0
     err = capsys.readouterr().err
-    assert "not paired: with val_num_samples, each seed draws other images." in err
+    assert "not paired: with val_num_samples, each seed draws other images (--val_seed 0: the same)." in err
     lines = [line for line in err.splitlines() if "replaces the answers by answers to all validation images" in line]
     assert [shlex.split(line.partition("started in: ")[2])[-4:] for line in lines] == [
         ["--val_num_samples", "-1", "--answers", f"runs/logs/{name}/answers.npy"] for name in "ab"
     ]
     c = make_run("c", shares(90), seed=0, images=range(50, 150), base_lr=0.1, **part)
     assert main(["compare", str(a), str(c)]) == 0  # one seed: the data are others
+    assert "each seed draws" not in capsys.readouterr().err
+    part["val_seed"] = 3
+    d = make_run("d", shares(70), seed=0, **part)
+    e = make_run("e", shares(90), seed=1, images=range(50, 150), base_lr=0.1, **part)
+    assert main(["compare", str(d), str(e)]) == 0  # one seed of the images: the data are others
     assert "each seed draws" not in capsys.readouterr().err
 
 

@@ -16,16 +16,16 @@ def names(images: ImageSet) -> list[str]:
 
 
 def test_training_and_evaluation_draw_the_same_images() -> None:
-    """By the seed alone, whichever door they come through."""
+    """By their seeds alone, whichever door they come through."""
     whole = {part: open_images(part, dataset="FashionMNIST") for part in SPLITS}
     seen = []
     for seed in (0, 3):
         both = open_training_images(
-            dataset="FashionMNIST", train_num_samples=40, val_num_samples=30, seed=seed, split_seed=3
+            dataset="FashionMNIST", train_num_samples=40, val_num_samples=30, seed=seed, val_seed=seed + 1, split_seed=3
         )
-        for part, count, images in zip(SPLITS, (40, 30), both, strict=True):
-            one = open_images(part, dataset="FashionMNIST", num_samples=count, seed=seed, split_seed=3)
-            assert names(images) == names(one) == names(subset(whole[part], count, seed))
+        for part, count, own, images in zip(SPLITS, (40, 30), (seed, seed + 1), both, strict=True):
+            one = open_images(part, dataset="FashionMNIST", num_samples=count, seed=own, split_seed=3)
+            assert names(images) == names(one) == names(subset(whole[part], count, own))
             assert np.array_equal(images.targets, one.targets)
             seen.append(names(images))
     assert seen[0] != seen[2] and seen[1] != seen[3]

@@ -61,11 +61,12 @@ NUMBERS = {
     "bce_target_thresh": BELOW_ONE,
     "seed": COUNT_OR_OFF,
     "split_seed": COUNT_OR_OFF,
+    "val_seed": ((-1, 0, 2**63 - 1), (-2, 2**63, 1.5)),  # -1: `seed` in words
     "ema_decay": BELOW_ONE,
     "average_epochs": ((2, 100), (1, 0, -1, 101, 2.5)),
     "average_share": SOME_SHARE,
     "distill_weight": SOME_SHARE,
-    "distill_temperature": POSITIVE,
+    "distill_temperature": ((0.01, 1, 100), (0, 0.0099, 100.1)),
     "max_steps": COUNT_OR_OFF,
     "eval_every_epochs": COUNT_OR_OFF,
     "cooldown_epochs": COUNT_OR_OFF,

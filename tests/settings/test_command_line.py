@@ -25,7 +25,8 @@ def test_every_key_is_an_option_of_every_command(command: str) -> None:
     words = ["picture.png"] if command == "infer" else []
     for name in KEYS:
         default = getattr(Config(), name)
-        shown = [str(item) for item in default] if isinstance(default, tuple) else [str(default)]
+        written = KEYS[name].written(default)
+        shown = [str(item) for item in written] if isinstance(written, tuple) else [str(written)]
         assert of_line(*words, f"--{name}", *shown, command=command) == {name: default}
         assert of_line(*words, f"--{name}={','.join(shown)}", command=command) == {name: default}
 

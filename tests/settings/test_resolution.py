@@ -265,8 +265,8 @@ def test_where_the_checkpoint_was_found_is_where_the_run_goes_on() -> None:
 OTHER = {
     "arch": "t2t_vit_10", "in_chans": "1", "image_size": "32", "num_classes": "9", "disable_approximate_gelu": "False",
     "optimizer": "sgd", "layer_decay": "0.9", "freeze": "tokens", "dataset": "CIFAR10", "train_num_samples": "5",
-    "val_num_samples": "5", "val_split": "0.2", "split_seed": "2", "class_balance": "weights", "seed": "4",
-    "with_ema": "True", "model_average": "swa", "start_epoch": "1",
+    "val_num_samples": "5", "val_split": "0.2", "split_seed": "2", "val_seed": "2", "class_balance": "weights",
+    "seed": "4", "with_ema": "True", "model_average": "swa", "start_epoch": "1",
 }  # fmt: skip
 
 

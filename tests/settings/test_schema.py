@@ -9,7 +9,7 @@ from t2t_vit.settings.schema import KEYS, SECTIONS, Config, checked
 
 SPECIFIED = {
     "Dataset": "dataset data_url train_dir val_dir train_num_samples val_num_samples val_split split_seed "
-    "bad_images max_pixels class_balance",
+    "val_seed bad_images max_pixels class_balance",
     "Augmentations": "auto_augment aa_interpolation repeated_augment re_mode re_prob re_count cutmix mix_token mixup "
     "mixup_prob mixup_mode mixup_off_epoch switch_prob label_smoothing min_crop crop_pct train_interpolation "
     "crop_schedule hflip color_jitter mean std",
@@ -37,7 +37,7 @@ def test_every_specified_key_exists_in_its_section() -> None:
 
 DEFAULTS = Config(
     dataset="ImageNet", data_url="", train_dir="train", val_dir="validation_preprocess", train_num_samples=-1,
-    val_num_samples=-1, val_split=0.0, split_seed=0, bad_images="skip", max_pixels=178_956_970,
+    val_num_samples=-1, val_split=0.0, split_seed=0, val_seed=-1, bad_images="skip", max_pixels=178_956_970,
     class_balance="none",
     auto_augment="rand-m9-mstd0.5-inc1", aa_interpolation="bilinear", repeated_augment=1, re_mode="pixel",
     re_prob=0.25, re_count=1,

@@ -47,10 +47,8 @@ def test_the_pages_recipes_are_in_full_and_hold_its_values(name: str) -> None:
     values = read_config(find_config(name))
     ours = "train_interpolation hflip color_jitter mean std accumulation_step resume max_steps eval_every_epochs "
     ours += "cooldown_epochs in_chans performer_drop val_split class_balance layer_decay skipped_steps_limit freeze "
-    ours += (
-        "tracker cache runtime kernels split_seed bad_images patience max_hours best_by max_pixels exported_seconds "
-    )
-    ours += "exported_memory lr_decay_share lr_decay_shape model_average average_epochs average_share "
+    ours += "tracker cache runtime kernels split_seed val_seed bad_images patience max_hours best_by max_pixels "
+    ours += "exported_seconds exported_memory lr_decay_share lr_decay_shape model_average average_epochs average_share "
     ours += "crop_schedule loss bce_target_thresh repeated_augment "
     ours += "teacher distill distill_weight distill_temperature mix_token"
     assert set(values) == set(KEYS) - set(ours.split())

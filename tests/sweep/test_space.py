@@ -14,6 +14,7 @@ def test_lists_and_ranges() -> None:
         [
             "base_lr=1e-4..1e-2:log", "epochs=5..20", "drop_path=0.0..0.5", "optimizer=adamw, momentum",
             "beta=0.9 0.95,0.9 0.999", "auto_augment=,rand-m9", "image_size=28,32x48", "with_ema=yes,no",
+            "crop_schedule=;96:0.6,128:1.0; 96:1", "teacher=timm:resnet18=a.pth,b=c.ckpt",
         ]
     )  # fmt: skip
     assert found[:3] == [
@@ -21,6 +22,7 @@ def test_lists_and_ranges() -> None:
     ]  # fmt: skip
     assert [each.values for each in found[3:]] == [
         ("adamw", "momentum"), ("0.9 0.95", "0.9 0.999"), ("", "rand-m9"), ("28", "32x48"), ("yes", "no"),
+        ("", "96:0.6,128:1.0", "96:1"), ("timm:resnet18=a.pth", "b=c.ckpt"),
     ]  # fmt: skip
     assert [each.ends for each in found[:3]] == [("0.0001", "0.01"), ("5", "20"), ("0", "0.5")]
     assert [read_over([each.spelt()]) for each in found] == [[each] for each in found]

@@ -24,7 +24,7 @@ from t2t_vit.model import T2TViT, create_model
 from t2t_vit.model.token_logits import TokenLogits
 from t2t_vit.notes import silent
 from t2t_vit.precision import Precision
-from t2t_vit.settings.rules import crop_phases, image_size_of, largest_size_of
+from t2t_vit.settings.rules import crop_phases, image_size_of, largest_size_of, val_seed_of
 from t2t_vit.settings.schema import KEYS, Config
 from t2t_vit.training.average import EpochAverage
 from t2t_vit.training.checkpoint import Trained
@@ -59,7 +59,6 @@ def _source(config: Config) -> dict[str, Any]:
         "val_dir": _unless_default(config, "val_dir"),
         "val_split": config.val_split,
         "in_chans": config.in_chans,
-        "seed": config.seed,
         "split_seed": config.split_seed,
         "max_pixels": config.max_pixels,
         "own": _own_folders(config),
@@ -89,6 +88,8 @@ def training_images(
         **_source(config),
         train_num_samples=config.train_num_samples,
         val_num_samples=config.val_num_samples,
+        seed=config.seed,
+        val_seed=val_seed_of(config),
         note=note,
         recorded=recorded,
         classes=classes,
@@ -107,6 +108,7 @@ def validation_images(
         "val",
         **_source(config),
         num_samples=config.val_num_samples,
+        seed=val_seed_of(config),
         note=note,
         classes=classes,
         path=path,

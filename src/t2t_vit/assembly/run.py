@@ -592,7 +592,10 @@ def configuration(config: Config) -> list[dict[str, Any]]:
     return [
         {
             "section": section,
-            "keys": [{"key": key, "value": values[key], "default": KEYS[key].default} for key in keys],
+            "keys": [
+                {"key": key, "value": KEYS[key].written(values[key]), "default": KEYS[key].written(KEYS[key].default)}
+                for key in keys
+            ],
         }
         for section, keys in SECTIONS.items()
     ]

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -191,9 +192,10 @@ def _timm_network(name: str, tensors: Mapping[str, Tensor], file: str, size: int
     create: Any = timm.create_model
     plain = create(name)
     arguments: dict[str, Any] = {"num_classes": _count(plain, tensors), "in_chans": _channels(plain, tensors)}
-    if size is not None and hasattr(plain, "patch_embed"):
-        arguments["img_size"] = size
     model: nn.Module = create(name, **arguments)
+    if size is not None and hasattr(plain, "patch_embed"):
+        with suppress(TypeError):  # a network that takes images of any size as it is
+            model = create(name, **arguments, img_size=size)
     wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if wanted != found:

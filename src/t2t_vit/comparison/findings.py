@@ -13,6 +13,7 @@ from t2t_vit.comparison.significance import Difference, by_images, by_seeds, hol
 from t2t_vit.evaluation.answers import ANSWER
 from t2t_vit.report.formatting import percent
 from t2t_vit.report.run_files import ANSWERS
+from t2t_vit.settings.schema import KEYS, OF_SEED
 
 DECIDED = 0.05  # a p-value below is no chance
 
@@ -109,8 +110,12 @@ def why_unpaired(runs: Sequence[ComparedRun]) -> str:
         assert first.answers is not None
         assert run.answers is not None
         if not np.array_equal(first.answers["image"], run.answers["image"]):
-            common = len(np.intersect1d(first.answers["image"], run.answers["image"], assume_unique=True))
-            drawn = ": with val_num_samples, each seed draws other images" if are_drawn_apart([first, run]) else ""
+            common = len(np.intersect1d(first.answers["image"], run.answers["image"]))
+            drawn = (
+                ": with val_num_samples, each seed draws other images (--val_seed 0: the same)"
+                if are_drawn_apart([first, run])
+                else ""
+            )
             return (
                 f"{first.name} and {run.name} were measured on different validation images ({len(first.answers):,} and "
                 f"{len(run.answers):,}, {common:,} in common), so their answers are not paired{drawn}."
@@ -121,7 +126,13 @@ def why_unpaired(runs: Sequence[ComparedRun]) -> str:
 def are_drawn_apart(runs: Sequence[ComparedRun]) -> bool:
     """Whether these runs chose their validation images by `val_num_samples` and by different seeds."""
     counts = {run.settings["val_num_samples"] for run in runs}
-    return len(counts) == 1 and counts != {-1} and len({run.seed for run in runs}) > 1
+    return len(counts) == 1 and counts != {-1} and len({_val_seed(run) for run in runs}) > 1
+
+
+def _val_seed(run: ComparedRun) -> object:
+    """The seed that drew the run's validation images."""
+    own = run.settings["val_seed"]
+    return run.seed if own == KEYS["val_seed"].written(OF_SEED) else own
 
 
 def _right(group: Group) -> NDArray[np.float64]:

@@ -43,7 +43,8 @@ class ComparedRun:
         """Its configuration; a key that its version did not have yet has its default."""
         sections = self.files.record.get("configuration", [])
         held = {each["key"]: each["value"] for section in sections for each in section["keys"]}
-        return {name: list(d) if isinstance(d := key.default, tuple) else d for name, key in KEYS.items()} | held
+        own = {name: list(d) if isinstance(d := key.default, tuple) else d for name, key in KEYS.items()} | held
+        return {name: KEYS[name].written(value) if name in KEYS else value for name, value in own.items()}
 
     @property
     def is_finished(self) -> bool:
@@ -228,6 +229,7 @@ def _check(run: ComparedRun) -> None:
             raise ValueError("a folder or a precision is not text")
         if type(run.settings["val_num_samples"]) is not int:
             raise ValueError("val_num_samples is not a whole number")
+        hash(run.settings["val_seed"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         folder = run.files.folder
         raise UserError(

@@ -81,6 +81,7 @@ def open_training_images(
     train_num_samples: int = -1,
     val_num_samples: int = -1,
     seed: int = 0,
+    val_seed: int = 0,
     split_seed: int = 0,
     max_pixels: int = MAX_PIXELS,
     own: Sequence[Path] = (),
@@ -91,6 +92,7 @@ def open_training_images(
     """The training and validation images of one data set, whose classes are those of the training images.
 
     Args:
+        seed, val_seed: draw the class-balanced parts of `train_num_samples` and `val_num_samples` images.
         recorded: take these files, there or not, in place of what the folders hold now.
         classes: the order of the classes, where their names are these.
 
@@ -113,7 +115,7 @@ def open_training_images(
         train, val = (by_name(images, classes, "the data", "the run", note) for images in (train, val))
     return (
         subset(train, train_num_samples, seed, "train_num_samples"),
-        subset(val, val_num_samples, seed, "val_num_samples"),
+        subset(val, val_num_samples, val_seed, "val_num_samples"),
     )
 
 

@@ -24,7 +24,7 @@ RUN_KEYS = frozenset(SECTIONS["Callbacks setup"]) | frozenset({
     "warmup_length", "warmup_lr",
     "skipped_steps_limit", "patience", "max_hours", "best_by", "device_num", "model_average", "average_epochs",
     "average_share", "crop_schedule",
-    "val_num_samples", "mixup_off_epoch", "crop_pct",
+    "val_num_samples", "val_seed", "mixup_off_epoch", "crop_pct",
 })  # fmt: skip
 # Of a step with a teacher, which needs classes that both know, `bench` measures the student's part.
 TEACHER_KEYS = frozenset({"teacher", "distill", "distill_weight", "distill_temperature", "mix_token"})
@@ -161,7 +161,8 @@ SWEEP = (
         "over",
         str,
         "",
-        "key to vary, and its values: KEY=V1,V2,... or KEY=LOW..HIGH, with :log by their logarithm; may be repeated",
+        "key to vary, and its values: KEY=V1,V2,... (KEY=V1;V2 where one has a comma) or KEY=LOW..HIGH, with :log by "
+        "their logarithm; may be repeated",
         metavar="KEY=VALUES",
         repeats=True,
     ),

@@ -51,7 +51,7 @@ def meaning(key: Key, own: str | None = None) -> str:
     text = key.meaning
     if isinstance(key.allowed, OneOf) and not all(f"{value}" in text for value in key.allowed.values):
         text += f": {', '.join(map(str, key.allowed.values))}"
-    return f"{text} (default: {_shown(key.default)})"
+    return f"{text} (default: {_shown(key.written(key.default))})"
 
 
 def _shown(value: object) -> str:

@@ -27,7 +27,8 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("arch", "in_chans", "image_size", "num_classes", "disable_approximate_gelu"), _NETWORK),
     **dict.fromkeys(("optimizer", "layer_decay", "freeze"), _OPTIMIZER),
     **dict.fromkeys(
-        ("dataset", "train_num_samples", "val_num_samples", "val_split", "split_seed", "class_balance"), _IMAGES
+        ("dataset", "train_num_samples", "val_num_samples", "val_split", "split_seed", "val_seed", "class_balance"),
+        _IMAGES,
     ),
     "seed": "every random number and the order of the images would change",
     "with_ema": "an average covers all weights since the first step",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from t2t_vit.errors import UserError
-from t2t_vit.settings.schema import KEYS, SIDE, Config, checked
+from t2t_vit.settings.schema import KEYS, OF_SEED, SIDE, Config, checked
 from t2t_vit.variants import find_variant
 
 # Prefixes of timm's optimizers without `momentum`.
@@ -200,6 +200,7 @@ INACTIVE = (
         ("train_dir", "val_dir", "val_split", "bad_images", "max_pixels", "cache"), _in_memory, "dataset is {dataset}"
     ),
     Inactive(("split_seed",), lambda c: c.val_split == 0, "val_split is 0"),
+    Inactive(("val_seed",), lambda c: c.val_num_samples == -1, "val_num_samples is -1"),
     Inactive(
         ("layer_decay", "drop_path"), lambda c: c.freeze == "backbone", "freeze is backbone: only the head is trained"
     ),
@@ -290,6 +291,11 @@ def image_size_of(config: Config) -> tuple[int, int]:
     """(height, width) of the network's input."""
     size = config.image_size
     return (size, size) if isinstance(size, int) else size
+
+
+def val_seed_of(config: Config) -> int:
+    """The seed that draws the validation images of `val_num_samples`."""
+    return config.seed if config.val_seed == OF_SEED else config.val_seed
 
 
 def crop_phases(config: Config) -> tuple[tuple[tuple[int, int], int], ...]:

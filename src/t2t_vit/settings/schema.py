@@ -23,6 +23,9 @@ POSITIVE = Range(0, open_low=True)
 COUNT = Range(1)
 AUTO_BATCH = 0  # stands for `auto` in a configuration until it is resolved
 BATCH = Range(1, named=(("auto", AUTO_BATCH),))
+TEMPERATURE = Range(0.01, 100)  # beyond, float32 cannot tell the probabilities of two networks apart
+OF_SEED = -1  # stands for `seed`, the value of the key of that name
+SEED_OF_IMAGES = Range(0, 2**63 - 1, named=(("seed", OF_SEED),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
 OR_UNLIMITED = Range(0, 1e6)
@@ -73,6 +76,9 @@ class Dataset:
     val_split: float = key(0.0, "share of each class held out for validation if val_dir does not exist", BELOW_ONE)
     split_seed: int = key(
         0, "seed that decides which images val_split holds out; independent of seed", Range(0, 2**63 - 1)
+    )
+    val_seed: int = key(
+        OF_SEED, "seed that draws the validation images of val_num_samples; seed: that of the run", SEED_OF_IMAGES
     )
     bad_images: str = key(
         "skip",
@@ -227,7 +233,7 @@ class Training:
     distill_temperature: float = key(
         1.0,
         "divides the logits of teacher and student in distill soft; a larger value makes the probabilities more even",
-        POSITIVE,
+        TEMPERATURE,
     )
     max_steps: int = key(0, "stop after this many optimizer steps; 0: no limit", OR_OFF)
     eval_every_epochs: int = key(1, "epochs between evaluations; 0: only at the end", OR_OFF)

@@ -1,4 +1,7 @@
-"""What a sweep varies: `KEY=V1,V2,...` and `KEY=LOW..HIGH[:log]`, read by the rules of the keys themselves."""
+"""What a sweep varies: `KEY=V1,V2,...` and `KEY=LOW..HIGH[:log]`, read by the rules of the keys themselves.
+
+Where a value has a comma, semicolons separate the values: `crop_schedule=;96:0.6,128:1.0`.
+"""
 
 import math
 import re
@@ -102,7 +105,7 @@ class Dimension:
     def spelt(self) -> str:
         """As it was written."""
         if not self.is_range:
-            return f"{self.key}={','.join(self.values)}"
+            return f"{self.key}={(';' if any(',' in value for value in self.values) else ',').join(self.values)}"
         return f"{self.key}={self.low:.17g}..{self.high:.17g}{':log' if self.log else ''}"
 
 
@@ -138,7 +141,7 @@ def _dimension(key: str, text: str) -> Dimension:
     is_number = KEYS[key].kind in (int, float)
     if is_number and ".." in text:
         return _range(key, text)
-    values = tuple(piece.strip() for piece in text.split(","))
+    values = tuple(piece.strip() for piece in text.split(";" if ";" in text else ","))
     read = [_read(key, value) for value in values]
     for number, value in enumerate(read):
         if value in read[:number]:

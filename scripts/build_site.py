@@ -99,7 +99,9 @@ def sentences(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS and node.args:
             text = _written(node.args[0])
-            if re.search(r"[a-z]{3}.*\s.*[a-z]{3}", text):  # a single word is the beginning of a sentence that another function makes
+            if re.search(
+                r"[a-z]{3}.*\s.*[a-z]{3}", text
+            ):  # a single word is the beginning of a sentence that another function makes
                 yield text
 
 

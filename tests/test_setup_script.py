@@ -98,7 +98,9 @@ def test_what_fails_is_one_sentence_and_is_tried_again(
     monkeypatch.setenv("SAYS", said)
     code, told, _ = set_up(checkout, "dev")
     (line,) = told.splitlines()[1:]
-    assert code == 2 and line.startswith(f"setup: {sentence}") and line.endswith("; the same command continues from here")
+    assert (
+        code == 2 and line.startswith(f"setup: {sentence}") and line.endswith("; the same command continues from here")
+    )
     monkeypatch.setenv("FAILS", "0")
     code, told, _ = set_up(checkout, "dev")
     assert (code, len(told.splitlines())) == (0, 1)

@@ -119,8 +119,8 @@ def why_unpaired(runs: Sequence[ComparedRun]) -> str:
             common = len(np.intersect1d(first.answers["image"], run.answers["image"], assume_unique=True))
             counts = f"{len(first.answers):,} and {len(run.answers):,}, {common:,} in common"
             return (
-                f"{first.name} and {run.name} were measured on different validation images ({counts}), so their answers "
-                f"are not paired{_why_others(first, run)}."
+                f"{first.name} and {run.name} were measured on different validation images ({counts}), so their "
+                f"answers are not paired{_why_others(first, run)}."
             )
     return ""
 

@@ -164,7 +164,7 @@ def test_a_seed_that_is_half_trained_is_left_out_of_mean_and_test(
     assert "Left out of all numbers of a0 (2 seeds), because not finished: a2." in err
     assert "b0 (2 seeds) is better than a0 (2 seeds)" in out
     page = words_of(Path("comparison.html").read_text(encoding="utf-8"))
-    assert re.search(r"a0 \(2 seeds\) a2 2 10\.00 % \S+ 10 left out: not at its end", page)
+    assert re.search(r"a0 \(2 seeds\) a2 2 10\.00 % \S+ 10 left out: not finished", page)
     assert "seed 0, 1 0, 1" in page
 
 

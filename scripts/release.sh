@@ -45,4 +45,4 @@ installed=$("$place/venv/bin/t2t-vit" --version)
 [ "${installed##* }" = "$version" ] || fail "t2t-vit --version says '$installed', not $version"
 "$place/venv/bin/t2t-vit" quickstart --train_num_samples 500 --val_num_samples 100 --epochs 1 --warmup_length 0
 "$place/venv/bin/python" -c "import t2t_vit; print(len(t2t_vit.list_models()), 'networks in', t2t_vit.__version__)"
-echo "release: $version is whole; the wheel trains, evaluates, predicts and exports"
+echo "release: $version is complete; the wheel trains, evaluates, predicts and exports"

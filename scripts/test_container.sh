@@ -43,7 +43,7 @@ within sh /source/scripts/container.sh install cuda >"$root/tmp/install.log" 2>&
     || { tail -n 20 "$root/tmp/install.log" >&2; fail "container.sh install failed"; }
 rm -rf "$root/source"
 
-echo "its commands, as a user without a name, on a read-only root"
+echo "its commands, as a user without an entry in /etc/passwd, on a read-only root"
 mapfile -t variables < <(python3 - <<'PYTHON'
 import re
 text = open("Dockerfile").read().replace("\\\n", " ")

@@ -140,7 +140,7 @@ def test_a_run_that_was_killed_is_shown_as_far_as_it_came(
     groups, (pair,) = found(a, b)
     assert (pair.images, pair.seeds, pair.p) == (None, None, None)
     page = words_of(comparison_page(groups, [pair]))
-    assert "with the figures of their last evaluation: b" in page
+    assert "Not finished, so shown with the figures of the last evaluation: b" in page
 
 
 def test_a_seed_that_is_half_trained_is_left_out_of_mean_and_test(
@@ -164,7 +164,7 @@ def test_a_seed_that_is_half_trained_is_left_out_of_mean_and_test(
     assert "Left out of all numbers of a0 (2 seeds), because not finished: a2." in err
     assert "b0 (2 seeds) is better than a0 (2 seeds)" in out
     page = words_of(Path("comparison.html").read_text(encoding="utf-8"))
-    assert re.search(r"a0 \(2 seeds\) a2 2 10\.00 % \S+ 10 left out: not at its end", page)
+    assert re.search(r"a0 \(2 seeds\) a2 2 10\.00 % \S+ 10 left out: not finished", page)
     assert "seed 0, 1 0, 1" in page
 
 
@@ -192,7 +192,7 @@ def test_a_run_of_an_older_version_and_the_advice_for_it(
     assert main(["compare", str(a), str(b)]) == 0
     err = capsys.readouterr().err
     assert "b has no answers.npy" in err
-    assert "b: the checkpoint of its last evaluation is not found" in err
+    assert "b: the checkpoint of its last evaluation was not found" in err
     checkpoint = Path("runs/checkpoints/b/t2t_vit_quickstart-2_10.ckpt")
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
@@ -235,6 +235,20 @@ def test_parts_that_seeds_drew_are_explained_and_how_to_answer_all(
     e = make_run("e", shares(90), seed=1, images=range(50, 150), base_lr=0.1, **part)
     assert main(["compare", str(d), str(e)]) == 0  # one seed of the images: the data are others
     assert "each seed draws" not in capsys.readouterr().err
+
+
+def test_runs_with_other_shares_for_validation_are_told_how_to_be_paired(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`scratch` keeps 0.2 of each class, `finetune` 0.15."""
+    a = make_run("a", shares(70), val_split=0.2)
+    b = make_run("b", shares(90)[:75], images=range(75), val_split=0.15, base_lr=0.1)
+    assert main(["compare", str(a), str(b)]) == 0
+    sentence = "(100 and 75, 75 in common), so their answers are not paired; to pair them, train both with the same"
+    assert f"{sentence} val_split." in capsys.readouterr().err
+    c = make_run("c", shares(90), val_split=0.2, base_lr=0.1)
+    assert main(["compare", str(a), str(c)]) == 0
+    assert "c is better than a" in capsys.readouterr().out
 
 
 def test_answers_of_another_evaluation_are_named(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,5 +372,7 @@ def test_a_count_of_images_that_is_no_number_is_a_sentence(make_run: MakeRun, va
     (key,) = [each for part in record["configuration"] for each in part["keys"] if each["key"] == "val_num_samples"]
     key["value"] = value
     (folder / "run.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"is not as a run writes it \(ValueError: val_num_samples is no whole number"):
+    with pytest.raises(
+        UserError, match=r"is not as a run writes it \(ValueError: val_num_samples is not a whole number"
+    ):
         read_runs([folder])

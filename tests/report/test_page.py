@@ -223,8 +223,8 @@ def test_the_head_says_what_was_trained_and_how_far_it_came(tmp_path: Path) -> N
     page = by_hand(tmp_path)
     assert words(page.find(".//h1")) == "class"
     assert words(page.find(".//p[@class='headline']")) == (
-        "t2t_vit_7, 28 x 28 pixels, 4.21 M parameters · class: 3,100 images to train, 60 to measure, 10 classes · "
-        "begun 2026-01-02 03:04"
+        "t2t_vit_7, 28 x 28 pixels, 4.21 M parameters · class: 3,100 training images, 60 validation images, "
+        "10 classes · started 2026-01-02 03:04"
     )
     assert [[words(part) for part in tile] for tile in page.findall(".//div[@class='tile']")] == [
         ["Top-1", "62.50 %", "averaged weights"],
@@ -237,7 +237,7 @@ def test_the_head_says_what_was_trained_and_how_far_it_came(tmp_path: Path) -> N
 
 def test_results_of_both_sets_of_weights(tmp_path: Path) -> None:
     found = section(by_hand(tmp_path), "Results")
-    assert words(found.find("p")).startswith("Every one of 24 validation images counted once")
+    assert words(found.find("p")).startswith("Each of the 24 validation images is counted once")
     assert rows(found.find("table")) == [
         ["", "loss at the end", "Top-1 at the end", "Top-5 at the end", "best Top-1"],
         ["raw weights", "1.5000", "50.00 %", "96.00 %", "68.75 % (epoch 2)"],
@@ -264,7 +264,7 @@ def test_classes_stand_hardest_first(tmp_path: Path) -> None:
     found = section(by_hand(tmp_path), "Accuracy by class")
     assert words(found.find("p")) == "averaged weights Hardest first. 1 class has no validation image."
     assert rows(found.find("table")) == [
-        ["class", "images", "accuracy (recall)", "precision", "F1", "most often taken for"],
+        ["class", "images", "accuracy (recall)", "precision", "F1", "most often confused with"],
         ["shoe", "2", "0.0 %", "1.0 %", "0.020", "bag (1)"],
         ["shirt", "6", "50.0 %", "76.0 %", "0.600", "bag (3)"],  # of equals the one with more images
         ["boot", "4", "50.0 %", "40.0 %", "0.444", "coat (2)"],
@@ -281,7 +281,7 @@ def test_the_matrix_has_true_classes_in_its_rows(tmp_path: Path) -> None:
     found = section(by_hand(tmp_path), "Confusion")
     table = found.find(".//table[@class='matrix']")
     assert rows(table) == [
-        ["it is ↓ taken for →", *BY_HAND["classes"]],
+        ["true class ↓ predicted →", *BY_HAND["classes"]],
         ["bag", "6", "", "", "", "", "2"],
         ["boot", "", "2", "2", "", "", ""],
         ["coat", "", "", "4", "", "", ""],
@@ -299,7 +299,7 @@ def test_the_matrix_has_true_classes_in_its_rows(tmp_path: Path) -> None:
     assert (cells[1][1][1], cells[1][2][1]) == ("--shade:0.500", "--shade:1.000")
     assert cells[3][3][1] == "--shade:0.000"
     assert rows(found.find(".//table[@class='confusions']")) == [
-        ["it is", "it was taken for", "images", "share of the class"],
+        ["true class", "predicted class", "images", "share of the class"],
         ["shirt", "bag", "3", "50.0 %"],
         ["bag", "shirt", "2", "25.0 %"],
         ["boot", "coat", "2", "50.0 %"],
@@ -323,8 +323,9 @@ def test_mistakes_keep_their_order_and_say_which_class_is_which(tmp_path: Path) 
 def test_calibration_in_words_numbers_and_bars(tmp_path: Path) -> None:
     found = section(by_hand(tmp_path), "Calibration")
     assert words(found.find("div/div/p")) == (
-        "ECE 8.25 %: on average so far apart are confidence and accuracy, over 3 bins of equal width (0 is perfect). "
-        "Largest gap of a bin: 37.50 %. Mean confidence 77.50 %, accuracy 62.50 %: the network is overconfident."
+        "ECE 8.25 % (expected calibration error): the mean distance between confidence and accuracy, over 3 bins of "
+        "equal width (0 is perfect). Largest distance in a bin: 37.50 %. Mean confidence 77.50 %, accuracy 62.50 %: the "
+        "network is overconfident."
     )
     assert rows(found.find(".//table[@class='bins']"))[1:] == [
         ["0.00 – 0.50", "6", "25.00 %", "50.00 %"],
@@ -368,7 +369,7 @@ def test_speed_and_the_machine(tmp_path: Path) -> None:
         ["share of time waiting for data, median", "25 %"],
         ["MFU, median", "31 %"],
         ["peak memory", "2.50 GB"],
-        ["an epoch with its evaluation, median", "1 min 10 s"],
+        ["time per epoch with its evaluation, median", "1 min 10 s"],
         ["device", "2 x class"],
         ["precision", "bf16"],
         ["processor", "class, 5 cores for this run"],
@@ -645,7 +646,7 @@ def test_a_run_that_was_killed(tmp_path: Path) -> None:
     lines = HISTORY.splitlines()
     (tmp_path / "history.csv").write_text("\n".join([*lines[:4], lines[5], "epoch,2,"]))
     _, page = written(tmp_path)
-    assert "did not come to its end: the log stops at step 8 of 12" in page.words
+    assert "The run is not finished: the log stops at step 8 of 12" in page.words
     assert "Calibration" not in page.words
     assert [[words(part) for part in tile] for tile in tree(tmp_path).findall(".//div[@class='tile']")] == [
         ["Best Top-1", "50.00 %", "raw weights epoch 1"],
@@ -699,7 +700,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     make_run(tmp_path)
     (tmp_path / "evaluation.json").write_text(content)
     if content == "{}":
-        assert "did not come to its end" in written(tmp_path)[1].words
+        assert "The run is not finished" in written(tmp_path)[1].words
         return
     with pytest.raises(UserError, match=r"evaluation\.json"):
         written(tmp_path)

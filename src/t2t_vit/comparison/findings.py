@@ -17,6 +17,9 @@ from t2t_vit.settings.schema import KEYS, OF_SEED
 
 DECIDED = 0.05  # a p-value below is no chance
 
+# The keys that decide on which images a run is measured.
+_MEASURED_ON = ("dataset", "data_url", "train_dir", "val_dir", "val_split", "split_seed", "val_num_samples")
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -111,16 +114,20 @@ def why_unpaired(runs: Sequence[ComparedRun]) -> str:
         assert run.answers is not None
         if not np.array_equal(first.answers["image"], run.answers["image"]):
             common = len(np.intersect1d(first.answers["image"], run.answers["image"]))
-            drawn = (
-                ": with val_num_samples, each seed draws other images (--val_seed 0: the same)"
-                if are_drawn_apart([first, run])
-                else ""
-            )
+            counts = f"{len(first.answers):,} and {len(run.answers):,}, {common:,} in common"
             return (
-                f"{first.name} and {run.name} were measured on different validation images ({len(first.answers):,} and "
-                f"{len(run.answers):,}, {common:,} in common), so their answers are not paired{drawn}."
+                f"{first.name} and {run.name} were measured on different validation images ({counts}), so their "
+                f"answers are not paired{_why_others(first, run)}."
             )
     return ""
+
+
+def _why_others(first: ComparedRun, run: ComparedRun) -> str:
+    """The rest of the sentence: why the two were measured on different images, and what would pair them."""
+    if are_drawn_apart([first, run]):
+        return ": with val_num_samples, each seed draws other images (--val_seed 0: the same)"
+    differing = [key for key in _MEASURED_ON if first.settings.get(key) != run.settings.get(key)]
+    return f"; to pair them, train both with the same {' and '.join(differing)}" if differing else ""
 
 
 def are_drawn_apart(runs: Sequence[ComparedRun]) -> bool:

@@ -46,7 +46,7 @@ def comparison_page(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequ
             runs=runs,
             pairs=pairs,
             headline=headline(pairs),
-            notes=remarks(groups, pairs, advice),
+            notes=[text for text in remarks(groups, pairs, advice) if text not in headline(pairs)],
             rows=[group_row(group, pair) for group, pair in zip(groups, [None, *pairs], strict=True)],
             colours=[f"of-{index % COLOURS}" for index in range(len(groups))],
             curves=curves(groups),

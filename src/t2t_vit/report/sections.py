@@ -254,7 +254,7 @@ def speed(run: RunFiles) -> list[tuple[str, str]]:
         ("share of time waiting for data, median", share(_typical(run, "data_wait"))),
         ("MFU, median", "unknown: the device is not in the table of peak rates" if mfu is None else share(mfu)),
         ("peak memory", "–" if memory is None else f"{memory / 1e9:.2f} GB"),
-        ("an epoch with its evaluation, median", duration(median(seconds)) if seconds else "–"),
+        ("time per epoch with its evaluation, median", duration(median(seconds)) if seconds else "–"),
     ]
     hardware, software = run.record.get("hardware", {}), run.record.get("software", {})
     if hardware:

@@ -12,8 +12,8 @@ works.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -256,21 +256,10 @@ def _memory_told(command: str) -> Iterator[None]:
 @contextmanager
 def _settings_kept() -> Iterator[None]:
     """PyTorch's generators and how it multiplies float32 numbers: afterwards as before."""
-    before: list[Callable[[], object]] = []
-    numbers = torch.get_rng_state()
-    before.append(lambda: torch.set_rng_state(numbers))
-    if torch.cuda.is_available():
-        on_devices, precision = torch.cuda.get_rng_state_all(), torch.get_float32_matmul_precision()
-        tf32 = torch.backends.cudnn.allow_tf32
-
-        def restore() -> None:
-            torch.cuda.set_rng_state_all(on_devices)
-            torch.set_float32_matmul_precision(precision)
-            torch.backends.cudnn.allow_tf32 = tf32
-
-        before.append(restore)
-    try:
+    with ExitStack() as afterwards:
+        afterwards.callback(torch.set_rng_state, torch.get_rng_state())
+        if torch.cuda.is_available():
+            afterwards.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+            afterwards.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            afterwards.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
         yield
-    finally:
-        for put_back in before:
-            put_back()

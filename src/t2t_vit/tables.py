@@ -32,13 +32,13 @@ def print_table(
     """
     output = file or sys.stdout
     if not output.isatty():
-        print(*filter(None, [_plain(title)]), *table_lines(heads, rows, left=left), sep="\n", file=output)
+        print(*filter(None, [plain(title)]), *table_lines(heads, rows, left=left), sep="\n", file=output)
         return
     from rich.console import Console
 
     console = Console(file=output)
     if title:
-        console.print(_plain(title), markup=False, highlight=False, emoji=False)
+        console.print(plain(title), markup=False, highlight=False, emoji=False)
     console.print(_table(heads, rows, left))
 
 
@@ -55,17 +55,17 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: Collection
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[Text(_plain(cell)) for cell in row] for row in rows]
+    cells = [[Text(plain(cell)) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="dim", show_header=bool(heads))
     count = len(heads) or len(cells[0] if cells else [])
     to_the_left = {number % count for number in left} if count else set()
     for number, head in enumerate(heads or [""] * count):
-        table.add_column(Text(_plain(head)), justify="left" if number in to_the_left else "right", overflow="fold")
+        table.add_column(Text(plain(head)), justify="left" if number in to_the_left else "right", overflow="fold")
     for row in cells:
         table.add_row(*row)
     return table
 
 
-def _plain(text: str) -> str:
-    """A cell is one line: control characters are shown as question marks."""
+def plain(text: str) -> str:
+    """A text as one line, such as a cell is: what cannot be printed is shown as question marks."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -17,6 +17,7 @@ from t2t_vit.files import read_json, reason_of
 from t2t_vit.formats.safetensors_file import read_safetensors_metadata
 from t2t_vit.model.head import GlobalPool
 from t2t_vit.model.inputs import PositionPolicy
+from t2t_vit.tables import plain
 
 CONFIG = "config.json"
 SAVED = "t2t_vit_saved"
@@ -276,18 +277,13 @@ class _Reader:
             )
         }
         if unknown := rest["model_args"]:
-            raise UserError(
-                f"{self.path}: model_args has {', '.join(map(_shown, unknown[:5]))}, which no T2T-ViT accepts"
-            )
-        return [_shown(_named((where, key))) for where, keys in rest.items() for key in keys]
+            keys = ", ".join(plain(key[:60]) for key in unknown[:5])
+            raise UserError(f"{self.path}: model_args has {keys}, which no T2T-ViT accepts")
+        return [plain(_named((where, key))[:60]) for where, keys in rest.items() for key in keys]
 
 
 def _named(place: tuple[str, str]) -> str:
     return ".".join(filter(None, place))
-
-
-def _shown(key: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in key[:60])
 
 
 def _names(found: Any) -> tuple[str, ...] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from t2t_vit.errors import UserError
 from t2t_vit.model.inputs import size_of
-from t2t_vit.tables import table_lines
+from t2t_vit.tables import plain, table_lines
 from t2t_vit.weights.description import describe
 from t2t_vit.weights.reading import Weights, Which, read_weights
 
@@ -38,7 +38,7 @@ def shown(path: str | Path, which: Which = "auto") -> str:
         f"tensors    {len(weights.tensors)}, {numbers:,} numbers, {size:,} bytes",
         *_table(weights),
     ]
-    return "\n".join("".join(letter if letter.isprintable() else "?" for letter in line) for line in lines)
+    return "\n".join(map(plain, lines))
 
 
 def _network(weights: Weights) -> str:

@@ -26,23 +26,20 @@ void multiply_all(const Side& left, const bf16* right, const Answer& answer, con
   }
 }
 
-Side side_of(const float* at, const int64_t* sizes) { return {at, sizes[0], sizes[1] != 0, sizes[2], sizes[3]}; }
-
 }  // namespace
 
-// A side is given as the distance of its rows in memory, whether a line is one of these rows (or a column), the number of
-// lines, and their depth. Here the right one, as (blocks of 32 lines, 2, steps of 32 numbers, 3 parts, 16, 16, 2).
-extern "C" void lay_out_f32(const float* at, const int64_t* side, bf16* tiles, int threads) {
+// A right side (lines, depth) as (blocks of 32 lines, 2, steps of 32 numbers, 3 parts, 16, 16, 2).
+extern "C" void lay_out_f32(const float* at, const int64_t* sizes, bf16* tiles, int threads) {
 #pragma omp parallel num_threads(threads)
-  lay_out_right(side_of(at, side), tiles);
+  lay_out_right({at, sizes[0], sizes[1]}, tiles);
 }
 
-// out (rows, columns) = activation(left right + bias) + residual, the right side laid out; columns, the distance of the
-// residual's rows, activation.
-extern "C" void product_f32(const float* left, const int64_t* left_side, const bf16* right, const float* bias,
-                            const float* residual, float* out, const int64_t* sizes, int threads) {
-  const Side side = side_of(left, left_side);
-  const Answer answer{bias, {residual, sizes[1]}, {out, sizes[0]}, sizes[0], static_cast<Activation>(sizes[2])};
+// out (rows, columns) = activation(left right + bias) + residual, the right side laid out; rows, depth, columns, activation.
+extern "C" void product_f32(const float* left, const bf16* right, const float* bias, const float* residual, float* out,
+                            const int64_t* sizes, int threads) {
+  const Side side{left, sizes[0], sizes[1]};
+  const int64_t columns = sizes[2];
+  const Answer answer{bias, {residual, columns}, {out, columns}, columns, static_cast<Activation>(sizes[3])};
 #pragma omp parallel num_threads(threads)
   {
     const Tiles configured;

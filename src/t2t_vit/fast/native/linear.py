@@ -1,6 +1,5 @@
 """Linear layers in float32 by the compiled kernels, out of products in bfloat16: parts.h and linear.cpp say how."""
 
-import ctypes
 from typing import NamedTuple
 
 import torch
@@ -42,7 +41,7 @@ class PartedLayer(NamedTuple):
         weight = weight.detach().contiguous()
         lines, depth = (-(-side // unit) * unit for side, unit in zip(weight.shape, (LINES, DEPTH), strict=True))
         parts = torch.empty(lines * depth * PARTS, dtype=torch.bfloat16, device="cpu")
-        library().lay_out_f32(address(weight), _side(weight), address(parts), threads())
+        library().lay_out_f32(address(weight), whole(*weight.shape), address(parts), threads())
         return cls(parts, None if bias is None else bias.detach().contiguous(), *weight.shape)
 
 
@@ -65,17 +64,11 @@ def native_linear(
     check(added is None or (added.dtype is torch.float32 and added.shape == out.shape), "native_linear")
     library().product_f32(
         address(rows),
-        _side(rows),
         address(layer.weight),
         address(layer.bias),
         address(added),
         address(out),
-        whole(layer.width, layer.width, ACTIVATIONS.index(activation)),
+        whole(*rows.shape, layer.width, ACTIVATIONS.index(activation)),
         threads(),
     )
     return out
-
-
-def _side(matrix: Tensor) -> ctypes.Array[ctypes.c_int64]:
-    """A side of a product: the distance of its rows in memory, that its lines are rows (1), their number and depth."""
-    return whole(matrix.shape[1], 1, *matrix.shape)

@@ -24,57 +24,37 @@ inline Parts split(__m512 values) {
   return parts;
 }
 
-// One side of a product: `lines` rows of the left one or columns of the right one, each `depth` numbers deep.
+// One side of a product, in rows that follow each other: a row is a line, a row of the left side or a column of the right
+// one, `depth` numbers deep.
 struct Side {
   const float* at;
-  int64_t stride;   // from row to row in memory
-  bool along;       // whether a line lies in a row of memory; else it is a column of it
   int64_t lines, depth;
 };
 
-// 16 numbers of two neighbours as 16 pairs.
-inline __m512i pairs(__m256i low, __m256i high) {
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+inline void store_parts(const Parts& low, const Parts& high, bf16* to) {
+  for (int p = 0; p < PARTS; p++)
+    _mm512_store_si512(to + p * PAIRED, _mm512_inserti64x4(_mm512_castsi256_si512(low.part[p]), high.part[p], 1));
 }
 
-inline void store_parts(const Parts& low, const Parts& high, bool as_pairs, bf16* to) {
-  for (int p = 0; p < PARTS; p++) {
-    const __m512i beside = _mm512_inserti64x4(_mm512_castsi256_si512(low.part[p]), high.part[p], 1);
-    _mm512_store_si512(to + p * PAIRED, as_pairs ? pairs(low.part[p], high.part[p]) : beside);
-  }
-}
-
-// A tile of 16 lines by 32 numbers: three parts of 16 rows of 64 bytes, a row a line where lines lie in rows of memory,
-// else a row two numbers of each of the lines. What is outside is 0; what is next is fetched ahead.
+// A tile of 16 lines by 32 numbers: three parts of 16 rows of 64 bytes, a row a line. What is outside is 0; what is next is
+// fetched ahead.
 inline void split_tile(const Side& side, int64_t line, int64_t deep, bf16* to) {
-  if (side.along) {
-    const __mmask16 low = first(side.depth - deep), high = first(side.depth - deep - LANES);
-    const float* from = side.at + line * side.stride + deep;
-    for (int64_t i = 0; i < TILE_ROWS; i++, from += side.stride, to += TILE_DEPTH) {
-      _mm_prefetch(from + TILE_DEPTH, _MM_HINT_T0);
-      _mm_prefetch(from + TILE_DEPTH + LANES, _MM_HINT_T0);
-      const bool live = line + i < side.lines;
-      store_parts(split(load(from, live ? low : 0)), split(load(from + LANES, live ? high : 0)), false, to);
-    }
-  } else {
-    const __mmask16 live = first(side.lines - line);
-    const float* from = side.at + deep * side.stride + line;
-    for (int64_t i = deep; i < deep + TILE_DEPTH; i += 2, from += 2 * side.stride, to += TILE_DEPTH) {
-      const float* next = from + side.stride;
-      _mm_prefetch(from + TILE_DEPTH * side.stride, _MM_HINT_T0);
-      _mm_prefetch(next + TILE_DEPTH * side.stride, _MM_HINT_T0);
-      store_parts(split(load(from, i < side.depth ? live : 0)), split(load(next, i + 1 < side.depth ? live : 0)), true, to);
-    }
+  const __mmask16 low = first(side.depth - deep), high = first(side.depth - deep - LANES);
+  const float* from = side.at + line * side.depth + deep;
+  for (int64_t i = 0; i < TILE_ROWS; i++, from += side.depth, to += TILE_DEPTH) {
+    _mm_prefetch(from + TILE_DEPTH, _MM_HINT_T0);
+    _mm_prefetch(from + TILE_DEPTH + LANES, _MM_HINT_T0);
+    const bool live = line + i < side.lines;
+    store_parts(split(load(from, live ? low : 0)), split(load(from + LANES, live ? high : 0)), to);
   }
 }
 
 // 16 lines as tiles, `steps` of them with three parts each, for the left or the right of a product.
 inline void lay_out_lines(const Side& side, int64_t line, bool right, bf16* to) {
   alignas(64) bf16 turning[PARTED];
-  const bool turned = right == side.along;
   for (int64_t deep = 0; deep < side.depth; deep += TILE_DEPTH, to += PARTED) {
-    split_tile(side, line, deep, turned ? turning : to);
-    if (!turned) continue;
+    split_tile(side, line, deep, right ? turning : to);
+    if (!right) continue;
     for (int p = 0; p < PARTS; p++)
       transpose_words(reinterpret_cast<const int32_t*>(turning + p * PAIRED), TILE_ROWS, TILE_ROWS,
                       reinterpret_cast<int32_t*>(to + p * PAIRED));

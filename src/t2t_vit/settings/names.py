@@ -104,6 +104,7 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "device": ("device_target",),  # in a file; on the command line it is an option
     **dict.fromkeys(("gpu", "gpu_id", "accelerator", "cuda"), ("device", "device_target")),
     **dict.fromkeys(("gpus", "devices", "nproc", "world_size", "num_gpus"), ("device_num",)),
+    **dict.fromkeys(("nproc_per_node", "num_devices", "num_processes", "nnodes", "ngpus"), ("device_num",)),
     **dict.fromkeys(("amp", "fp16", "bf16", "half", "precision", "mixed_precision"), ("precision", "amp_level")),
     **dict.fromkeys(("compile", "torchcompile"), ("pynative_mode",)),
     # what is written

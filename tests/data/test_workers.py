@@ -19,6 +19,7 @@ import pytest
 
 from t2t_vit.data import worker, workers
 from t2t_vit.data.workers import Pool, WorkerDiedError, WorkerSilentError, WorkersUnavailableError, in_order
+from t2t_vit.platforms import can_fork_workers
 
 LONG = 600  # seconds, on a busy machine; nobody waits for them
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,19 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for server in workers._servers.values():
         server.kill()
+
+
+@pytest.mark.skipif(not can_fork_workers(), reason="no workers are forked here")
+def test_a_main_process_that_was_killed_over_an_answer_leaves_no_traceback() -> None:
+    control, theirs = socket.socketpair()
+    command = workers._program("fork_server", "serve_forks", theirs.fileno(), [])
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE) as server:
+        theirs.close()
+        control.sendall(worker.ORDER.pack(worker.REAP, 2**22 + 1))  # no process has that number
+        control.recv(worker.REPLY.size, socket.MSG_PEEK | socket.MSG_WAITALL)
+        control.close()  # with an answer that nobody has read, which resets the connection
+        assert server.communicate(timeout=LONG)[1] == b""
+    assert server.returncode == 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

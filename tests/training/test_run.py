@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from t2t_vit.errors import UserError
+from t2t_vit.report.run_files import ROOT_KEYS
 from t2t_vit.training.retention import CheckpointFolder
 from t2t_vit.training.run import (
     LOCK,
@@ -324,6 +325,38 @@ def test_a_run_keeps_its_folders_by_their_mark(roots: list[str], here: Path, mon
     assert [os.path.realpath(each) for each in (found.checkpoints, found.best, found.summary, found.logs)] == [
         *(str(here / root / "net") for root in now[:3]), str(here / "disk/logs/net")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("original", [True, False])
+@pytest.mark.parametrize("roots", [ROOTS, ["c"]])
+def test_a_copy_of_a_run_goes_on_beside_itself(roots: list[str], original: bool) -> None:
+    """Also where only a part was copied; a part that was moved has its other folders where they were."""
+    run = left(files=("net-1_4.ckpt",))
+    for root in roots:
+        shutil.copytree(root, f"copy/{root}")
+        if not original:
+            shutil.rmtree(root)
+    found = home(Path("copy/c/net/net-1_4.ckpt"), run)
+    others = ROOTS[1:] if not original and roots == ["c"] else [f"copy/{root}" for root in ROOTS[1:]]
+    assert found == Folders.of(["copy/c", *others], "net")
+
+
+def test_a_folder_that_was_taken_out_of_its_root_has_no_neighbours() -> None:
+    run = left(files=("net-1_4.ckpt",))
+    shutil.copytree("c/net", "backup/old")
+    place = CheckpointPlace(Path("backup/old/net-1_4.ckpt"), run.mark, ROOTS)
+    assert place.roots({}, ["w", "x", "y", "z"]) == (["backup", "x", "y", "z"], list(ROOT_KEYS[1:]))
+
+
+def test_a_copy_that_lacks_a_folder_does_not_take_the_original_one() -> None:
+    run = left(files=("net-1_4.ckpt",))
+    for root in ROOTS[:3]:
+        shutil.copytree(root, f"copy/{root}")
+    there = [f"copy/{root}" for root in ROOTS]
+    assert [found.folders for found in runs_of("net", "net", there)] == [Folders.of(there, "net")]
+    shutil.rmtree("c")  # now it is the run that was moved
+    (found,) = runs_of("net", "net", there)
+    assert found.folders.logs.resolve() == run.folders.logs.resolve()
 
 
 def test_a_root_of_the_command_line_wins() -> None:

@@ -18,7 +18,7 @@ from t2t_vit.settings.schema import KEYS, OF_SEED
 DECIDED = 0.05  # a p-value below is no chance
 
 # The keys that decide on which images a run is measured.
-_MEASURED_ON = ("dataset", "data_url", "train_dir", "val_dir", "val_split", "split_seed", "val_num_samples")
+_MEASURED_ON = ("dataset", "data_url", "train_dir", "val_dir", "val_split", "split_seed", "val_num_samples", "val_seed")
 
 
 @dataclass(frozen=True)

@@ -28,19 +28,21 @@ def serve_forks(descriptor: int, modules: Sequence[str]) -> None:
     control = socket.socket(fileno=descriptor)
     ended: dict[int, int] = {}  # workers that ended unexpectedly, and how
     import_all(modules)
-    while True:
-        order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
-        if not order:
-            os._exit(0)
-        action, pid = ORDER.unpack(order)
-        _collect(ended)
-        if action == FORK:
-            pid = _fork(control, descriptors[0])
-            ended.pop(pid, None)  # an old worker with the same number
-            control.sendall(REPLY.pack(pid))
-        else:
-            code = ended.pop(pid) if pid in ended else _end(pid)
-            control.sendall(REPLY.pack(code))
+    with suppress(ConnectionError):  # the main process was killed before it read the last answer
+        while True:
+            order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
+            if not order:
+                break
+            action, pid = ORDER.unpack(order)
+            _collect(ended)
+            if action == FORK:
+                pid = _fork(control, descriptors[0])
+                ended.pop(pid, None)  # an old worker with the same number
+                control.sendall(REPLY.pack(pid))
+            else:
+                code = ended.pop(pid) if pid in ended else _end(pid)
+                control.sendall(REPLY.pack(code))
+    os._exit(0)
 
 
 def _collect(ended: dict[int, int]) -> None:

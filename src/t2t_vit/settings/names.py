@@ -76,7 +76,7 @@ _WORDS = {
     "workers num_parallel_workers": "workers num_workers j dataloader_num_workers",
     "device_target": "device",  # in a file; on the command line it is an option
     "device device_target": "gpu gpu_id accelerator cuda",
-    "device_num": "gpus devices nproc world_size num_gpus",
+    "device_num": ("gpus devices nproc world_size num_gpus nproc_per_node num_devices num_processes nnodes ngpus"),
     "precision amp_level": "amp fp16 bf16 half precision mixed_precision",
     "pynative_mode": "compile torchcompile",
     # what is written

@@ -462,17 +462,21 @@ def _subfolders(root: Path) -> Iterator[Path]:
 
 
 def _placed(name: str, mark: RunMark, roots: Sequence[str | Path]) -> Found:
-    """The folders of the run `mark` called `name`: those in `roots`, or those that it had where they are not there."""
+    """The folders of the run `mark` called `name`: those in `roots`, or those that it had where they are not there.
+
+    What it had counts only where it is this run's own: a copy leaves the folders of the one that was copied alone.
+    """
     folders = Folders.of(roots, name)
-    own = [folder for folder in folders.distinct if mark_in(folder) == mark]
-    held = _json(own[0] / LOCK) if own else {}
+    kinds = ("checkpoints", "best", "summary", "logs")
+    own = [kind for kind in kinds if mark_in(getattr(folders, kind)) == mark]
+    held = _json(getattr(folders, own[0]) / LOCK) if own else {}
     recorded = held.get("folders")
     if isinstance(recorded, list) and len(recorded) == 4 and all(isinstance(path, str) for path in recorded):
-        changed: dict[str, Path] = {}
-        for kind, path in zip(("checkpoints", "best", "summary", "logs"), map(Path, recorded), strict=True):
-            if mark_in(getattr(folders, kind)) != mark == mark_in(path):
-                changed[kind] = path
-        folders = replace(folders, **changed)
+        had = dict(zip(kinds, map(Path, recorded), strict=True))
+        known = had[own[0]]
+        is_copy = mark_in(known) == mark and place_of(known) != place_of(getattr(folders, own[0]))
+        lost = [kind for kind in kinds if kind not in own and mark_in(had[kind]) == mark]
+        folders = folders if is_copy else replace(folders, **{kind: had[kind] for kind in lost})
     began = held.get("began")
     return Found(folders, mark, float(began) if isinstance(began, int | float) else 0.0)
 
@@ -505,8 +509,9 @@ class CheckpointPlace:
         """The four roots that the run may write to, and the keys of those that are refused.
 
         The whole folder may be a stranger's, so that what stands in its files leads nowhere else: a root is that of
-        the command line, or one in which the run has a folder, or lies where the runs of this folder lie, beside its
-        root; any other is refused for the one in `elsewhere`.
+        the command line, or lies beside the root of this folder as it did when the run began, or is one in which the
+        run has a folder; any other is refused for the one in `elsewhere`. Where this folder is a copy, and the run
+        still has the one that was copied, the run's other folders belong to that one.
 
         Args:
             chosen: those of the command line, by their keys.
@@ -517,6 +522,10 @@ class CheckpointPlace:
         folder, recorded = self._run_folder, self._recorded
         kind = 0 if folder != self._folder else self._kind
         surroundings = os.path.realpath(folder.absolute().parent.parent)
+        is_home = place_of(folder.parent) == place_of(recorded[kind])
+        is_copy = not is_home and self._mark is not None and self._is_own(Path(recorded[kind], folder.name))
+        # A folder that was taken out of its root says nothing of what lies beside it.
+        is_in_root = is_home or folder.absolute().parent.name == Path(recorded[kind]).name
         roots, refused = [], []
         for number, key in enumerate(ROOT_KEYS):
             if key in chosen:
@@ -525,14 +534,13 @@ class CheckpointPlace:
                 roots.append(str(folder.parent))
             else:
                 beside = os.path.normpath(folder.parent / relative_path(recorded[number], recorded[kind]))
+                if place_of(beside) == place_of(recorded[number]):
+                    beside = recorded[number]  # as the checkpoint spells it
+                places = [beside] if is_copy else [beside, recorded[number]]
+                own = [root for root in places if self._mark and self._is_own(Path(root, folder.name))]
                 is_near = Path(os.path.realpath(Path(beside) / folder.name)).is_relative_to(surroundings)
-                own = [
-                    root for root in (recorded[number], beside) if self._mark and self._is_own(Path(root, folder.name))
-                ]
-                if own or is_near:
-                    # As the checkpoint spells it, where both are one place.
-                    spelled = recorded[number] if place_of(beside) == place_of(recorded[number]) else beside
-                    roots.append(own[0] if own else spelled)
+                if own or (is_near and is_in_root):
+                    roots.append(own[0] if own else beside)
                 else:
                     roots.append(elsewhere[number])
                     refused.append(key)

@@ -324,8 +324,8 @@ def test_calibration_in_words_numbers_and_bars(tmp_path: Path) -> None:
     found = section(by_hand(tmp_path), "Calibration")
     assert words(found.find("div/div/p")) == (
         "ECE 8.25 % (expected calibration error): the mean distance between confidence and accuracy, over 3 bins of "
-        "equal width (0 is perfect). Largest distance in a bin: 37.50 %. Mean confidence 77.50 %, accuracy 62.50 %: the "
-        "network is overconfident."
+        "equal width (0 is perfect). Largest distance in a bin: 37.50 %. Mean confidence 77.50 %, accuracy 62.50 %: "
+        "the network is overconfident."
     )
     assert rows(found.find(".//table[@class='bins']"))[1:] == [
         ["0.00 – 0.50", "6", "25.00 %", "50.00 %"],

@@ -359,7 +359,7 @@ def test_what_the_file_says_otherwise_is_named(run: Run, stopped: Path, tmp_path
     (place / "c.yaml").write_text(f"arch: {NAME}\nbase_lr: 0.5\nbatch_size: 4\nepochs: 9\n")
     code, err = run(place, config="c.yaml", resume="auto", print_loss_every=5)
     assert code == 0
-    assert "wins over c.yaml: base_lr 0.001 (not 0.5), epochs 3 (not 9)" in err
+    assert "overrides c.yaml: base_lr 0.001 (not 0.5), epochs 3 (not 9)" in err
     assert "changed from step 7 on: print_loss_every 3 -> 5\n" in err
 
 

@@ -194,7 +194,7 @@ def test_what_fits_both_readings_is_decided_by_train_dir(tmp_path: Path) -> None
     put(put(tmp_path / "train"), "a", "b")
     put(tmp_path, "bus", "car")
     sentence = refused(tmp_path)
-    assert "part for training" in sentence and "one class of several" in sentence
+    assert "the training split" in sentence and "one class of several" in sentence
     assert opened(tmp_path, train_dir=advised(sentence, "train_dir"))[0].classes == ("a", "b")
     assert opened(tmp_path, train_dir=".")[0].classes == ("bus", "car", "train")
 

@@ -65,7 +65,7 @@ def test_cifar_mistakes(tmp_path: Path) -> None:
     ):
         cifar(tmp_path)
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"")
-    with pytest.raises(UserError, match="not unpacked"):
+    with pytest.raises(UserError, match="is an archive; unpack it in the same folder"):
         cifar(tmp_path)
     for name in ("cifar-10-batches-py", "py"):
         (tmp_path / name).mkdir()

@@ -97,9 +97,9 @@ def test_a_files_key_that_differs_is_named_in_one_line(tmp_path: Path) -> None:
     file = "arch: t2t_vit_19\nnum_classes: 1000\nmean: [0.3]\n"
     config, notes = resolve(said("eval", ["--pretrained", "a.ckpt"], tmp_path, file), CHECKPOINT)
     assert (config.arch, config.num_classes) == ("t2t_vit_7", 10)
-    told = [note for note in notes if "wins over" in note]
+    told = [note for note in notes if "overrides" in note]
     assert told == [
-        f"a.ckpt wins over {tmp_path}/recipe.yaml: arch t2t_vit_7 (not t2t_vit_19), num_classes 10 (not 1000)"
+        f"a.ckpt overrides {tmp_path}/recipe.yaml: arch t2t_vit_7 (not t2t_vit_19), num_classes 10 (not 1000)"
     ]
 
 
@@ -140,7 +140,7 @@ def test_fine_tuning_keeps_the_network_and_takes_the_rest_from_the_file(tmp_path
     config, notes = resolve(said("train", ["--pretrained", "a.ckpt"], tmp_path, file), CHECKPOINT)
     assert (config.arch, config.in_chans, config.image_size, config.num_classes) == ("t2t_vit_7", 1, 64, 3)
     assert (config.mean, config.dataset, config.epochs) == ((0.3,), "ImageNet", 4)
-    assert notes[0].startswith("a.ckpt wins over") and notes[0].endswith(": arch t2t_vit_7 (not t2t_vit_19)")
+    assert notes[0].startswith("a.ckpt overrides") and notes[0].endswith(": arch t2t_vit_7 (not t2t_vit_19)")
     assert notes[1] == "taken from a.ckpt: crop_pct 1.0, mean 0.3, std 0.4, in_chans 1"
     with pytest.raises(UserError, match="--arch t2t_vit_19 contradicts"):
         resolve(said("train", ["--pretrained", "a.ckpt", "--arch", "t2t_vit_19"], tmp_path), CHECKPOINT)
@@ -150,7 +150,7 @@ def test_fine_tuning_keeps_the_network_and_takes_the_rest_from_the_file(tmp_path
 def test_fine_tuning_keeps_each_part_of_the_network(file: str, tmp_path: Path) -> None:
     config, notes = resolve(said("train", ["--pretrained", "a.ckpt"], tmp_path, file), CHECKPOINT)
     assert (config.arch, config.in_chans, config.disable_approximate_gelu) == ("t2t_vit_7", 1, True)
-    assert notes[0].startswith("a.ckpt wins over") and file.split(":")[0] in notes[0]
+    assert notes[0].startswith("a.ckpt overrides") and file.split(":")[0] in notes[0]
 
 
 def test_as_many_classes_as_there_are_beats_the_file(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path: Path) -> None:
     config, notes = goes_on(str(tmp_path / "c.yaml"))
     assert config.to_dict() == BEGUN.to_dict() | {"resume": ""}
     assert notes == [
-        f"b.ckpt wins over {tmp_path}/c.yaml: epochs 5 (not 9), seed 3 (not 8); the command line would win over both"
+        f"b.ckpt overrides {tmp_path}/c.yaml: epochs 5 (not 9), seed 3 (not 8); the command line would override both"
     ]
 
 

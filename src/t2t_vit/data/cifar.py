@@ -89,7 +89,7 @@ def _folder(layout: _Layout, data_url: str) -> Path:
             f" take {layout.archive} instead"
         )
     if (given / layout.archive).is_file():
-        raise UserError(f"{given / layout.archive} is not unpacked; unpack it there")
+        raise UserError(f"{given / layout.archive} is an archive; unpack it in the same folder")
     raise UserError(f"{given} has no {layout.test[0]}; data_url must hold the files of {layout.archive}")
 
 
@@ -98,7 +98,7 @@ def _names(path: Path) -> tuple[str, ...]:
         lines = read_at_most(path, _LONGEST_NAMES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"the class names in {path} cannot be read ({reason_of(error)}); the archive holds that file"
+            f"the class names in {path} cannot be read ({reason_of(error)}); unpack it from the archive again"
         ) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
@@ -111,7 +111,7 @@ def _records(path: Path, layout: _Layout, classes: int) -> NDArray[np.uint8]:
     try:
         content = np.frombuffer(read_at_most(path, _MOST_RECORDS * length), np.uint8)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {layout.archive} holds that file") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); unpack it from {layout.archive} again") from error
     if content.size == 0 or content.size % length:
         raise UserError(
             f"{path} is truncated or damaged: {content.size} bytes are not a whole number of {length}-byte records;"

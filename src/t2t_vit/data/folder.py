@@ -287,8 +287,8 @@ class Tree:
         if any(holds_images(named / name, deep=True) for name in folders_in(named)):
             raise UserError(
                 f"{named} holds images and folders of images, and {_listed(others)}beside it hold images: it may be "
-                f"the part for training, whose folders are the classes (--train_dir ./{quote(named.name)}), or one "
-                "class of several (--train_dir .); say which with train_dir"
+                f"the training split, whose folders are the classes (--train_dir ./{quote(named.name)}), or one class "
+                "of several (--train_dir .); choose with train_dir"
             )
         return True
 
@@ -327,8 +327,8 @@ def check_level(found: Scan, root: Path, key: str, *, guess: bool = True) -> Non
                     f"--data_url {quote(str(found.folder / name))}"
                 )
             raise UserError(
-                f"{found.folder / name} is divided into {', '.join(divided)}, within a class folder: make it "
-                f"the other way round, {found.folder}/{divided[0]}/{name}; or add --train_dir . if all of them are "
+                f"{found.folder / name} is divided into {', '.join(divided)}, within a class folder: turn "
+                f"the folders around, {found.folder}/{divided[0]}/{name}; or add --train_dir . if all of them are "
                 "images of that class"
             )
 

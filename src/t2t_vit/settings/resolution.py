@@ -224,7 +224,7 @@ def _against_file(
         and not (name == "num_classes" and value == 0)
     ]
     if differing:
-        yield f"{options.checkpoint} wins over {options.path}: " + ", ".join(
+        yield f"{options.checkpoint} overrides {options.path}: " + ", ".join(
             f"{name} {spelt(strong[name])} (not {spelt(options.file[name])})" for name in differing
         )
 
@@ -302,4 +302,4 @@ def _kept_against_file(options: Options, place: Mapping[str, Value], config: Con
         listed = ", ".join(
             f"{name} {spelt(getattr(config, name))} (not {spelt(options.file[name])})" for name in differing
         )
-        yield f"{saved.path} wins over {options.path}: {listed}; the command line would win over both"
+        yield f"{saved.path} overrides {options.path}: {listed}; the command line would override both"

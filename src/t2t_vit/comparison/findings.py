@@ -101,7 +101,11 @@ def _reported(run: ComparedRun) -> float | None:
 
 
 def why_unpaired(runs: Sequence[ComparedRun]) -> str:
-    """Why the answers of these runs cannot be paired image by image, in a sentence; empty where they can."""
+    """Why the answers of these runs cannot be paired image by image, in a sentence; empty where they can.
+
+    Args:
+        runs: one or more.
+    """
     for run in runs:
         if not run.is_finished:
             return f"{run.name} did not come to its end, so its images were not answered a last time."

@@ -68,7 +68,7 @@ def comparison_page(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequ
 def differences(groups: Sequence[Group]) -> dict[str, list[str]]:
     """The keys that differ, and what each group has, as people read it: `0, 1, 2` of three seeds."""
     return {
-        key: [", ".join(setting(value) for value in values) for values in row]
+        key: [", ".join(setting(value) for value in values) or "–" for values in row]
         for key, row in differing_keys(groups).items()
     }
 

@@ -113,6 +113,11 @@ def test_three_are_corrected_for_their_number(make_run: MakeRun) -> None:
     assert headline(pairs) == (
         "Compared with r70, better: r76 (+6.00 points), r80 (+10.00 points) (p-values after Holm's correction)."
     )
+    other = make_run("other", shares(90), base_lr=0.1, images=range(50, 150))
+    groups, pairs = found(folders[0], folders[2], other)  # only one can be tested
+    assert [pair.p for pair in pairs] == [pytest.approx(2 / 2**10), None]
+    assert headline(pairs) == "Compared with r70, better: r80 (+10.00 points); not decided: other (no test)."
+    assert "Holm" not in comparison_page(groups, pairs)
 
 
 def test_different_images_are_not_paired(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,7 +156,13 @@ def headline(pairs: Sequence[Pair]) -> str:
         named = [f"{pair.second.name}{_by(pair)}" for pair in pairs if pair.verdict == verdict]
         if named:
             parts.append(f"{verdict}: {', '.join(named)}")
-    return f"Compared with {pairs[0].first.name}, {'; '.join(parts)} (p-values after Holm's correction)."
+    corrected = " (p-values after Holm's correction)" if count_of_tests(pairs) > 1 else ""
+    return f"Compared with {pairs[0].first.name}, {'; '.join(parts)}{corrected}."
+
+
+def count_of_tests(pairs: Sequence[Pair]) -> int:
+    """How many p-values there are, which is what they are corrected for."""
+    return sum(pair.p is not None for pair in pairs)
 
 
 def _by(pair: Pair) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from t2t_vit.comparison.findings import (
     Pair,
     class_rows,
+    count_of_tests,
     headline,
     points,
     shown_p,
@@ -52,6 +53,7 @@ def comparison_page(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequ
             groups=groups,
             runs=runs,
             pairs=pairs,
+            tests=count_of_tests(pairs),
             headline=headline(pairs),
             notes=remarks(groups, pairs, advice),
             rows=[group_row(group, pair) for group, pair in zip(groups, [None, *pairs], strict=True)],

@@ -229,7 +229,7 @@ def test_a_teacher_that_is_refused_teaches_once_it_was_trained_on_the_data(
     ("words", "sentence"),
     [
         (["--distill=hard"], "distill hard needs a teacher; give its file with --teacher, or leave distill at none"),
-        (["--distill=soft", "--teacher=none.ckpt"], "none.ckpt: no such file"),
+        (["--distill=soft", "--teacher=none.ckpt"], "teacher none.ckpt: no such file; give its file with --teacher\n"),
         (
             ["--distill=dense", "--teacher=x", "--mix_token=1"],
             "mix_token 1.0 takes the place of mixup and cutmix; set both to 0, or leave mix_token at 0",

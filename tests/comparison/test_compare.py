@@ -113,6 +113,11 @@ def test_three_are_corrected_for_their_number(make_run: MakeRun) -> None:
     assert headline(pairs) == (
         "Compared with r70, better: r76 (+6.00 points), r80 (+10.00 points) (p-values after Holm's correction)."
     )
+    other = make_run("other", shares(90), base_lr=0.1, images=range(50, 150))
+    groups, pairs = found(folders[0], folders[2], other)  # only one can be tested
+    assert [pair.p for pair in pairs] == [pytest.approx(2 / 2**10), None]
+    assert headline(pairs) == "Compared with r70, better: r80 (+10.00 points); not decided: other (no test)."
+    assert "Holm" not in comparison_page(groups, pairs)
 
 
 def test_different_images_are_not_paired(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +146,26 @@ def test_a_run_that_was_killed_is_shown_as_far_as_it_came(
     assert (pair.images, pair.seeds, pair.p) == (None, None, None)
     page = words_of(comparison_page(groups, [pair]))
     assert "Not finished, so shown with the figures of the last evaluation: b" in page
+
+
+def test_where_none_came_to_its_end_nothing_is_tested(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = make_run("a", shares(70), finished=False), make_run("b", shares(90), finished=False, base_lr=0.1)
+    assert main(["compare", str(a), str(b)]) == 0
+    out, err = capsys.readouterr()
+    assert "Not decided between a and b: there is no test. a did not come to its end" in out
+    assert "this command" not in err
+
+
+def test_a_configuration_that_is_not_known_differs_in_nothing(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [make_run(name, shares(70), base_lr=rate) for name, rate in (("a", 0.1), ("b", 0.2), ("c", 0.1))]
+    record = json.loads((runs[2] / "run.json").read_text())
+    del record["configuration"]
+    (runs[2] / "run.json").write_text(json.dumps(record))
+    assert differing_keys(found(*runs)[0]) == {"base_lr": [[0.1], [0.2], []]}
+    assert main(["compare", *map(str, runs)]) == 0
+    assert re.search(r"^base_lr +0\.1 +0\.2 +–$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_seed_that_is_half_trained_is_left_out_of_mean_and_test(

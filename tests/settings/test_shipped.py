@@ -1,5 +1,7 @@
 """The shipped configurations: each parses, its keys are right, its header tells what it must."""
 
+import shlex
+
 import pytest
 
 from t2t_vit.assembly.scratch import OF_ANY_SIZE
@@ -40,6 +42,21 @@ def test_a_recipe_is_whole(name: str) -> None:
     assert all(any(line.startswith(f"# {word}") for line in header) for word in ("Command:", "Hardware:", "Source:"))
     claim = "Measured:" if name in OURS else "Published, not ours:"
     assert name in ("quickstart", "scratch", "finetune") or any(claim in line for line in header)
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_the_command_of_a_header_starts_its_recipe(name: str) -> None:
+    (line,) = [line for line in find_config(name).read_text().splitlines() if line.startswith("# Command:")]
+    words = shlex.split(line.removeprefix("# Command:"))
+    words = words[1:] if words[0].startswith("OMP_NUM_THREADS=") else words
+    if words[0] == "t2t-vit":
+        command, options = words[1], words[2:]
+    else:
+        assert [words[0], *words[2:5:2]] == ["scripts/run_distribute_train_gpu.sh", "--num_devices", "--extra"]
+        command, options = "train", [words[1], *words[5:]]
+    parsed = parse(command, options)
+    resolve(parsed)
+    assert command == name == "quickstart" or parsed.path == find_config(name)
 
 
 @pytest.mark.parametrize("name", OF_PAGE)

@@ -69,6 +69,8 @@ def compare(folders: Sequence[Path], output: Path) -> tuple[list[Group], list[Pa
 def _advice(groups: Sequence[Group]) -> list[str]:
     """The commands after which images can be paired: for runs without answers, or with answers to other images."""
     finished = [run for group in groups for run in group.runs if run.is_finished]
+    if not finished:
+        return []
     lacking = [run for run in finished if run.answers is None]
     apart = finished if not lacking and why_unpaired(finished) and are_drawn_apart(finished) else []
     if not lacking and not apart:

@@ -100,7 +100,11 @@ def _reported(run: ComparedRun) -> float | None:
 
 
 def why_unpaired(runs: Sequence[ComparedRun]) -> str:
-    """Why the answers of these runs cannot be paired image by image, in a sentence; empty where they can."""
+    """Why the answers of these runs cannot be paired image by image, in a sentence; empty where they can.
+
+    Args:
+        runs: one or more.
+    """
     for run in runs:
         if not run.is_finished:
             return f"{run.name} is not finished, so it has no answers from a last evaluation."
@@ -157,7 +161,13 @@ def headline(pairs: Sequence[Pair]) -> str:
         named = [f"{pair.second.name}{_by(pair)}" for pair in pairs if pair.verdict == verdict]
         if named:
             parts.append(f"{verdict}: {', '.join(named)}")
-    return f"Compared with {pairs[0].first.name}, {'; '.join(parts)} (p-values after Holm's correction)."
+    corrected = " (p-values after Holm's correction)" if count_of_tests(pairs) > 1 else ""
+    return f"Compared with {pairs[0].first.name}, {'; '.join(parts)}{corrected}."
+
+
+def count_of_tests(pairs: Sequence[Pair]) -> int:
+    """How many p-values there are, which is what they are corrected for."""
+    return sum(pair.p is not None for pair in pairs)
 
 
 def _by(pair: Pair) -> str:

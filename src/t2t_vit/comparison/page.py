@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from t2t_vit.comparison.findings import Pair, class_rows, headline, points, shown_p, unlike_evaluation
+from t2t_vit.comparison.findings import Pair, class_rows, count_of_tests, headline, points, shown_p, unlike_evaluation
 from t2t_vit.comparison.runs import ComparedRun, Group, differing_keys, top1
 from t2t_vit.comparison.significance import Difference
 from t2t_vit.errors import UserError
@@ -45,6 +45,7 @@ def comparison_page(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequ
             groups=groups,
             runs=runs,
             pairs=pairs,
+            tests=count_of_tests(pairs),
             headline=headline(pairs),
             notes=[text for text in remarks(groups, pairs, advice) if text not in headline(pairs)],
             rows=[group_row(group, pair) for group, pair in zip(groups, [None, *pairs], strict=True)],
@@ -61,7 +62,7 @@ def comparison_page(groups: Sequence[Group], pairs: Sequence[Pair], advice: Sequ
 def differences(groups: Sequence[Group]) -> dict[str, list[str]]:
     """The keys that differ, and what each group has, as people read it: `0, 1, 2` of three seeds."""
     return {
-        key: [", ".join(setting(value) for value in values) for values in row]
+        key: [", ".join(setting(value) for value in values) or "–" for values in row]
         for key, row in differing_keys(groups).items()
     }
 

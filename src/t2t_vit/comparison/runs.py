@@ -52,8 +52,13 @@ class ComparedRun:
         return bool(self.files.evaluation)
 
     @property
+    def is_configured(self) -> bool:
+        """Whether its configuration is known; early versions did not keep it."""
+        return bool(self.files.record.get("configuration"))
+
+    @property
     def seed(self) -> int | None:
-        return self.settings["seed"] if self.files.record.get("configuration") else None
+        return self.settings["seed"] if self.is_configured else None
 
     @cached_property
     def weights(self) -> str:
@@ -258,18 +263,21 @@ def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
         kept = {name: value for name, value in run.settings.items() if name not in _NO_MATTER}
         counts = [record.get(name) for name in ("training_images", "validation_images", "classes")]
         key = repr((sorted(kept.items(), key=lambda item: item[0]), counts))
-        key = key if record.get("configuration") else str(run.files.folder)  # what is not known is not the same
+        key = key if run.is_configured else str(run.files.folder)  # what is not known is not the same
         groups.setdefault(key, Group()).runs.append(run)
     return list(groups.values())
 
 
 def differing_keys(groups: Sequence[Group]) -> dict[str, list[list[Any]]]:
-    """Key -> for each group its values, each once; only keys that differ within or between the groups."""
+    """Key -> for each group its values, each once; only keys that differ within or between the groups.
+
+    Of a run whose configuration is not known there is no value, and nothing that it could differ in.
+    """
     found: dict[str, list[list[Any]]] = {}
     for key in KEYS:
         if key in NAMING:
             continue
-        rows = [[run.settings.get(key) for run in group.measured] for group in groups]
+        rows = [[run.settings[key] for run in group.measured if run.is_configured] for group in groups]
         flat = [value for row in rows for value in row]
         if any(value != flat[0] for value in flat):
             found[key] = [_each_once(row) for row in rows]

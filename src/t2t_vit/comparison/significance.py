@@ -13,6 +13,8 @@ from statistics import fmean, stdev
 import numpy as np
 from numpy.typing import NDArray
 
+from t2t_vit.notes import counted
+
 LEVEL = 0.95  # of every interval
 DRAWS = 10_000  # of a bootstrap
 
@@ -40,7 +42,7 @@ def by_images(first: NDArray[np.float64], second: NDArray[np.float64]) -> Differ
     """
     gain = second - first  # (N,)
     low, high = bootstrap_interval(gain)
-    images = f"the same {len(gain):,} images"
+    images = f"the same {counted(len(gain), 'image')}"
     if np.isin(gain, (-1, 0, 1)).all():
         p = mcnemar(int((gain < 0).sum()), int((gain > 0).sum()))
         return Difference(float(gain.mean()), low, high, p, f"McNemar's exact test on {images}")

@@ -35,6 +35,7 @@ _NO_SUCH_FUNCTION = (AttributeError, OSError, TypeError)  # in the C library; Wi
 _SIGKILL = 9
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 _STATM = Path("/proc/self/statm")
+_MAPS = Path("/proc/self/maps")
 SECONDS_OPEN = 2.0  # how long a file that another program has open is waited for (Windows)
 
 
@@ -486,3 +487,15 @@ def is_safe_from_others(folder: Path) -> bool:
         return False
     state = folder.stat()
     return state.st_uid in (os.getuid(), 0) and not state.st_mode & 0o022
+
+
+def loaded_libraries(name: str) -> list[str]:
+    """The paths of the shared libraries of this process whose names begin with `name`; none where there is no /proc.
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
+    if not _MAPS.exists():
+        return []
+    mapped = _MAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return sorted({path for line in mapped if f"/{name}" in (path := line.split(maxsplit=5)[-1])})

@@ -144,7 +144,7 @@ OPENED = {
     "val_split": 0.3,
     "in_chans": 3,
     "split_seed": 0,
-    "max_pixels": 178_956_970,
+    "max_pixels": 0,
     "own": [Path("runs", name).resolve() for name in ("checkpoints", "best_checkpoints", "summary", "logs")],
     "note": print,
 }

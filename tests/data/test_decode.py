@@ -6,6 +6,8 @@ import threading
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from hostile import mutated
 from t2t_vit.data import decode as decoding
+from t2t_vit.data import image_memory, webp
 from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
 from t2t_vit.data.decode import EXTENSIONS, DecodeError, convert, decode, image_size, is_image_ending, to_mode
 
@@ -28,7 +31,7 @@ def grey(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("L")).astype(int)
 
 
-def saved(image: Image.Image, format: str, **options: object) -> bytes:
+def saved(image: Image.Image, format: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
@@ -185,7 +188,7 @@ def test_rows_that_are_converted_one_after_the_other_make_the_same_image(
         whole = decode(path, mode)  # type: ignore[arg-type]
     except DecodeError:
         return
-    monkeypatch.setattr(decoding, "_AT_ONCE", 700)
+    monkeypatch.setattr(decoding, "AT_ONCE", 700)
     assert decode(path, mode).tobytes() == whole.tobytes()  # type: ignore[arg-type]
 
 
@@ -194,7 +197,7 @@ def test_the_range_of_an_image_is_that_of_all_its_rows(monkeypatch: pytest.Monke
         image = Image.fromarray(values.reshape(10, 4))
         whole = to_mode(image, "L").tobytes()
         with monkeypatch.context() as patched:
-            patched.setattr(decoding, "_AT_ONCE", 8)
+            patched.setattr(decoding, "AT_ONCE", 8)
             assert to_mode(image, "L").tobytes() == whole
 
 
@@ -257,9 +260,97 @@ def test_max_pixels_may_be_above_pillows_own_limit(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     path = IMAGES / "hopper_gray.jpg"
     with pytest.raises(DecodeError, match="too many pixels: max_pixels is 178,956,970"):
-        decode(path, "L")
+        decode(path, "L", budget=PixelBudget(MAX_PIXELS))
     assert decode(path, "L", budget=PixelBudget(2 * MAX_PIXELS)).size == (128, 128)
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+SMALL_BOMBS: dict[str, tuple[str, dict[str, Any]]] = {
+    "PNG": ("RGB", {}),
+    "TIFF": ("RGB", {"compression": "tiff_deflate"}),
+    "WEBP": ("RGB", {"lossless": True}),
+    "JPEG": ("RGB", {"progressive": True}),
+    "JPEG2000": ("RGB", {"num_resolutions": 1}),
+    "QOI": ("RGB", {}),
+    "TGA": ("RGB", {"compression": "tga_rle"}),
+    "ICO": ("RGBA", {"sizes": [(250, 250)]}),
+}
+
+
+@pytest.mark.parametrize("kind", SMALL_BOMBS)
+def test_a_small_file_may_not_take_much_memory_unless_max_pixels_is_set(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mode, options = SMALL_BOMBS[kind]
+    content = saved(Image.new(mode, (250, 250)), kind, **options)
+    assert decode(content, "L").size == (250, 250)
+    monkeypatch.setattr(image_memory, "LEAST", 100_000)
+    refusal = r"its 250 x 250 pixels take \d+ MB to decode, .* set max_pixels to 62,500 or more"
+    for refuses in (
+        lambda: decode(content, "L"),
+        *([] if kind in ("JPEG", "JPEG2000") else [lambda: image_size(io.BytesIO(content))]),
+    ):
+        with pytest.raises(DecodeError, match=refusal):
+            refuses()
+    assert decode(content, "L", budget=PixelBudget(62_500)).size == (250, 250)  # as the sentence advises
+
+
+def test_a_large_file_may_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_memory, "LEAST", 0)
+    rough = Image.effect_noise((300, 300), 90)
+    assert decode(saved(Image.merge("RGB", [rough] * 3), "PPM"), "RGB").size == (300, 300)
+    with pytest.raises(DecodeError, match="set max_pixels"):
+        decode(saved(Image.new("RGB", (300, 300)), "PNG"), "RGB")
+
+
+def test_an_unpacked_strip_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_memory, "LEAST", 300_000)
+    image = Image.new("RGB", (250, 250))
+    assert decode(saved(image, "TIFF", compression="tiff_deflate", tiffinfo={278: 8}), "RGB").size == (250, 250)
+    with pytest.raises(DecodeError, match="set max_pixels"):
+        decode(saved(image, "TIFF", compression="tiff_deflate", tiffinfo={278: 250}), "RGB")
+
+
+def test_photos_of_phones_are_read_whatever_their_codec_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved(Image.new("RGB", (250, 250)), "AVIF")
+    monkeypatch.setattr(image_memory, "LEAST", 0)
+    assert decode(content, "RGB").size == (250, 250)
+    monkeypatch.setattr(decoding, "MOST_OF_PHONES", 62_499)
+    with pytest.raises(DecodeError, match="set max_pixels to 62,500 or more"):
+        decode(content, "RGB")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 80}, {"quality": 80, "exif": b"Exif\0\0"}])
+def test_a_large_webp_has_the_pixels_that_pillow_gives_it(
+    mode: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = saved(Image.effect_noise((101, 67), 60).convert(mode), "WEBP", **options)
+    if webp.bytes_beside(content) is None:
+        pytest.skip("libwebp is not found here")
+    expected = decode(content, mode)
+    monkeypatch.setattr(image_memory, "LEAST", 60_000)  # less than Pillow takes
+    monkeypatch.setattr(image_memory, "AT_ONCE", 100)
+    monkeypatch.setattr(Image, "frombuffer", Mock(side_effect=Image.frombuffer))
+    assert decode(content, mode).tobytes() == expected.tobytes()
+    assert Image.frombuffer.called  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="the file is truncated"):
+        webp.decode_still(content[:-90], (101, 67), mode)
+
+
+@pytest.mark.parametrize("tile", [{}, {"tile_size": (64, 50)}])
+def test_the_codec_of_jpeg_2000_leaves_out_what_is_not_needed(
+    tile: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smooth = Image.effect_noise((9, 7), 80).resize((203, 131), Image.Resampling.BICUBIC).convert("RGB")
+    content, taken = saved(smooth, "JPEG2000", **tile), []
+    monkeypatch.setattr(PixelBudget, "take", lambda _, pixels: taken.append(pixels))
+    whole = decode(content, "RGB")
+    half = decode(content, "RGB", lambda _: 2)
+    assert half.size == (102, 66)
+    assert taken[1] < taken[0] / 3
+    assert np.abs(np.asarray(half.resize((50, 30))).astype(int) - np.asarray(whole.resize((50, 30)))).max() <= 12
+    assert decode(saved(smooth, "JPEG2000", num_resolutions=1), "RGB", lambda _: 2).size == (102, 66)
 
 
 def test_a_file_that_is_read_whole_may_not_be_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,9 +369,9 @@ def test_a_file_that_is_read_whole_may_not_be_of_any_size(tmp_path: Path, monkey
     assert taken == [MAX_PIXELS]  # nobody else who counts decodes meanwhile
     Image.new("RGB", (16, 16)).save(tmp_path / "a.ico", sizes=[(16, 16)])
     assert decode(tmp_path / "a.ico", "RGB").size == (16, 16)
-    assert taken == [MAX_PIXELS, MAX_PIXELS, 256]
+    assert taken == [MAX_PIXELS, MAX_PIXELS, 288]
     decode(saved(Image.new("RGB", (20, 10)), "WEBP"), "RGB")
-    assert taken[3:] == [400]  # the codec has as many of its own
+    assert taken[3:] == [820]  # 4 bytes each; the codec has three times as many of its own
 
 
 def test_each_pixel_of_a_qoi_may_be_read_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

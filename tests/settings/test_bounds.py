@@ -24,7 +24,7 @@ ALL_OR_COUNT = ((-1, 1, LARGEST), (-2, 0, 1.5, LARGEST + 1))
 NUMBERS = {
     "train_num_samples": ALL_OR_COUNT,
     "val_num_samples": ALL_OR_COUNT,
-    "max_pixels": ((1, 2**32), (0, -1, 1.5, 2**32 + 1)),
+    "max_pixels": ((0, 1, 2**32), (-1, 1.5, 2**32 + 1)),
     "val_split": BELOW_ONE,
     "re_prob": SHARE,
     "repeated_augment": ((1, 100), (0, -1, 101, 1.5)),

@@ -37,7 +37,7 @@ def test_every_specified_key_exists_in_its_section() -> None:
 
 DEFAULTS = Config(
     dataset="ImageNet", data_url="", train_dir="train", val_dir="validation_preprocess", train_num_samples=-1,
-    val_num_samples=-1, val_split=0.0, split_seed=0, val_seed=-1, bad_images="skip", max_pixels=178_956_970,
+    val_num_samples=-1, val_split=0.0, split_seed=0, val_seed=-1, bad_images="skip", max_pixels=0,
     class_balance="none",
     auto_augment="rand-m9-mstd0.5-inc1", aa_interpolation="bilinear", repeated_augment=1, re_mode="pixel",
     re_prob=0.25, re_count=1,

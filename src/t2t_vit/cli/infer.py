@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from t2t_vit.cli.predictors import Work, open_predictor
-from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
+from t2t_vit.data.budget import PixelBudget
 from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.errors import OutputError, UserError, printable
 from t2t_vit.inference.archives import GZIPPED, TAR, is_archive
@@ -56,7 +56,7 @@ class InferenceJob:
     shard: tuple[int, int] = (1, 1)
     batch_size: int = BATCH_SIZE
     workers: int = 0
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = Config.max_pixels
     fingerprint: Callable[[], Mapping[str, Any]] = dict
 
     @property
@@ -130,7 +130,7 @@ def _job(options: Options) -> InferenceJob:
         unique=len(options.words) == 1 and "list" not in extras and not is_archive(options.words[0]),
         shard=_shard(options.extra("shard")),
         batch_size=cast(int, options.said("batch_size", BATCH_SIZE)) or BATCH_SIZE,
-        max_pixels=cast(int, options.said("max_pixels", MAX_PIXELS)),
+        max_pixels=cast(int, options.said("max_pixels", Config.max_pixels)),
         workers=usable_workers(cast(int, options.said("num_parallel_workers", Config.num_parallel_workers))),
     )
 

@@ -6,7 +6,7 @@ from typing import cast
 from PIL import Image
 
 from t2t_vit.cli.predictors import torch_predictor
-from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
+from t2t_vit.data.budget import PixelBudget
 from t2t_vit.data.decode import DecodeError, decode
 from t2t_vit.errors import UserError
 from t2t_vit.inference.look import Look, as_colours, look
@@ -14,6 +14,7 @@ from t2t_vit.inference.writers import check_output
 from t2t_vit.notes import print_line, tell
 from t2t_vit.report.pictures import draw_view, new_figure
 from t2t_vit.settings.command_line import Options
+from t2t_vit.settings.schema import Config
 
 
 def run(options: Options) -> int:
@@ -27,7 +28,7 @@ def run(options: Options) -> int:
     predictor = torch_predictor(options, options.required_checkpoint())
     try:
         preprocessing = predictor.preprocessing
-        budget = PixelBudget(cast(int, options.said("max_pixels", MAX_PIXELS)))
+        budget = PixelBudget(cast(int, options.said("max_pixels", Config.max_pixels)))
         seen = look(predictor, decode(image, preprocessing.mode, preprocessing.reduction, budget))
     except DecodeError as error:
         raise UserError(f"{image}: {error}") from error

@@ -11,7 +11,8 @@ from t2t_vit.data.memory import MemoryFile, Place
 from t2t_vit.platforms import open_file_of
 from t2t_vit.settings.schema import Config
 
-MAX_PIXELS = Config.max_pixels  # the default: Pillow's limit for decompression bombs
+MAX_PIXELS = 178_956_970  # that all may decode at a time: Pillow's limit for decompression bombs
+MOST_PIXELS = 2**28  # of an image where max_pixels is 0: the largest of phones have 200 million
 # Linux locks ranges of a file: byte 0 is held while somebody gathers slots, the bytes behind it are the slots.
 _SLOTS = 16
 _UNCOUNTED = 128  # images of less than a 128th of the budget take no slot: even many of them need little memory
@@ -21,15 +22,16 @@ _LOCK = struct.Struct("hhqqi4x")  # the kernel's `struct flock`: type, whence, s
 class PixelBudget:
     """The largest image that is decoded, and what all who share this object decode at a time.
 
-    One image may have `max_pixels`; all together the larger of that and `MAX_PIXELS`, counted in sixteenths. Who finds
-    too little left waits. A process that dies gives back what it took. Sent to worker processes it stays one budget;
-    where a system has no memory files (all but Linux) each image is held to its limit, and nobody waits.
+    One image may have `max_pixels`; where that is 0, `MOST_PIXELS` as long as it takes little memory (see
+    `data/image_memory.py`). All together may have the larger of `max_pixels` and `MAX_PIXELS`, counted in sixteenths.
+    Who finds too little left waits. A process that dies gives back what it took. Sent to worker processes it stays one
+    budget; where a system has no memory files (all but Linux) each image is held to its limit, and nobody waits.
 
     Args:
-        max_pixels: width times height of the largest image.
+        max_pixels: width times height of the largest image, whatever memory it takes; 0: see above.
     """
 
-    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, max_pixels: int = Config.max_pixels) -> None:
         self.max_pixels = max_pixels
         self._file = _memory_file(None)
 
@@ -49,6 +51,11 @@ class PixelBudget:
         """Be one budget with that at `place`, of another process of this machine."""
         if place is not None:
             self._file = _memory_file(place)
+
+    @property
+    def most_pixels(self) -> int:
+        """Width times height of the largest image."""
+        return self.max_pixels or MOST_PIXELS
 
     @property
     def _total(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
+from t2t_vit.data.budget import PixelBudget
 from t2t_vit.data.cifar import cifar
 from t2t_vit.data.decode import MODES, Mode
 from t2t_vit.data.fashion_mnist import fashion_mnist
@@ -14,6 +14,7 @@ from t2t_vit.data.images import ImageSet, Note, Split, by_name, subset
 from t2t_vit.data.scan import Scan, class_name, neighbours, scan, some
 from t2t_vit.errors import UserError
 from t2t_vit.notes import counted, silent
+from t2t_vit.settings.schema import Config
 
 SPLITS: tuple[Split, Split] = ("train", "val")
 _A_FOLDER = "a folder of images, as FOLDER/CLASS or FOLDER/train/CLASS and FOLDER/val/CLASS"
@@ -33,7 +34,7 @@ def open_images(
     num_samples: int = -1,
     seed: int = 0,
     split_seed: int = 0,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = Config.max_pixels,
     own: Sequence[Path] = (),
     note: Note = silent,
     classes: Sequence[str] | None = None,
@@ -83,7 +84,7 @@ def open_training_images(
     seed: int = 0,
     val_seed: int = 0,
     split_seed: int = 0,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = Config.max_pixels,
     own: Sequence[Path] = (),
     note: Note = silent,
     recorded: "Recorded | None" = None,

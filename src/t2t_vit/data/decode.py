@@ -22,9 +22,23 @@ from typing import BinaryIO, Literal, NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from t2t_vit.data.budget import MAX_PIXELS, PixelBudget, image_turn
+from t2t_vit.data.image_memory import (
+    AT_ONCE,
+    MOST_OF_PHONES,
+    PHONES,
+    allowed,
+    bytes_to_decode,
+    images_in_icon,
+    jpeg2000_levels,
+    jpeg_coefficients,
+    megabytes,
+)
+from t2t_vit.data.webp import bytes_beside, decode_still
 from t2t_vit.files import open_regular
+from t2t_vit.platforms import loaded_libraries
 
 Mode = Literal["L", "RGB", "RGBA"]
 Result = TypeVar("Result")
@@ -58,13 +72,12 @@ _UPRIGHT = {
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262  # 0: the smallest value is white
-# How many times the memory of the image the codec of a format takes, for formats that need more than the image.
-_COPIES = {"WEBP": 2, "AVIF": 2, "HEIF": 2, "JPEG2000": 3, "QOI": 2}
 _MOST_BYTES = 2**30  # largest file of a format whose codec reads all bytes; other formats are read piece by piece
 _MANY_BYTES = 2**23  # larger such files are read only while no other large image is decoded
 _MOST_PIECES = 1_000_000  # most read calls per file; a PNG of a gigabyte in the usual chunks has 400,000
 _MOST_OF_QOI = 2**25  # the same for QOI: Pillow reads it pixel by pixel, a second per million
-_AT_ONCE = 2**22  # pixels that are converted at once
+_PIXEL_BYTES = 4  # of a pixel of the budget
+_ICO_BYTES = 8  # a pixel: Pillow makes an image and a mask
 _ICO_SIGNATURE = b"\0\0\1\0"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
@@ -75,7 +88,7 @@ class DecodeError(ValueError):
 
 
 class TooManyPixelsError(DecodeError):
-    """More than `max_pixels`."""
+    """More than `max_pixels`, or than memory is allowed for."""
 
 
 def is_image_ending(name: str) -> bool:
@@ -210,7 +223,7 @@ def to_mode(image: Image.Image, mode: Mode, factor: int = 1) -> Image.Image:
     if image.mode == mode and (mode == "RGBA" or "transparency" not in image.info):
         return image.reduce(factor) if factor > 1 else image
     levels = _levels_of(image) if image.mode[0] in "IF" else None  # I, I;16, I;16B, ..., F: more than 8 bits a pixel
-    if image.width * image.height <= _AT_ONCE:
+    if image.width * image.height <= AT_ONCE:
         converted = _rows_to_mode(image, mode, levels)
         return converted.reduce(factor) if factor > 1 else converted
     result = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))
@@ -221,9 +234,9 @@ def to_mode(image: Image.Image, mode: Mode, factor: int = 1) -> Image.Image:
 
 
 def _in_rows(image: Image.Image, factor: int = 1) -> Iterator[tuple[int, Image.Image]]:
-    """The image from top to bottom, in pieces of `_AT_ONCE` pixels and rows that `factor` divides: where each begins,
+    """The image from top to bottom, in pieces of `AT_ONCE` pixels and rows that `factor` divides: where each begins,
     and its rows."""
-    count = max(1, _AT_ONCE // image.width // factor) * factor
+    count = max(1, AT_ONCE // image.width // factor) * factor
     for top in range(0, image.height, count):
         yield top, image.crop((0, top, image.width, min(image.height, top + count)))
 
@@ -243,40 +256,72 @@ def _rows_to_mode(image: Image.Image, mode: Mode, levels: "_Levels | None") -> I
 
 
 def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget: PixelBudget) -> Image.Image:
-    with _without_pillow_warnings(budget.max_pixels), _opened(file, budget) as image:
-        factor = 1 if reduction is None else reduction(image.size)
-        pixels = image.width * image.height
-        if factor > 1:
-            width, height = image.size
-            image.draft(None, (-(-width // factor), -(-height // factor)))
-            factor //= max(1, round(width / image.size[0]))
-            if not image.info.get("progressive"):  # such a JPEG is decoded in full, even for a reduced size
-                pixels = image.width * image.height
+    with _without_pillow_warnings(budget.most_pixels), _opened(file, budget) as image:
+        whole, most = image.size, allowed(_bytes_of(file))
+        factor = 1 if reduction is None else reduction(whole)
+        coefficients = jpeg_coefficients(image) if isinstance(image, JpegImageFile) else 0.0
+        decoded, beside = whole, None
+        if image.format == "JPEG2000":
+            if reduction is not None and bytes_to_decode(image, whole, mode, factor) > most:
+                factor = max(factor, reduction((2 * whole[0], 2 * whole[1])))  # 1.5 times the network's input stay
+            levels = min(jpeg2000_levels(file), factor.bit_length() - 1)
+            image.reduce = levels  # type: ignore[method-assign, assignment]  # how often the codec halves this format
+            decoded, factor = (-(-whole[0] >> levels), -(-whole[1] >> levels)), factor >> levels
+            # Pillow rounds where the codec rounds up, and then calls the image broken.
+            image._size = (decoded[0] << levels, decoded[1] << levels)
+        elif factor > 1:
+            image.draft(None, (-(-whole[0] // factor), -(-whole[1] // factor)))
+            decoded = image.size
+            factor //= max(1, round(whole[0] / decoded[0]))
+        taken = bytes_to_decode(image, decoded, mode, factor, coefficients=coefficients)
+        if image.format == "WEBP" and taken > most and (beside := bytes_beside(_content_of(file))) is not None:
+            taken = bytes_to_decode(image, decoded, mode, factor, beside=beside)
+        _check_memory(image.format, whole, taken, most, budget)
+        budget.take(taken // _PIXEL_BYTES)
+        pixels = image if beside is None else decode_still(_content_of(file), whole, image.mode)
         if image.format == "TIFF":
             _silence_libtiff()
-        budget.take(_COPIES.get(image.format or "", 1) * pixels)
-        image.load()
+        pixels.load()
+        if image.format == "JPEG2000":
+            image.reduce = 0  # type: ignore[method-assign, assignment]  # it hides the method of this name
         turned = _orientation(image)
-        converted = to_mode(image, mode, factor)
-    del image  # free it before the result is used
+        converted = to_mode(pixels, mode, factor)
+    del image, pixels  # free them before the result is used
     return _upright(converted, turned)
 
 
 def _size_of(file: BinaryIO, budget: PixelBudget) -> tuple[int, int]:
-    with _without_pillow_warnings(budget.max_pixels), _opened(file, budget) as image:
-        return image.size
+    with _without_pillow_warnings(budget.most_pixels), _opened(file, budget) as image:
+        width, height = image.size
+        smallest = (width // 8, height // 8) if image.format in ("JPEG", "MPO", "JPEG2000") else (width, height)
+        beside = 0 if image.format == "WEBP" else None
+        taken = bytes_to_decode(image, smallest, "L", 8, beside=beside)  # at the least, whatever will be asked for
+        _check_memory(image.format, image.size, taken, allowed(_bytes_of(file)), budget)
+        return width, height
+
+
+def _check_memory(kind: str | None, size: tuple[int, int], taken: int, most: int, budget: PixelBudget) -> None:
+    """Refuse an image that takes more memory than a file of its size may take, unless the user set `max_pixels`."""
+    width, height = size
+    if budget.max_pixels or taken <= most or (kind in PHONES and width * height <= MOST_OF_PHONES):
+        return
+    raise TooManyPixelsError(
+        f"its {width:,} x {height:,} pixels take {megabytes(taken)} to decode, and a file of its size may take "
+        f"{megabytes(most)}; to read it, set max_pixels to {width * height:,} or more"
+    )
 
 
 def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
     """The image, of which only the header has been read, within the budget's `max_pixels`."""
-    head = _head(file)
+    head, size = _head(file), _bytes_of(file)
     if head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:] == b"WEBP"):
-        size = _bytes_of(file)
         if size > _MOST_BYTES:
             raise DecodeError(f"it has {size:,} bytes; an image of its format may have {_MOST_BYTES:,}")
         if size > _MANY_BYTES:
             budget.take_all()
     if head[:4] == _ICO_SIGNATURE:  # decoded when it is opened, whatever its size
+        for width, height in images_in_icon(file):
+            _check_memory("ICO", (width, height), _ICO_BYTES * width * height, allowed(size), budget)
         budget.take_all()
     _handle_pillows_log()
     formats = (*FORMATS, "HEIF") if _is_heif(head) and _heif_is_registered() else FORMATS
@@ -290,27 +335,40 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
             raise DecodeError("the file is empty") from error
         raise
     except Image.DecompressionBombError as error:
-        raise TooManyPixelsError(_too_many_pixels("", budget)) from error
+        raise TooManyPixelsError(_too_many_pixels(None, budget)) from error
     if image.format == "QOI" and isinstance(file, _Counted):
         file.most = _MOST_OF_QOI
         file.refusal = (
             f"it is a QOI image of {image.width:,} x {image.height:,} pixels, which Pillow reads one by one and would "
             "take too long for; convert it to PNG"
         )
-    if image.width * image.height > budget.max_pixels:
+    if image.width * image.height > budget.most_pixels:
         image.close()
-        raise TooManyPixelsError(_too_many_pixels(f", {image.width:,} x {image.height:,}", budget))
+        raise TooManyPixelsError(_too_many_pixels(image.size, budget))
     return image
 
 
-def _too_many_pixels(size: str, budget: PixelBudget) -> str:
-    return f"it has too many pixels{size}: max_pixels is {budget.max_pixels:,}"
+def _too_many_pixels(size: tuple[int, int] | None, budget: PixelBudget) -> str:
+    found = f", {size[0]:,} x {size[1]:,}" if size else ""
+    if budget.max_pixels:
+        return f"it has too many pixels{found}: max_pixels is {budget.max_pixels:,}"
+    number = f"{size[0] * size[1]:,} or more" if size else "their number"
+    return f"it has too many pixels{found}: more than {budget.most_pixels:,}; to read it, set max_pixels to {number}"
 
 
 def _bytes_of(file: BinaryIO) -> int:
+    """The size of a file, which stays where it stands: Pillow goes on there. 0 where it can't be told."""
+    if not file.seekable():
+        return 0
+    before = file.tell()
     size = file.seek(0, io.SEEK_END)
-    file.seek(0)
+    file.seek(before)
     return size
+
+
+def _content_of(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 def _head(file: BinaryIO) -> bytes:
@@ -375,9 +433,8 @@ def _silence_libtiff() -> None:
     Pillow has no switch for that. On Linux the library that it has loaded is asked; elsewhere the lines stay.
     """
     with suppress(OSError, AttributeError):
-        mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        for library in {line.split(maxsplit=5)[-1] for line in mapped if "/libtiff" in line}:
-            silence = ctypes.CDLL(library).TIFFSetErrorHandler
+        for path in loaded_libraries("libtiff"):
+            silence = ctypes.CDLL(path).TIFFSetErrorHandler
             silence.argtypes, silence.restype = [ctypes.c_void_p], ctypes.c_void_p
             silence(None)
 

@@ -21,7 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Longer side over shorter side; of longer images only the middle is used.
 MOST_ELONGATED = 64
 LARGEST_SIDE = 8192
-LARGE = 2**25  # pixels; a pixel of a larger image is the mean of several, so that decoding takes less memory
+LARGE = 7 * 2**22  # pixels; a pixel of a larger image is the mean of several, so that decoding takes less memory
 _DETAIL = 3
 SMALLEST_CROP = 0.01  # below it an image would be resized to a hundred times the input of the network
 INTERPOLATIONS = {

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2t_vit.data.budget import MAX_PIXELS, PixelBudget
+from t2t_vit.data.budget import PixelBudget
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Decoded
 from t2t_vit.data.workers import Pool, WorkerDiedError, WorkerSilentError, WorkersUnavailableError
 from t2t_vit.errors import UserError
 from t2t_vit.platforms import usable_cores
+from t2t_vit.settings.schema import Config
 
 Source = str | bytes  # a path, or an encoded image
 Decoding = Tensor | str  # an image, prepared, or the reason why there is none
@@ -35,7 +36,7 @@ class Readers:
         max_pixels: of the largest image, see `PixelBudget`.
     """
 
-    def __init__(self, preprocessing: Preprocessing, workers: int = 0, *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, preprocessing: Preprocessing, workers: int = 0, *, max_pixels: int = Config.max_pixels) -> None:
         self._decoded = Decoded(preprocessing, PixelBudget(max_pixels))
         self._threads = ThreadPoolExecutor(_THREADS)
         self._pool: Pool[Source | memoryview, Decoding] | None = None

@@ -29,7 +29,7 @@ SEED_OF_IMAGES = Range(0, 2**63 - 1, named=(("seed", OF_SEED),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
 OR_OFF = Range(0)
 OR_UNLIMITED = Range(0, 1e6)
-PIXELS = Range(1, 2**32)
+PIXELS = Range(0, 2**32)
 SIDE = Range(8, 8192)
 ALL_OR_COUNT = Range(1, also=(-1,))
 PATH = Location()
@@ -86,7 +86,10 @@ class Dataset:
         OneOf(("skip", "error")),
     )
     max_pixels: int = key(
-        178_956_970, "largest image that is decoded, width times height; a larger image counts as unreadable", PIXELS
+        0,
+        "largest image that is decoded, width times height, whatever memory that takes; a larger image counts as "
+        "unreadable; 0: one that takes at most 268 MB and twice its file's size",
+        PIXELS,
     )
     class_balance: str = key(
         "none",

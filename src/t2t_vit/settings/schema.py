@@ -123,10 +123,8 @@ class Augmentations:
     mixup_off_epoch: float = key(0.0, "epoch at which mixing ends; 0: never", OR_OFF)
     switch_prob: float = key(0.5, "probability of CutMix rather than Mixup when both are on", FRACTION)
     label_smoothing: float = key(0.1, "share of the target spread over all classes", BELOW_ONE)
-    min_crop: float = key(0.08, "smallest area of a random crop, as a share of the image", Range(0, 1, open_low=True))
-    crop_pct: float = key(
-        0.9, "evaluation resizes to floor(size / crop_pct) and crops the centre", Range(0, 1, open_low=True)
-    )
+    min_crop: float = key(0.08, "smallest area of a random crop, as a share of the image", SHARE)
+    crop_pct: float = key(0.9, "evaluation resizes to floor(size / crop_pct) and crops the centre", SHARE)
     train_interpolation: str = key("random", "interpolation of the random crop", RESAMPLING)
     crop_schedule: str = key(
         "",
@@ -157,9 +155,7 @@ class Optimizer:
         OneOf(("cosine_lr", "multistep_lr", "exp_lr", "constant_lr", "wsd_lr")),
     )
     lr_adjust: int = key(30, "epochs between the steps of multistep_lr", COUNT)
-    lr_gamma: float = key(
-        0.97, "factor of multistep_lr at each step, of exp_lr at each epoch", Range(0, 1, open_low=True)
-    )
+    lr_gamma: float = key(0.97, "factor of multistep_lr at each step, of exp_lr at each epoch", SHARE)
     lr_decay_share: float = key(0.2, "share of epochs, at their end, in which wsd_lr falls to min_lr", SHARE)
     lr_decay_shape: str = key(
         "sqrt", "how wsd_lr falls: sqrt, by 1 - sqrt(t), quickly at first; or linear", OneOf(("sqrt", "linear"))
@@ -230,9 +226,7 @@ class Training:
         "for the place of each token; none, nothing",
         OneOf(("none", "soft", "hard", "dense")),
     )
-    distill_weight: float = key(
-        0.5, "share of the teacher's part in the loss; the targets have the rest", Range(0, 1, open_low=True)
-    )
+    distill_weight: float = key(0.5, "share of the teacher's part in the loss; the targets have the rest", SHARE)
     distill_temperature: float = key(
         1.0,
         "divides the logits of teacher and student in distill soft; a larger value makes the probabilities more even",

@@ -20,7 +20,7 @@ from secrets import token_hex
 from typing import Any, Self
 
 from t2t_vit.errors import OutputError, UserError
-from t2t_vit.files import LONGEST_JSON, atomic_write, check_folder, parse_json, read_at_most, remove_leftovers
+from t2t_vit.files import check_folder, read_json, remove_leftovers, write_json
 from t2t_vit.platforms import (
     BINARY,
     NOT_BLOCKING,
@@ -135,7 +135,7 @@ def is_taken(folder: Path) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(read_at_most(path, LONGEST_JSON))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -597,7 +597,7 @@ def write_record(run: Run, content: Mapping[str, Any]) -> None:
         UserError: the folder cannot be written.
     """
     record = {"run": run.mark.to_dict(), "name": run.folders.name, "finished": None, **content}
-    _write_json(run.folders.logs / RECORD, record)
+    write_json(run.folders.logs / RECORD, record)
 
 
 def is_finished(folders: Folders, mark: RunMark | None) -> bool:
@@ -617,13 +617,7 @@ def finish(run: Run) -> None:
     """
     path = run.folders.logs / RECORD
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    _write_json(path, {**_json(path), "run": run.mark.to_dict(), "finished": now})
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path, "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+    write_json(path, {**_json(path), "run": run.mark.to_dict(), "finished": now})
 
 
 def remove(folders: Folders) -> None:

@@ -179,7 +179,7 @@ ROWS = [
     Row("crop_schedule", "24:0.5,28:1.0", loss),
     Row("crop_schedule", "24x32:1.0", says("training images have 24 x 32 pixels from epoch 1 on")),
     Row("crop_schedule", "24x32:1.0", says("ends with another size than image_size 28, which evaluations use")),
-    Row("crop_schedule", "24:0.5,28:0.9", refused("the last one has to be 1.0, as in 96:0.6,128:1.0")),
+    Row("crop_schedule", "24:0.5,28:0.9", refused("the last one must be 1.0, as in 96:0.6,128:1.0")),
     Row("hflip", 1, loss),
     Row("color_jitter", 0.4, loss),
     Row("mean", 0.5, loss),

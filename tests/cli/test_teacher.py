@@ -110,7 +110,7 @@ def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("known", "sentence"),
     [
-        (("cat", "dog", "elk"), "does not know 1 of the 3 classes (owl); a teacher has to know"),
+        (("cat", "dog", "elk"), "does not know 1 of the 3 classes (owl); a teacher must know"),
         (None, "has 4 classes without names, but the data have 3; a teacher must know"),
     ],
 )

@@ -189,7 +189,7 @@ def test_an_exported_file_teaches(exported: tuple[Path, Any]) -> None:
 
 
 def test_an_exported_file_has_no_map(exported: tuple[Path, Any]) -> None:
-    with pytest.raises(UserError, match="distill dense needs the checkpoint behind it"):
+    with pytest.raises(UserError, match="for distill dense, give the checkpoint that it was exported from"):
         opened(str(exported[0]), distill="dense")
 
 

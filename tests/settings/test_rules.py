@@ -47,7 +47,7 @@ def test_what_cannot_be(values: dict[str, Any], sentence: str) -> None:
             {"crop_schedule": "96:0.6,128:0.6"},
             "crop_schedule 96:0.6,128:0.6: the shares must rise",
         ),
-        ({"crop_schedule": "96:0.6,128:0.9"}, "have to rise and the last one has to be 1.0, as in 96:0.6,128:1.0"),
+        ({"crop_schedule": "96:0.6,128:0.9"}, "must rise, and the last one must be 1.0, as in 96:0.6,128:1.0"),
         ({"crop_schedule": "128:1,96:0.5"}, "the shares must rise"),
         ({"crop_schedule": "4:0.5,128:1"}, "crop_schedule 4:0.5,128:1: sides have at least 8 and at most 8192 pixels"),
         ({"crop_schedule": "128x9999:1"}, "at least 8 and at most 8192"),

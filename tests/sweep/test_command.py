@@ -170,7 +170,7 @@ def test_a_sweep_that_never_began_is_replaced(config: Path, capsys: pytest.Captu
         ((), "sweep needs keys to vary: --over KEY=V1,V2,..."),
         (("--over", "bas_lr=1"), "--over: unknown key 'bas_lr'; did you mean 'base_lr'?"),
         (("--over", "drop_path=0.1,2"), "--over drop_path takes a number of at least 0 and below 1; not '2'"),
-        (("--over", "base_lr=0.1..0.2"), "say how many to try with --trials N"),
+        (("--over", "base_lr=0.1..0.2"), "give the number of trials with --trials N"),
         (("--over", "base_lr=1", "--base_lr", "2"), "--base_lr and --over base_lr contradict each other"),
         (("--over", "base_lr=1", "--resume", "auto"), "--resume: the sweep decides it"),
         (("--over", "seed=0..3", "--over", "base_lr=1"), "--over seed takes single seeds"),
@@ -220,7 +220,13 @@ def test_without_optuna(config: Path, capsys: pytest.CaptureFixture[str], monkey
 
 def test_a_signal_says_how_to_go_on(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (config / "wait-3").touch()
-    threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+
+    def stop() -> None:
+        while not (config / "started").exists():  # the training waits in its third epoch
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
     words = ("--over", "base_lr=0.5,0.7", "--beta", "0.8", "0.9", "--seeds", "2", "--json")
     assert run(*words) == 128 + signal.SIGTERM
     err = capsys.readouterr().err

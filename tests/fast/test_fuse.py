@@ -13,6 +13,7 @@ from t2t_vit import UserError, create_model, fuse, pack, unfuse
 from t2t_vit.fast import fusing
 from t2t_vit.fast.fusing import is_fused, why_not_fusible
 from t2t_vit.model import T2TViT
+from t2t_vit.model.backbone import Mlp
 
 ARCHS = ("t2t_vit_7", pytest.param("t2t_vit_t_14", marks=pytest.mark.thorough))
 
@@ -108,6 +109,15 @@ LATER: dict[str, tuple[Callable[[T2TViT], object], str]] = {
         lambda m: setattr(m.tokens_to_token.split1, "forward", lambda x: x),
         "tokens_to_token.split1 has its own forward",
     ),
+    "hook on an attention": (
+        lambda m: m.tokens_to_token.attention1.register_forward_hook(lambda *_: None),
+        "tokens_to_token.attention1 has a hook",
+    ),
+    "patched attention": (
+        lambda m: setattr(m.tokens_to_token.attention2, "forward", lambda x: x),
+        "tokens_to_token.attention2 has its own forward",
+    ),
+    "float64": (lambda m: m.double(), "a fused network does not compute in float64"),
     "trained features": (
         lambda m: m.tokens_to_token.attention1.w.requires_grad_(),
         "tokens_to_token.attention1 has a w that requires a gradient",
@@ -125,8 +135,25 @@ def test_what_is_changed_afterwards_is_refused(change: str, triton_device: torch
     make, said = LATER[change]
     make(model)
     with pytest.raises(RuntimeError, match=said):
-        model.to(triton_device)(images)
+        model.to(triton_device)(images.to(model.cls_token.dtype))
     unfuse(model)
+
+
+def test_a_class_that_is_patched_afterwards(triton_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fuse(small().to(triton_device))
+    monkeypatch.setattr(Mlp, "forward", lambda _, tokens: tokens)
+    with pytest.raises(RuntimeError, match="computes in the place of a Mlp, whose forward was replaced"):
+        model(images_on(triton_device))
+
+
+@pytest.mark.usefixtures("triton_device")
+def test_what_the_kernels_cannot_do_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match="cls_token is of float64, which the kernels do not compute in"):
+        fuse(small().double())
+    model = small()
+    model.tokens_to_token.attention2.w.requires_grad_()
+    with pytest.raises(UserError, match=r"tokens_to_token\.attention2 has a w that requires a gradient"):
+        fuse(model)
 
 
 def test_modules_that_are_called_see_hooks(triton_device: torch.device) -> None:

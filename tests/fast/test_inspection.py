@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partialmethod
+from threading import Lock
+from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.utils.prune
 from torch import Tensor, nn
 
-from t2t_vit import FeaturesOnly, UserError, create_model, fuse, pack
-from t2t_vit.model import T2TViT
+from t2t_vit import FeaturesOnly, UserError, create_model, fuse, pack, unfuse
+from t2t_vit.model import T2TViT, backbone
 from t2t_vit.model.backbone import Attention, Mlp
 from t2t_vit.model.drop import Dropout
 
@@ -125,6 +127,15 @@ CHANGES: dict[str, tuple[Callable[[T2TViT], object], str]] = {
         lambda m: setattr(m.head, "weight", nn.Parameter(m.head.weight.detach().to(torch.int8), requires_grad=False)),
         "head has a weight without numbers to multiply (torch.int8 on cpu)",
     ),
+    "bias that is no parameter": (
+        lambda m: [delattr(m.head, "bias"), setattr(m.head, "bias", torch.ones(5))],
+        "head has a bias that is neither a parameter nor a buffer",
+    ),
+    "tensor for a number": (
+        lambda m: setattr(m.blocks[0].attn, "scale", torch.tensor(0.5)),
+        "blocks.0.attn has a Tensor as scale, not a number",
+    ),
+    "none for a number": (lambda m: setattr(m.blocks[1].norm1, "eps", None), "norm1 has a NoneType as eps"),
     "wrong width": (put("blocks.0.mlp.fc2", nn.Linear(500, 256)), "do not match each other"),
     "wrong heads": (lambda m: setattr(m.blocks[0].attn, "heads", 7), "do not match each other"),
     "wrong norm": (put("blocks.1.norm2", nn.LayerNorm(128)), "do not match each other"),
@@ -152,17 +163,23 @@ def test_a_change_is_refused_by_name(change: str, verb: str) -> None:
 
 @contextmanager
 def replaced(kind: type, name: str) -> Iterator[None]:
-    usual = getattr(kind, name)
+    usual, is_own = getattr(kind, name), name in vars(kind)
     setattr(kind, name, partialmethod(usual))
     try:
         yield
     finally:
-        setattr(kind, name, usual)
+        if is_own:
+            setattr(kind, name, usual)
+        else:
+            delattr(kind, name)
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "where"),
     [
+        (nn.Linear, "__call__", "is a Linear, whose __call__ was replaced"),
+        (nn.Module, "__call__", "the model is a T2TViT, whose __call__ was replaced"),
+        (Mlp, "__call__", "blocks.0.mlp is a Mlp, whose __call__ was replaced"),
         (Attention, "mix", "blocks.0.attn is a Attention, whose mix was replaced"),
         (Mlp, "forward", "blocks.0.mlp is a Mlp, whose forward was replaced"),
         (nn.Linear, "forward", "is a Linear, whose forward was replaced"),
@@ -176,6 +193,45 @@ def test_a_class_that_was_patched(kind: type, name: str, where: str) -> None:
     with replaced(kind, name), pytest.raises(UserError, match=where):
         pack(model)
     pack(model)
+
+
+@pytest.mark.parametrize("name", ["forward", "forward_features"])
+def test_a_method_of_a_class_that_ours_is_made_from(name: str) -> None:
+    """Of timm's face, which has neither of its own; the same of an attention, which has `mix` from the plain one."""
+    import timm
+
+    import t2t_vit.timm
+
+    model = timm.create_model("t2t_vit_7", img_size=32).eval()
+    for kind in (T2TViT, t2t_vit.timm.TimmT2TViT):
+        with replaced(kind, name), pytest.raises(UserError, match=f"the model is a TimmT2TViT, whose {name} was rep"):
+            pack(model)
+    with replaced(Attention, "mix"), pytest.raises(UserError, match="attn is a SEAttention, whose mix was replaced"):
+        pack(small("t2t_vit_14_se"))
+
+
+@pytest.mark.parametrize(
+    ("room", "name"),
+    [(nn.functional, "linear"), (nn.functional, "scaled_dot_product_attention"), (backbone, "self_attention")],
+)
+def test_a_function_that_was_replaced(room: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = getattr(room, name)
+    monkeypatch.setattr(room, name, lambda *given, **named: 2 * usual(*given, **named))
+    with pytest.raises(UserError, match=rf"computes with {room.__name__}\.{name}, which was replaced"):
+        pack(small())
+
+
+@pytest.mark.usefixtures("triton_device")
+def test_a_network_with_shared_modules_stays_whole() -> None:
+    """Its shapes are looked at on a copy without numbers, which once took the place of the network's own."""
+    model, images = small(), torch.randn(2, 3, 32, 32)
+    model.blocks[1] = model.blocks[0]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pack(model)
+    fuse(model)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name])
+    unfuse(model)(images)
 
 
 def test_a_hook_of_all_modules() -> None:
@@ -238,8 +294,30 @@ TAKEN: dict[str, Callable[[T2TViT], object]] = {
     "pruned to features": lambda m: m.prune_intermediate_layers(1, prune_norm=True),
     "through .data": lambda m: m.blocks[0].mlp.fc1.bias.data.fill_(1.0),
     "tied": lambda m: setattr(m.blocks[0].mlp.fc1, "weight", m.blocks[1].mlp.fc1.weight),
+    "heads taken out": lambda m: without_a_head(m.blocks[0].attn),
+    "cut weights alone": lambda m: cut(m.blocks[0].mlp, 96),
+    "weights cut to an odd length": lambda m: cut(m.blocks[0].mlp, 99),
+    "shared block": lambda m: m.blocks.__setitem__(1, m.blocks[0]),
+    "shared attention": lambda m: setattr(m.blocks[1], "attn", m.blocks[0].attn),
+    "shared layer": lambda m: setattr(m.blocks[1].mlp, "fc1", m.blocks[0].mlp.fc1),
+    "what cannot be copied": lambda m: setattr(m.blocks[0], "lock", Lock()),
+    "a tensor of a graph": lambda m: setattr(m, "last", m.head(torch.ones(256))),
+    "compiled in place": lambda m: m.blocks[0].compile(backend="eager"),
     "strided weight": lambda m: setattr(m.head, "weight", nn.Parameter(torch.randn(256, 5).t())),
 }
+
+
+def without_a_head(attn: Attention) -> None:
+    """Its layers keep saying how wide they were, as those of most tools that prune do."""
+    attn.qkv.weight = nn.Parameter(attn.qkv.weight.detach().view(3, 4, 64, 256)[:, :3].reshape(-1, 256))
+    attn.proj.weight = nn.Parameter(attn.proj.weight.detach()[:, :192].clone())
+    attn.heads = 3
+
+
+def cut(mlp: Mlp, hidden: int) -> None:
+    mlp.fc1.weight = nn.Parameter(mlp.fc1.weight.detach()[:hidden].clone())
+    mlp.fc1.bias = nn.Parameter(mlp.fc1.bias.detach()[:hidden].clone())
+    mlp.fc2.weight = nn.Parameter(mlp.fc2.weight.detach()[:, :hidden].clone())
 
 
 def narrowed(model: T2TViT) -> nn.Module:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from golden import fill_by_formula, golden_case, golden_images, golden_names
 from t2t_vit import PackedNetwork, UserError, create_model, list_models, pack
@@ -177,3 +178,55 @@ def test_packed_linear(rows: int) -> None:
         torch.testing.assert_close(packed_linear(inputs, packed, bias, activation), expected)  # type: ignore[arg-type]
     torch.testing.assert_close(packed_linear_add(inputs, packed, bias, residual), exact + residual)
     torch.testing.assert_close(packed_linear(inputs, packed, None), exact - bias)
+
+
+def test_a_bias_that_the_token_attention_usually_has_not() -> None:
+    model = create_model("t2t_vit_t_14", image_size=32, num_classes=5).eval()
+    model.blocks = model.blocks[:1]
+    model.tokens_to_token.attention1.attn.qkv = torch.nn.Linear(147, 192).eval()
+    torch.nn.init.normal_(model.tokens_to_token.attention1.attn.qkv.bias)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(pack(model)(images), model(images).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_several_dtypes_need_one_to_be_named() -> None:
+    """The plain network refuses such a sum of layers, or computes each in its own."""
+    model = small()
+    model.head.double()
+    with pytest.raises(UserError, match=r"head\.weight is of float64, cls_token of float32; give float32 or bfloat16"):
+        pack(model)
+    assert pack(model, torch.float32)(IMAGES).shape == (2, 5)
+
+
+def test_what_would_change_a_packed_network_is_refused() -> None:
+    packed = pack(small())
+    before = packed(IMAGES)
+    for change in (packed.double, packed.half, lambda: packed.to("meta")):
+        with pytest.raises(UserError, match="stays in float32 on the CPU; pack the original network in another dtype"):
+            change()
+    for name in ("load_state_dict", "state_dict"):
+        with pytest.raises(UserError, match="then pack it again"):
+            getattr(packed, name)({})
+    with pytest.raises(UserError, match="cannot be copied or pickled"):
+        copy.deepcopy(packed)
+    assert packed.to("cpu", torch.float32).to_empty(device="cpu") is packed
+    assert torch.equal(packed(IMAGES), before)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+def test_a_packed_network_is_not_traced() -> None:
+    """Kernels would read memory that stand-ins do not have, or write what a trace takes for constants."""
+    packed = pack(small())
+    images = IMAGES
+    refused = pytest.raises(ValueError, match="cannot be traced, exported or transformed; use the original network")
+    with refused:
+        torch.func.grad(lambda given: packed(given).sum())(images)
+    with refused:
+        torch.vmap(lambda image: packed(image[None]))(images)
+    with refused:
+        torch.jit.trace(packed, images)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, refused:
+        packed(fake.from_tensor(images))
+    negated = torch.complex(torch.zeros_like(images), -images).conj().imag
+    assert negated.is_neg()
+    assert torch.equal(packed(negated), packed(images))

@@ -129,3 +129,12 @@ def test_compiled_it_is_one_graph_without_recompiling() -> None:
         for start in (0, 10, 2**60):
             network.sample_seeds.set(torch.arange(3) + start)
             torch.testing.assert_close(compiled(numbers), network(numbers))
+
+
+def test_a_rate_of_one_leaves_nothing() -> None:
+    numbers = torch.randn(2, 3, 4, requires_grad=True)
+    assert not DropPath(1.0).train()(numbers).any()
+    dropped = Dropout(1.0).train()(numbers)
+    dropped.sum().backward()
+    assert not dropped.any()
+    assert not numbers.grad.any()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from t2t_vit import FeaturesOnly, UserError, create_model
+from t2t_vit.model.tokens_to_token import TokensToToken
 
 ARCHS = ["t2t_vit_7", "t2t_vit_t_14", "t2t_vit_dense", "t2t_vit_c_14", "t2t_vit_s_6"]
 
@@ -172,6 +173,23 @@ def test_freezing_and_pruning() -> None:
     assert not model.tokens_to_token.training
 
 
+def test_blocks_that_were_taken_off_by_hand() -> None:
+    """The intermediates are those of the blocks that are there, not of those that the table lists."""
+    model = create_model("t2t_vit_7", image_size=32).eval()
+    model.blocks = model.blocks[:2]
+    images = torch.randn(1, 3, 32, 32)
+    tokens, found = model.forward_intermediates(images, norm=True)
+    assert torch.equal(tokens, model.forward_features(images))
+    assert len(found) == 4
+    with pytest.raises(UserError, match="there are 4, numbered 0 to 3"):
+        model.forward_intermediates(images, [4])
+
+
+class Twice(TokensToToken):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(images)
+
+
 def test_intermediates_do_not_go_past_what_changes_the_tokens() -> None:
     model, images = small("t2t_vit_7"), torch.randn(1, 3, 32, 64)
     handle = model.tokens_to_token.register_forward_hook(lambda _, __, tokens: tokens * 2)
@@ -183,6 +201,10 @@ def test_intermediates_do_not_go_past_what_changes_the_tokens() -> None:
     with pytest.raises(UserError, match="its own forward"):
         backbone(images)
     del model.tokens_to_token.forward
+    model.tokens_to_token.__class__ = Twice
+    with pytest.raises(UserError, match="its own forward"):
+        backbone(images)
+    model.tokens_to_token.__class__ = TokensToToken
     backbone(images)
     model.tokens_to_token = torch.nn.Sequential(torch.nn.Conv2d(3, 256, 16, 16), torch.nn.Flatten(2))
     with pytest.raises(UserError, match="tokens_to_token is a Sequential, which has no method stages"):

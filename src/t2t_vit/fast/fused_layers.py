@@ -3,12 +3,14 @@
 Each is a subclass that differs in how it computes, so `fuse` and `unfuse` only set a module's class.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from t2t_vit.fast.untouched import why_touched
+from t2t_vit.fast.untouched import Kinds, replaced_method, why_touched
 from t2t_vit.model.backbone import Mlp
 from t2t_vit.model.tokens_to_token import (
+    NarrowingAttention,
     SoftSplitLayer,
     Stages,
     TokenPerformer,
@@ -22,8 +24,8 @@ from t2t_vit.ops.split_norm_linear import fused_split_norm_linear, product_dtype
 class FusedTokensToToken(TokensToToken):
     """`TokensToToken` whose windows never lie in memory, and whose performers read the tokens twice.
 
-    Of its modules the soft splits, `norm1` and the linear layer to keys, queries and values are read, not called; if
-    one of them was changed since, the forward pass is refused.
+    Of its modules the soft splits, the attentions, their `norm1` and their linear layer to keys, queries and values are
+    read, not called; if one of them was changed since, the forward pass is refused.
     """
 
     def stages(self, images: Tensor) -> Stages:
@@ -39,6 +41,8 @@ class FusedTokensToToken(TokensToToken):
     ) -> Tensor:  # (B, C, H, W)
         linear = attention.kqv if isinstance(attention, TokenPerformer) else attention.attn.qkv
         self._refuse_changes(split, attention, linear)
+        if features.dtype is torch.float64:
+            raise RuntimeError("a fused network does not compute in float64; call unfuse first")
         norm, window = attention.norm1, split.split
         packed = fused_split_norm_linear(
             features,
@@ -60,16 +64,24 @@ class FusedTokensToToken(TokensToToken):
     def _refuse_changes(
         self, split: nn.Module, attention: TokenPerformer | TokenTransformer, linear: nn.Module
     ) -> None:
-        reasons = [
-            (module, why_touched(module, (kind,)))
-            for module, kind in ((split, SoftSplitLayer), (attention.norm1, nn.LayerNorm), (linear, nn.Linear))
+        read: list[tuple[nn.Module, Kinds]] = [
+            (split, (SoftSplitLayer,)),
+            (attention, (TokenPerformer, TokenTransformer)),
+            (attention.norm1, (nn.LayerNorm,)),
+            (linear, (nn.Linear,)),
         ]
+        if isinstance(attention, TokenTransformer):
+            read.append((attention.attn, (NarrowingAttention,)))
+        reasons = [(module, why_touched(module, kinds)) for module, kinds in read]
         if isinstance(attention, TokenPerformer) and attention.w.requires_grad:
             reasons.append((attention, "has a w that requires a gradient"))
+        for kind in (TokensToToken, Mlp):
+            if (replaced := replaced_method(kind)) is not None:
+                reasons.append((self, f"computes in the place of a {kind.__name__}, whose {replaced} was replaced"))
         for module, reason in reasons:
             if reason is not None:
-                name = next(name for name, found in self.named_modules() if found is module)
-                raise RuntimeError(f"after the network was fused, tokens_to_token.{name} {reason}; call unfuse first")
+                name = next(f".{name}" if name else "" for name, found in self.named_modules() if found is module)
+                raise RuntimeError(f"after the network was fused, tokens_to_token{name} {reason}; call unfuse first")
 
 
 class RecomputingMlp(Mlp):

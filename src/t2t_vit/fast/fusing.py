@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from t2t_vit.errors import UserError
+from t2t_vit.fast.copying import copied, shape_alone
 from t2t_vit.fast.fused_layers import FusedTokensToToken, RecomputingMlp
 from t2t_vit.fast.inspection import refuse_what_does_not_fit, refuse_what_is_not_ours
 from t2t_vit.model import T2TViT
@@ -11,6 +12,7 @@ from t2t_vit.model.backbone import Mlp
 from t2t_vit.model.tokens_to_token import TokenPerformer, TokensToToken
 
 CAPABILITY = (8, 0)  # the oldest GPUs that the kernels were written for: before, they lack bfloat16 and shared memory
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDEST = 128  # of the performer's kernels: length of a token, and random features
 FUSED: dict[type[nn.Module], type[nn.Module]] = {TokensToToken: FusedTokensToToken, Mlp: RecomputingMlp}
 
@@ -36,11 +38,18 @@ def fuse(model: T2TViT) -> T2TViT:
     if reason is not None:
         raise UserError(f"cannot fuse the network: {reason}")
     refuse_what_is_not_ours(model, "fuse", in_eval_mode=False)
-    refuse_what_does_not_fit(unfuse(model), "fuse")
+    refuse_what_does_not_fit(unfuse(copied(model, shape_alone)), "fuse")
     if not isinstance(model.tokens_to_token, TokensToToken):
         raise UserError(f"cannot fuse the network: {model.name} has no soft split")
-    performers = [module for module in model.modules() if isinstance(module, TokenPerformer)]
-    longest = max((max(module.w.shape) for module in performers), default=0)
+    for name, tensor in model.state_dict().items():
+        if tensor.dtype not in KERNEL_DTYPES:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"cannot fuse the network: {name} is of {kind}, which the kernels do not compute in")
+    performers = {name: module for name, module in model.named_modules() if isinstance(module, TokenPerformer)}
+    for name, module in performers.items():
+        if module.w.requires_grad:
+            raise UserError(f"cannot fuse the network: {name} has a w that requires a gradient, which kernels lack")
+    longest = max((max(module.w.shape) for module in performers.values()), default=0)
     if longest > WIDEST:
         raise UserError(
             f"cannot fuse the network: the kernels take tokens of up to {WIDEST} numbers, its performers have {longest}"

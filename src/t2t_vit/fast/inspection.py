@@ -4,8 +4,7 @@ They answer for what a network's modules say, so a module that says something el
 class, a patched method, a hook, an adapter, a quantised or distributed tensor. Nothing is repaired or skipped.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -134,19 +133,19 @@ def refuse_what_is_not_ours(model: nn.Module, verb: str, *, in_eval_mode: bool) 
             raise UserError(f"cannot {verb} the network: {path or 'the model'} {reason}")
 
 
-def refuse_what_does_not_fit(model: T2TViT, verb: str) -> None:
+def refuse_what_does_not_fit(shadow: T2TViT, verb: str) -> None:
     """Run a plain network's forward pass on shapes alone: kernels would read beyond what a plain one refuses.
+
+    Args:
+        shadow: a copy of the network, plain, whose tensors are `shape_alone`.
 
     Raises:
         UserError: its modules do not fit each other.
     """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shadows = {name: torch.empty_like(tensor, device="meta", dtype=torch.float32) for name, tensor in tensors.items()}
-    images = torch.empty(1, model.in_chans, *model.image_size, device="meta")
-    run: Callable[..., Any] = torch.func.functional_call
+    images = torch.empty(1, shadow.in_chans, *shadow.image_size, device="meta", dtype=torch.float32)
     try:
         with torch.no_grad():
-            run(model, shadows, (images,))
+            shadow.eval()(images)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"cannot {verb} the network: its modules do not match each other ({reason})") from error

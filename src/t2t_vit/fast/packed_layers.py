@@ -63,7 +63,7 @@ class Tail(nn.Module):
         super().__init__()
         self.norm = norm
         self.activation: Activation = "gelu_tanh" if act.approximate == "tanh" else "gelu"
-        self.native = native and can_run_tail(fc1.in_features, fc1.out_features, fc1.weight.dtype)
+        self.native = native and can_run_tail(proj.weight, fc1.weight, fc2.weight)
         if self.native:
             proj_, fc1_, fc2_ = (NativeLayer.of(layer.weight, layer.bias) for layer in (proj, fc1, fc2))
             self.layers = proj_, fc1_, fc2_
@@ -84,9 +84,11 @@ class PackedBlock(nn.Module):
     def __init__(self, block: Block, attn: Attention, mlp: Mlp, native: bool) -> None:
         super().__init__()
         self.norm1, self.attn = block.norm1, attn
-        dim = attn.proj.in_features
-        self.native = native and dim % SIDE == 0 and can_attend(dim // attn.heads, attn.proj.weight.dtype)
-        self.layer = NativeLayer.of(attn.qkv.weight, attn.qkv.bias) if self.native else None
+        # By the weights, since a layer whose weight was cut may still say otherwise.
+        width, dim = attn.qkv.weight.shape[0] // 3, attn.qkv.weight.shape[1]
+        self.native = native and can_attend(width // attn.heads, attn.qkv.weight.dtype)
+        of_one_width = self.native and width == dim and dim % SIDE == 0  # not where heads were taken out
+        self.layer = NativeLayer.of(attn.qkv.weight, attn.qkv.bias) if of_one_width else None
         self.tail = Tail(attn.proj, block.norm2, mlp.fc1, mlp.act, mlp.fc2, native)
         self.attn.qkv = PackedLinear.of(attn.qkv, native)  # type: ignore[assignment]
 

@@ -123,8 +123,8 @@ class TransformerStage(nn.Module):
     def __init__(self, split: SoftSplit, transformer: TokenTransformer, native: bool) -> None:
         super().__init__()
         attn, mlp = transformer.attn, transformer.mlp
-        self.qkv = WindowsLinear(split, transformer.norm1, attn.qkv.weight, None, native)
-        self.native = native and can_attend(attn.proj.in_features, self.qkv.dtype)
+        self.qkv = WindowsLinear(split, transformer.norm1, attn.qkv.weight, attn.qkv.bias, native)
+        self.native = native and can_attend(attn.qkv.weight.shape[0] // 3, self.qkv.dtype)
         self.scale = attn.scale
         self.tail = Tail(attn.proj, transformer.norm2, mlp.fc1, mlp.act, mlp.fc2, native)
 

@@ -1,13 +1,14 @@
 """`pack`: a frozen copy of a network for inference on a CPU, the same numbers to rounding in a fraction of the time."""
 
-import copy
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from t2t_vit.errors import UserError
+from t2t_vit.fast.copying import copied, shape_alone
 from t2t_vit.fast.fusing import unfuse
 from t2t_vit.fast.inspection import refuse_what_does_not_fit, refuse_what_is_not_ours
 from t2t_vit.fast.native import cpu_level, unavailable
@@ -58,7 +59,9 @@ class PackedNetwork(nn.Module):
     def _features(self, images: Tensor) -> Tensor:
         if images.device.type != "cpu" or not images.is_floating_point():
             raise ValueError(f"a packed network takes float images on the CPU, got {images.dtype} on {images.device}")
-        features: Tensor = self.network.forward_features(images.to(self.takes))
+        if not _has_memory(images):
+            raise ValueError("a packed network cannot be traced, exported or transformed; use the original network")
+        features: Tensor = self.network.forward_features(images.resolve_neg().to(self.takes))
         return features  # (B, 1 + N, num_features)
 
     def train(self, mode: bool = True) -> "PackedNetwork":
@@ -70,6 +73,35 @@ class PackedNetwork(nn.Module):
         if mode:
             raise UserError("a packed network is frozen; train the original network, then pack it again")
         return super().train(mode)
+
+    def load_state_dict(self, *_: Any, **__: Any) -> Any:
+        """Refused: a packed network's weights are laid out for its kernels, and some are folded into others.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("a packed network is frozen; load weights into the original network, then pack it again")
+
+    def state_dict(self, *_: Any, **__: Any) -> Any:
+        """Refused, as `load_state_dict` is.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("a packed network has no state dict; save that of the original network, then pack it again")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refused, for `copy.deepcopy` too: oneDNN's weights have no bytes to copy."""
+        raise UserError("a packed network cannot be copied or pickled; copy the original network, then pack it again")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *_: Any, **__: Any) -> "PackedNetwork":
+        # What `to`, `half` and `cuda` call. Kernels read the weights where and as they were laid out.
+        like = fn(torch.empty(0, dtype=self.dtype, device="cpu"))
+        if like.dtype is not self.dtype or like.device.type != "cpu":
+            raise UserError(
+                f"a packed network stays in {_short(self.dtype)} on the CPU; pack the original network in another dtype"
+            )
+        return self
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, (self.network.in_chans, *self.network.image_size)))
@@ -88,7 +120,7 @@ def pack(model: T2TViT, dtype: torch.dtype | None = None, *, native: bool | None
 
     Args:
         model: in eval mode, every module exactly ours: no subclass, patch, hook, adapter or quantised tensor.
-        dtype: of weights and products, float32 or bfloat16; None: the weights' own.
+        dtype: of weights and products, float32 or bfloat16; None: the weights' own, which then have to be of one.
         native: True: C++ kernels compiled on this machine, or an error; False: only torch's operations; None: the
             kernels if they can run (Linux on x86-64 with AVX-512 and bfloat16, and a C++ compiler).
 
@@ -96,19 +128,40 @@ def pack(model: T2TViT, dtype: torch.dtype | None = None, *, native: bool | None
         UserError: a module, named in the error, is not ours; another dtype; `native`, but the kernels cannot run here.
     """
     refuse_what_is_not_ours(model, "pack", in_eval_mode=True)
-    dtype = model.cls_token.dtype if dtype is None else dtype
+    dtype = _common_dtype(model) if dtype is None else dtype
     if dtype not in PACKED_DTYPES:
         raise UserError(f"cannot pack the network in {_short(dtype)}: give float32 or bfloat16 as dtype")
     reason = unavailable() if native is not False else "not asked for"
     if native and reason is not None:
         raise UserError(f"cannot pack the network for the native kernels: {reason}")
-    network = unfuse(copy.deepcopy(model))
-    refuse_what_does_not_fit(network, "pack")
-    network.to("cpu", dtype)
+    refuse_what_does_not_fit(unfuse(copied(model, shape_alone)), "pack")
+    network = unfuse(copied(model, lambda tensor: tensor.to("cpu", dtype, copy=True)))
     if isinstance(network.tokens_to_token, TokensToToken):
         network.set_submodule("tokens_to_token", PackedTokens(network.tokens_to_token, reason is None))
     swap(network, reason is None)
     return PackedNetwork(network, dtype)
+
+
+def _has_memory(images: Tensor) -> bool:
+    """Not so of the stand-ins with which torch.func, torch.export and fake tensors call a network."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # what a kernel writes would be a constant of the trace
+        return False
+    try:
+        return images.numel() == 0 or images.data_ptr() != 0
+    except RuntimeError:
+        return False
+
+
+def _common_dtype(model: T2TViT) -> torch.dtype:
+    """The dtype of all tensors: of several, the plain network computes each layer in its own, or refuses."""
+    expected = model.cls_token.dtype
+    for name, tensor in model.state_dict().items():
+        if tensor.dtype is not expected:
+            raise UserError(
+                f"cannot pack the network as it is: {name} is of {_short(tensor.dtype)}, cls_token of "
+                f"{_short(expected)}; give float32 or bfloat16 as dtype"
+            )
+    return expected
 
 
 def _made_of(network: nn.Module, dtype: torch.dtype) -> str:

@@ -69,7 +69,7 @@ class Dropout(_Dropping, nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:  # (B, ...)
         if not self.training or self.p == 0:
             return input
-        if self.keys is None and not is_drawn_in_words(input):
+        if self.p == 1 or (self.keys is None and not is_drawn_in_words(input)):
             return F.dropout(input, self.p)
         return input * self.kept(input, tuple(input.shape[1:]), self.p).mul_(1 / (1 - self.p))
 
@@ -92,7 +92,10 @@ class DropPath(_Dropping):
         """What each sample's branch is multiplied by (B, 1, ...), in the dtype of `like` (B, ...); None: nothing."""
         if not self.training or self.rate == 0:
             return None
-        return self.kept(like, (1,) * (like.ndim - 1), self.rate) / (1 - self.rate)
+        shape = (1,) * (like.ndim - 1)
+        if self.rate == 1:
+            return like.new_zeros(like.shape[0], *shape)
+        return self.kept(like, shape, self.rate) / (1 - self.rate)
 
 
 class DropBlock(_Dropping):

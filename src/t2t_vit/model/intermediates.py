@@ -74,7 +74,7 @@ def check_request(model: "T2TViT", wanted: Sequence[int], norm: bool, output_fmt
     if norm and isinstance(model.norm, nn.Identity):
         raise UserError(f"{model.name} has no norm: take its intermediates with norm=False")
     for number in wanted:
-        width = model.feature_info[number]["num_chs"]
+        width = model.feature_info[number]["num_chs"] if number < len(model.feature_info) else model.num_features
         if norm and number >= STAGES and width != model.num_features:
             raise UserError(
                 f"{model.name}: intermediate {number} has {width} channels and cannot be normalised as the last "
@@ -87,13 +87,22 @@ def check_request(model: "T2TViT", wanted: Sequence[int], norm: bool, output_fmt
     if _is_intercepted(tokens_to_token):
         raise UserError(
             f"{model.name}: tokens_to_token has a hook or its own forward, which the intermediates would bypass; "
-            "remove it first"
+            "remove it first, or give its class a method stages of its own"
         )
 
 
 def _is_intercepted(module: nn.Module) -> bool:
     """Whether more happens when the module is called than its class says."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+        return True
+    if module._backward_hooks or module._backward_pre_hooks:
+        return True
+    for kind in type(module).__mro__:
+        if "stages" in vars(kind):
+            return False
+        if "forward" in vars(kind):
+            return True
+    return False
 
 
 def run_intermediates(
@@ -145,7 +154,7 @@ def forward_intermediates(
     output_dict: bool = False,
 ) -> Any:
     """See `T2TViT.forward_intermediates`."""
-    wanted = taken(len(model.feature_info), indices)
+    wanted = taken(STAGES + len(model.blocks), indices)  # as many as there are now, whatever was done to the blocks
     check_request(model, wanted, norm, output_fmt)
     tokens, kept = run_intermediates(model, images, wanted, norm, stop_early and intermediates_only)
     grid = grid_of(images, model.variant.splits)

@@ -93,7 +93,7 @@ def test_levels_without_kernels(level: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert library.unavailable() == f"there are none for T2T_VIT_CPU={level}"
     assert not library.has_tiles()
     assert not native.can_attend(64, torch.bfloat16)
-    assert not native.can_run_tail(64, 64, torch.bfloat16)
+    assert not native.can_run_tail(*[torch.empty(64, 64, dtype=torch.bfloat16)] * 3)
     assert not native.can_run_performer(64, 32, torch.float32)
     assert not native.can_multiply_float32(torch.empty(384, 384))
 

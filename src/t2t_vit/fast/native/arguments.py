@@ -9,7 +9,13 @@ SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where the tensor's first number is, null without one; the tensor has to outlive the call."""
+    """Where the tensor's first number is, null without one; the tensor has to outlive the call.
+
+    Raises:
+        RuntimeError: a tensor without memory, such as a fake one: a kernel would read at null.
+    """
+    if tensor is not None and tensor.numel() and not tensor.data_ptr():
+        raise RuntimeError("a kernel was called with a tensor that has no memory")
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 

@@ -13,9 +13,11 @@ ACTIVATIONS = ("none", "gelu", "gelu_tanh")  # in the kernels' order
 SIDE = 32  # lengths are multiples of it
 
 
-def can_run_tail(width: int, middle: int, dtype: torch.dtype) -> bool:
-    """Whether `native_tail` takes tokens and hidden tokens of these lengths here: in bfloat16."""
-    return width % SIDE == 0 and middle % SIDE == 0 and dtype is torch.bfloat16 and unavailable() is None
+def can_run_tail(proj: Tensor, fc1: Tensor, fc2: Tensor) -> bool:
+    """Whether `native_tail` takes layers of these weights here: in bfloat16, the tokens as long before as behind."""
+    middle, width = fc1.shape
+    fits = proj.shape == (width, width) and fc2.shape == (width, middle) and width % SIDE == 0 and middle % SIDE == 0
+    return fits and proj.dtype is torch.bfloat16 and unavailable() is None
 
 
 def native_tail(

@@ -144,6 +144,9 @@ OTHER_VALUES: Mapping[str, str] = {
     **dict.fromkeys(("sampler", "oversampling", "weighted_sampler"), "sampling"),
     **dict.fromkeys(("ignore", "warn"), "skip"),
     **dict.fromkeys(("raise", "fail", "strict"), "error"),
+    **dict.fromkeys(("cuda", "rocm", "nvidia"), "GPU"),
+    "npu": "Ascend",
+    **dict.fromkeys(("folder", "imagefolder", "image_folder", "custom"), "ImageNet"),
 }
 
 

@@ -75,6 +75,15 @@ def test_an_evaluation_knows_its_classes(run: t2t_vit.TrainedRun, tmp_path: Path
     assert (found.measured, found.report) == ("O0 on cpu", page) and "Confusion" in page.read_text()
 
 
+def test_an_evaluation_counts_what_it_could_not_read(run: t2t_vit.TrainedRun, tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    Image.new("L", (28, 28), 200).save(tmp_path / "bag/a.png")
+    (tmp_path / "bag/b.png").write_bytes(b"no image")
+    keys = {"dataset": "ImageNet", "data_url": tmp_path, "val_split": 0, "num_parallel_workers": 0, "device": "cpu"}
+    found = t2t_vit.evaluate(run.checkpoint, **keys)
+    assert (found.metrics.count, found.unreadable) == (1, 1)
+
+
 def test_predictions_by_name_and_many_at_once(run: t2t_vit.TrainedRun, tmp_path: Path) -> None:
     Image.new("L", (28, 28), 200).save(tmp_path / "a.png")
     assert run.best is not None

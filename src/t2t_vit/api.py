@@ -83,6 +83,7 @@ class Evaluation:
     class_scores       count, predicted, right, precision, recall and f1 of each class
     confusion_matrix   images of the row's class that were predicted as the column's class
     measured           precision and device, such as `O0 on cpu`
+    unreadable         images that could not be read, which nothing here counts
     report             the report, if one was asked for
     """
 
@@ -91,6 +92,7 @@ class Evaluation:
     class_scores: list[ClassScore] = field(repr=False)
     confusion_matrix: list[list[int]] = field(repr=False)
     measured: str
+    unreadable: int = 0
     report: Path | None = None
 
 
@@ -162,6 +164,7 @@ def evaluate(
         class_scores(found.outcomes, len(classes)),
         confusion_matrix(found.outcomes, len(classes)).tolist(),
         found.measured,
+        found.unreadable,
         None if report is None else Path(report),
     )
 

@@ -77,6 +77,10 @@ def test_processes_share_a_batch_and_memory_bounds_it() -> None:
 
 def test_the_rest_follows_what_is_given() -> None:
     """A short run is cropped lightly and evaluated as often as a long one."""
+    reasons = [
+        next(c.reason for c in choose(FACTS, CPU, {"epochs": n}) if "warmup_length" in c.values) for n in (2, 40, 200)
+    ]
+    assert [reason.partition(";")[0] for reason in reasons] == ["half an epoch", "a twentieth of the run", "5 epochs"]
     assert (values(epochs=20)["min_crop"], values(epochs=20)["eval_every_epochs"]) == (0.5, 2)
     assert (values(epochs=200)["min_crop"], values(epochs=200)["eval_every_epochs"]) == (0.35, 20)
 
@@ -100,6 +104,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
 
 QUICK = ["--device_target", "CPU", "--amp_level", "O0"]
 LINE = ["train", "scratch", "--data_url", "my photos", *QUICK]
+
+
+@pytest.mark.usefixtures("run")
+def test_a_word_is_shown_as_it_was_given() -> None:
+    _, lines = prepared(parse(LINE[0], [*LINE[1:], "--batch_size", "auto"]))
+    assert lines[-1] == "  as given on the command line: batch_size auto"
 
 
 def test_a_folder_is_enough(run: Run) -> None:

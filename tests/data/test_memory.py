@@ -19,11 +19,12 @@ def test_sizes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sizes_are_shown() -> None:
-    assert [shown_bytes(size) for size in (12, 5000, 3 * 2**29, 2**50)] == [
+    assert [shown_bytes(size) for size in (12, 5000, 2**20 - 10, 3 * 2**29, 2**50)] == [
         "12 bytes",
         "4.88 KiB",
+        "1024 KiB",
         "1.5 GiB",
-        "1.02e+03 TiB",
+        "1024 TiB",
     ]
 
 

@@ -64,6 +64,20 @@ def test_options_of_other_tools(command: str, word: str, ours: str) -> None:
         parse(command, ["picture.png"] * (command == "infer") + [word, "3"])
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "ours"),
+    [
+        ("eval", ["--model", "best.pt"], "--pretrained"),
+        ("infer", ["--model=runs/last.ckpt"], "--checkpoint"),
+        ("train", ["--model", "yolov8n-cls.pt"], "--pretrained"),
+        ("train", ["--model", "resnet50"], "--arch"),
+    ],
+)
+def test_a_model_is_a_network_or_its_weights(command: str, words: list[str], ours: str) -> None:
+    with pytest.raises(UserError, match=f"unknown option '--model'; did you mean '{ours}'"):
+        parse(command, words)
+
+
 @pytest.mark.parametrize("word", ["--source", "--data", "--input"])
 def test_what_infer_works_on_has_no_option(word: str) -> None:
     with pytest.raises(
@@ -99,6 +113,8 @@ def test_commands_of_other_tools(word: str, ours: str, capsys: pytest.CaptureFix
         ("class_balance", "class_weights", "weights"),
         ("lr_scheduler", "cosine", "cosine_lr"),
         ("bad_images", "ignore", "skip"),
+        ("device_target", "cuda", "GPU"),
+        ("dataset", "ImageFolder", "ImageNet"),
     ],
 )
 def test_values_of_other_tools(key: str, word: str, ours: str) -> None:

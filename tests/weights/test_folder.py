@@ -94,6 +94,9 @@ def test_a_damaged_config(tmp_path: Path, config: str, told: str) -> None:
 def test_folders_without_one_file_of_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a folder without model.safetensors or pytorch_model.bin"):
         read_weights(tmp_path)
+    (tmp_path / "best.ckpt").write_bytes(b"x")  # the folder of a run's best checkpoints
+    with pytest.raises(UserError, match=r"; give \S+best\.ckpt$"):
+        read_weights(tmp_path)
 
 
 def sharded(folder: Path, places: dict[str, Any] | None = None) -> Path:

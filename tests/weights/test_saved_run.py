@@ -196,6 +196,18 @@ def test_what_runs_write_is_taken(path: Path) -> None:
     assert read_saved_run(path).content["best"] == whole["best"]
 
 
+@pytest.mark.parametrize(
+    ("head", "advice"),
+    [(b"<!doctype html>", "such as last.ckpt, or auto"), (b"\x08\x07\x12\x07pytorch", "such as last.ckpt, or auto"),
+     (b"\x08" + bytes(7) + b"{}      ", "starts a new run from its weights")],
+)  # fmt: skip
+def test_only_a_file_of_weights_is_recommended_for_a_new_run(path: Path, head: bytes, advice: str) -> None:
+    """A page and an ONNX file hold none; a safetensors file does."""
+    path.write_bytes(head)
+    with pytest.raises(UserError, match=f"is not a checkpoint of a t2t_vit run, .*{advice}"):
+        read_saved_run(path)
+
+
 def test_a_folder_is_told_of_the_files_in_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a folder; give a checkpoint in it, such as last.ckpt"):
         read_saved_run(tmp_path)

@@ -350,8 +350,8 @@ class _Preparation:
         gone = [train.classes[number] for number in np.flatnonzero((left == 0) & (there > 0)).tolist()]
         if gone:
             raise UserError(
-                f"none of the training images of class {gone[0]} can be read{where}; repair them, or begin a new run "
-                "without that folder"
+                f"none of the training images of class {gone[0]} can be read{where}; repair them or bring them back, "
+                "or begin a new run without that folder"
             )
 
 

@@ -28,7 +28,7 @@ from t2t_vit.platforms import machine_memory, usable_cores
 from t2t_vit.precision import choose_device
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.file import SHIPPED
-from t2t_vit.settings.schema import Config
+from t2t_vit.settings.schema import KEYS, Config
 from t2t_vit.settings.values import ImageSize, Value
 from t2t_vit.training.distributed import from_environment
 from t2t_vit.variants import find_variant
@@ -133,7 +133,7 @@ def prepared(options: Options) -> tuple[Options, list[str]]:
             lines.append(f"  {listed}: {choice.reason}")
     kept = [name for name in options.line if name in chosen_keys() and name not in chosen]
     if kept:
-        lines.append("  as given: " + ", ".join(f"{n} {_shown(options.line[n])}" for n in kept))
+        lines.append("  as given: " + ", ".join(f"{n} {_shown(KEYS[n].written(options.line[n]))}" for n in kept))
     # `epochs` of the command line is the recipe's own here: its warm-up was chosen for it and is not scaled again.
     file = {**options.file, **chosen} | {name: options.line[name] for name in ("epochs",) if name in options.line}
     if find_variant(str({**file, **options.line}["arch"])).tokens != "performer":
@@ -241,9 +241,11 @@ def _epochs(facts: Facts, machine: Machine, cost: Cost, decided: dict[str, Value
 
 def _rhythm(epochs: int) -> Choice:
     """Warm-up, and how often is evaluated."""
+    warmup = 0.05 * epochs
+    share = "half an epoch" if warmup <= 0.5 else "5 epochs" if warmup >= 5 else "a twentieth of the run"
     return Choice(
-        {"warmup_length": round(min(5.0, max(0.5, 0.05 * epochs)), 2), "eval_every_epochs": max(1, epochs // 10)},
-        "a twentieth of the run; about ten evaluations cost little time",
+        {"warmup_length": round(min(5.0, max(0.5, warmup)), 2), "eval_every_epochs": max(1, epochs // 10)},
+        f"{share}; about ten evaluations cost little time",
     )
 
 
@@ -346,7 +348,7 @@ def _is_grey(images: ImageSet, index: int) -> bool:
     return pixels.ndim == 2 or bool((pixels[..., :1] == pixels[..., :3]).all())
 
 
-def _shown(value: Value) -> str:
+def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -412,7 +412,8 @@ def split(images: FolderImages, share: float, seed: int, key_name: str = "val_sp
     kept = np.where(counts > 1, np.clip(np.floor(share * counts + 0.5), 1, np.maximum(counts - 1, 1)), 0).astype(int)
     if not kept.any():
         raise UserError(
-            f"{key_name}: every class of {images.folder} has a single image, so none can be kept for validation"
+            f"{key_name}: every class of {images.folder} has a single image, so none can be kept for validation; "
+            "add images, or give validation images with val_dir"
         )
     order = np.lexsort((_hashes(images, seed), images.targets))
     place = np.arange(len(images)) - (np.cumsum(counts) - counts)[images.targets[order]]  # within its class

@@ -81,7 +81,8 @@ def shown_bytes(size: int) -> str:
     """A number of bytes in the largest unit that it fills: `1.5 GiB`."""
     for unit in _SHOWN:
         if size >= _UNITS[unit.lower()]:
-            return f"{size / _UNITS[unit.lower()]:.3g} {unit}"
+            count = size / _UNITS[unit.lower()]
+            return f"{count:.0f} {unit}" if count >= 999.5 else f"{count:.3g} {unit}"
     return f"{size} bytes"
 
 

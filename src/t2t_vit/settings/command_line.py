@@ -23,7 +23,7 @@ from typing import Any
 from t2t_vit.errors import UserError
 from t2t_vit.settings.commands import COMMANDS, DEVICE, Command, Extra
 from t2t_vit.settings.devices import device_keys
-from t2t_vit.settings.file import find_config, images_are_named, read_config
+from t2t_vit.settings.file import WEIGHTS, find_config, images_are_named, read_config
 from t2t_vit.settings.help import RULES, Page, meaning, metavar
 from t2t_vit.settings.names import IMAGES, nearest_key
 from t2t_vit.settings.schema import KEYS, SECTIONS
@@ -205,19 +205,20 @@ def _check_data(command: Command, words: Sequence[str]) -> None:
         raise UserError(f"{command.name} {words[0]} needs {' and '.join(lacking)}: t2t-vit {command.name} --help")
 
 
-def _unexpected(command: Command, word: str) -> str:
+def _unexpected(command: Command, word: str, following: str = "") -> str:
     """The sentence on a word that is neither an option of the command nor takes a place."""
     name, equals, value = word.partition("=")
     names = [*command.options, *([IMAGES] if command.positional == "data" and not command.subjects else [])]
+    near = nearest_key(name.lstrip("-"), names)
+    if near == "arch" and Path(value if equals else following).suffix.lower() in WEIGHTS:
+        near = nearest_key("weights", names)  # other tools' `model` is a network or a file of weights
     if word.startswith("-"):
-        near = nearest_key(name.lstrip("-"), names)
         if near == IMAGES:
             return (
                 f"unknown option '{name}'; write images and folders without an option: {command.usage.splitlines()[0]}"
             )
         return f"unknown option '{name}'; did you mean '--{near}'?"
-    meant = nearest_key(name, names)
-    hint = f"write --{meant}={value}" if equals and name and meant != IMAGES else "options are --KEY VALUE"
+    hint = f"write --{near}={value}" if equals and name and near != IMAGES else "options are --KEY VALUE"
     if command.positional == "config" and Path(word).expanduser().is_dir():
         hint = images_are_named(word)
     return f"unexpected word '{word}' on the command line of {command.name}; {hint}"
@@ -265,7 +266,7 @@ def _words_apart(command: Command, argv: Sequence[str]) -> tuple[list[str], list
         option, equals, text = short.get(word, word).partition("=")
         name = option[2:]
         if not option.startswith("--") or name not in known:
-            raise UserError(_unexpected(command, word))
+            raise UserError(_unexpected(command, word, rest[0] if rest else ""))
         if _is_flag(known[name]):
             if equals:
                 raise UserError(f"{option} takes no value; not '{text}'")

@@ -112,6 +112,9 @@ _VALUES = {
     "sampling": "sampler oversampling weighted_sampler",
     "skip": "ignore warn",
     "error": "raise fail strict",
+    "GPU": "cuda rocm nvidia",
+    "Ascend": "npu",
+    "ImageNet": "folder imagefolder image_folder custom",
 }
 
 # By the words of others.

@@ -94,8 +94,9 @@ def weights_file_in(folder: Path) -> Path:
     for name in WEIGHTS_FILES:
         if (folder / name).is_file():
             return folder / name
+    of_run = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
     raise UserError(
-        f"{folder}: is a folder without {WEIGHTS_FILES[0]} or {WEIGHTS_FILES[-1]}; give the weights file in it"
+        f"{folder}: is a folder without {WEIGHTS_FILES[0]} or {WEIGHTS_FILES[-1]}; give {of_run or 'a file of weights'}"
     )
 
 

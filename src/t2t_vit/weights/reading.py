@@ -223,6 +223,11 @@ _READERS: dict[Kind, Callable[[Path], _Content]] = {
 }
 
 
+def holds_weights(kind: Kind) -> bool:
+    """Whether `read_weights` opens files of this kind."""
+    return kind in _READERS
+
+
 def plain_config(found: Any) -> dict[str, Any] | None:
     """The entries of a configuration whose values are single values or short lists of them; None if it is none."""
     if type(found) is not dict:

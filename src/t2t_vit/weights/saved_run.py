@@ -11,7 +11,7 @@ from torch import Tensor
 from t2t_vit.errors import CheckpointError, UserError, printable
 from t2t_vit.formats.torch_archive import read_torch_archive
 from t2t_vit.weights.kind import file_kind
-from t2t_vit.weights.reading import NEWEST_VERSION
+from t2t_vit.weights.reading import NEWEST_VERSION, holds_weights
 from t2t_vit.weights.torch_file import own_content
 
 # What `training.checkpoint` writes so that a run can continue; a weights file alone lacks them.
@@ -74,6 +74,8 @@ def _read(path: str | Path) -> SavedRun:
     kind = file_kind(path)
     instead = f"--pretrained {path} with exclude_epoch_state True starts a new run from its weights"
     if kind != "torch":
+        if not holds_weights(kind):
+            instead = "give a checkpoint of the run, such as last.ckpt, or auto for the newest run"
         raise UserError(f"{path}: is not a checkpoint of a t2t_vit run, so there is nothing to continue; {instead}")
     content = read_torch_archive(path)
     if type(content) is not dict or content.get("format") != "t2t_vit":

@@ -5,23 +5,27 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import onnx
 import openvino
 import pytest
 import torch
+import torch._inductor
 from PIL import Image
 from torch import nn
+from torch._inductor.exc import CppCompileError
 
 import t2t_vit
 from mindspore_networks import spread
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
+from t2t_vit.export import torch_formats
 from t2t_vit.export.file_formats import FORMATS, find_format
 from t2t_vit.export.graph_form import CentredNorm, graph_form
 from t2t_vit.export.job import ExportJob, Kind
 from t2t_vit.export.onnx import onnx_model, write_openvino
-from t2t_vit.export.torch_formats import write_safetensors
+from t2t_vit.export.torch_formats import write_aoti, write_safetensors
 from t2t_vit.export.write import Evidence, Exported, Speed, export_model, speed_of
 from t2t_vit.inference.exported import ExportedPredictor, Metadata
 from t2t_vit.inference.runtime_predictors import _check_pair
@@ -338,6 +342,26 @@ def test_the_size_of_a_file_is_that_of_all_its_files(tmp_path: Path) -> None:
     for name, size in (("a.xml", 3), ("a.bin", 40)):
         (tmp_path / name).write_bytes(bytes(size))
     assert Exported(tmp_path / "a.xml", None, files=(tmp_path / "a.bin", tmp_path / "a.xml")).size == 43
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("as: x.o: No space left on device\n", "temporary files .* is full; make room there, or set TMPDIR"),
+        ("x.cpp: In f:\nx.cpp:1:2: error: no \x1bh\n", r"the C\+\+ compiler fails \(x.cpp:1:2: error: no \\x1bh\)"),
+        ("", "compiler fails"),
+    ],
+)
+def test_a_compiler_that_fails_is_not_called_missing(
+    output: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise CppCompileError(["g++"], output)
+
+    monkeypatch.setattr(torch_formats, "traced", lambda *_: None)
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fails)
+    with pytest.raises(UserError, match=expected):
+        write_aoti(Mock(), tmp_path / "a.pt2")
 
 
 @pytest.mark.parametrize("approximate", [False, True])

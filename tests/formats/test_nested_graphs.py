@@ -91,3 +91,10 @@ def test_mindir(number: int) -> None:
     assert len(read_mindir(content).nodes) == 1
     with pytest.raises(ValueError, match="more graphs than one"):
         read_mindir(content + bytes_field(number, number_field(1, INT64)))
+
+
+def test_openvino_with_more_operators_than_any_network(tmp_path: Path) -> None:
+    path = tmp_path / "x.xml"
+    path.write_bytes(xml(LAYER.format("Sin", "") + " " * 2**23))
+    with pytest.raises(ValueError, match="it has more than 8,388,608 bytes"):
+        check_openvino(path)

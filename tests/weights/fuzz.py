@@ -53,6 +53,7 @@ WORDS = (
     *("-1", "0", "1e999", "NaN", "8192", "1000000000", "99999999999999999999", "null", "true", "[]", "{}", '""', "1.5"),
     *('"\\u001b[2J"', "[1, [2]]", '{"a": 1}', '"t2t_vit_14"', "[0.5, 0.5, 0.5]", "[" * 50, "0x10", "&a [*a]", "''"),
 )
+OWN_CONFIG = {"arch": "t2t_vit_quickstart", "num_classes": 3, "image_size": 28, "in_chans": 1}
 MEMORY = 512 * 2**20  # bytes that a file may take beyond what is there before
 
 
@@ -125,6 +126,21 @@ def seeds(folder: Path) -> list[Seed]:
     data = image_tree(folder / "data")
     add("eval", lambda file: evaluated(file, data), head=seed_head(path))
     left = run_files(path, data)
+    whole = path.read_bytes()
+    torch.serialization.set_crc32_options(False)
+    torch.save(run_content(state) | {"arch": "t2t_vit_quickstart", "config": OWN_CONFIG, "classes": list("abc")}, path)
+    torch.serialization.set_crc32_options(True)
+    add("eval, checkpoint", lambda file: evaluated(file, data), head=seed_head(path))
+    write_mindspore_file(state, path)
+    add("eval, mindspore", lambda file: evaluated(file, data), head=2000)
+    weights = folder / "weights.pth"
+    weights.write_bytes(whole)
+    for ending in ("png", "jpg", "webp", "gif", "tif", "jp2"):
+        images = image_tree(folder / f"eval image {ending}")
+        Image.linear_gradient("L").resize((40, 28)).convert("RGB").save(images / "val" / "a" / f"1.{ending}")
+        path.write_bytes((images / "val" / "a" / f"1.{ending}").read_bytes())
+        name = f"eval image {ending}/val/a/1.{ending}"
+        add(f"eval, image {ending}", lambda file: evaluated(weights, file.parents[2]), name)
     save_file(state, path)
     head = 8 + int.from_bytes(path.read_bytes()[:8], "little")
     add("network, safetensors", answered, head=head)

@@ -193,3 +193,11 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out.startswith("Usage: t2t-vit weights show FILE")
     assert main(["--help"]) == 0
     assert "  weights     show the contents of a weights file, or convert it\n" in capsys.readouterr().out
+
+
+def test_of_many_tensors_the_first_are_shown(tmp_path: Path) -> None:
+    """The table of a hundred thousand would take half a minute."""
+    save_file({f"w{number:04d}": torch.zeros(1) for number in range(5_003)}, tmp_path / "w.safetensors")
+    lines = shown(tmp_path / "w.safetensors").splitlines()
+    assert lines[-2].split() == ["w4999", "1", "float32"]
+    assert lines[-1] == "  ... and 3 more"

@@ -257,12 +257,12 @@ def _rows_to_mode(image: Image.Image, mode: Mode, levels: "_Levels | None") -> I
 
 def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget: PixelBudget) -> Image.Image:
     with _without_pillow_warnings(budget.most_pixels), _opened(file, budget) as image:
-        whole, most = image.size, allowed(_bytes_of(file))
+        whole = image.size
         factor = 1 if reduction is None else reduction(whole)
         coefficients = jpeg_coefficients(image) if isinstance(image, JpegImageFile) else 0.0
         decoded, beside = whole, None
         if image.format == "JPEG2000":
-            if reduction is not None and bytes_to_decode(image, whole, mode, factor) > most:
+            if reduction is not None and _is_too_much(bytes_to_decode(image, whole, mode, factor), file):
                 factor = max(factor, reduction((2 * whole[0], 2 * whole[1])))  # 1.5 times the network's input stay
             levels = min(jpeg2000_levels(file), factor.bit_length() - 1)
             image.reduce = levels  # type: ignore[method-assign, assignment]  # how often the codec halves this format
@@ -274,9 +274,10 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
             decoded = image.size
             factor //= max(1, round(whole[0] / decoded[0]))
         taken = bytes_to_decode(image, decoded, mode, factor, coefficients=coefficients)
-        if image.format == "WEBP" and taken > most and (beside := bytes_beside(_content_of(file))) is not None:
-            taken = bytes_to_decode(image, decoded, mode, factor, beside=beside)
-        _check_memory(image.format, whole, taken, most, budget)
+        if image.format == "WEBP" and _is_too_much(taken, file):
+            beside = bytes_beside(_content_of(file))
+            taken = taken if beside is None else bytes_to_decode(image, decoded, mode, factor, beside=beside)
+        _check_memory(image.format, whole, taken, file, budget)
         budget.take(taken // _PIXEL_BYTES)
         pixels = image if beside is None else decode_still(_content_of(file), whole, image.mode)
         if image.format == "TIFF":
@@ -296,32 +297,38 @@ def _size_of(file: BinaryIO, budget: PixelBudget) -> tuple[int, int]:
         smallest = (width // 8, height // 8) if image.format in ("JPEG", "MPO", "JPEG2000") else (width, height)
         beside = 0 if image.format == "WEBP" else None
         taken = bytes_to_decode(image, smallest, "L", 8, beside=beside)  # at the least, whatever will be asked for
-        _check_memory(image.format, image.size, taken, allowed(_bytes_of(file)), budget)
+        _check_memory(image.format, image.size, taken, file, budget)
         return width, height
 
 
-def _check_memory(kind: str | None, size: tuple[int, int], taken: int, most: int, budget: PixelBudget) -> None:
+def _is_too_much(taken: int, file: BinaryIO) -> bool:
+    # The size of a file within a compressed archive is known when all of it is unpacked.
+    return taken > allowed(0) and taken > allowed(_bytes_of(file))
+
+
+def _check_memory(kind: str | None, size: tuple[int, int], taken: int, file: BinaryIO, budget: PixelBudget) -> None:
     """Refuse an image that takes more memory than a file of its size may take, unless the user set `max_pixels`."""
     width, height = size
-    if budget.max_pixels or taken <= most or (kind in PHONES and width * height <= MOST_OF_PHONES):
+    if budget.max_pixels or not _is_too_much(taken, file) or (kind in PHONES and width * height <= MOST_OF_PHONES):
         return
     raise TooManyPixelsError(
         f"its {width:,} x {height:,} pixels take {megabytes(taken)} to decode, and a file of its size may take "
-        f"{megabytes(most)}; to read it, set max_pixels to {width * height:,} or more"
+        f"{megabytes(allowed(_bytes_of(file)))}; to read it, set max_pixels to {width * height:,} or more"
     )
 
 
 def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
     """The image, of which only the header has been read, within the budget's `max_pixels`."""
-    head, size = _head(file), _bytes_of(file)
+    head = _head(file)
     if head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:] == b"WEBP"):
+        size = _bytes_of(file)
         if size > _MOST_BYTES:
             raise DecodeError(f"it has {size:,} bytes; an image of its format may have {_MOST_BYTES:,}")
         if size > _MANY_BYTES:
             budget.take_all()
     if head[:4] == _ICO_SIGNATURE:  # decoded when it is opened, whatever its size
         for width, height in images_in_icon(file):
-            _check_memory("ICO", (width, height), _ICO_BYTES * width * height, allowed(size), budget)
+            _check_memory("ICO", (width, height), _ICO_BYTES * width * height, file, budget)
         budget.take_all()
     _handle_pillows_log()
     formats = (*FORMATS, "HEIF") if _is_heif(head) and _heif_is_registered() else FORMATS

@@ -1,8 +1,10 @@
 """A network in the formats that PyTorch and what builds on it write: PT2, AOTI, EXECUTORCH, AIR and SAFETENSORS."""
 
 import contextlib
+import errno
 import io
 import json
+import os
 import shutil
 import tempfile
 import zipfile
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from t2t_vit.errors import UserError
+from t2t_vit.errors import OutputError, UserError, printable
 from t2t_vit.export.graph_form import graph_form
 from t2t_vit.export.job import ExportJob
 from t2t_vit.formats.safetensors_file import safetensors_parts
@@ -39,7 +41,8 @@ def write_aoti(job: ExportJob, path: Path) -> None:
     """An AOTInductor package, compiled for this machine's CPU.
 
     Raises:
-        UserError: there is no working C++ compiler.
+        OutputError: the folder for temporary files is full.
+        UserError: there is no C++ compiler, or it fails.
     """
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
@@ -48,12 +51,26 @@ def write_aoti(job: ExportJob, path: Path) -> None:
     try:
         with quiet(), torch.no_grad():
             torch._inductor.aoti_compile_and_package(program, package_path=content)
-    except (CppCompileError, InvalidCxxCompiler) as error:
+    except InvalidCxxCompiler as error:
         raise UserError("file_format AOTI needs a working C++ compiler, such as g++; this machine has none") from error
+    except CppCompileError as error:
+        raise _compiler_error(str(error.output)) from error
     with zipfile.ZipFile(content, "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{root}/{AOTI_ENTRY}", json.dumps(job.metadata.to_strings()))
     path.write_bytes(content.getbuffer())
+
+
+def _compiler_error(output: str) -> UserError:
+    """What stopped the compiler, which has written `output`: it works in the folder for temporary files."""
+    lines = [line for line in map(str.strip, output.splitlines()) if line]
+    if any(os.strerror(errno.ENOSPC) in line for line in lines):
+        return OutputError(
+            f"file_format AOTI: the folder for temporary files ({tempfile.gettempdir()}) is full; make room there, or "
+            "set TMPDIR to another folder"
+        )
+    reason = next((line for line in lines if "error" in line), lines[0] if lines else "it says nothing")
+    return UserError(f"file_format AOTI: the C++ compiler fails ({printable(reason)[:200]})")
 
 
 def traced(job: ExportJob, *, by_slices: bool = True, centred_norms: bool = False) -> ExportedProgram:

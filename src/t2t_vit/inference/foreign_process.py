@@ -136,7 +136,7 @@ class ForeignProcess:
             ProgramError: there is no answer within the limits, or one of another shape.
         """
         what = f"for {len(images)} image{'s' if len(images) > 1 else ''}"
-        head = {"shape": images.shape, "type": images.dtype.name, "bytes": images.nbytes}
+        head = {"shape": images.shape, "type": images.dtype.name, "bytes": images.nbytes, "answer": shape}
         tokens = images.size / images.shape[1] / _PIXELS_OF_A_TOKEN
         with self._lock, self._within(self._allowed(self._size * tokens / _MULTIPLY_ADDS)):
             if not self._end.alive and not self._late:
@@ -152,7 +152,7 @@ class ForeignProcess:
                 raise self._ended(what) from error
             answer = self._answer(what)
             if tuple(answer["shape"]) != tuple(shape):
-                self.close()  # the numbers are not read, as there may be many
+                self.close()
                 raise ProgramError(
                     f"answers {len(images)} images in the shape {tuple(answer['shape'])}, not {tuple(shape)}"
                 )

@@ -8,8 +8,9 @@ output carry messages, each a line of JSON, then the bytes of an array if the li
 
     out  {"ready": true}                                   the runtime is imported; what follows depends on the file
     out  {"version": "2.10.0", "metadata": {...}}          the file is loaded; what it says of itself
-    in   {"shape": [2, 3, 224, 224], "type": "float32", "bytes": N}    images
+    in   {"shape": [2, 3, 224, 224], "type": "float32", "bytes": N, "answer": [2, 1000]}    images
     out  {"shape": [2, 1000], "type": "float32"}           logits
+    out  {"shape": [2, 9], ...}                            without numbers: it is not what was asked for
     out  {"error": "..."}                                  in place of either; the process ends
 
 It ends when its input does, whatever it computes.
@@ -98,7 +99,9 @@ def serve(loaded: Loaded, requests: "queue.SimpleQueue[tuple[dict[str, Any], byt
         logits = np.ascontiguousarray(loaded.run(np.frombuffer(content, head["type"]).reshape(head["shape"])))
         if logits.dtype.kind not in "fiub":
             raise TypeError(f"the answer is of the type {logits.dtype}")
-        send(answers, {"shape": logits.shape, "type": logits.dtype.name}, logits.tobytes())
+        # An answer of another shape may be of gigabytes, and nobody reads it.
+        numbers = logits.tobytes() if list(logits.shape) == head["answer"] else b""
+        send(answers, {"shape": logits.shape, "type": logits.dtype.name}, numbers)
 
 
 def send(answers: IO[bytes], head: "dict[str, Any]", content: bytes = b"") -> None:

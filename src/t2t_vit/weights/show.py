@@ -1,6 +1,7 @@
 """What a weights file holds, as a page of text."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ _NAMES = {
 }
 _MOST_CLASSES = 8
 _LONGEST = 200  # letters of a tensor's name
+_MOST_TENSORS = 5_000  # t2t_vit_24 has 300; of a hundred thousand the table alone would take half a minute
 
 
 def shown(path: str | Path, which: Which = "auto") -> str:
@@ -89,6 +91,8 @@ def _table(weights: Weights) -> Iterable[str]:
             " x ".join(map(str, tensor.shape)) or "single",
             str(tensor.dtype).removeprefix("torch."),
         ]
-        for name, tensor in weights.tensors.items()
+        for name, tensor in islice(weights.tensors.items(), _MOST_TENSORS)
     ]
-    return (f"  {line}" for line in table_lines((), rows, left=(0, 1, 2)))
+    yield from (f"  {line}" for line in table_lines((), rows, left=(0, 1, 2)))
+    if more := len(weights.tensors) - len(rows):
+        yield f"  ... and {more:,} more"

@@ -1,3 +1,4 @@
+import os
 import stat
 import subprocess
 import sys
@@ -287,6 +288,24 @@ def test_two_that_compile_at_once_both_have_kernels(monkeypatch: pytest.MonkeyPa
     assert {path.suffix for path in kernels_of(tmp_path).iterdir()} == {".so"}
     library._found.cache_clear()
     assert library.unavailable() is None and calls.read_text() == "\n\n"
+
+
+def test_of_old_libraries_the_last_used_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(library, "_KEPT", 3)
+    kept = kernels_of(tmp_path)
+    kept.mkdir(parents=True, mode=0o700)
+    for age in range(1, 6):
+        (kept / f"old-{age}.so").touch()
+        os.utime(kept / f"old-{age}.so", (10**9 - age, 10**9 - age))
+    calls = counting_compiler(monkeypatch, tmp_path)
+    assert library.unavailable() is None
+    (made,) = (path for path in kept.iterdir() if not path.name.startswith("old"))
+    assert sorted(path.name for path in kept.iterdir() if path != made) == ["old-1.so", "old-2.so"]
+    os.utime(made, (0, 0))
+    library._found.cache_clear()
+    assert library.unavailable() is None and calls.read_text() == "\n"
+    assert made.stat().st_mtime > 10**9
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])

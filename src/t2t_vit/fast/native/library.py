@@ -27,6 +27,7 @@ FLAGS = ("-O3", "-std=c++17", "-march=native", "-fopenmp", "-shared", "-fPIC")
 LEVEL_FLAGS = {"avx512_bf16": (), "amx": ("-DT2T_VIT_AMX",)}
 SECONDS = 120  # a compiler takes two
 _BUILD = "native"
+_KEPT = 8  # libraries: of several environments, and of several processors where they share a home folder
 
 
 def unavailable() -> str | None:
@@ -82,11 +83,15 @@ def _found(level: str) -> ctypes.CDLL | str:
 def _kept(compiler: str, level: str, folder: Path) -> Path:
     """The library's file in `folder`, compiled if it is not there; processes that come at once do it twice.
 
+    Of those of other versions and processors the last used are kept.
+
     Its name ends with the hash of its content: half a file, or an empty one, would end the process that loads it.
     """
     made_from = _sources_hash(compiler, level)
     for path in folder.glob(f"{made_from}-*.so"):
         if path.is_file() and path.name == f"{made_from}-{_hash(path.read_bytes())}.so":
+            with suppress(OSError):
+                os.utime(path)  # the oldest are removed
             return path
         _remove(path)
     with working_folder(folder, _BUILD) as name:
@@ -96,6 +101,8 @@ def _kept(compiler: str, level: str, folder: Path) -> Path:
             os.fsync(file.fileno())
         kept = fresh.rename(folder / f"{made_from}-{_hash(content)}.so")
         sync_folder(folder)
+        for path in sorted(folder.glob("*.so"), key=lambda path: path.lstat().st_mtime)[:-_KEPT]:
+            _remove(path)
         return kept
 
 

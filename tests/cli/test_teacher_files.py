@@ -137,6 +137,22 @@ def test_a_map_is_the_head_at_each_place(tmp_path: Path, name: str) -> None:
         torch.testing.assert_close(maps.flatten(2).transpose(1, 2), by_hand.detach(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "side", "distill", "sentence"),
+    [
+        ("xcit_nano_12_p8_224", 32, "dense", "this network has no map of features; distill soft and hard can have it"),
+        ("crossvit_tiny_240", 240, "dense", "this network has no map of features"),  # it has two
+        ("crossvit_tiny_240", 48, "soft", r"fails on images of 48 x 48 pixels \(.+\); name the size that it"),
+    ],
+)
+def test_what_a_network_cannot_answer_is_known_when_it_is_opened(
+    tmp_path: Path, name: str, side: int, distill: str, sentence: str
+) -> None:
+    torch.save(network(name, img_size=side).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=sentence):
+        opened(f"timm:{name}@{side}={tmp_path / 'w.pth'}", distill=distill)
+
+
 def test_imagenets_networks_teach_a_part_of_its_folders(tmp_path: Path) -> None:
     model = network(CNN, num_classes=1000)
     torch.save(model.state_dict(), tmp_path / "w.pth")

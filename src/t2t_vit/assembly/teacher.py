@@ -42,7 +42,7 @@ def open_teacher(config: Config, classes: Sequence[str], precision: Precision, n
     try:
         found = open_teacher_file(config.teacher, precision, config.kernels, note, dense=config.distill == "dense")
     except UserError as error:
-        moved = "; name its file with --teacher" if isinstance(error.__cause__, FileNotFoundError) else ""
+        moved = "; give its file with --teacher" if isinstance(error.__cause__, FileNotFoundError) else ""
         raise UserError(f"teacher {str(error).removeprefix('teacher ')}{moved}") from error
     columns = _columns(config.teacher, found.classes, found.count, classes, note)
     note(f"teacher: {config.teacher}, {found.made_of}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from t2t_vit.data.preprocessing import Preprocessing
-from t2t_vit.errors import UserError
+from t2t_vit.errors import UserError, printable
 from t2t_vit.fast.kernels import prepared
 from t2t_vit.fast.packing import PackedNetwork
 from t2t_vit.inference.exported import ExportedPredictor
@@ -174,15 +174,38 @@ def _of_timm(path: str, precision: Precision, dense: bool) -> TeacherFile:
     count = _count(model, tensors)
     classes = said.classes if said.classes and len(said.classes) == count else None
     digest = _digest(model, name, preprocessing, classes)
-    network = precision.prepare(model)
+    network: Callable[[Tensor], Tensor] = precision.prepare(model)
+    if dense:
+        network = partial(_maps_of_timm, path, network)
+    _try(path, network, preprocessing, precision)
     return TeacherFile(
-        partial(_maps_of_timm, path, network) if dense else network,
+        network,
         preprocessing,
         classes,
         count,
         digest,
         f"timm's {name}, {_size(preprocessing)}",
     )
+
+
+def _try(path: str, network: Callable[[Tensor], Tensor], preprocessing: Preprocessing, precision: Precision) -> None:
+    """Ask the network once, so that what it cannot answer is known before the run begins.
+
+    Raises:
+        UserError: it takes no images of this size, or has no map.
+    """
+    image = torch.zeros(1, preprocessing.in_chans, *preprocessing.image_size, device=precision.device)
+    try:
+        with torch.no_grad(), precision.autocast():
+            network(image)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
+        raise UserError(
+            f"teacher {path}: fails on images of {_size(preprocessing)} ({reason}); name the size that it was trained "
+            "on, as timm:NAME@SIDE=FILE"
+        ) from error
 
 
 def _timm_network(name: str, tensors: Mapping[str, Tensor], file: str, size: int | tuple[int, int] | None) -> nn.Module:
@@ -226,7 +249,12 @@ def _part(model: nn.Module, key: str) -> str:
 
 def _maps_of_timm(path: str, network: Any, images: Tensor) -> Tensor:
     """The head of one of timm's networks at each place of its last feature map, (B, K, h, w)."""
-    features: Tensor = network.forward_features(images)
+    features: Any = network.forward_features(images)
+    no_map = UserError(
+        f"teacher {path}: this network has no feature map, which distill dense needs; choose distill soft or hard"
+    )
+    if not isinstance(features, Tensor):
+        raise no_map
     if features.ndim == 4:
         if getattr(network, "output_fmt", "NCHW") == "NHWC":
             features = features.permute(0, 3, 1, 2)
@@ -239,10 +267,7 @@ def _maps_of_timm(path: str, network: Any, images: Tensor) -> Tensor:
         grid = list(getattr(getattr(network, "patch_embed", None), "grid_size", ()) or ())
         features = features[:, prefix:] if features.ndim == 3 else features
         if features.ndim != 3 or len(grid) != 2 or features.shape[1] != grid[0] * grid[1]:
-            raise UserError(
-                f"teacher {path}: this network has no feature map, which distill dense needs; choose distill soft or "
-                "hard"
-            )
+            raise no_map
         count, _, width = features.shape  # (B, N, C)
         # A head that looks at the class token, and one that averages all others, then see this one token.
         places = features.reshape(-1, 1, width).expand(-1, 1 + prefix, -1)

@@ -96,7 +96,7 @@ def weights_file_in(folder: Path) -> Path:
             return folder / name
     of_run = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
     raise UserError(
-        f"{folder}: is a folder without {WEIGHTS_FILES[0]} or {WEIGHTS_FILES[-1]}; give {of_run or 'a file of weights'}"
+        f"{folder}: is a folder without {WEIGHTS_FILES[0]} or {WEIGHTS_FILES[-1]}; give {of_run or 'a weights file'}"
     )
 
 

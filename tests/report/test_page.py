@@ -720,6 +720,10 @@ def test_a_history_without_end_is_named_and_the_report_goes_without_it(tmp_path:
     assert 1 < len(kept) < len(whole.splitlines())
     history.write_bytes(b"".join(kept))  # as the sentence says
     assert "Loss" in written(tmp_path)[1].words
+    with history.open("ab") as file:
+        file.write(b"step,\n" * 300_001)
+    with pytest.raises(UserError, match=r"history\.csv: has more than 300,000 rows, too many .* \(grep -v \^step, "):
+        written(tmp_path)
     history.rename(tmp_path.with_name("elsewhere.csv"))
     written(tmp_path)
 

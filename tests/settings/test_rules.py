@@ -30,6 +30,7 @@ def test_the_defaults_are_valid_and_nothing_of_them_is_told() -> None:
     ("values", "sentence"),
     [
         ({"epochs": 0}, "epochs takes"),
+        ({"mean": (0.5,) * 40_000}, r"mean \[0.5(, 0.5){15}, ... \(40,000 values\)\] does not fit in_chans 3"),
         ({"mean": (0.1, 0.2)}, r"mean \[0.1, 0.2\] does not fit in_chans 3"),
         ({"in_chans": 1, "std": (0.1, 0.2, 0.3)}, "mean .* does not fit in_chans 1"),
     ],

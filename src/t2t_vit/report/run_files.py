@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ ANSWERS = "answers.npy"
 # The configuration keys that say where a run's four folders are: its checkpoints, the best ones, summary and logs.
 ROOT_KEYS = ("ckpt_root_dir", "best_ckpt_root_dir", "summary_root_dir", "logs_root_dir")
 _LONGEST_HISTORY = 64 * 2**20  # bytes; 200,000 rows, each of which takes several times that in memory
+_MOST_ROWS = 300_000
 
 Row = dict[str, str]
 Points = list[tuple[float, float]]
@@ -82,18 +84,25 @@ def _rows(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     try:
-        content = read_at_most(path, _LONGEST_HISTORY).decode("utf-8")
-        return list(csv.DictReader(io.StringIO(content, newline="")))
+        content = io.BytesIO(read_at_most(path, _LONGEST_HISTORY))
+        rows = list(islice(csv.DictReader(io.TextIOWrapper(content, encoding="utf-8", newline="")), _MOST_ROWS + 1))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
-            raise UserError(
-                f"{path}: has more than {_LONGEST_HISTORY:,} bytes, too many for a report; keep its rows that do not "
-                f"begin with step, (grep -v ^step, {path.name}), or move it elsewhere to make a report without it"
-            ) from error
+            raise _too_long(path, f"{_LONGEST_HISTORY:,} bytes") from error
         reason = reason_of(error)
         raise UserError(
             f"{path}: cannot be read as the history of a run ({reason}); remove it to make a report without it"
         ) from error
+    if len(rows) > _MOST_ROWS:
+        raise _too_long(path, f"{_MOST_ROWS:,} rows")
+    return rows
+
+
+def _too_long(path: Path, most: str) -> UserError:
+    return UserError(
+        f"{path}: has more than {most}, too many for a report; keep its rows that do not "
+        f"begin with step, (grep -v ^step, {path.name}), or move it elsewhere to make a report without it"
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from t2t_vit.variants import find_variant
 
 # Prefixes of timm's optimizers without `momentum`.
 ADAPTIVE = ("adam", "nadam", "radam", "lamb", "lion", "adan", "adopt", "adabelief", "laprop", "adafactor")
+_LONGEST_LIST = 16  # values of a list in a sentence
 
 
 @dataclass(frozen=True)
@@ -334,4 +335,11 @@ def _refuse(rules: Iterable[Contradiction], config: Config) -> None:
 
 
 def _fill(sentence: str, config: Config) -> str:
-    return sentence.format_map(config.to_dict())
+    return sentence.format_map({name: _short(value) for name, value in config.to_dict().items()})
+
+
+def _short(value: object) -> object:
+    """A value for a sentence: of a long list its beginning."""
+    if isinstance(value, list | tuple) and len(value) > _LONGEST_LIST:
+        return f"[{', '.join(map(str, value[:_LONGEST_LIST]))}, ... ({len(value):,} values)]"
+    return value

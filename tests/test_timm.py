@@ -76,6 +76,9 @@ def test_a_saved_folder_opens_in_timm(tmp_path: Path) -> None:
     assert torch.equal(again(images), model(images))
     assert again.pretrained_cfg["label_names"] == ["a", "b", "c"]
     assert tuple(timm.data.resolve_model_data_config(again)["input_size"]) == (1, 32, 64)
+    ours = t2t_vit.timm.TimmT2TViT.from_pretrained(tmp_path)
+    assert type(ours) is t2t_vit.timm.TimmT2TViT
+    assert torch.equal(ours(images), model(images))
     fitted = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7, in_chans=3, img_size=64)
     assert torch.equal(fitted.norm.weight, model.norm.weight)
     assert fitted(torch.randn(1, 3, 64, 64)).shape == (1, 7)

@@ -8,7 +8,8 @@ both are fitted to another class count, image size and number of channels. `feat
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import timm.models
 import torch
@@ -85,6 +86,14 @@ class TimmT2TViT(T2TViT):
         """As `T2TViT.set_input_size`; None changes nothing."""
         if img_size is not None:
             super().set_input_size(img_size, position)
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo: str | Path, **options: Any) -> Self:
+        """See `t2t_vit.from_pretrained`; the network is then of this class, which is built from other arguments."""
+        model: Any = T2TViT.from_pretrained(path_or_repo, **options)
+        model.__class__ = cls
+        same: Self = model
+        return same
 
     def load_pretrained(self, path: str) -> None:
         """Load any weights file, fitted to this model; timm calls this with what it downloaded."""

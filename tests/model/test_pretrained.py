@@ -163,7 +163,7 @@ def test_from_and_to_the_hub(model: T2TViT, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, **_: str(tmp_path / repo / file))
-    address = push_to_hub(model, "me/net", classes=["a", "b", "c"], token="secret")
+    address = model.push_to_hub("me/net", classes=["a", "b", "c"], token="secret")
     assert address == "https://hub/me/net/commit/1"
     assert 't2t_vit.from_pretrained("me/net")' in (tmp_path / "me/net/README.md").read_text()
     assert torch.equal(t2t_vit.from_pretrained("me/net", revision="v1")(IMAGES), model(IMAGES))

@@ -147,7 +147,7 @@ def _has_memory(images: Tensor) -> bool:
     if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # what a kernel writes would be a constant of the trace
         return False
     try:
-        return images.numel() == 0 or images.data_ptr() != 0
+        return images.untyped_storage().device.type != "meta"
     except RuntimeError:
         return False
 

@@ -138,7 +138,7 @@ def _hook_reason(module: nn.Module) -> str | None:
 def _patch_reason(module: nn.Module) -> str | None:
     kind = type(module)
     for name, value in vars(module).items():
-        if callable(value) and callable(getattr(kind, name, None)):
+        if name != "extra_repr" and callable(value) and callable(getattr(kind, name, None)):
             return f"has its own {name}"
     replaced = replaced_method(kind)
     return None if replaced is None else f"is a {kind.__name__}, whose {replaced} was replaced"

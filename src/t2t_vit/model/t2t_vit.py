@@ -262,6 +262,12 @@ class T2TViT(Freezable):
 
         save_pretrained(self, folder, preprocessing=preprocessing, classes=classes, **card)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Save to a repository of the Hugging Face hub; see `t2t_vit.push_to_hub`."""
+        from t2t_vit.model.pretrained import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
     @classmethod
     def from_pretrained(cls, path_or_repo: str | Path, **options: Any) -> Self:
         """See `t2t_vit.from_pretrained`."""

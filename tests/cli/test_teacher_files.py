@@ -140,7 +140,12 @@ def test_a_map_is_the_head_at_each_place(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "side", "distill", "sentence"),
     [
-        ("xcit_nano_12_p8_224", 32, "dense", "this network has no feature map, which distill dense needs; choose distill soft or hard"),
+        (
+            "xcit_nano_12_p8_224",
+            32,
+            "dense",
+            "this network has no feature map, which distill dense needs; choose distill soft or hard",
+        ),
         ("crossvit_tiny_240", 240, "dense", "this network has no feature map"),  # it has two
         ("crossvit_tiny_240", 48, "soft", r"fails on images of 48 x 48 pixels \(.+\); name the size that it"),
     ],

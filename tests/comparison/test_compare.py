@@ -152,7 +152,7 @@ def test_where_none_came_to_its_end_nothing_is_tested(make_run: MakeRun, capsys:
     a, b = make_run("a", shares(70), finished=False), make_run("b", shares(90), finished=False, base_lr=0.1)
     assert main(["compare", str(a), str(b)]) == 0
     out, err = capsys.readouterr()
-    assert "Not decided between a and b: there is no test. a did not come to its end" in out
+    assert "Not decided between a and b: there is no test. a is not finished, so" in out
     assert "this command" not in err
 
 

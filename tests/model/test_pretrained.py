@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, prune
 
 import t2t_vit
 import t2t_vit.timm
-from t2t_vit import T2TViT, UserError, create_model, from_pretrained, push_to_hub
+from t2t_vit import T2TViT, UserError, create_model, from_pretrained
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.fast.fused_layers import FusedTokensToToken, RecomputingMlp
 from t2t_vit.inference.torch_predictor import TorchPredictor

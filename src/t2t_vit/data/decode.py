@@ -364,7 +364,7 @@ def _too_many_pixels(size: tuple[int, int] | None, budget: PixelBudget) -> str:
 
 
 def _bytes_of(file: BinaryIO) -> int:
-    """The size of a file, which stays where it stands: Pillow goes on there. 0 where it can't be told."""
+    """The size of a file, which stays where it stands: Pillow continues there. 0 where it can't be told."""
     if not file.seekable():
         return 0
     before = file.tell()

@@ -11,8 +11,8 @@ from typing import BinaryIO
 from PIL import ImageFile
 
 LEAST = 2**28  # bytes that any file may take
-_TIMES_FILE = 2  # a larger file may take more: a photo has about a byte a pixel, a bomb a thousandth
-# Formats of phones, whose codecs can only decode whole: their largest usual photo is read whatever it takes.
+_TIMES_FILE = 2  # a larger file may take more: a camera's file has about a byte per pixel, a bomb a thousandth
+# Formats of phones, whose codecs can only decode whole: their largest usual image is read whatever it takes.
 PHONES = frozenset({"AVIF", "HEIF"})
 MOST_OF_PHONES = 50_331_648  # pixels: 8192 x 6144
 AT_ONCE = 2**20  # pixels that are converted at once

@@ -211,7 +211,7 @@ def _unexpected(command: Command, word: str, following: str = "") -> str:
     names = [*command.options, *([IMAGES] if command.positional == "data" and not command.subjects else [])]
     near = nearest_key(name.lstrip("-"), names)
     if near == "arch" and Path(value if equals else following).suffix.lower() in WEIGHTS:
-        near = nearest_key("weights", names)  # other tools' `model` is a network or a file of weights
+        near = nearest_key("weights", names)  # other tools' `model` is a network or a weights file
     if word.startswith("-"):
         if near == IMAGES:
             return (

@@ -1,4 +1,4 @@
-"""Peak memory of one image that is as large as `max_pixels` allows, for each format, beside what is there before.
+"""Peak memory (beside what is there before) and CPU time of one very large image, for each format.
 
     python benchmarks/image_memory.py [MEGAPIXELS]       (Linux)
 
@@ -15,6 +15,7 @@ from PIL import Image
 READ = """
 import sys
 from pathlib import Path
+from time import process_time
 from t2t_vit.data.budget import PixelBudget
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Decoded
@@ -22,9 +23,9 @@ def peak():  # getrusage gives the parent's, where that was larger
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
 decoded = Decoded(Preprocessing((224, 224)), PixelBudget())
 decoded(sys.argv[2])
-before = peak()
+before, begun = peak(), process_time()
 answer = decoded(sys.argv[1])
-print(peak() - before, answer if isinstance(answer, str) else "")
+print(peak() - before, process_time() - begun, answer if isinstance(answer, str) else "")
 """
 KINDS = {
     "JPEG": ("jpg", "RGB", {}),
@@ -57,9 +58,11 @@ def main() -> None:
                 given["exif"] = exif
             Image.new(mode, (side, side)).save(path, **given)
             words = [sys.executable, "-c", READ, str(path), str(small)]
-            taken, _, reason = subprocess.run(words, capture_output=True, check=True, text=True).stdout.partition(" ")
-            size = path.stat().st_size / 1e6
-            sys.stdout.write(f"{name:20} {size:8.2f} MB  {int(taken) / 1e6:8.0f} MB  {reason.strip()}\n")
+            answer = subprocess.run(words, capture_output=True, check=True, text=True).stdout
+            taken, seconds, reason = answer.split(" ", 2)
+            size = f"{path.stat().st_size / 1e6:8.2f} MB"
+            measured = f"{int(taken) / 1e6:8.0f} MB {float(seconds):6.1f} s"
+            sys.stdout.write(f"{name:20} {size} {measured}  {reason.strip()}\n")
             sys.stdout.flush()
 
 

@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, TypeVar, cast
 
@@ -36,6 +36,7 @@ from t2t_vit.data.image_memory import (
     jpeg_coefficients,
     megabytes,
 )
+from t2t_vit.data.png import bytes_by_bands, decode_by_bands, has_bands
 from t2t_vit.data.webp import bytes_beside, decode_still
 from t2t_vit.files import open_regular
 from t2t_vit.platforms import loaded_libraries
@@ -277,6 +278,10 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
         if image.format == "WEBP" and _is_too_much(taken, file):
             beside = bytes_beside(_content_of(file))
             taken = taken if beside is None else bytes_to_decode(image, decoded, mode, factor, beside=beside)
+        if has_bands(image) and _is_too_much(taken, file) and (by_bands := bytes_by_bands(whole, mode, factor)) < taken:
+            taken = by_bands
+            decode_by_bands(image, mode, factor, partial(to_mode, mode=mode, factor=factor))
+            factor = 1
         _check_memory(image.format, whole, taken, file, budget)
         budget.take(taken // _PIXEL_BYTES)
         pixels = image if beside is None else decode_still(_content_of(file), whole, image.mode)
@@ -297,6 +302,8 @@ def _size_of(file: BinaryIO, budget: PixelBudget) -> tuple[int, int]:
         smallest = (width // 8, height // 8) if image.format in ("JPEG", "MPO", "JPEG2000") else (width, height)
         beside = 0 if image.format == "WEBP" else None
         taken = bytes_to_decode(image, smallest, "L", 8, beside=beside)  # at the least, whatever will be asked for
+        if has_bands(image):
+            taken = min(taken, bytes_by_bands(image.size, "L", 8))
         _check_memory(image.format, image.size, taken, file, budget)
         return width, height
 

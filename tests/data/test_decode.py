@@ -265,6 +265,14 @@ def test_max_pixels_may_be_above_pillows_own_limit(monkeypatch: pytest.MonkeyPat
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
+def test_the_number_to_set_is_named_whoever_refuses() -> None:
+    content = bytearray(saved(Image.new("L", (1, 1)), "PNG"))
+    content[16:24] = struct.pack(">II", 30_000, 30_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    with pytest.raises(DecodeError, match="more than 268,435,456; to read it, set max_pixels to 900,000,000 or more"):
+        decode(bytes(content), "L")
+
+
 SMALL_BOMBS: dict[str, tuple[str, dict[str, Any]]] = {
     "PNG": ("RGB", {}),
     "TIFF": ("RGB", {"compression": "tiff_deflate"}),

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import logging
 import os
+import re
 import struct
 import threading
 import warnings
@@ -349,7 +350,8 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
             raise DecodeError("the file is empty") from error
         raise
     except Image.DecompressionBombError as error:
-        raise TooManyPixelsError(_too_many_pixels(None, budget)) from error
+        told = re.search(r"\((\d+) pixels\)", str(error))
+        raise TooManyPixelsError(_too_many_pixels("", int(told[1]) if told else 0, budget)) from error
     if image.format == "QOI" and isinstance(file, _Counted):
         file.most = _MOST_OF_QOI
         file.refusal = (
@@ -358,16 +360,16 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
         )
     if image.width * image.height > budget.most_pixels:
         image.close()
-        raise TooManyPixelsError(_too_many_pixels(image.size, budget))
+        found = f", {image.width:,} x {image.height:,}"
+        raise TooManyPixelsError(_too_many_pixels(found, image.width * image.height, budget))
     return image
 
 
-def _too_many_pixels(size: tuple[int, int] | None, budget: PixelBudget) -> str:
-    found = f", {size[0]:,} x {size[1]:,}" if size else ""
+def _too_many_pixels(size: str, pixels: int, budget: PixelBudget) -> str:
     if budget.max_pixels:
-        return f"it has too many pixels{found}: max_pixels is {budget.max_pixels:,}"
-    number = f"{size[0] * size[1]:,} or more" if size else "their number"
-    return f"it has too many pixels{found}: more than {budget.most_pixels:,}; to read it, set max_pixels to {number}"
+        return f"it has too many pixels{size}: max_pixels is {budget.max_pixels:,}"
+    number = f"{pixels:,} or more" if pixels else "their number"
+    return f"it has too many pixels{size}: more than {budget.most_pixels:,}; to read it, set max_pixels to {number}"
 
 
 def _bytes_of(file: BinaryIO) -> int:

@@ -224,7 +224,7 @@ def test_a_killed_run_with_a_teacher_is_the_same_run(
     assert run(killed, **keys, teacher=teacher, kill_after=3)[0] == -9
     teacher.rename(moved)
     code, err = run(killed, **AUTO)
-    assert code == 2 and err == f"t2t-vit: {teacher}: no such file\n"
+    assert code == 2 and err == f"t2t-vit: teacher {teacher}: no such file; give its file with --teacher\n"
     shutil.copy(checkpoint(straight, 9), teacher)
     code, err = run(killed, **AUTO)
     assert code == 2 and err.count("\n") == 1

@@ -109,7 +109,7 @@ LINE = ["train", "scratch", "--data_url", "my photos", *QUICK]
 @pytest.mark.usefixtures("run")
 def test_a_word_is_shown_as_it_was_given() -> None:
     _, lines = prepared(parse(LINE[0], [*LINE[1:], "--batch_size", "auto"]))
-    assert lines[-1] == "  as given on the command line: batch_size auto"
+    assert lines[-1] == "  as given: batch_size auto"
 
 
 def test_a_folder_is_enough(run: Run) -> None:

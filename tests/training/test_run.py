@@ -359,6 +359,15 @@ def test_a_copy_that_lacks_a_folder_does_not_take_the_original_one() -> None:
     assert found.folders.logs.resolve() == run.folders.logs.resolve()
 
 
+@pytest.mark.parametrize("place", ["backup", "deeper/c"])
+def test_a_copy_alone_takes_no_folder_of_the_run_that_was_copied(place: str) -> None:
+    run = left(files=("net-1_4.ckpt",))
+    copied = Path(shutil.copytree("c", place), "net/net-1_4.ckpt")
+    assert home(copied, run) in (None, Folders.of([place, "deeper/b", "deeper/s", "deeper/l"], "net"))
+    shutil.rmtree("c")  # now it is the run that was moved
+    assert home(copied, run) == Folders.of([place, *ROOTS[1:]], "net")
+
+
 def test_a_root_of_the_command_line_wins() -> None:
     run = left(files=("net-1_4.ckpt",))
     file = run.folders.checkpoints / "net-1_4.ckpt"

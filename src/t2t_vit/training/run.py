@@ -499,11 +499,20 @@ class CheckpointPlace:
         is_below = self._folder.name == "best" and self._folder.parent.is_dir() and self._is_own(self._folder.parent)
         # The folder called as the run, also where the best ones have a folder within it.
         self._run_folder = self._folder.parent if is_below else self._folder
+        self._place = 0 if is_below and self._kind is not None else self._kind  # in `ROOT_KEYS`, of the run's folder
+        self._is_home = self._place is not None and place_of(self._run_folder.parent) == place_of(recorded[self._place])
 
     @property
     def is_within(self) -> bool:
         """Whether the checkpoint lies in a folder of its run."""
         return self._kind is not None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the run still has the folder of which the checkpoint's is a copy."""
+        if self._place is None or self._is_home or self._mark is None:
+            return False
+        return self._is_own(Path(self._recorded[self._place], self._run_folder.name))
 
     def roots(self, chosen: Mapping[str, str], elsewhere: Sequence[str]) -> tuple[list[str], list[str]]:
         """The four roots that the run may write to, and the keys of those that are refused.
@@ -517,15 +526,13 @@ class CheckpointPlace:
             chosen: those of the command line, by their keys.
             elsewhere: the four roots for a file that lies outside of its run's folders.
         """
-        if self._kind is None:
+        if self._place is None:
             return [chosen.get(key, root) for key, root in zip(ROOT_KEYS, elsewhere, strict=True)], []
         folder, recorded = self._run_folder, self._recorded
-        kind = 0 if folder != self._folder else self._kind
+        kind = self._place
         surroundings = os.path.realpath(folder.absolute().parent.parent)
-        is_home = place_of(folder.parent) == place_of(recorded[kind])
-        is_copy = not is_home and self._mark is not None and self._is_own(Path(recorded[kind], folder.name))
         # A folder that was taken out of its root says nothing of what lies beside it.
-        is_in_root = is_home or folder.absolute().parent.name == Path(recorded[kind]).name
+        is_in_root = self._is_home or folder.absolute().parent.name == Path(recorded[kind]).name
         roots, refused = [], []
         for number, key in enumerate(ROOT_KEYS):
             if key in chosen:
@@ -536,7 +543,7 @@ class CheckpointPlace:
                 beside = os.path.normpath(folder.parent / relative_path(recorded[number], recorded[kind]))
                 if place_of(beside) == place_of(recorded[number]):
                     beside = recorded[number]  # as the checkpoint spells it
-                places = [beside] if is_copy else [beside, recorded[number]]
+                places = [beside] if self.is_copy else [beside, recorded[number]]
                 own = [root for root in places if self._mark and self._is_own(Path(root, folder.name))]
                 is_near = Path(os.path.realpath(Path(beside) / folder.name)).is_relative_to(surroundings)
                 if own or (is_near and is_in_root):
@@ -563,6 +570,9 @@ class CheckpointPlace:
             return folders if self.is_within and not any(map(self._mark_in, folders.distinct)) else None
         if os.path.realpath(folders.best / "ema") != str(Path(os.path.realpath(folders.best), "ema")):
             return None  # a link or a junction, which leads out of the run's folders
+        originals = {place_of(Path(root, self._run_folder.name)) for root in self._recorded}
+        if self.is_copy and any(self._is_own(each) and place_of(each) in originals for each in folders.distinct):
+            return None  # those of the run that was copied, which goes on without this one
         is_free = all(self._is_own(folder) or not is_taken(folder) for folder in folders.distinct)
         return folders if is_free else None
 

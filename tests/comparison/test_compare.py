@@ -274,6 +274,17 @@ def test_runs_with_other_shares_for_validation_are_told_how_to_be_paired(
     c = make_run("c", shares(90), val_split=0.2, base_lr=0.1)
     assert main(["compare", str(a), str(c)]) == 0
     assert "c is better than a" in capsys.readouterr().out
+    part = {"val_num_samples": 50, "val_split": 0.15}
+    d = make_run("d", shares(70), val_num_samples=50, val_split=0.2, seed=0)
+    e = make_run("e", shares(70), images=range(9, 109), **part, seed=1)
+    assert main(["compare", str(d), str(e)]) == 0
+    assert "train both with the same val_split and val_seed." in capsys.readouterr().err
+    record = json.loads((e / "run.json").read_text())
+    del record["configuration"]
+    (e / "run.json").write_text(json.dumps(record))
+    assert main(["compare", str(d), str(e)]) == 0
+    err = capsys.readouterr().err
+    assert "91 in common), so their answers are not paired.\n" in err and "answers to all validation" not in err
 
 
 def test_answers_of_another_evaluation_are_named(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:

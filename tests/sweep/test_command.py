@@ -112,6 +112,12 @@ def test_what_an_older_version_wrote_goes_on(config: Path) -> None:
     path = config / "s/sweep.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"grid": True}))
     assert run("--over", "base_lr=0.5,0.7", "--folder", "s") == 0
+    held = json.loads(path.read_text())
+    held["configuration"] |= {"max_pixels": 178_956_970}  # the default before it was 0
+    del held["configuration"]["val_seed"]  # a key that was not there
+    path.write_text(json.dumps(held))
+    assert run("--over", "base_lr=0.5,0.7", "--folder", "s") == 0
+    assert len((config / "started").read_text().splitlines()) == 2
 
 
 def test_values_are_not_added_while_a_trial_is_trained(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

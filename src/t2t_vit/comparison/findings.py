@@ -18,7 +18,7 @@ from t2t_vit.settings.schema import KEYS, OF_SEED
 DECIDED = 0.05  # a p-value below is no chance
 
 # The keys that decide on which images a run is measured.
-_MEASURED_ON = ("dataset", "data_url", "train_dir", "val_dir", "val_split", "split_seed", "val_num_samples", "val_seed")
+_MEASURED_ON = ("dataset", "data_url", "train_dir", "val_dir", "val_split", "split_seed", "val_num_samples")
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,29 @@ def _why_others(first: ComparedRun, run: ComparedRun) -> str:
     """The rest of the sentence: why the two were measured on different images, and what would pair them."""
     if are_drawn_apart([first, run]):
         return ": with val_num_samples, each seed draws other images (--val_seed 0: the same)"
-    differing = [key for key in _MEASURED_ON if first.settings.get(key) != run.settings.get(key)]
+    differing = _differing_data([first, run])
+    if differing and _is_part(run) and _val_seed(first) != _val_seed(run):
+        differing.append("val_seed")
     return f"; to pair them, train both with the same {' and '.join(differing)}" if differing else ""
+
+
+def _differing_data(runs: Sequence[ComparedRun]) -> list[str]:
+    """The keys of the validation images in which these runs differ, as far as their configurations are known."""
+    if not all(run.is_configured for run in runs):
+        return []
+    return [key for key in _MEASURED_ON if len({str(run.settings.get(key)) for run in runs}) > 1]
 
 
 def are_drawn_apart(runs: Sequence[ComparedRun]) -> bool:
     """Whether these runs chose their validation images by `val_num_samples` and by different seeds."""
-    counts = {run.settings["val_num_samples"] for run in runs}
-    return len(counts) == 1 and counts != {-1} and len({_val_seed(run) for run in runs}) > 1
+    if not all(run.is_configured and _is_part(run) for run in runs) or _differing_data(runs):
+        return False
+    return len({_val_seed(run) for run in runs}) > 1
+
+
+def _is_part(run: ComparedRun) -> bool:
+    """Whether the run was measured on a part of the validation images."""
+    return bool(run.settings["val_num_samples"] != -1)
 
 
 def _val_seed(run: ComparedRun) -> object:

@@ -24,7 +24,7 @@ _NO_MATTER = (
     NAMING
     | frozenset(SECTIONS["Callbacks setup"])
     | {"seed", "num_parallel_workers", "cache", "dataset_sink_mode", "device_id", "file_format", "runtime"}
-    | {"exported_seconds", "exported_memory", "skipped_steps_limit"}
+    | {"exported_seconds", "exported_memory", "skipped_steps_limit", "max_pixels"}  # a group knows its counts of images
 )
 
 TEXTS = ("amp_level", "ckpt_root_dir", "best_ckpt_root_dir", "logs_root_dir")  # keys that lead to its checkpoints

@@ -9,6 +9,7 @@ from typing import Any
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import read_json, reason_of, write_json
 from t2t_vit.report.run_files import RECORD
+from t2t_vit.settings.schema import Config
 from t2t_vit.sweep.locks import alone, held_trials
 from t2t_vit.sweep.space import read_over
 from t2t_vit.sweep.study import DATABASE
@@ -78,8 +79,7 @@ def _goes_on(folder: Path, held: Mapping[str, Any], content: Mapping[str, Any]) 
     if busy or any(folder.glob(f"trial-*/seed-*/logs/*/{RECORD}")):
         raise UserError(
             f"{folder}: belongs to another sweep (with another {_named(differing, held, content)}); repeat the "
-            "command that "
-            "began it, give another --folder, or delete that one"
+            "command that began it, give another --folder, or delete that one"
         )
     (folder / DATABASE).unlink(missing_ok=True)
     for trial in folder.glob("trial-*"):
@@ -89,8 +89,18 @@ def _goes_on(folder: Path, held: Mapping[str, Any], content: Mapping[str, Any]) 
 
 def _differing(held: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
     """The parts that make them two sweeps."""
+    held, content = ({**each, "configuration": _complete(each.get("configuration"))} for each in (held, content))
     names = dict.fromkeys([*held, *content])
     return [name for name in names if held.get(name) != content.get(name) and name not in MAY_CHANGE]
+
+
+def _complete(configuration: Any) -> Any:
+    """A configuration with the defaults of the keys that its version did not have."""
+    if not isinstance(configuration, dict):
+        return configuration
+    whole = {**Config().to_dict(), **configuration}
+    del whole["max_pixels"]  # its default was another one, and meant the same images
+    return whole
 
 
 def _is_larger(before: object, now: list[str]) -> bool:
@@ -117,6 +127,6 @@ def _named(differing: list[str], held: Mapping[str, Any], content: Mapping[str, 
     """The parts that differ; of the configuration its keys."""
     if "configuration" not in differing:
         return " and ".join(differing)
-    before, now = held.get("configuration"), content["configuration"]
+    before, now = _complete(held.get("configuration")), _complete(content["configuration"])
     keys = [key for key in now if not isinstance(before, dict) or before.get(key) != now[key]]
     return " and ".join([*(name for name in differing if name != "configuration"), *keys[:3]])

@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -156,6 +157,16 @@ def test_what_a_network_cannot_answer_is_known_when_it_is_opened(
     torch.save(network(name, img_size=side).state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match=sentence):
         opened(f"timm:{name}@{side}={tmp_path / 'w.pth'}", distill=distill)
+
+
+def test_memory_that_runs_out_is_no_wrong_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(network(CNN).state_dict(), tmp_path / "w.pth")
+    refused = Mock(
+        side_effect=RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate")
+    )
+    monkeypatch.setattr("timm.models.resnet.ResNet.forward", refused)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        opened(f"timm:{CNN}={tmp_path / 'w.pth'}")
 
 
 def test_imagenets_networks_teach_a_part_of_its_folders(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -167,6 +168,16 @@ def test_from_and_to_the_hub(model: T2TViT, tmp_path: Path, monkeypatch: pytest.
     assert address == "https://hub/me/net/commit/1"
     assert 't2t_vit.from_pretrained("me/net")' in (tmp_path / "me/net/README.md").read_text()
     assert torch.equal(t2t_vit.from_pretrained("me/net", revision="v1")(IMAGES), model(IMAGES))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(model: T2TViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (type("ConnectError", (Exception,), {"__module__": "httpx"})("no network"), OSError("no network")):
+        monkeypatch.setattr("huggingface_hub.HfApi.create_repo", Mock(side_effect=error))
+        with pytest.raises(UserError, match=r"me/net: the Hugging Face hub refused it \(no network\)"):
+            model.push_to_hub("me/net")
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", Mock(side_effect=RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        model.push_to_hub("me/net")
 
 
 def test_the_hub_is_asked_once_for_each_file(model: T2TViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Who wins: the line, the checkpoint, the file, the defaults."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,8 +231,9 @@ class Stopped:
 
 
 BEGUN = Config(
-    arch="t2t_vit_7", num_classes=10, image_size=28, seed=3, epochs=5, batch_size=7, base_lr=0.02, resume="auto"
-)
+    arch="t2t_vit_7", num_classes=10, image_size=28, seed=3, epochs=5, batch_size=7, base_lr=0.02, resume="auto",
+    val_num_samples=4,
+)  # fmt: skip
 
 
 def goes_on(*words: str, place: dict[str, str] | None = None) -> tuple[Config, list[str]]:
@@ -274,6 +275,14 @@ OTHER = {
 def test_what_would_give_the_state_another_meaning_is_refused(key: str) -> None:
     with pytest.raises(UserError, match=rf"the run of b.ckpt cannot be continued with {key} .* -> {OTHER[key]}: "):
         goes_on(f"--{key}", OTHER[key])
+
+
+def test_a_seed_that_draws_the_same_images_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert goes_on("--val_seed", "3")[1] == []
+    with pytest.raises(UserError, match="with val_seed seed -> 4: "):
+        goes_on("--val_seed", "4")
+    monkeypatch.setitem(globals(), "BEGUN", replace(BEGUN, val_num_samples=-1))
+    assert not any("cannot be continued" in note for note in goes_on("--val_seed", "4")[1])
 
 
 def test_every_key_that_is_refused_has_a_row_and_none_is_free() -> None:

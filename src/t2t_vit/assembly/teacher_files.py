@@ -22,6 +22,7 @@ from t2t_vit.inference.load import PROGRAMS, is_exported, open_exported, rebuild
 from t2t_vit.model import T2TViT
 from t2t_vit.model.folder_config import FolderConfig
 from t2t_vit.model.token_logits import token_logits
+from t2t_vit.out_of_memory import is_out_of_memory
 from t2t_vit.precision import Precision
 from t2t_vit.weights import checkpoint_config, file_kind, read_weights
 from t2t_vit.weights.location import find_file, folder_config
@@ -198,9 +199,9 @@ def _try(path: str, network: Callable[[Tensor], Tensor], preprocessing: Preproce
     try:
         with torch.no_grad(), precision.autocast():
             network(image)
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, AssertionError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = printable(" ".join(str(error).split()))[:200] or type(error).__name__
         raise UserError(
             f"teacher {path}: fails on images of {_size(preprocessing)} ({reason}); name the size that it was trained "

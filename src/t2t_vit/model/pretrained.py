@@ -352,6 +352,9 @@ def published(
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # Where the network fails, recent versions of the hub's library raise errors of httpx, which older ones lack.
+        if not isinstance(error, OSError | ValueError) and not type(error).__module__.startswith("http"):
+            raise
         raise UserError(f"{repo_id}: the Hugging Face hub refused it ({first_line(error)})") from error
     return str(done.commit_url)

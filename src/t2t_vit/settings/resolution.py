@@ -12,7 +12,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.settings.command_line import Options
 from t2t_vit.settings.commands import TRAVELLING_KEYS, VALIDATION_KEYS
 from t2t_vit.settings.rules import fit_channels, inactive_keys, remarks, validate, validate_training
-from t2t_vit.settings.schema import AUTO_BATCH, KEYS, Config, checked
+from t2t_vit.settings.schema import AUTO_BATCH, KEYS, OF_SEED, Config, checked
 from t2t_vit.settings.values import Value, spelt
 
 # The network itself: training from a checkpoint keeps these, whatever the configuration file says.
@@ -203,12 +203,12 @@ def _against_line(
             )
         if name not in REFIT_KEYS:
             raise UserError(
-                f"--{name} {spelt(line[name])} contradicts {source}, which holds {spelt(strong[name])}; "
+                f"--{name} {_shown(name, line[name])} contradicts {source}, which holds {_shown(name, strong[name])}; "
                 f"leave --{name} out"
             )
     if differing:
         yield f"{source} is adapted: " + ", ".join(
-            f"{name} {spelt(line[name])} (the checkpoint has {spelt(strong[name])})" for name in differing
+            f"{name} {_shown(name, line[name])} (the checkpoint has {_shown(name, strong[name])})" for name in differing
         )
 
 
@@ -225,14 +225,14 @@ def _against_file(
     ]
     if differing:
         yield f"{options.checkpoint} overrides {options.path}: " + ", ".join(
-            f"{name} {spelt(strong[name])} (not {spelt(options.file[name])})" for name in differing
+            f"{name} {_shown(name, strong[name])} (not {_shown(name, options.file[name])})" for name in differing
         )
 
 
 def _inherited(options: Options, held: Mapping[str, Value], values: Mapping[str, Value]) -> Iterable[str]:
     """What the checkpoint decided because nobody else did."""
     names = [name for name in held if name not in options.file and name not in options.line]
-    listed = [f"{name} {spelt(values[name])}" for name in names if values[name] != KEYS[name].default]
+    listed = [f"{name} {_shown(name, values[name])}" for name in names if values[name] != KEYS[name].default]
     if listed:
         yield f"taken from {options.checkpoint}: {', '.join(listed)}"
 
@@ -240,7 +240,7 @@ def _inherited(options: Options, held: Mapping[str, Value], values: Mapping[str,
 def _channels_note(config: Config, values: Mapping[str, Value]) -> Iterable[str]:
     names = [name for name in ("mean", "std") if name not in values]
     if names and config.in_chans != 3:
-        fitted = " and ".join(f"{name} {spelt(getattr(config, name))}" for name in names)
+        fitted = " and ".join(f"{name} {_shown(name, getattr(config, name))}" for name in names)
         yield f"in_chans {config.in_chans}: {fitted}, from the defaults for three channels"
 
 
@@ -252,10 +252,19 @@ def _without_effect(options: Options, config: Config) -> list[str]:
     return [f"without effect: {', '.join(listed)}"] if listed else []
 
 
+def _shown(name: str, value: Value) -> str:
+    """The value of a key as one writes it."""
+    return spelt(KEYS[name].written(value))
+
+
 def _same(name: str, one: Value, other: Value, config: Config) -> bool:
     """Whether two values of a key mean the same in `config`: 224 and 224 x 224, 0.5 and 0.5 for each channel."""
+    if name == "val_seed" and config.val_num_samples == -1:  # nothing is drawn
+        return True
 
     def spread(value: Value) -> object:
+        if name == "val_seed":
+            return config.seed if value == OF_SEED else value
         if name == "image_size" and isinstance(value, int):
             return (value, value)
         if isinstance(value, tuple) and len(value) == 1:
@@ -272,9 +281,13 @@ def _config_of(saved: Saved) -> Config:
         raise UserError(f"{saved.path}: its configuration cannot be used: {error}") from None
 
 
+def _listed_changes(names: list[str], line: Mapping[str, Value], held: Config) -> str:
+    return ", ".join(f"{name} {_shown(name, getattr(held, name))} -> {_shown(name, line[name])}" for name in names)
+
+
 def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> None:
     if names:
-        listed = ", ".join(f"{name} {spelt(getattr(held, name))} -> {spelt(line[name])}" for name in names)
+        listed = _listed_changes(names, line, held)
         raise UserError(
             f"the run of {saved.path} cannot be continued with {listed}: {REFUSED[names[0]]}; leave it out, or begin a "
             f"new run with --pretrained {saved.path}"
@@ -283,7 +296,7 @@ def _refuse(names: list[str], line: Mapping[str, Value], held: Config, saved: Sa
 
 def _changed(names: list[str], line: Mapping[str, Value], held: Config, saved: Saved) -> Iterable[str]:
     if names:
-        listed = ", ".join(f"{name} {spelt(getattr(held, name))} -> {spelt(line[name])}" for name in names)
+        listed = _listed_changes(names, line, held)
         another = "" if FREE.issuperset(names) else "; from there on, results differ from those of an unchanged run"
         yield f"changed from step {saved.step} on: {listed}{another}"
 
@@ -300,6 +313,7 @@ def _kept_against_file(options: Options, place: Mapping[str, Value], config: Con
     ]
     if differing:
         listed = ", ".join(
-            f"{name} {spelt(getattr(config, name))} (not {spelt(options.file[name])})" for name in differing
+            f"{name} {_shown(name, getattr(config, name))} (not {_shown(name, options.file[name])})"
+            for name in differing
         )
         yield f"{saved.path} overrides {options.path}: {listed}; the command line would override both"

@@ -161,9 +161,8 @@ def test_what_a_network_cannot_answer_is_known_when_it_is_opened(
 
 def test_memory_that_runs_out_is_no_wrong_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(network(CNN).state_dict(), tmp_path / "w.pth")
-    refused = Mock(
-        side_effect=RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate")
-    )
+    text = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+    refused = Mock(side_effect=RuntimeError(text))
     monkeypatch.setattr("timm.models.resnet.ResNet.forward", refused)
     with pytest.raises(RuntimeError, match="can't allocate"):
         opened(f"timm:{CNN}={tmp_path / 'w.pth'}")

@@ -8,9 +8,12 @@ from PIL import Image
 from t2t_vit.bench.data import _Watched, _WatchedTransform, measure_batch_transform, measure_loader, measure_reading
 from t2t_vit.bench.profiling import Laps
 from t2t_vit.data.batch_transform import BatchTransform
+from t2t_vit.data.budget import PixelBudget
+from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.fashion_mnist import fashion_mnist
 from t2t_vit.data.folder import FolderImages
 from t2t_vit.data.image_transform import TrainTransform
+from t2t_vit.data.images import Subset
 from t2t_vit.data.loader import TrainLoader
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.samples import Request, TrainSamples
@@ -41,6 +44,13 @@ def test_parts_of_a_folder(photos: FolderImages):
     assert found["images_per_second"] == pytest.approx(1 / seconds)
     spent = {row["name"]: row["seconds_per_image"]["median"] for row in found["parts"]}
     assert spent["decoding"] > spent["reading"]  # noise of 52,000 pixels as PNG
+
+
+def test_images_are_decoded_within_the_budget_of_their_set(photos: FolderImages):
+    photos.budget = PixelBudget(200 * 260 - 1)
+    for images in (photos, Subset(photos, np.arange(2))):
+        with pytest.raises(DecodeError, match="max_pixels is 51,999"):
+            _Watched(images, "L", lambda _: 1, Laps(CPU), kept=False).read(0)
 
 
 def test_what_is_in_memory_is_not_read():

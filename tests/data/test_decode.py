@@ -269,7 +269,11 @@ def test_the_number_to_set_is_named_whoever_refuses() -> None:
     content = bytearray(saved(Image.new("L", (1, 1)), "PNG"))
     content[16:24] = struct.pack(">II", 30_000, 30_000)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    with pytest.raises(DecodeError, match="more than 268,435,456; to read it, set max_pixels to 900,000,000 or more"):
+    with pytest.raises(DecodeError, match=r"more than 268,435,456; to read it, set max_pixels to 900000000 or more$"):
+        decode(bytes(content), "L")
+    content[16:24] = struct.pack(">II", 2**30, 2**30)  # max_pixels can't be that large
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    with pytest.raises(DecodeError, match=r"it has too many pixels: more than 268,435,456$"):
         decode(bytes(content), "L")
 
 
@@ -293,14 +297,16 @@ def test_a_small_file_may_not_take_much_memory_unless_max_pixels_is_set(
     content = saved(Image.new(mode, (250, 250)), kind, **options)
     assert decode(content, "L").size == (250, 250)
     monkeypatch.setattr(image_memory, "LEAST", 100_000)
-    refusal = r"its 250 x 250 pixels take \d+ MB to decode, .* set max_pixels to 62,500 or more"
+    refusal = r"its 250 x 250 pixels take \d+ MB to decode, .* set max_pixels to 268435456 or more"
     for refuses in (
         lambda: decode(content, "L"),
         *([] if kind in ("JPEG", "JPEG2000") else [lambda: image_size(io.BytesIO(content))]),
     ):
         with pytest.raises(DecodeError, match=refusal):
             refuses()
-    assert decode(content, "L", budget=PixelBudget(62_500)).size == (250, 250)  # as the sentence advises
+    assert decode(content, "L", budget=PixelBudget(268_435_456)).size == (250, 250)  # as the sentence advises: all that
+    assert PixelBudget(268_435_456).most_pixels == PixelBudget().most_pixels  # opens by default still does
+    assert decode(content, "L", budget=PixelBudget(62_500)).size == (250, 250)
 
 
 def test_a_large_file_may_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +330,7 @@ def test_photos_of_phones_are_read_whatever_their_codec_takes(monkeypatch: pytes
     monkeypatch.setattr(image_memory, "LEAST", 0)
     assert decode(content, "RGB").size == (250, 250)
     monkeypatch.setattr(decoding, "MOST_OF_PHONES", 62_499)
-    with pytest.raises(DecodeError, match="set max_pixels to 62,500 or more"):
+    with pytest.raises(DecodeError, match="set max_pixels to 268435456 or more"):
         decode(content, "RGB")
 
 
@@ -359,6 +365,43 @@ def test_the_codec_of_jpeg_2000_leaves_out_what_is_not_needed(
     assert taken[1] < taken[0] / 3
     assert np.abs(np.asarray(half.resize((50, 30))).astype(int) - np.asarray(whole.resize((50, 30)))).max() <= 12
     assert decode(saved(smooth, "JPEG2000", num_resolutions=1), "RGB", lambda _: 2).size == (102, 66)
+    monkeypatch.setattr(image_memory, "LEAST", 4 * taken[1])  # enough for the half, not for the whole
+    by_size = {(203, 131): 1, (406, 262): 2}
+    assert decode(content, "RGB", by_size.__getitem__).size == (102, 66)
+    assert decode(content, "RGB", by_size.__getitem__, PixelBudget(2**28)).size == (203, 131)
+    assert decode(content, "RGB", lambda size: 2 if size == (203, 131) else 4).size == (102, 66)
+
+
+def test_jpeg_2000_that_its_codec_cannot_halve_is_halved_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = Image.effect_noise((151, 153), 60)
+    shifted = saved(noise, "JPEG2000", tile_size=(100, 100), tile_offset=(0, 0), offset=(3, 5))
+    whole = saved(noise, "JPEG2000", no_jp2=True)
+    at = whole.index(b"\xff\x52")
+    channel = struct.pack(">HHBB", 0xFF53, 9, 0, 0) + b"\0" + whole[at + 10 : at + 14]  # of no level
+    contents = {
+        "an offset": shifted,
+        "fewer levels in a channel": whole[: at + 14] + channel + whole[at + 14 :],
+    }
+    for name, content in contents.items():
+        opened = decode(content, "L")
+        assert opened.size == noise.size, name
+        assert decode(content, "L", lambda _: 2).tobytes() == opened.reduce(2).tobytes(), name
+    monkeypatch.setattr(image_memory, "LEAST", 0)
+    for content in contents.values():
+        with pytest.raises(DecodeError, match="set max_pixels"):
+            decode(content, "L", lambda _: 2)
+
+
+def test_a_palette_that_is_missing_is_black() -> None:
+    image = Image.new("P", (8, 8), 3)
+    content = bytearray(saved(image, "PNG"))
+    at = content.index(b"PLTE") - 4
+    del content[at : at + 12 + int.from_bytes(content[at : at + 4])]
+    assert Image.open(io.BytesIO(content)).palette is None
+    for factor in (1, 2):
+        assert decode(bytes(content), "RGB", lambda _, factor=factor: factor).getcolors() == [
+            (64 // factor**2, (0, 0, 0))
+        ]
 
 
 def test_a_file_that_is_read_whole_may_not_be_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ from PIL import Image
 
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.folder import Files, FolderImages, reduced, split
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import Subset
+from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.data.readable import (
     Look,
     decode_some,
@@ -78,6 +80,10 @@ def test_threads_do_everything_once_and_pass_errors_on(threads: int) -> None:
         in_threads(fails, range(100_000_000), threads)
 
 
+def reading(side: int = 224, min_crop: float = 0.08, crop_pct: float = 0.9) -> tuple[TrainTransform, Preprocessing]:
+    return TrainTransform((side, side), min_crop=min_crop), Preprocessing((side, side), crop_pct)
+
+
 def test_what_was_found_is_remembered_until_a_file_changes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,17 +91,20 @@ def test_what_was_found_is_remembered_until_a_file_changes(
     files = Files(FolderImages(folder, "RGB"), np.arange(10))
     look = Look.at_none(10)
     read_headers(files, look, range(10), 1)
-    key = fingerprint(files, "RGB")
+    key = fingerprint(files, "RGB", *reading())
     assert remembered(key, 10) is None
     remember(key, look)
-    again = remembered(fingerprint(Files(FolderImages(folder, "RGB"), np.arange(10)), "RGB"), 10)
+    same = Files(FolderImages(folder, "RGB"), np.arange(10))
+    again = remembered(fingerprint(same, "RGB", *reading()), 10)
     assert again is not None
     assert again.sizes.tolist() == look.sizes.tolist()
     assert (again.reasons, again.decoded.tolist()) == (look.reasons, look.decoded.tolist())
     assert remembered(key, 9) is None
-    assert fingerprint(files, "L") != key
+    assert fingerprint(files, "L", *reading()) != key
+    others = [reading(1024), reading(min_crop=0.5), reading(crop_pct=1.0)]
+    assert len({key, *(fingerprint(files, "RGB", *other) for other in others)}) == 4
     os.utime(folder / "a" / "0.png", ns=(1, 1))
-    assert fingerprint(files, "RGB") != key
+    assert fingerprint(files, "RGB", *reading()) != key
     place = next((tmp_path / "cache").rglob("*.npz"))
     place.write_bytes(place.read_bytes()[:100])
     assert remembered(key, 10) is None

@@ -1,5 +1,7 @@
 """From a file to answers, for people who want no modules."""
 
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 
 import t2t_vit
+from t2t_vit.data import image_memory
 from t2t_vit.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from t2t_vit.errors import UserError
 from t2t_vit.inference.torch_predictor import TorchPredictor
@@ -105,6 +108,36 @@ def test_the_precision_is_the_one_that_is_asked_for(tmp_path: Path, amp_level: s
     assert isinstance(predictor, TorchPredictor)
     expected = choose_precision(amp_level, torch.device("cpu"), training=False)
     assert predictor.precision == expected and name in predictor.precision.name
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_largest_image_is_the_one_that_is_asked_for(workers: int, tmp_path: Path) -> None:
+    path, image = checkpoint(tmp_path / "a.ckpt"), tmp_path / "large.png"
+    Image.new("RGB", (40, 30)).save(image)
+    refusal = "it has too many pixels, 40 x 30: max_pixels is 1,199"
+    for given in (image, image.read_bytes(), io.BytesIO(image.read_bytes())):
+        with pytest.raises(UserError, match=refusal):
+            t2t_vit.predict(given, path, max_pixels=1199)  # type: ignore[call-overload]
+    (answer,) = t2t_vit.load(path, max_pixels=1199).stream([image], workers=workers)
+    assert answer.reason == refusal
+    large = t2t_vit.load(path, max_pixels=1200)
+    (answer,) = large.stream([image], workers=workers)
+    assert answer.predictions == (large.predict(image),)
+    with pytest.raises(UserError, match="max_pixels"):
+        t2t_vit.load(path, max_pixels=-1)
+
+
+def test_what_an_error_advises_opens_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, image = checkpoint(tmp_path / "a.ckpt"), tmp_path / "large.qoi"
+    Image.new("RGB", (40, 30)).save(image)
+    monkeypatch.setattr(image_memory, "LEAST", 0)
+    with pytest.raises(UserError, match="to read it, set max_pixels to") as refused:
+        t2t_vit.predict(image, path)
+    advised = re.search(r"set max_pixels to (\d+) or more", str(refused.value))
+    assert advised
+    network = t2t_vit.load(path, max_pixels=int(advised[1]))
+    (answer,) = network.stream([image])
+    assert answer.predictions == (network.predict(image),)
 
 
 def test_foreign_weights_get_the_preprocessing_of_imagenet(tmp_path: Path) -> None:

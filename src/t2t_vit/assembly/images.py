@@ -165,7 +165,8 @@ class _Preparation:
     def _remembered(self) -> tuple[Look, Look] | None:
         """What an earlier start has found of the same files, as the first process remembers it."""
         mode = MODES[self.config.in_chans]
-        self._keys = [fingerprint(files, mode) for files in self.files] if self.processes.is_first else []
+        readers = build.largest_transform(self.config), build.preprocessing_of(self.config)
+        self._keys = [fingerprint(files, mode, *readers) for files in self.files] if self.processes.is_first else []
         found = [remembered(key, len(files)) for key, files in zip(self._keys, self.files, strict=False)]
         whole = [look for look in found if look is not None]
         self.known = self._sum(np.array([len(whole) == 2], np.int64))[0] > 0

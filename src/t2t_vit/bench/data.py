@@ -12,6 +12,7 @@ from PIL import Image
 from t2t_vit.bench.profiling import Laps, Spread, rounds
 from t2t_vit.data.batch_transform import BatchTransform, Share
 from t2t_vit.data.decode import Mode, Reduction, decode
+from t2t_vit.data.folder import Files
 from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet
 from t2t_vit.data.loader import Batch, TrainLoader
@@ -139,6 +140,8 @@ class _Watched:
         self._reduction = reduction
         self._images, self._mode, self._laps, self._kept = images, mode, laps, kept
         self.classes, self.targets = images.classes, images.targets
+        files = Files.of(images)
+        self._budget = None if files is None else files.images.budget
 
     def __len__(self) -> int:
         return len(self._images)
@@ -151,7 +154,7 @@ class _Watched:
         else:
             content = path.read_bytes()
             self._laps.lap("reading")
-            image = decode(content, self._mode, self._reduction)
+            image = decode(content, self._mode, self._reduction, self._budget)
         self._laps.lap("decoding")
         return image
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from t2t_vit.data.budget import MAX_PIXELS, PixelBudget, image_turn
+from t2t_vit.data.budget import MAX_PIXELS, MOST_PIXELS, PixelBudget, image_turn
 from t2t_vit.data.image_memory import (
     AT_ONCE,
     MOST_OF_PHONES,
@@ -41,6 +41,7 @@ from t2t_vit.data.png import bytes_by_bands, decode_by_bands, has_bands
 from t2t_vit.data.webp import bytes_beside, decode_still
 from t2t_vit.files import open_regular
 from t2t_vit.platforms import loaded_libraries
+from t2t_vit.settings.schema import PIXELS
 
 Mode = Literal["L", "RGB", "RGBA"]
 Result = TypeVar("Result")
@@ -91,6 +92,10 @@ class DecodeError(ValueError):
 
 class TooManyPixelsError(DecodeError):
     """More than `max_pixels`, or than memory is allowed for."""
+
+
+class _NotHalvedError(Exception):
+    """The codec of JPEG 2000 fails where it is asked to halve the image."""
 
 
 def is_image_ending(name: str) -> bool:
@@ -258,17 +263,34 @@ def _rows_to_mode(image: Image.Image, mode: Mode, levels: "_Levels | None") -> I
 
 
 def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget: PixelBudget) -> Image.Image:
+    try:
+        return _decode_as(file, mode, reduction, budget)
+    except _NotHalvedError:  # some channel or tile has fewer levels than the header says
+        pass
+    return _decode_as(file, mode, reduction, budget, halves=False)
+
+
+def _decode_as(
+    file: BinaryIO, mode: Mode, reduction: Reduction | None, budget: PixelBudget, *, halves: bool = True
+) -> Image.Image:
+    """As `_decode_file`; without `halves`, JPEG 2000 is made smaller after it is decoded, not by its codec.
+
+    Raises:
+        _NotHalvedError: JPEG 2000 may be decodable without `halves`.
+    """
     with _without_pillow_warnings(budget.most_pixels), _opened(file, budget) as image:
         whole = image.size
         factor = 1 if reduction is None else reduction(whole)
         coefficients = jpeg_coefficients(image) if isinstance(image, JpegImageFile) else 0.0
-        decoded, beside = whole, None
+        decoded, beside, levels = whole, None, 0
         if image.format == "JPEG2000":
-            if reduction is not None and _is_too_much(bytes_to_decode(image, whole, mode, factor), file):
-                factor = max(factor, reduction((2 * whole[0], 2 * whole[1])))  # 1.5 times the network's input stay
-            levels = min(jpeg2000_levels(file), factor.bit_length() - 1)
+            most = jpeg2000_levels(file) if halves else 0
+            levels, decoded, factor = _halved(whole, factor, most)
+            taken = bytes_to_decode(image, decoded, mode, factor)
+            if reduction is not None and not budget.max_pixels and _is_too_much(taken, file):
+                factor = max(factor << levels, reduction((2 * whole[0], 2 * whole[1])))
+                levels, decoded, factor = _halved(whole, factor, most)  # 1.5 times the network's input stay
             image.reduce = levels  # type: ignore[method-assign, assignment]  # how often the codec halves this format
-            decoded, factor = (-(-whole[0] >> levels), -(-whole[1] >> levels)), factor >> levels
             # Pillow rounds where the codec rounds up, and then calls the image broken.
             image._size = (decoded[0] << levels, decoded[1] << levels)
         elif factor > 1:
@@ -288,13 +310,24 @@ def _decode_file(file: BinaryIO, mode: Mode, reduction: Reduction | None, budget
         pixels = image if beside is None else decode_still(_content_of(file), whole, image.mode)
         if image.format == "TIFF":
             _silence_libtiff()
-        pixels.load()
+        try:
+            pixels.load()
+        except OSError as error:
+            if levels:
+                raise _NotHalvedError from error
+            raise
         if image.format == "JPEG2000":
             image.reduce = 0  # type: ignore[method-assign, assignment]  # it hides the method of this name
         turned = _orientation(image)
         converted = to_mode(pixels, mode, factor)
     del image, pixels  # free them before the result is used
     return _upright(converted, turned)
+
+
+def _halved(whole: tuple[int, int], factor: int, most: int) -> tuple[int, tuple[int, int], int]:
+    """How often a codec that can do so `most` times halves an image, what it gives, and the factor that is left."""
+    levels = min(most, factor.bit_length() - 1)
+    return levels, (-(-whole[0] >> levels), -(-whole[1] >> levels)), factor >> levels
 
 
 def _size_of(file: BinaryIO, budget: PixelBudget) -> tuple[int, int]:
@@ -321,7 +354,7 @@ def _check_memory(kind: str | None, size: tuple[int, int], taken: int, file: Bin
         return
     raise TooManyPixelsError(
         f"its {width:,} x {height:,} pixels take {megabytes(taken)} to decode, and a file of its size may take "
-        f"{megabytes(allowed(_bytes_of(file)))}; to read it, set max_pixels to {width * height:,} or more"
+        f"{megabytes(allowed(_bytes_of(file)))}{_advice(width * height)}"
     )
 
 
@@ -368,8 +401,15 @@ def _opened(file: BinaryIO, budget: PixelBudget) -> ImageFile.ImageFile:
 def _too_many_pixels(size: str, pixels: int, budget: PixelBudget) -> str:
     if budget.max_pixels:
         return f"it has too many pixels{size}: max_pixels is {budget.max_pixels:,}"
-    number = f"{pixels:,} or more" if pixels else "their number"
-    return f"it has too many pixels{size}: more than {budget.most_pixels:,}; to read it, set max_pixels to {number}"
+    return f"it has too many pixels{size}: more than {budget.most_pixels:,}{_advice(pixels)}"
+
+
+def _advice(pixels: int) -> str:
+    """What to set to read an image of so many pixels (0: unknown), and still every image that opens by default."""
+    if pixels > PIXELS.high:
+        return ""
+    number = f"{max(pixels, MOST_PIXELS)} or more" if pixels else "their number"
+    return f"; to read it, set max_pixels to {number}"
 
 
 def _bytes_of(file: BinaryIO) -> int:

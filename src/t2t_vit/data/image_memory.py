@@ -25,6 +25,7 @@ _TIFF_ROWS, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT, _TIFF_BITS = 278, 322, 323, 258
 _MOST_HEAD = 2**20  # bytes before the header of a JPEG 2000 codestream, and of it
 _SIZE, _CODING, _TILE = 0xFF51, 0xFF52, 0xFF90  # its markers
 _LEVELS_AT = 9  # of a coding marker
+_OFFSETS_AT = 14  # of the marker of the size
 _PNG_HEADER, _BITMAP_HEADER = struct.Struct(">8s4s4sII"), struct.Struct("<Iii")
 _COEFFICIENT = 2  # bytes
 
@@ -58,7 +59,9 @@ def bytes_to_decode(
     if factor == 1 and is_ready:
         return int(held + codec)
     converted = pixels / factor**2 * (1 if mode == "L" else 4) + _ROW * height / factor
-    is_hard = image.has_transparency_data or image.mode[0] in "IF"
+    # Pillow fails to look for transparency where a palette is missing; it shows such an image all black.
+    has_palette = image.mode != "P" or image.palette is not None
+    is_hard = (image.has_transparency_data if has_palette else "transparency" in image.info) or image.mode[0] in "IF"
     rows = 0 if is_ready else (_CONVERTING_HARD if is_hard else _CONVERTING) * min(pixels, AT_ONCE)
     return int(held + max(codec, converted + rows))
 
@@ -99,7 +102,10 @@ def jpeg_coefficients(image: ImageFile.ImageFile) -> float:
 
 
 def jpeg2000_levels(file: BinaryIO) -> int:
-    """How many times the codec can halve a JPEG 2000 image while it decodes it."""
+    """How many times the codec can halve a JPEG 2000 image while it decodes it, by its main header.
+
+    An image that does not begin at the origin of its grid counts as one that can't: Pillow expects another size.
+    """
     file.seek(0)
     head = file.read(_MOST_HEAD)
     at = head.find(struct.pack(">HH", 0xFF4F, _SIZE)) + 2
@@ -107,7 +113,8 @@ def jpeg2000_levels(file: BinaryIO) -> int:
         kind, length = struct.unpack_from(">HH", head, at)
         if kind == _CODING:
             return head[at + _LEVELS_AT]
-        if kind == _TILE:
+        origin = head[at + _OFFSETS_AT : at + _OFFSETS_AT + 8]
+        if kind == _TILE or (kind == _SIZE and any(origin)):
             break
         at += 2 + length
     return 0

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from t2t_vit.data.budget import image_turn
 from t2t_vit.data.decode import DecodeError, Mode, Reduction, has_heif
 from t2t_vit.data.folder import Files
+from t2t_vit.data.image_transform import TrainTransform
 from t2t_vit.data.images import ImageSet
+from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import OutputError
 from t2t_vit.files import atomic_write, chosen_cache, lines_of, parse_json, remove_leftovers
 
@@ -130,9 +132,15 @@ def in_threads(work: Callable[[int], None], numbers: Iterable[int], threads: int
         raise failures[0]
 
 
-def fingerprint(files: Files, mode: Mode) -> str:
-    """What tells one state of a data set from another: names, sizes and times of its files, and what reads them."""
+def fingerprint(files: Files, mode: Mode, transform: TrainTransform, preprocessing: Preprocessing) -> str:
+    """What tells one state of a data set from another: names, sizes and times of its files, and what reads them.
+
+    Args:
+        transform, preprocessing: whether memory suffices for a large image depends on how much smaller they let it be
+            decoded.
+    """
     reader = f"{_VERSION} {PIL.__version__} {has_heif()} {files.images.budget.max_pixels}"
+    reader += f" {transform.image_size} {transform.min_crop} {preprocessing.image_size} {preprocessing.crop_pct}"
     digest = hashlib.blake2b(f"{reader} {mode} {len(files)}".encode(), digest_size=16)
     digest.update(os.fsencode(files.images.folder.resolve()))
     for number in range(len(files)):

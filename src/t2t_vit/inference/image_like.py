@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from t2t_vit.data.budget import PixelBudget
 from t2t_vit.data.decode import DecodeError, Mode, Reduction, convert, decode
 
 # A path; the encoded bytes of a file; a file that is open for reading; a Pillow image; an array (H, W) or (H, W, C);
@@ -27,8 +28,10 @@ def is_one(images: object) -> bool:
     return not isinstance(images, Iterable)
 
 
-def opened(image: ImageLike, mode: Mode, reduction: Reduction | None = None) -> Image.Image:
-    """One image, upright and in `mode`, made smaller as `reduction` says of its size.
+def opened(
+    image: ImageLike, mode: Mode, reduction: Reduction | None = None, budget: PixelBudget | None = None
+) -> Image.Image:
+    """One image, upright and in `mode`, made smaller as `reduction` says of its size; files within `budget`.
 
     Numbers of arrays and tensors are 0..255 if they are whole (0..65535 of 16 bits, without sign), and 0..1 if not.
 
@@ -39,15 +42,15 @@ def opened(image: ImageLike, mode: Mode, reduction: Reduction | None = None) -> 
     if isinstance(image, Image.Image):
         return convert(image, mode, reduction)
     if isinstance(image, str | Path):
-        return decode(image, mode, reduction)
+        return decode(image, mode, reduction, budget)
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode(bytes(image), mode, reduction)
+        return decode(bytes(image), mode, reduction, budget)
     if isinstance(image, Tensor):
         return convert(_of_array(_channels_last(image), "a tensor is (C, H, W) or (H, W)"), mode, reduction)
     if isinstance(image, np.ndarray):
         return convert(_of_array(image, "an array is (H, W, C) or (H, W)"), mode, reduction)
     if hasattr(image, "read"):
-        return decode(_content(image), mode, reduction)
+        return decode(_content(image), mode, reduction, budget)
     raise TypeError(
         "an image is a path, bytes, a file, a Pillow image, an array (H, W, C) or a tensor (C, H, W); "
         f"not {type(image).__name__}"

@@ -24,6 +24,7 @@ from t2t_vit.inference.runtime_predictors import (
 from t2t_vit.inference.torch_predictor import TorchPredictor
 from t2t_vit.model import T2TViT, create_model
 from t2t_vit.precision import choose_precision
+from t2t_vit.settings.schema import Config, checked
 from t2t_vit.weights import FitReport, Weights, checkpoint_config, file_kind, fit, read_weights
 from t2t_vit.weights.description import sizes_of
 from t2t_vit.weights.location import GIVEN, Source, given_file
@@ -64,6 +65,7 @@ def load(
     allow_native_code: bool = False,
     exported_seconds: float = Limits.seconds,
     exported_memory: float = Limits.memory,
+    max_pixels: int = Config.max_pixels,
     note: Callable[[str], None] = lambda _: None,
 ) -> Predictor:
     """A predictor from a checkpoint or an exported file, recognised by its content.
@@ -91,6 +93,8 @@ def load(
             and the memory limit, its process is ended.
         exported_memory: GB that the process of an exported file may use (only on Linux; not for TensorRT, which runs in
             this process); 0: no limit.
+        max_pixels: width times height of the largest image that is decoded, whatever memory that takes; 0: an image
+            that takes at most 268 MB and twice its file's size.
         note: called with a sentence for each adaptation.
 
     Raises:
@@ -98,6 +102,7 @@ def load(
         ProgramError: a UserError: the runtime cannot load an exported file, or not within the limits. Predictions
             raise it if the file fails, exceeds the limits, or answers with anything but logits.
     """
+    checked("max_pixels", max_pixels)
     asked = {"num_classes": num_classes, "image_size": image_size, "crop_pct": crop_pct}
     with given_file(path) as file:
         if is_exported(file):
@@ -106,6 +111,7 @@ def load(
             check_fixed(predictor, arch=arch, **asked)
             if file is not path:  # which is gone when the predictor is asked
                 predictor.path = GIVEN
+            predictor.max_pixels = max_pixels
             return predictor
         weights = read_weights(file, which)
         if file is not path:
@@ -113,7 +119,9 @@ def load(
         given = {key: value for key, value in asked.items() if value is not None}
         rebuilt = rebuild(weights, {**checkpoint_config(weights, arch), **given}, note)
     precision = choose_precision(amp_level, torch.device(device), training=False, note=note)
-    return TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision, kernels=kernels)
+    network = TorchPredictor(rebuilt.model, rebuilt.preprocessing, rebuilt.classes, precision, kernels=kernels)
+    network.max_pixels = max_pixels
+    return network
 
 
 def is_exported(path: str | Path) -> bool:

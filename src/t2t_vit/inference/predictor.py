@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import cached_property
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, cast, overload
 import torch
 from torch import Tensor
 
+from t2t_vit.data.budget import PixelBudget
 from t2t_vit.data.decode import DecodeError
 from t2t_vit.data.preprocessing import Preprocessing
 from t2t_vit.errors import UserError
@@ -18,6 +20,7 @@ from t2t_vit.inference.image_like import ImageLike, is_one, name_of, opened
 from t2t_vit.inference.item import BATCH_SIZE, NOT_FINITE, ImageResult, Item, Prediction
 from t2t_vit.inference.pipeline import answer_batches
 from t2t_vit.inference.readers import Readers
+from t2t_vit.settings.schema import Config
 
 Predicted = Prediction | list[Prediction] | list[list[Prediction]]
 
@@ -27,9 +30,11 @@ class Predictor(ABC):
 
     Attributes:
         is_asynchronous: whether `begin` returns before the work is finished.
+        max_pixels: of the largest image that is decoded, as in `load`; set it before the first image.
     """
 
     is_asynchronous = False
+    max_pixels: int = Config.max_pixels
 
     def __init__(self, preprocessing: Preprocessing, classes: Sequence[str] | None) -> None:
         self.preprocessing = preprocessing
@@ -89,7 +94,8 @@ class Predictor(ABC):
             DecodeError: it cannot be decoded.
             TypeError: it is of no type that can be an image.
         """
-        return self.preprocessing(opened(image, self.preprocessing.mode, self.preprocessing.reduction))
+        reduction = self.preprocessing.reduction
+        return self.preprocessing(opened(image, self.preprocessing.mode, reduction, self._budget))
 
     def classify(self, images: Sequence[Tensor]) -> list[Prediction]:
         """Prepared images, each uint8 (in_chans, height, width) -> their predictions."""
@@ -128,9 +134,14 @@ class Predictor(ABC):
             workers: decoding processes; 0 decodes in threads of this process.
         """
         items = (Item(str(path)) for path in images)
-        with closing(Readers(self.preprocessing, workers)) as readers:
+        with closing(Readers(self.preprocessing, workers, max_pixels=self.max_pixels)) as readers:
             for batch in answer_batches(self, items, readers, top_k=top_k, batch_size=batch_size):
                 yield from (answered.result for answered in batch)
+
+    @cached_property
+    def _budget(self) -> PixelBudget | None:
+        """None by default: all predictors of the process then share one."""
+        return PixelBudget(self.max_pixels) if self.max_pixels else None
 
     def _prepared(self, image: ImageLike) -> Tensor:
         try:

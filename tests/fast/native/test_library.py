@@ -308,6 +308,34 @@ def test_of_old_libraries_the_last_used_are_kept(monkeypatch: pytest.MonkeyPatch
     assert made.stat().st_mtime > 10**9
 
 
+def test_old_libraries_that_another_process_removes_cost_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(library, "_KEPT", 1)
+    kept = kernels_of(tmp_path)
+    kept.mkdir(parents=True, mode=0o700)
+    for name in ("gone", "held", "old"):
+        (kept / f"{name}.so").touch()
+    calls, status, unlink = counting_compiler(monkeypatch, tmp_path), Path.lstat, Path.unlink
+
+    def lstat(path: Path) -> os.stat_result:
+        if path.name == "gone.so":
+            unlink(path, missing_ok=True)
+        return status(path)
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "held.so":
+            raise PermissionError
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert library.unavailable() is None
+    assert calls.read_text() == "\n"  # compiled once, into the folder
+    assert len([path for path in kept.glob("*.so") if path.name != "held.so"]) == 1
+
+
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_a_build_that_ends_before_its_name_is_no_library(
     call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

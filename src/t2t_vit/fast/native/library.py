@@ -93,7 +93,8 @@ def _kept(compiler: str, level: str, folder: Path) -> Path:
             with suppress(OSError):
                 os.utime(path)  # the oldest are removed
             return path
-        _remove(path)
+        with suppress(OSError):  # another process may remove it now
+            _remove(path)
     with working_folder(folder, _BUILD) as name:
         fresh = _compiled(compiler, level, name / "kernels.so")
         with fresh.open("rb") as file:
@@ -101,9 +102,17 @@ def _kept(compiler: str, level: str, folder: Path) -> Path:
             os.fsync(file.fileno())
         kept = fresh.rename(folder / f"{made_from}-{_hash(content)}.so")
         sync_folder(folder)
-        for path in sorted(folder.glob("*.so"), key=lambda path: path.lstat().st_mtime)[:-_KEPT]:
-            _remove(path)
+        for path in sorted(folder.glob("*.so"), key=_last_used)[:-_KEPT]:
+            with suppress(OSError):
+                _remove(path)
         return kept
+
+
+def _last_used(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:  # another process has removed it
+        return 0.0
 
 
 def _compiled(compiler: str, level: str, path: Path) -> Path:

@@ -30,8 +30,9 @@ quickstart:
 setup:
 	@$(SETUP) dev
 
-# Passive: two workers with two threads each on two cores would spin instead of compute.
-PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
+# Passive: two workers with two threads each on two cores would spin instead of compute. worksteal leaves the tests of a file
+# to one worker as far as it can, so what they share is made once.
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
 test: setup
 	@$(PYTEST) $(ARGS)
 

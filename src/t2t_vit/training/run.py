@@ -572,7 +572,7 @@ class CheckpointPlace:
             return None  # a link or a junction, which leads out of the run's folders
         originals = {place_of(Path(root, self._run_folder.name)) for root in self._recorded}
         if self.is_copy and any(self._is_own(each) and place_of(each) in originals for each in folders.distinct):
-            return None  # those of the run that was copied, which goes on without this one
+            return None  # those of the run that was copied, which continues without this one
         is_free = all(self._is_own(folder) or not is_taken(folder) for folder in folders.distinct)
         return folders if is_free else None
 

@@ -382,6 +382,8 @@ def test_jpeg_2000_that_its_codec_cannot_halve_is_halved_afterwards(monkeypatch:
         "an offset": shifted,
         "fewer levels in a channel": whole[: at + 14] + channel + whole[at + 14 :],
     }
+    levels = [image_memory.jpeg2000_levels(io.BytesIO(content)) for content in (shifted, whole)]
+    assert levels == [0, 5]
     for name, content in contents.items():
         opened = decode(content, "L")
         assert opened.size == noise.size, name

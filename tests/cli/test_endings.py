@@ -13,7 +13,7 @@ from t2t_vit.cli.main import main
 from t2t_vit.weights import read_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-NAME = "t2t_vit_quickstart"
+NAME = "t2t_vit_s_4"
 RUN: dict[str, object] = {
     "arch": NAME, "image_size": 28, "in_chans": 1, "mean": 0.5, "std": 0.5, "dataset": "FashionMNIST",
     "train_num_samples": 40, "val_num_samples": 60, "epochs": 12, "warmup_length": 0, "batch_size": 8,

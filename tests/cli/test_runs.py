@@ -25,7 +25,7 @@ from t2t_vit.training.run import LOCK, mark_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
-NAME = "t2t_vit_quickstart"
+NAME = "t2t_vit_s_4"
 # 3 updates an epoch, 6 in all.
 BASE: dict[str, object] = {
     "arch": NAME, "image_size": 28, "data_url": "photos", "val_dir": "val", "epochs": 2, "warmup_length": 1,

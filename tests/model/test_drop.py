@@ -121,9 +121,10 @@ def make_and_tell(network: T2TViT) -> Tensor:
     return network.sample_seeds.keys
 
 
-def test_compiled_it_is_one_graph_without_recompiling() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.thorough)])
+def test_compiled_it_is_one_graph_without_recompiling(backend: str) -> None:
     network = Dropping()
-    compiled = torch.compile(network, fullgraph=True)
+    compiled = torch.compile(network, fullgraph=True, backend=backend)
     numbers = torch.randn(3, 70)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for start in (0, 10, 2**60):

@@ -298,6 +298,13 @@ def kill_at_once(process: int) -> None:
     os.kill(process, _SIGKILL)  # Windows ends it for any number
 
 
+def kill_group(process: int) -> None:
+    """End the processes of the group that `process` leads. On Windows, where there are no such groups, nothing ends."""
+    if sys.platform != "win32":
+        with suppress(AttributeError, OSError):  # it has ended
+            os.killpg(process, _SIGKILL)
+
+
 def is_alive(process: int) -> bool:
     """Whether there is a process of this number; True on Windows, where looking could stop it."""
     if sys.platform != "win32":

@@ -84,7 +84,7 @@ def test_auto_measures_where_the_work_is_long(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(predictors, "_missing", lambda name: ["it"] if name == "openvino" else [])
     code, err = run(output="a.json")
     assert code == 0, err
-    assert "runtime: trying onnxruntime beside torch" in err
+    assert "runtime: trying onnxruntime and torch" in err
     assert ", by images/s in batches of 1: torch " in err
     monkeypatch.setattr(predictors, "_WORTH_MEASURING", 71)
     assert "runtime:" not in run(output="b.json")[1]

@@ -5,8 +5,6 @@ its runtime. Nothing of that reaches this process, which waits in Python and so 
 """
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -26,7 +24,7 @@ from numpy.typing import NDArray
 from t2t_vit.errors import ProgramError, printable
 from t2t_vit.files import parse_json
 from t2t_vit.out_of_memory import says_out_of_memory
-from t2t_vit.platforms import processor_seconds
+from t2t_vit.platforms import kill_group, processor_seconds
 from t2t_vit.settings.schema import Config
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -267,9 +265,8 @@ def _collect(pipe: IO[bytes], printed: list[bytes]) -> None:
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
     """And what it started, which would keep its pipes open."""
-    if sys.platform != "win32" and process.returncode is None:
-        with suppress(OSError):  # it has ended
-            os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode is None:
+        kill_group(process.pid)
     process.kill()
 
 

@@ -84,7 +84,7 @@ def listen(requests: "queue.SimpleQueue[tuple[dict[str, Any], bytearray]]") -> N
         if source.readinto(content) < len(content):
             break
         requests.put((head, content))
-    if sys.platform != "win32" and os.getpgrp() == os.getpid():  # and what was started here
+    if sys.platform != "win32" and hasattr(os, "killpg") and os.getpgrp() == os.getpid():  # and what was started here
         os.killpg(0, signal.SIGKILL)
     os._exit(0)
 

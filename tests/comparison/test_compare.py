@@ -168,6 +168,14 @@ def test_a_configuration_that_is_not_known_differs_in_nothing(
     assert re.search(r"^base_lr +0\.1 +0\.2 +–$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_the_default_of_an_earlier_version_is_no_difference(make_run: MakeRun) -> None:
+    limits = {"a": 178_956_970, "b": 0, "c": 1000}  # the default until max_pixels had 0; the default; a choice
+    runs = [make_run(name, max_pixels=limit, seed=seed) for seed, (name, limit) in enumerate(limits.items())]
+    groups, _ = found(*runs)
+    assert [[run.name for run in group.runs] for group in groups] == [["a", "b"], ["c"]]
+    assert differing_keys(groups)["max_pixels"] == [[0], [1000]]
+
+
 def test_a_seed_that_is_half_trained_is_left_out_of_mean_and_test(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,6 +118,8 @@ def test_what_an_older_version_wrote_goes_on(config: Path) -> None:
     path.write_text(json.dumps(held))
     assert run("--over", "base_lr=0.5,0.7", "--folder", "s") == 0
     assert len((config / "started").read_text().splitlines()) == 2
+    path.write_text(json.dumps(held | {"configuration": held["configuration"] | {"max_pixels": 1000}}))
+    assert run("--over", "base_lr=0.5,0.7", "--folder", "s") == 2
 
 
 def test_values_are_not_added_while_a_trial_is_trained(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from t2t_vit.errors import UserError
 from t2t_vit.evaluation.answers import read_answers
 from t2t_vit.notes import counted
 from t2t_vit.report.run_files import ANSWERS, EVALUATION, RECORD, ROOT_KEYS, Points, RunFiles, read_run
-from t2t_vit.settings.schema import KEYS, SECTIONS
+from t2t_vit.settings.schema import KEYS, SECTIONS, without_former_defaults
 
 # What a run is called, where it writes and what it reports there: nothing that it could be better by.
 NAMING = frozenset({"model_postfix", "resume", "tracker", *ROOT_KEYS})
@@ -24,7 +24,7 @@ _NO_MATTER = (
     NAMING
     | frozenset(SECTIONS["Callbacks setup"])
     | {"seed", "num_parallel_workers", "cache", "dataset_sink_mode", "device_id", "file_format", "runtime"}
-    | {"exported_seconds", "exported_memory", "skipped_steps_limit", "max_pixels"}  # a group knows its counts of images
+    | {"exported_seconds", "exported_memory", "skipped_steps_limit"}
 )
 
 TEXTS = ("amp_level", "ckpt_root_dir", "best_ckpt_root_dir", "logs_root_dir")  # keys that lead to its checkpoints
@@ -40,10 +40,12 @@ class ComparedRun:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Its configuration; a key that its version did not have yet has its default."""
+        """Its configuration; a key that its version did not have, or for which it had another default, has the present
+        one."""
         sections = self.files.record.get("configuration", [])
         held = {each["key"]: each["value"] for section in sections for each in section["keys"]}
-        own = {name: list(d) if isinstance(d := key.default, tuple) else d for name, key in KEYS.items()} | held
+        own = {name: list(d) if isinstance(d := key.default, tuple) else d for name, key in KEYS.items()}
+        own |= without_former_defaults(held)
         return {name: KEYS[name].written(value) if name in KEYS else value for name, value in own.items()}
 
     @property

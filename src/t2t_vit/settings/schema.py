@@ -24,6 +24,7 @@ COUNT = Range(1)
 AUTO_BATCH = 0  # stands for `auto` in a configuration until it is resolved
 BATCH = Range(1, named=(("auto", AUTO_BATCH),))
 TEMPERATURE = Range(0.01, 100)  # beyond, float32 cannot tell the probabilities of two networks apart
+_FORMER_DEFAULTS: Mapping[str, object] = {"max_pixels": 178_956_970}
 OF_SEED = -1  # stands for `seed`, the value of the key of that name
 SEED_OF_IMAGES = Range(0, 2**63 - 1, named=(("seed", OF_SEED),))
 LOSS_SCALE = Range(0, 1e38, open_low=True)
@@ -353,6 +354,12 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Hardware setup": tuple(Hardware.__dataclass_fields__),
     "Callbacks setup": tuple(CallbackSettings.__dataclass_fields__),
 }
+
+
+def without_former_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of keys without those that an earlier version had as defaults: who has one chose nothing."""
+    former = _FORMER_DEFAULTS
+    return {name: value for name, value in values.items() if name not in former or value != former[name]}
 
 
 def checked(name: str, value: object) -> Value:

@@ -9,7 +9,7 @@ from typing import Any
 from t2t_vit.errors import OutputError, UserError
 from t2t_vit.files import read_json, reason_of, write_json
 from t2t_vit.report.run_files import RECORD
-from t2t_vit.settings.schema import Config
+from t2t_vit.settings.schema import Config, without_former_defaults
 from t2t_vit.sweep.locks import alone, held_trials
 from t2t_vit.sweep.space import read_over
 from t2t_vit.sweep.study import DATABASE
@@ -95,12 +95,10 @@ def _differing(held: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]
 
 
 def _complete(configuration: Any) -> Any:
-    """A configuration with the defaults of the keys that its version did not have."""
+    """A configuration with the present defaults for the keys that its version had others for, or did not have."""
     if not isinstance(configuration, dict):
         return configuration
-    whole = {**Config().to_dict(), **configuration}
-    del whole["max_pixels"]  # its default was another one, and meant the same images
-    return whole
+    return {**Config().to_dict(), **without_former_defaults(configuration)}
 
 
 def _is_larger(before: object, now: list[str]) -> bool:
